@@ -1,0 +1,311 @@
+"""`Engine`: runs a graph of problems."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ._callback import Callback
+from ._check import check_reads
+from ._clock import Clock
+from ._errors import GraphError, NonFiniteError, SettingsError
+from ._graph import Graph
+from ._hypergrad import AbstractHypergradient
+from ._loop import Loop
+from ._measure import Measurement, measure
+from ._node import Node
+from ._plan import Builder, Plan
+from ._point import Evaluator, cuda_devices
+from ._problem import Problem
+from ._replay import derive_seed
+from ._schedule import AbstractSchedule, Simultaneous
+from ._step import Outcome, Step
+from ._stream import Feed, Stream
+from ._variable import Variable
+
+__all__ = ["Engine"]
+
+
+class Engine:
+    """Schedules the updates of a graph of problems and computes every hypergradient.
+
+    A step takes one batch from each stream, evaluates every problem and signal once, going up the
+    list, pulls cotangents back through the look-aheads, going down, and commits all updates at its
+    end: all, or none if anything is not finite.
+
+    Args:
+        problems: problems and signals, from the lowest level to the highest: order is the nesting.
+        hypergrad: the method of problems that name none.
+        schedule: the order of the updates.
+        device: where batches are moved to, and whose generator is seeded; modules are moved by you.
+        seed: of everything random inside steps and loaders. The global generators are not used.
+        skip_nonfinite: how many steps in a row may be skipped because something in them was not
+            finite; one more raises `NonFiniteError`. A skipped step commits nothing.
+
+    Raises:
+        GraphError: the list is not a graph that can be run; the message says what to do.
+
+    Example:
+        >>> import torch, mlopt
+        >>> W = mlopt.Variable(torch.nn.Parameter(torch.tensor(2.0)), "w")
+        >>> @mlopt.problem(over=W, optimizer=torch.optim.SGD(W.parameters(), lr=0.5))
+        ... def square(w):
+        ...     return w**2 / 2
+        >>> mlopt.Engine([square]).run(steps=1, progress=False)
+        >>> W.value.item()
+        1.0
+    """
+
+    def __init__(
+        self,
+        problems: Sequence[Node],
+        *,
+        hypergrad: AbstractHypergradient | None = None,
+        schedule: AbstractSchedule | None = None,
+        device: torch.device | str | None = None,
+        seed: int = 0,
+        skip_nonfinite: int = 0,
+    ) -> None:
+        if hypergrad is not None and not isinstance(hypergrad, AbstractHypergradient):
+            raise GraphError(
+                f"Engine: hypergrad= takes a method such as OneStep(), got {hypergrad!r}."
+            )
+        if schedule is not None and not isinstance(schedule, AbstractSchedule):
+            raise GraphError(
+                f"Engine: schedule= takes an object such as Sequential(), got {schedule!r}."
+            )
+        self.graph = Graph(problems, hypergrad)
+        self.schedule = schedule or Simultaneous()
+        self.schedule.check(self.graph)
+        self.device = torch.device(device) if device is not None else None
+        self.seed = seed
+        self.skip_nonfinite = skip_nonfinite
+        self.steps = 0
+        self.epoch = 0
+        self.signals: dict[str, Any] = {}
+        self.skipped: NonFiniteError | None = None
+        self.measurement: Measurement | None = None
+        self.clock = Clock(self.graph)
+        streams = dict.fromkeys(s for node in self.graph.nodes for s in node.streams)
+        self._feed = Feed(streams, self._seed_of_stream, self.device)
+        self._epoch_stream: Stream | None = next(
+            (p.streams[0] for p in self.graph.problems if p.streams), None
+        )
+        self._check_starts()
+        self._evaluator = Evaluator(
+            self.graph.nodes, self.graph.variables, cuda_devices(self.graph.variables, self.device)
+        )
+        self._plans: dict[Any, Plan] = {}
+        self._checked = False
+        self._failures = 0
+        self._stopping = False
+
+    # What a step is.
+
+    def _active(self) -> tuple[tuple[Problem, ...], frozenset[Problem]]:
+        """The problems that the next step updates, and those before their start."""
+        dormant = frozenset(p for p in self.graph.problems if p.start > self.epoch)
+        active = tuple(
+            p
+            for p in self.graph.problems
+            if p.optimizer is not None and p not in dormant and self.steps % p.every == 0
+        )
+        return active, dormant
+
+    def plan(self) -> Plan:
+        """What the next step will do and cost, in evaluations and backward passes, before it runs.
+
+        Returns:
+            The plan; print it for a table.
+        """
+        active, dormant = self._active()
+        key = (active, dormant)
+        if key not in self._plans:
+            builder = Builder(self.graph, dormant)
+            self.schedule.compose(builder, active)
+            self._plans[key] = Plan(self.graph, tuple(builder.operations))
+        return self._plans[key]
+
+    def seed_of(self, node: Node, inner: int = 0, *, step: int | None = None) -> int:
+        """The seed of a node's evaluations: torch's generators are set to it, and put back.
+
+        Args:
+            node: a problem or signal of the graph.
+            inner: index of the inner step, for problems that make several updates in a step.
+            step: index of the step; by default the next one.
+
+        Returns:
+            A seed for `torch.manual_seed`, with which a plain loop draws what the engine draws.
+        """
+        at = self.steps if step is None else step
+        return derive_seed(self.seed, "step", at, self.graph.labels[node], inner)
+
+    def _seed_of_stream(self, index: int, count: int) -> int:
+        return derive_seed(self.seed, "stream", index, count)
+
+    # Verbs.
+
+    def hypergradient(self, problem: Problem) -> dict[Variable, dict[str, Tensor]]:
+        """The gradient of a problem with respect to its variables at the current point.
+
+        For an upper problem, the whole hypergradient through every lower problem it anticipates, on
+        the batches of the next step. Nothing is stepped, drawn or changed: twice gives the same
+        bits, and the step that follows uses the same batches.
+
+        Args:
+            problem: a problem of the graph.
+
+        Returns:
+            For each variable of the problem its tensors by parameter name ("" for a tensor
+            variable); a parameter that nothing depends on is absent.
+
+        Raises:
+            GraphError: the problem is not one of this graph.
+        """
+        if problem not in self.graph.problems:
+            raise GraphError(f"hypergradient: {problem!r} is not a problem of this engine.")
+        self._check()
+        dormant = self._active()[1]
+        builder = Builder(self.graph, dormant)
+        builder.total(problem)
+        plan = Plan(self.graph, tuple(builder.operations))
+        self._feed.begin()
+        try:
+            gradient = self._step(plan, dormant).run().gradients[problem]
+        finally:
+            self._feed.give_back()
+        out: dict[Variable, dict[str, Tensor]] = {v: {} for v in problem.over}
+        for (variable, name), tensor in gradient.items():
+            out[variable][name] = tensor
+        return out
+
+    def step(self) -> dict[str, Any]:
+        """Take one step.
+
+        Returns:
+            Its metrics, keyed "problem/loss", "problem/gradient_norm" and "problem/name", as
+            detached tensors on their devices.
+
+        Raises:
+            GraphError: the functions do not read what they declare, or no problem has an
+                optimizer.
+            NonFiniteError: a loss or gradient was not finite; nothing was committed. Raised once
+                more than `skip_nonfinite` steps in a row have failed.
+        """
+        self._check()
+        active, dormant = self._active()
+        if not any(p.optimizer for p in self.graph.problems):
+            raise GraphError("Engine: no problem has an optimizer, so there is nothing to step.")
+        step = self._step(self.plan(), dormant)
+        self._feed.begin()
+        if self.steps == 0 and self.measurement is None:
+            with measure(self.graph.variables, self.device) as self.measurement:
+                outcome = step.run()
+        else:
+            outcome = step.run()
+        self.signals = outcome.signals
+        self._after(outcome)
+        return outcome.metrics
+
+    def run(
+        self,
+        *,
+        steps: int | None = None,
+        epochs: int | None = None,
+        epoch: Any = None,
+        validate: Callable[[], dict[str, Any]] | None = None,
+        validate_every: int = 1,
+        callbacks: Iterable[Callback] = (),
+        log_every: int = 50,
+        progress: bool = True,
+    ) -> None:
+        """Take steps.
+
+        Args:
+            steps: how many; or
+            epochs: how many passes of the stream that counts epochs.
+            epoch: that stream (or its loader); by default the first problem's.
+            validate: called after every `validate_every` epochs; returns metrics.
+            validate_every: in epochs.
+            callbacks: observers.
+            log_every: steps between logging steps, on which metrics become numbers.
+            progress: show a progress bar.
+
+        Raises:
+            SettingsError: not exactly one of steps and epochs, or no stream to count epochs by.
+            NonFiniteError: as `step`.
+        """
+        if epoch is not None:
+            self._epoch_stream = Stream.of(epoch)
+            if self._epoch_stream not in self._feed.streams:
+                raise SettingsError("run: epoch= names a stream that no problem or signal reads.")
+        if (steps is None) == (epochs is None):
+            raise SettingsError("run: give either steps= or epochs=.")
+        if epochs is not None and self._epoch_stream is None:
+            raise SettingsError("run: epochs= needs data to count them by; give steps=.")
+        self._stopping = False
+        loop = Loop(self, tuple(callbacks), validate, validate_every, log_every)
+        loop.run(steps, epochs, self._epoch_stream, progress)
+
+    def stop(self) -> None:
+        """End the run after this step; for callbacks, early stopping among them."""
+        self._stopping = True
+
+    @property
+    def stopping(self) -> bool:
+        """Whether `stop` was called in this run."""
+        return self._stopping
+
+    # After a step.
+
+    def _after(self, outcome: Outcome) -> None:
+        if outcome.failed is not None:
+            self.skipped = self._non_finite(*outcome.failed)
+            if self._failures >= self.skip_nonfinite:
+                self._feed.give_back()
+                raise self.skipped
+            self._failures += 1
+        else:
+            self.skipped, self._failures = None, 0
+        before = self.epoch
+        self._feed.finish()
+        self.steps += 1
+        if self._epoch_stream is not None:
+            self.epoch = self._feed.passes[self._epoch_stream]
+        self.clock.after_step(outcome, ended=self.epoch > before)
+
+    def _non_finite(self, label: str, what: str) -> NonFiniteError:
+        return NonFiniteError(
+            f"step {self.steps}: the {what} of {label} is not finite (the first problem, from the "
+            "lowest up); nothing of this step was committed. Lower its learning rate, clip its "
+            "gradient, or look at its batch; Engine(skip_nonfinite=n) goes on past n such steps "
+            "in a row.",
+            problem=label,
+            step=self.steps,
+        )
+
+    def _step(self, plan: Plan, dormant: frozenset[Problem]) -> Step:
+        return Step(self.graph, self._evaluator, plan, dormant, self._feed, self.seed_of)
+
+    def _check(self) -> None:
+        """Before anything is changed: do the functions read what they declare?"""
+        if self._checked:
+            return
+        self._feed.begin()
+        step = self._step(Plan(self.graph, ()), frozenset())
+        try:
+            check_reads(self.graph, self._evaluator, step.batch, self.seed_of)
+        finally:
+            self._feed.give_back()
+        self._checked = True
+
+    def _check_starts(self) -> None:
+        for p in self.graph.problems:
+            if p.start and self._epoch_stream is None:
+                raise GraphError(
+                    f"{p.name}: start={p.start} counts epochs, and no problem has data to count "
+                    "them by."
+                )

@@ -1,0 +1,36 @@
+"""The exceptions of mlopt: each message says where, what was given, and what to do."""
+
+from __future__ import annotations
+
+__all__ = ["DataError", "GraphError", "MloptError", "NonFiniteError", "SettingsError"]
+
+
+class MloptError(Exception):
+    """Base class of every error that mlopt raises on purpose."""
+
+
+class GraphError(MloptError):
+    """The problems form no graph that can be run: a wrong edge, order, optimizer or method."""
+
+
+class DataError(MloptError):
+    """Data is missing, empty, or not what it claims to be."""
+
+
+class SettingsError(MloptError):
+    """A setting, preset, file or folder that a run was given cannot be used."""
+
+
+class NonFiniteError(MloptError):
+    """A loss or gradient is infinite or not a number; nothing of the step was committed.
+
+    Attributes:
+        problem: label of the first problem, from the lowest level up, whose loss or gradient is not
+            finite.
+        step: index of the step.
+    """
+
+    def __init__(self, message: str, *, problem: str, step: int) -> None:
+        super().__init__(message)
+        self.problem = problem
+        self.step = step

@@ -1,0 +1,148 @@
+"""Mixed second-order products d/dr < dF/dw , u >: exact, or by finite differences."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ._errors import GraphError
+from ._hypergrad import Cost, Response
+from ._tensors import Key, Tensors, add_scaled, difference, norm
+
+__all__ = ["AbstractProduct", "Central", "Exact", "OneSided"]
+
+
+class AbstractProduct(abc.ABC):
+    """The product of the mixed second derivative of F(w; r) with a direction u in w.
+
+        mixed(response, u, [r])[r]  =  d/dr < dF/dw , u >
+
+    All arguments r come out of the same evaluations.
+    """
+
+    @property
+    @abc.abstractmethod
+    def cost(self) -> Cost:
+        """What one product needs."""
+
+    @abc.abstractmethod
+    def mixed(self, response: Response, direction: Tensors, wanted: Sequence[Key]) -> Tensors:
+        """The product.
+
+        Args:
+            response: the problem at this point.
+            direction: u, by key of `response.gradient`; absent keys are zero.
+            wanted: the keys of the arguments r.
+
+        Returns:
+            Tensors by wanted key; absent keys are zero.
+        """
+
+
+@dataclass(frozen=True)
+class Exact(AbstractProduct):
+    """Double backward through the base evaluation: no further evaluation, but its graph is kept.
+
+    Do not use it with operations that have no double backward (fused attention, compiled modules),
+    or where memory is short. It does not see the kinks of ReLU and max pooling, whose finite
+    differences therefore disagree with it by O(1): neither is wrong.
+    """
+
+    @property
+    def cost(self) -> Cost:
+        return Cost(keeps_graph=True, backwards=1)
+
+    def mixed(self, response: Response, direction: Tensors, wanted: Sequence[Key]) -> Tensors:
+        keys = [k for k in direction if response.gradient[k].requires_grad]
+        if not keys:
+            return {}
+        grads = torch.autograd.grad(
+            [response.gradient[k] for k in keys],
+            [response.arguments[k] for k in wanted],
+            [direction[k] for k in keys],
+            retain_graph=True,
+            allow_unused=True,
+        )
+        return {k: g for k, g in zip(wanted, grads, strict=True) if g is not None}
+
+
+@dataclass(frozen=True)
+class Central(AbstractProduct):
+    """Central difference along u, the product of DARTS and of SGL (Eq. 9).
+
+        [dF/dr(w + e u) - dF/dr(w - e u)] / 2e,    e = radius / |u|
+
+    Two evaluations at other weights, with the same batch, masks and buffers, differentiated to r
+    alone. Its error is O(radius^2) where F is smooth. A direction of exactly zero gives exactly
+    zero.
+
+    Args:
+        radius: the 2-norm of the displacement of w.
+
+    Raises:
+        GraphError: the radius is not positive.
+
+    Reference: Liu, Simonyan, Yang, "DARTS: Differentiable architecture search", ICLR 2019, Eq. 8.
+    """
+
+    radius: float = 0.01
+
+    def __post_init__(self) -> None:
+        _check_radius(self, self.radius)
+
+    @property
+    def cost(self) -> Cost:
+        return Cost(evaluations=2, backwards=2)
+
+    def mixed(self, response: Response, direction: Tensors, wanted: Sequence[Key]) -> Tensors:
+        step, inverse = _step(self.radius, direction)
+        plus = response.differentiate(add_scaled(response.value, direction, step), wanted)
+        minus = response.differentiate(add_scaled(response.value, direction, -step), wanted)
+        return difference(plus, minus, inverse / 2)
+
+
+@dataclass(frozen=True)
+class OneSided(AbstractProduct):
+    """One-sided difference along u that re-uses the gradient of the base evaluation.
+
+        [dF/dr(w + e u) - dF/dr(w)] / e,    e = radius / |u|
+
+    One evaluation instead of `Central`'s two, with an error of O(radius) instead of O(radius^2).
+
+    Args:
+        radius: the 2-norm of the displacement of w.
+
+    Raises:
+        GraphError: the radius is not positive.
+    """
+
+    radius: float = 0.01
+
+    def __post_init__(self) -> None:
+        _check_radius(self, self.radius)
+
+    @property
+    def cost(self) -> Cost:
+        return Cost(keeps_base=True, evaluations=1, backwards=1)
+
+    def mixed(self, response: Response, direction: Tensors, wanted: Sequence[Key]) -> Tensors:
+        step, inverse = _step(self.radius, direction)
+        plus = response.differentiate(add_scaled(response.value, direction, step), wanted)
+        base = {k: g for k in wanted if (g := response.argument_gradient.get(k)) is not None}
+        return difference(plus, base, inverse)
+
+
+def _step(radius: float, direction: Tensors) -> tuple[Tensor, Tensor]:
+    """The step e = radius / |u| and 1/e; both zero for a zero direction, decided on the device."""
+    length = norm(direction)
+    zero = torch.zeros_like(length)
+    return torch.where(length > 0, radius / length, zero), length / radius
+
+
+def _check_radius(product: AbstractProduct, radius: float) -> None:
+    if not radius > 0:
+        raise GraphError(f"{type(product).__name__}(radius={radius}): the radius must be positive.")

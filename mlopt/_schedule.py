@@ -1,0 +1,173 @@
+"""Schedules: in which order the updates of one step are computed and committed."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ._errors import GraphError
+from ._graph import Graph
+from ._plan import Builder
+from ._problem import Problem
+
+__all__ = ["AbstractSchedule", "Alternate", "Sequential", "Simultaneous", "UpperFirst"]
+
+
+class AbstractSchedule(abc.ABC):
+    """An order of updates, as an immutable object."""
+
+    @abc.abstractmethod
+    def check(self, graph: Graph) -> None:
+        """Raise a `GraphError` if the schedule cannot run this graph.
+
+        Args:
+            graph: the graph.
+        """
+
+    @abc.abstractmethod
+    def compose(self, builder: Builder, active: Sequence[Problem]) -> None:
+        """Write one step.
+
+        Args:
+            builder: takes the operations.
+            active: the problems that are updated in this step, lowest first.
+        """
+
+
+@dataclass(frozen=True)
+class Simultaneous(AbstractSchedule):
+    """All updates from the step's start, committed together at its end: the default.
+
+    With `OneStep` this is Algorithm 1 of LFM-CW and of SGL: every level reads the look-aheads of
+    those below it.
+    """
+
+    def check(self, graph: Graph) -> None:
+        del graph
+
+    def compose(self, builder: Builder, active: Sequence[Problem]) -> None:
+        for problem in active:
+            builder.total(problem)
+        repeated = [p for p in active if p.repeat > 1]
+        for problem in repeated:
+            builder.commit(problem)
+            builder.repeats(problem)
+        builder.decide()
+        for problem in active:
+            if problem not in repeated:
+                builder.commit(problem)
+
+
+@dataclass(frozen=True)
+class Sequential(AbstractSchedule):
+    """Each update is committed before the next is computed, from the lowest problem to the highest.
+
+    The order of Algorithm 1 in first order, where every lower problem is read `Frozen`: readers see
+    the new values. A method that looks ahead shows them the new values anyway, so a graph with one
+    is
+    refused: use `Simultaneous`.
+    """
+
+    def check(self, graph: Graph) -> None:
+        for reader in graph.nodes:
+            for read in reader.reads:
+                below = graph.source_node(reader, read.source)
+                if isinstance(below, Problem) and graph.methods[below].moves:
+                    raise GraphError(
+                        f"Sequential(): {reader.name} reads the solution of {below.name} by "
+                        f"{type(graph.methods[below]).__name__}, which is taken before the commit. "
+                        "Use Simultaneous(), or Frozen() on every lower problem."
+                    )
+
+    def compose(self, builder: Builder, active: Sequence[Problem]) -> None:
+        for problem in active:
+            builder.total(problem)
+            builder.commit(problem)
+            builder.repeats(problem)
+        builder.decide()
+
+
+@dataclass(frozen=True)
+class UpperFirst(AbstractSchedule):
+    """Each update is committed before the next is computed, from the highest problem to the lowest.
+
+    DARTS' own order: a virtual weight step, the architecture's step, then the real weight step on
+    the same batch at the new architecture. Costs the evaluation of each problem whose reads have
+    changed once more.
+    """
+
+    def check(self, graph: Graph) -> None:
+        del graph
+
+    def compose(self, builder: Builder, active: Sequence[Problem]) -> None:
+        for problem in reversed(active):
+            builder.total(problem)
+            builder.commit(problem)
+            builder.repeats(problem)
+        builder.decide()
+
+
+class Alternate(AbstractSchedule):
+    """Turns of several updates each: `Alternate((lower, 20), (upper, 1))` is one step.
+
+    Every round of a turn takes new batches from the streams it reads; the first takes the step's
+    own. All rounds are committed or, if anything is not finite, none.
+
+    Args:
+        turns: pairs of a problem (or a tuple of problems, updated together) and a number of rounds.
+
+    Raises:
+        GraphError: a turn is not such a pair.
+    """
+
+    def __init__(self, *turns: tuple[Problem | tuple[Problem, ...], int]) -> None:
+        self.turns: list[tuple[tuple[Problem, ...], int]] = []
+        for turn in turns:
+            if not (
+                isinstance(turn, tuple)
+                and len(turn) == 2
+                and isinstance(turn[1], int)
+                and turn[1] > 0
+            ):
+                raise GraphError(
+                    f"Alternate: {turn!r} is not a pair (problem, number of rounds > 0)."
+                )
+            problems = turn[0] if isinstance(turn[0], tuple) else (turn[0],)
+            if not all(isinstance(p, Problem) for p in problems):
+                raise GraphError(f"Alternate: {turn!r} does not name problems.")
+            self.turns.append((problems, turn[1]))
+        if not self.turns:
+            raise GraphError("Alternate() has no turn; give pairs (problem, number of rounds).")
+
+    def check(self, graph: Graph) -> None:
+        named = {p for problems, _ in self.turns for p in problems}
+        for p in named:
+            if p not in graph.problems:
+                raise GraphError(f"Alternate: {p.name} is not in the engine's list.")
+            if p.repeat > 1:
+                raise GraphError(
+                    f"Alternate: {p.name} has repeat={p.repeat}; give it more rounds instead."
+                )
+        for p in graph.problems:
+            if p not in named and p.optimizer is not None:
+                raise GraphError(f"Alternate: {p.name} has no turn and would never be updated.")
+
+    def compose(self, builder: Builder, active: Sequence[Problem]) -> None:
+        drawn: set[object] = set()
+        for problems, rounds in self.turns:
+            chosen = [p for p in problems if p in active]
+            for _ in range(rounds if chosen else 0):
+                streams = dict.fromkeys(s for p in chosen for s in builder.streams(p))
+                if again := [s for s in streams if s in drawn]:
+                    builder.draw(again)
+                drawn.update(streams)
+                for p in chosen:
+                    builder.total(p)
+                for p in chosen:
+                    builder.commit(p)
+        builder.decide()
+
+    def __repr__(self) -> str:
+        turns = ", ".join(f"({', '.join(p.name for p in ps)}, {n})" for ps, n in self.turns)
+        return f"Alternate({turns})"

@@ -1,0 +1,192 @@
+"""Running a plan: one step, or one hypergradient."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ._graph import Graph
+from ._node import Node
+from ._plan import Commit, Decide, Draw, Evaluate, Plan, Total
+from ._point import Evaluator
+from ._problem import Problem
+from ._stream import Stream
+from ._sweep import Ascent
+from ._tensors import Tensors, norm
+from ._transaction import Transaction
+
+__all__ = ["Outcome", "Step"]
+
+
+@dataclass
+class Outcome:
+    """What a step did.
+
+    Attributes:
+        metrics: of the base evaluations, detached, on their devices.
+        signals: the signals' values by label, detached.
+        failed: the label of the first problem with a non-finite loss or gradient, and which of the
+            two it was; None if all was finite.
+        updated: the problems that were updated.
+        gradients: the total gradient of each problem by key.
+    """
+
+    metrics: dict[str, Any] = field(default_factory=dict)
+    signals: dict[str, Any] = field(default_factory=dict)
+    failed: tuple[str, str] | None = None
+    updated: set[Problem] = field(default_factory=set)
+    gradients: dict[Problem, Tensors] = field(default_factory=dict)
+
+
+class Step:
+    """One step at one set of batches.
+
+    Args:
+        graph: the graph.
+        evaluator: of the graph.
+        plan: what to do.
+        dormant: problems before their start.
+        draw: (stream) -> its next batch.
+        seed: (node, inner step) -> the seed of an evaluation.
+    """
+
+    def __init__(
+        self,
+        graph: Graph,
+        evaluator: Evaluator,
+        plan: Plan,
+        dormant: frozenset[Problem],
+        draw: Callable[[Stream], Any],
+        seed: Callable[[Node, int], int],
+    ) -> None:
+        self.graph, self.plan, self.evaluator, self._draw = graph, plan, evaluator, draw
+        self.parameters = {p: trainable(p) for p in graph.problems}
+        self.ascent = Ascent(graph, evaluator, self.parameters, dormant, self.batch, seed)
+        self.transaction = Transaction(evaluator)
+        self.outcome = Outcome()
+        self._batches: dict[Stream, Any] = {}
+        self._own_batches: dict[Node, dict[Stream, Any]] = {}
+        self._watched: list[tuple[Node, str, Tensor]] = []
+        self._norms: dict[Problem, Tensor] = {}
+        self._written: dict[Node, dict[Any, list[Tensor]]] = {}
+
+    def run(self) -> Outcome:
+        """Carry out the plan's operations in order.
+
+        Returns:
+            The outcome; if something was not finite, nothing has been committed.
+        """
+        try:
+            for operation in self.plan.operations:
+                if isinstance(operation, Evaluate):
+                    self._evaluate(operation)
+                elif isinstance(operation, Total):
+                    self._total(operation)
+                elif isinstance(operation, Commit):
+                    self._commit(operation)
+                elif isinstance(operation, Draw):
+                    self._redraw(operation)
+                elif isinstance(operation, Decide) and not self._decide():
+                    self.transaction.undo()
+                    return self.outcome
+        except BaseException:
+            self.transaction.undo()
+            raise
+        finally:
+            self.evaluator.release()
+        if self.transaction.updated:
+            for signal in self.graph.signals:
+                self.evaluator.commit(self._written.get(signal, {}))
+        self.outcome.updated = self.transaction.updated
+        return self.outcome
+
+    def _evaluate(self, operation: Evaluate) -> None:
+        node, label = operation.node, self.graph.labels[operation.node]
+        if isinstance(node, Problem):
+            self.ascent.evaluate_problem(node, operation.wanted, operation.pulled, operation.inner)
+            record = self.ascent.problems[node]
+            self._watched.append((node, "loss", record.loss))
+            self.outcome.metrics[f"{label}/loss"] = record.loss
+            for name, value in record.metrics.items():
+                value = value.detach() if isinstance(value, Tensor) else value
+                self.outcome.metrics[f"{label}/{name}"] = value
+        else:
+            self.ascent.evaluate_signal(node, operation.wanted, operation.inner)  # type: ignore[arg-type]
+            record = self.ascent.signals[node]  # type: ignore[index]
+            parts = {k: t.detach() for k, t in record.parts.items()}
+            self.outcome.signals[label] = parts[""] if list(parts) == [""] else parts
+        self._written[node] = record.written
+
+    def _total(self, operation: Total) -> None:
+        problem = operation.problem
+        gradient = self.ascent.total_gradient(operation.sweep)
+        self.outcome.gradients[problem] = gradient
+        self._norms[problem] = length = norm(gradient)
+        self._watched.append((problem, "gradient", length))
+        self.outcome.metrics[f"{self.graph.labels[problem]}/gradient_norm"] = length
+
+    def _commit(self, operation: Commit) -> None:
+        problem = operation.problem
+        self.transaction.update(
+            problem,
+            self.parameters[problem],
+            self.outcome.gradients[problem],
+            self._norms[problem],
+            self._written[problem],
+            undoable=operation.early,
+        )
+        self.ascent.forget(operation.forget)
+
+    def _decide(self) -> bool:
+        """Whether every loss and gradient is finite: the step's one host synchronisation."""
+        if not self._watched:
+            return True
+        device = self._watched[0][2].device
+        finite = torch.stack([torch.isfinite(t).to(device) for _, _, t in self._watched]).tolist()
+        if all(finite):
+            return True
+        rank = self.graph.rank
+        bad = [
+            (rank[n], n, what)
+            for (n, what, _), ok in zip(self._watched, finite, strict=True)
+            if not ok
+        ]
+        _, node, what = min(bad, key=lambda b: b[0])
+        self.outcome.failed = (self.graph.labels[node], what)
+        return False
+
+    def _redraw(self, operation: Draw) -> None:
+        fresh = {s: self._draw(s) for s in operation.streams}
+        if operation.readers is None:
+            self._batches.update(fresh)
+        else:
+            for node in operation.readers:
+                self._own_batches.setdefault(node, {}).update(fresh)
+        self.ascent.forget(operation.forget)
+
+    def batch(self, node: Node) -> Any:
+        """The batch that a node reads now: from each of its streams, drawn when first read."""
+        own = self._own_batches.get(node, {})
+        batches = []
+        for stream in node.streams:
+            if stream not in own and stream not in self._batches:
+                self._batches[stream] = self._draw(stream)
+            batches.append(own[stream] if stream in own else self._batches[stream])
+        return tuple(batches) if node.data_is_tuple else batches[0] if batches else None
+
+
+def trainable(problem: Problem) -> Tensors:
+    """The parameters that a problem updates: those its optimizer holds, if any, not frozen ones."""
+    held = None
+    if problem.optimizer is not None:
+        held = {id(p) for group in problem.optimizer.param_groups for p in group["params"]}
+    return {
+        (v, name): p
+        for v in problem.over
+        for name, p in v.named_parameters().items()
+        if p.requires_grad and (held is None or id(p) in held)
+    }

@@ -1,0 +1,81 @@
+"""Arithmetic on dictionaries of tensors, by torch's foreach kernels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+__all__ = ["Key", "Tensors", "accumulate", "add_scaled", "clone", "difference", "norm", "scale"]
+
+#: A tensor's name: the variable or signal it belongs to, and its name in there ("" for a lone
+#: tensor).
+Key = tuple[Any, str]
+Tensors = dict[Key, Tensor]
+
+
+def norm(tensors: Tensors) -> Tensor:
+    """The 2-norm of all tensors together, a scalar on their device; zero for none."""
+    values = list(tensors.values())
+    if not values:
+        return torch.zeros(())
+    return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(values)))
+
+
+def add_scaled(base: Tensors, direction: Tensors, factor: Tensor | float) -> Tensors:
+    """Move by factor * direction from base; keys it lacks keep their very tensors."""
+    keys = list(direction)
+    if not keys:
+        return dict(base)
+    moved = torch._foreach_add(
+        [base[k] for k in keys], torch._foreach_mul([direction[k] for k in keys], factor)
+    )
+    return {**base, **dict(zip(keys, moved, strict=True))}
+
+
+def difference(plus: Tensors, minus: Tensors, factor: Tensor | float) -> Tensors:
+    """Take factor * (plus - minus); a key that one side lacks counts as zero there."""
+    both = [k for k in plus if k in minus]
+    values = torch._foreach_sub([plus[k] for k in both], [minus[k] for k in both]) if both else ()
+    out = dict(zip(both, values, strict=True))
+    out.update({k: t for k, t in plus.items() if k not in minus})
+    out.update({k: -t for k, t in minus.items() if k not in plus})
+    return scale(out, factor)
+
+
+def scale(tensors: Tensors, factor: Tensor | float) -> Tensors:
+    """Multiply each by the factor."""
+    if not tensors:
+        return {}
+    return dict(zip(tensors, torch._foreach_mul(list(tensors.values()), factor), strict=True))
+
+
+def accumulate(total: Tensors, more: Tensors) -> None:
+    """Add to total, key by key; never in place on a tensor, which others may hold."""
+    for key, tensor in more.items():
+        held = total.get(key)
+        total[key] = tensor if held is None else held + tensor
+
+
+def clone(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """Independent copies, one kernel per dtype and device instead of one per tensor.
+
+    Copies must not be views of one flat tensor: views share a version counter, and autograd then
+    takes a write to one buffer for a write to every other.
+
+    Returns:
+        The copies, in the same order.
+    """
+    out: list[Tensor] = [tensors[0]] * len(tensors) if tensors else []
+    groups: dict[tuple[torch.dtype, torch.device], list[int]] = {}
+    for i, t in enumerate(tensors):
+        groups.setdefault((t.dtype, t.device), []).append(i)
+    for (dtype, _), indices in groups.items():
+        group = [tensors[i] for i in indices]
+        # Multiplying by one is the only foreach copy that allocates; it would turn bool into int.
+        copies = [t.clone() for t in group] if dtype is torch.bool else torch._foreach_mul(group, 1)
+        for i, copy in zip(indices, copies, strict=True):
+            out[i] = copy
+    return out

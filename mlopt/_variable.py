@@ -1,0 +1,100 @@
+"""`Variable`: named tensors that a problem minimises over; `stop`: an edge without gradient."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+from ._errors import GraphError
+
+__all__ = ["Stop", "Variable", "stop"]
+
+
+class Variable:
+    """What one level chooses: the parameters of a module, or one tensor, under a name.
+
+    The module or tensor stays the user's own: it is neither copied nor wrapped, and only the
+    optimizer of the problem over this variable changes it.
+
+    Args:
+        value: a module, or a leaf tensor that requires grad (an `nn.Parameter`, say).
+        name: as in the equations; an objective's argument carries it in lower case.
+
+    Raises:
+        GraphError: the value is neither, or the name is empty.
+
+    Example:
+        >>> import torch
+        >>> W = Variable(torch.nn.Linear(2, 1), "w")
+        >>> [tuple(p.shape) for p in W.parameters()]
+        [(1, 2), (1,)]
+    """
+
+    def __init__(self, value: nn.Module | Tensor, name: str) -> None:
+        if not isinstance(name, str) or not name:
+            raise GraphError(
+                f"Variable({type(value).__name__}, {name!r}): give it a name, a non-empty str."
+            )
+        if isinstance(value, Tensor):
+            if not (value.is_leaf and value.requires_grad):
+                raise GraphError(
+                    f"Variable {name!r}: a tensor of shape {tuple(value.shape)} that is not a leaf "
+                    "requiring grad cannot be optimized. Wrap it: torch.nn.Parameter(tensor)."
+                )
+        elif not isinstance(value, nn.Module):
+            raise GraphError(
+                f"Variable {name!r}: expected an nn.Module or a Parameter, "
+                f"got {type(value).__name__}."
+            )
+        self.value = value
+        self.name = name
+
+    def named_parameters(self) -> dict[str, Tensor]:
+        """Its parameters by name, each once where tied; a tensor variable has the one name ""."""
+        if isinstance(self.value, Tensor):
+            return {"": self.value}
+        return dict(self.value.named_parameters())
+
+    def parameters(self) -> list[Tensor]:
+        """Its parameters, for the constructor of an optimizer."""
+        return list(self.named_parameters().values())
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """The module called, outside of any graph: for validation and sampling."""
+        if isinstance(self.value, Tensor):
+            raise GraphError(f"Variable {self.name!r} is a tensor; only a module can be called.")
+        return self.value(*args, **kwargs)
+
+    def __repr__(self) -> str:
+        count = sum(p.numel() for p in self.parameters())
+        return f"Variable({self.name!r}, {type(self.value).__name__}, {count} numbers)"
+
+
+@dataclass(frozen=True)
+class Stop:
+    """A read that no gradient passes; made by `stop`."""
+
+    source: Any
+
+
+def stop(source: Any) -> Stop:
+    """Read a variable or signal as a constant: the value arrives, no gradient passes this edge.
+
+    Use it in `given` to look at one term of a hypergradient alone; the point of evaluation stays
+    the same, which `Frozen` does not promise.
+
+    Args:
+        source: a `Variable` or a `Signal`.
+
+    Returns:
+        The marked read, to be put into `given`.
+
+    Example:
+        >>> import torch
+        >>> A = Variable(torch.nn.Parameter(torch.zeros(3)), "a")
+        >>> stop(A).source is A
+        True
+    """
+    return Stop(source)

@@ -1,0 +1,59 @@
+"""`StopGradient`: another method's solution, without its gradient."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from .._errors import GraphError
+from .._hypergrad import AbstractHypergradient, Cost, Response
+from .._tensors import Key, Tensors
+
+__all__ = ["StopGradient"]
+
+
+@dataclass(frozen=True)
+class StopGradient(AbstractHypergradient):
+    """The solution of another method, as a constant: the tool for looking at one term alone.
+
+        s(r) = s_m(r),    ds/dr taken as 0
+
+    `Frozen` would also change the point at which the others are evaluated; this does not.
+
+    Args:
+        method: the method whose solution is read.
+
+    Raises:
+        GraphError: the method is not a hypergradient method.
+    """
+
+    method: AbstractHypergradient
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.method, AbstractHypergradient):
+            raise GraphError(
+                f"StopGradient({self.method!r}): give a method, e.g. StopGradient(OneStep())."
+            )
+
+    @property
+    def moves(self) -> bool:
+        return self.method.moves
+
+    @property
+    def responds(self) -> bool:
+        return False
+
+    @property
+    def cost(self) -> Cost:
+        return Cost()
+
+    def check(self, name: str, optimizer: Any) -> None:
+        self.method.check(name, optimizer)
+
+    def solution(self, response: Response) -> Tensors:
+        return self.method.solution(response)
+
+    def pullback(self, response: Response, cotangent: Tensors, wanted: Sequence[Key]) -> Tensors:
+        del response, cotangent, wanted
+        return {}
