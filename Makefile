@@ -1,0 +1,32 @@
+# The two commands of the README: `make demo` and `make test`. Both prepare the environment first.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+# Written when the installation has succeeded, so that a venv made by hand is completed, not trusted.
+STAMP := $(VENV)/.mlopt-installed
+
+.PHONY: help demo test lint clean
+.DEFAULT_GOAL := help
+
+help:  ## list the targets
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /	/' | expand -t 8
+
+demo: $(STAMP)  ## search with LFM-CW on the embedded data set, retrain, write the report
+	$(BIN)/python examples/demo.py
+
+test: lint  ## check style and types, then run the tests
+	$(BIN)/python -m pytest
+
+lint: $(STAMP)  ## check style (ruff) and types (pyright)
+	$(BIN)/python -m ruff check .
+	$(BIN)/python -m pyright --pythonpath $(BIN)/python
+
+clean:  ## remove the environment, builds and caches; runs/ and data/ stay
+	rm -rf $(VENV) build dist site *.egg-info .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(STAMP): pyproject.toml setup.py
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --editable ".[nas,test]"
+	touch $@
