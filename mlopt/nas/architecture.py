@@ -1,0 +1,91 @@
+"""The architecture: what a search optimises, one mixture of operations for each edge of a cell."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from mlopt._errors import SettingsError
+from mlopt.nas.operations import PRIMITIVES
+
+__all__ = ["Architecture", "ArchitectureWeights", "count_edges"]
+
+
+class ArchitectureWeights(NamedTuple):
+    """Mixture weights (edges, operations) for each kind of cell; every row sums to one."""
+
+    normal: Tensor
+    reduce: Tensor
+
+
+def count_edges(nodes: int) -> int:
+    """Return the number of edges of a cell whose node i (from 0) is fed by i + 2 states."""
+    return nodes * (nodes + 3) // 2
+
+
+class Architecture(nn.Module):
+    """Architecture parameters of a cell-based search space; `a()` returns the mixture weights.
+
+        weights[e, o] = exp(alpha[e, o]) / sum_k exp(alpha[e, k])
+
+    Normal cells share one table and reduction cells the other. Edges are listed node by node,
+    sources ascending: node 2 is fed by edges 0 and 1 (from the cell's inputs, states 0 and 1),
+    node 3 by edges 2 to 4, and so on. Both tables begin as 1e-3 * N(0, 1).
+
+    Args:
+        nodes: intermediate nodes of a cell.
+        operations: names of an edge's candidates, one for each column.
+        generator: source of the initial values; the global one by default.
+
+    Attributes:
+        normal: parameter (edges, operations) of the normal cells.
+        reduce: parameter (edges, operations) of the reduction cells.
+
+    Raises:
+        SettingsError: if there is no node, no operation, or an operation is named twice.
+
+    Reference: Liu, Simonyan, Yang, "DARTS: Differentiable Architecture Search", ICLR 2019.
+    """
+
+    def __init__(
+        self,
+        nodes: int = 4,
+        operations: Sequence[str] = PRIMITIVES,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__()
+        if nodes < 1:
+            raise SettingsError(f"Architecture: a cell needs at least one node, got nodes={nodes}.")
+        if not operations or len(set(operations)) != len(operations):
+            raise SettingsError(
+                f"Architecture: operations must be distinct, got {list(operations)}."
+            )
+        self.nodes = nodes
+        self.operations = tuple(operations)
+        shape = (count_edges(nodes), len(operations))
+        self.normal = nn.Parameter(1e-3 * torch.randn(shape, generator=generator))
+        self.reduce = nn.Parameter(1e-3 * torch.randn(shape, generator=generator))
+
+    def forward(self) -> ArchitectureWeights:
+        """Return the mixture weights, differentiable in the parameters."""
+        return ArchitectureWeights(self.normal.softmax(dim=-1), self.reduce.softmax(dim=-1))
+
+    @torch.no_grad()
+    def entropy(self) -> dict[str, float]:
+        """Return the mean entropy of an edge's mixture, in nats, for each kind of cell.
+
+        H = - mean_e sum_o weights[e, o] log weights[e, o],     0 (decided) <= H <= log(operations)
+        """
+
+        def mean_entropy(alpha: Tensor) -> float:
+            logarithms = alpha.log_softmax(dim=-1)
+            return -(logarithms.exp() * logarithms).sum(dim=-1).mean().item()
+
+        return {"normal": mean_entropy(self.normal), "reduce": mean_entropy(self.reduce)}
+
+    def extra_repr(self) -> str:
+        """Describe the tables in `print`."""
+        return f"nodes={self.nodes}, edges={len(self.normal)}, operations={len(self.operations)}"

@@ -1,0 +1,80 @@
+"""Published genotypes."""
+
+from __future__ import annotations
+
+from mlopt.nas.genotype import Genotype
+
+__all__ = ["GENOTYPES"]
+
+_SHORT = {
+    "mp": "max_pool_3x3",
+    "ap": "avg_pool_3x3",
+    "sk": "skip_connect",
+    "s3": "sep_conv_3x3",
+    "s5": "sep_conv_5x5",
+    "s7": "sep_conv_7x7",
+    "d3": "dil_conv_3x3",
+    "d5": "dil_conv_5x5",
+    "c7": "conv_7x1_1x7",
+}
+
+
+def _cell(text: str) -> tuple[tuple[str, int], ...]:
+    """Read 's3@0 s3@1 | sk@0 d3@2': operation @ source, nodes separated by bars."""
+    pairs = (pair.split("@") for pair in text.replace("|", " ").split())
+    return tuple((_SHORT[operation], int(source)) for operation, source in pairs)
+
+
+def _genotype(
+    normal: str,
+    reduce: str,
+    normal_concat: tuple[int, ...] = (2, 3, 4, 5),
+    reduce_concat: tuple[int, ...] = (2, 3, 4, 5),
+) -> Genotype:
+    return Genotype(_cell(normal), normal_concat, _cell(reduce), reduce_concat)
+
+
+GENOTYPES: dict[str, Genotype] = {
+    # Zoph, Vasudevan, Shlens, Le, "Learning Transferable Architectures for Scalable Image
+    # Recognition", CVPR 2018.
+    "NASNet": _genotype(
+        "s5@1 s3@0 | s5@0 s3@0 | ap@1 sk@0 | ap@0 ap@0 | s3@1 sk@1",
+        "s5@1 s7@0 | mp@1 s7@0 | ap@1 s5@0 | sk@3 ap@2 | s3@2 mp@1",
+        (2, 3, 4, 5, 6),
+        (4, 5, 6),
+    ),
+    # Real, Aggarwal, Huang, Le, "Regularized Evolution for Image Classifier Architecture Search",
+    # AAAI 2019.
+    "AmoebaNet": _genotype(
+        "ap@0 mp@1 | s3@0 s5@2 | s3@0 ap@3 | s3@1 sk@1 | sk@0 ap@1",
+        "ap@0 s3@1 | mp@0 s7@2 | s7@0 ap@1 | mp@0 mp@1 | c7@0 s3@5",
+        (4, 5, 6),
+        (3, 4, 6),
+    ),
+    # Liu, Simonyan, Yang, "DARTS: Differentiable Architecture Search", ICLR 2019: first and second
+    # order.
+    "DARTS_V1": _genotype(
+        "s3@1 s3@0 | sk@0 s3@1 | sk@0 s3@1 | s3@0 sk@2",
+        "mp@0 mp@1 | sk@2 mp@0 | mp@0 sk@2 | sk@2 ap@0",
+    ),
+    "DARTS_V2": _genotype(
+        "s3@0 s3@1 | s3@0 s3@1 | s3@1 sk@0 | sk@0 d3@2",
+        "mp@0 mp@1 | sk@2 mp@1 | mp@0 sk@2 | sk@2 mp@1",
+    ),
+    # Xu et al., "PC-DARTS: Partial Channel Connections for Memory-Efficient Architecture Search",
+    # ICLR 2020.
+    "PC_DARTS_cifar": _genotype(
+        "s3@1 sk@0 | s3@0 d3@1 | s5@0 s3@1 | ap@0 d3@1",
+        "s5@1 mp@0 | s5@1 s5@2 | s3@0 s3@3 | s3@1 s3@2",
+    ),
+    "PC_DARTS_image": _genotype(
+        "sk@1 s3@0 | s3@0 sk@1 | s3@1 s3@3 | s3@1 d5@4",
+        "s3@0 sk@1 | d5@2 mp@1 | s3@2 s3@1 | s5@0 s3@3",
+    ),
+    # Chen, Xie, Wu, Tian, "Progressive Differentiable Architecture Search", ICCV 2019.
+    "PDARTS": _genotype(
+        "sk@0 d3@1 | sk@0 s3@1 | s3@1 s3@3 | s3@0 d5@4",
+        "ap@0 s5@1 | s3@0 d5@2 | mp@0 d3@1 | d3@1 d5@3",
+    ),
+}
+"""Genotypes by name."""
