@@ -1,0 +1,160 @@
+"""A labelled image data set in memory, and parts of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mlopt._errors import DataError
+from mlopt.data.normalization import Normalization
+
+__all__ = ["ImageData", "ImagePart"]
+
+
+@dataclass(frozen=True, eq=False)
+class ImageData:
+    """A labelled image data set in memory, with its fixed split into training and test images.
+
+    Args:
+        name: what the data set is called in messages.
+        train_images: pixels in 0..pixel_max, (N, C, H, W), uint8 or floating point.
+        train_labels: class indices, (N,), int64.
+        test_images: pixels, (M, C, H, W).
+        test_labels: class indices, (M,), int64.
+        class_names: one name per class.
+        mean: mean of each channel, in units of [0, 1].
+        std: standard deviation of each channel, in units of [0, 1].
+        pixel_max: the pixel value that means white.
+        split_in_order: whether `search_split` cuts the training images in the middle, as DARTS does
+            on CIFAR, when it is given no seed.
+
+    Raises:
+        DataError: an empty set, images that are not square or not in the pixel range, images and
+            labels of different number, or a label outside the classes.
+    """
+
+    name: str
+    train_images: Tensor
+    train_labels: Tensor
+    test_images: Tensor
+    test_labels: Tensor
+    class_names: tuple[str, ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    pixel_max: float = 255.0
+    split_in_order: bool = False
+
+    def __post_init__(self) -> None:
+        for part in ("train", "test"):
+            images, labels = getattr(self, f"{part}_images"), getattr(self, f"{part}_labels")
+            _check(f"{self.name}, {part} part", images, labels, self)
+        if self.train_images.shape[1:] != self.test_images.shape[1:]:
+            raise DataError(
+                f"{self.name}: training images have shape {tuple(self.train_images.shape[1:])} "
+                f"and test images {tuple(self.test_images.shape[1:])}; they must agree."
+            )
+
+    @property
+    def classes(self) -> int:
+        """Number of classes."""
+        return len(self.class_names)
+
+    @property
+    def channels(self) -> int:
+        """Channels of an image."""
+        return self.train_images.shape[1]
+
+    @property
+    def image_size(self) -> int:
+        """Side of an image, in pixels."""
+        return self.train_images.shape[2]
+
+    @property
+    def normalization(self) -> Normalization:
+        """Conversions between pixels, a generator's range and normalized images."""
+        return Normalization(self.mean, self.std, self.pixel_max)
+
+    @property
+    def train(self) -> ImagePart:
+        """All training images: what a found architecture is retrained on."""
+        return ImagePart(self, self.train_images, self.train_labels)
+
+    @property
+    def test(self) -> ImagePart:
+        """The test images, in the order of the files."""
+        return ImagePart(self, self.test_images, self.test_labels)
+
+
+@dataclass(frozen=True, eq=False)
+class ImagePart:
+    """Some of a data set's images with their labels.
+
+    Args:
+        data: the data set that they come from.
+        images: pixels, (N, C, H, W).
+        labels: class indices, (N,).
+
+    Raises:
+        DataError: as for `ImageData`.
+    """
+
+    data: ImageData
+    images: Tensor
+    labels: Tensor
+
+    def __post_init__(self) -> None:
+        _check(f"{self.data.name}, a part", self.images, self.labels, self.data)
+
+    def __len__(self) -> int:
+        """Number of images."""
+        return len(self.labels)
+
+    def take(self, indices: Tensor) -> ImagePart:
+        """Choose images.
+
+        Args:
+            indices: which ones, (K,), int64.
+
+        Returns:
+            Copies of these images and labels.
+
+        Raises:
+            DataError: no indices.
+        """
+        return ImagePart(self.data, self.images[indices], self.labels[indices])
+
+
+def _check(where: str, images: Tensor, labels: Tensor, data: ImageData) -> None:
+    if images.ndim != 4 or images.shape[1] != len(data.mean) or images.shape[2] != images.shape[3]:
+        raise DataError(
+            f"{where}: images have shape {tuple(images.shape)}; give "
+            f"(N, {len(data.mean)}, S, S), since mean names {len(data.mean)} channels."
+        )
+    if labels.ndim != 1 or labels.dtype != torch.int64:
+        raise DataError(
+            f"{where}: labels have shape {tuple(labels.shape)} and type {labels.dtype}; "
+            "give (N,), int64."
+        )
+    if len(images) != len(labels):
+        raise DataError(
+            f"{where}: {len(images)} images but {len(labels)} labels; give one label per image."
+        )
+    if not len(images):
+        raise DataError(f"{where}: no images; give at least one.")
+    low, high = int(labels.min()), int(labels.max())
+    if low < 0 or high >= data.classes:
+        raise DataError(
+            f"{where}: labels range over {low}..{high}, but there are {data.classes} classes: give "
+            f"0..{data.classes - 1}, or more `class_names`."
+        )
+    if images.dtype == torch.uint8 and data.pixel_max >= 255:
+        return
+    if images.dtype != torch.uint8 and not images.is_floating_point():
+        raise DataError(f"{where}: images have type {images.dtype}; give uint8 or floating point.")
+    least, most = float(images.min()), float(images.max())
+    if not (least >= 0 and most <= data.pixel_max):
+        raise DataError(
+            f"{where}: pixels range over {least:g}..{most:g}; give pixels in 0..{data.pixel_max:g}."
+        )

@@ -1,0 +1,54 @@
+"""What DCGAN's two networks have in common: sizes, initialisation, and the check of labels."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from mlopt._errors import DataError, SettingsError
+
+
+def stage(image_size: int, table: dict[int, tuple[int, int]], where: str) -> tuple[int, int]:
+    """Side of the smallest feature map and number of stages, or `SettingsError` with the sizes."""
+    if image_size not in table:
+        sizes = ", ".join(str(size) for size in table)
+        raise SettingsError(
+            f"{where}: image_size={image_size} is not supported; resize images to one of {sizes}."
+        )
+    return table[image_size]
+
+
+def check_positive(where: str, **settings: int) -> None:
+    """Raise `SettingsError` for the first setting that is not at least 1."""
+    for name, value in settings.items():
+        if value < 1:
+            raise SettingsError(f"{where}: {name}={value} must be at least 1.")
+
+
+def check_labels(labels: Tensor, classes: int, where: str) -> None:
+    """Raise `DataError` unless labels are integers of shape (B,) and, on the CPU, in range."""
+    if labels.ndim != 1 or labels.dtype not in (torch.int64, torch.int32):
+        raise DataError(
+            f"{where}: labels have shape {tuple(labels.shape)} and type {labels.dtype}; "
+            "give class indices of shape (B,), int64 or int32."
+        )
+    # On an accelerator, looking at the values would wait for it.
+    if labels.device.type == "cpu" and labels.numel():
+        low, high = int(labels.min()), int(labels.max())
+        if low < 0 or high >= classes:
+            raise DataError(
+                f"{where}: labels range over {low}..{high}, but there are {classes} classes: "
+                f"give indices in 0..{classes - 1}."
+            )
+
+
+def init_dcgan(module: nn.Module) -> None:
+    """DCGAN's initialisation: convolutions N(0, .02), BatchNorm gain N(1, .02), biases 0."""
+    for part in module.modules():
+        if isinstance(part, (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)):
+            nn.init.normal_(part.weight, 0.0, 0.02)
+            if part.bias is not None:
+                nn.init.zeros_(part.bias)
+        elif isinstance(part, nn.BatchNorm2d):
+            nn.init.normal_(part.weight, 1.0, 0.02)
+            nn.init.zeros_(part.bias)

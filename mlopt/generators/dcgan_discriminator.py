@@ -1,0 +1,87 @@
+"""The conditional DCGAN discriminator."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from mlopt._errors import DataError
+from mlopt.generators._dcgan import check_labels, check_positive, init_dcgan, stage
+
+__all__ = ["DCGANDiscriminator"]
+
+# image size -> (side of the last feature map, number of convolutions). 8x8 has one more than the
+# generator: with a single convolution it sees little beyond the mean image, and samples of a class
+# become equal.
+_STAGES = {8: (2, 2), 28: (7, 2), 32: (4, 3)}
+
+
+class DCGANDiscriminator(nn.Module):
+    """Strided convolutions to a feature vector h, and a projection on the class.
+
+        logit(x, y) = linear(h(x)) + <embedding(y), h(x)>
+
+    Each convolution has kernel 4 and stride 2, followed by LeakyReLU(.2), with BatchNorm before it
+    except in the first; widths double from `width`, down to a side of 4 (7 for 28x28 images, 2 for
+    8x8). h is the last feature map, flattened: DCGAN's last convolution, once for all classes and
+    once per class.
+
+    Do not use it with a penalty per sample (WGAN-GP): BatchNorm couples the samples of a batch.
+
+    Args:
+        image_size: side of the images: 8, 28 or 32.
+        channels: channels of the images.
+        classes: number of classes.
+        width: channels of the first convolution.
+
+    Raises:
+        SettingsError: `image_size` is not supported, or another setting is smaller than 1.
+
+    Reference: Radford et al., 2016, as in `DCGANGenerator`; projection: Miyato, Koyama, "cGANs with
+    projection discriminator", 2018.
+    """
+
+    def __init__(self, image_size: int, channels: int, classes: int, width: int = 64) -> None:
+        super().__init__()
+        side, count = stage(image_size, _STAGES, "DCGANDiscriminator")
+        check_positive("DCGANDiscriminator", channels=channels, classes=classes, width=width)
+        self.image_size, self.channels, self.classes = image_size, channels, classes
+        layers: list[nn.Module] = [
+            nn.Conv2d(channels, width, 4, stride=2, padding=1),
+            nn.LeakyReLU(0.2),
+        ]
+        for k in range(1, count):
+            layers += [
+                nn.Conv2d(width * 2 ** (k - 1), width * 2**k, 4, stride=2, padding=1, bias=False),
+                nn.BatchNorm2d(width * 2**k),
+                nn.LeakyReLU(0.2),
+            ]
+        features = width * 2 ** (count - 1) * side**2
+        self.layers = nn.Sequential(*layers, nn.Flatten())
+        self.linear = nn.Linear(features, 1)
+        self.embedding = nn.Embedding(classes, features)
+        nn.init.normal_(self.embedding.weight, 0.0, 0.02)
+        init_dcgan(self)
+
+    def forward(self, x: Tensor, labels: Tensor) -> Tensor:
+        """Judge images of given classes.
+
+        Args:
+            x: images, (B, channels, image_size, image_size).
+            labels: class indices, (B,).
+
+        Returns:
+            Logits, (B,): positive means real.
+
+        Raises:
+            DataError: the images have another shape, or the labels are not class indices (their
+                range is checked on the CPU alone).
+        """
+        check_labels(labels, self.classes, "DCGANDiscriminator")
+        expected = (labels.shape[0], self.channels, self.image_size, self.image_size)
+        if x.shape != expected:
+            raise DataError(
+                f"DCGANDiscriminator: images have shape {tuple(x.shape)}; for "
+                f"{labels.shape[0]} labels give {expected}."
+            )
+        h = self.layers(x)
+        return self.linear(h).squeeze(1) + (self.embedding(labels) * h).sum(dim=1)

@@ -1,0 +1,99 @@
+"""The conditional DCGAN generator."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from mlopt._errors import DataError
+from mlopt.generators._dcgan import check_labels, check_positive, init_dcgan, stage
+
+__all__ = ["DCGANGenerator"]
+
+# image size -> (side of the first feature map, how often the side doubles up to the image)
+_STAGES = {8: (4, 1), 28: (7, 2), 32: (4, 3)}
+
+
+class DCGANGenerator(nn.Module):
+    """Transposed convolutions from noise and a class to an image with values in [-1, 1].
+
+        image = tanh(up(... ReLU(BN(up(ReLU(BN(start([z, embedding(label)])))))))),   z ~ N(0, 1)
+
+    `start` is a transposed convolution from 1x1 to 4x4 (7x7 for 28x28 images); each `up` is one of
+    kernel 4 and stride 2 that doubles the side. The widest stage comes first and widths halve down
+    to `width`: 1 hidden stage for 8x8 images, 2 for 28x28, 3 for 32x32.
+
+    Args:
+        image_size: side of the images: 8, 28 or 32.
+        channels: channels of the images.
+        classes: number of classes.
+        z: numbers of noise per image.
+        width: channels of the last hidden stage.
+        embedding: numbers that describe a class; they are appended to the noise.
+
+    Raises:
+        SettingsError: `image_size` is not supported, or another setting is smaller than 1.
+
+    Reference: Radford, Metz, Chintala, "Unsupervised representation learning with deep
+    convolutional generative adversarial networks", 2016. DCGAN itself has no classes; the embedding
+    is the usual addition.
+    """
+
+    def __init__(
+        self,
+        image_size: int,
+        channels: int,
+        classes: int,
+        z: int = 100,
+        width: int = 64,
+        embedding: int = 32,
+    ) -> None:
+        super().__init__()
+        side, doublings = stage(image_size, _STAGES, "DCGANGenerator")
+        check_positive(
+            "DCGANGenerator",
+            channels=channels, classes=classes, z=z, width=width, embedding=embedding,
+        )  # fmt: skip
+        self.image_size, self.channels, self.classes, self.z = image_size, channels, classes, z
+        widths = [width * 2**k for k in reversed(range(doublings))]
+        layers: list[nn.Module] = [
+            nn.ConvTranspose2d(z + embedding, widths[0], side, bias=False),
+            nn.BatchNorm2d(widths[0]),
+            nn.ReLU(),
+        ]
+        for before, after in zip(widths, widths[1:], strict=False):
+            layers += [
+                nn.ConvTranspose2d(before, after, 4, stride=2, padding=1, bias=False),
+                nn.BatchNorm2d(after),
+                nn.ReLU(),
+            ]
+        layers += [nn.ConvTranspose2d(widths[-1], channels, 4, stride=2, padding=1), nn.Tanh()]
+        self.embedding = nn.Embedding(classes, embedding)
+        self.layers = nn.Sequential(*layers)
+        init_dcgan(self)
+
+    def forward(self, labels: Tensor, z: Tensor | None = None) -> Tensor:
+        """Draw one image per label.
+
+        Args:
+            labels: class indices, (B,).
+            z: noise, (B, z); by default drawn from torch's global generator, on the device and in
+                the type of the parameters.
+
+        Returns:
+            Images in [-1, 1], (B, channels, image_size, image_size).
+
+        Raises:
+            DataError: the labels are not class indices (their range is checked on the CPU alone),
+                or the noise has another shape.
+        """
+        check_labels(labels, self.classes, "DCGANGenerator")
+        condition = self.embedding(labels)
+        if z is None:
+            z = torch.randn(labels.shape[0], self.z, device=condition.device, dtype=condition.dtype)
+        elif z.shape != (labels.shape[0], self.z):
+            raise DataError(
+                f"DCGANGenerator: noise has shape {tuple(z.shape)}; for {labels.shape[0]} labels "
+                f"give ({labels.shape[0]}, {self.z})."
+            )
+        return self.layers(torch.cat([z, condition], dim=1)[:, :, None, None])

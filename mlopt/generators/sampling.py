@@ -1,0 +1,74 @@
+"""Pictures of what a generator draws."""
+
+from __future__ import annotations
+
+import os
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import interpolate
+
+from mlopt._errors import SettingsError
+from mlopt.generators._dcgan import check_positive
+
+__all__ = ["sample_grid", "save_grid"]
+
+
+def sample_grid(generator: nn.Module, classes: int, per_class: int, seed: int) -> Tensor:
+    """Images of every class, class by class, without gradient.
+
+    The generator is put in evaluation mode meanwhile, so that its buffers stay as they are; modes
+    and torch's global random state are restored. The same seed gives the same images.
+
+    Args:
+        generator: called with labels, gives images (B, C, S, S).
+        classes: number of classes.
+        per_class: images of each class.
+        seed: of the noise.
+
+    Returns:
+        Images, (classes * per_class, C, S, S), those of class 0 first.
+
+    Raises:
+        SettingsError: `classes` or `per_class` is smaller than 1.
+    """
+    check_positive("sample_grid", classes=classes, per_class=per_class)
+    device = next((p.device for p in generator.parameters()), torch.device("cpu"))
+    labels = torch.arange(classes, device=device).repeat_interleave(per_class)
+    modes = [(module, module.training) for module in generator.modules()]
+    others = [device] if device.type != "cpu" else []
+    kind = device.type if others else "cuda"
+    with torch.random.fork_rng(devices=others, device_type=kind), torch.no_grad():
+        torch.manual_seed(seed)
+        generator.eval()
+        try:
+            return generator(labels)
+        finally:
+            for module, training in modes:
+                module.training = training
+
+
+def save_grid(
+    images: Tensor, path: str | os.PathLike[str], per_row: int = 10, scale: int = 1
+) -> None:
+    """Write images to one picture file, row by row.
+
+    Args:
+        images: values in [-1, 1], (N, C, S, S), C being 1 or 3.
+        path: the file; its suffix names the format, such as `.png`.
+        per_row: images in a row; `per_class` of `sample_grid` makes one row per class.
+        scale: side, in pixels of the file, of one pixel of the images.
+
+    Raises:
+        SettingsError: `per_row` or `scale` is smaller than 1, there is no image, or torchvision is
+            missing.
+    """
+    check_positive("save_grid", per_row=per_row, scale=scale, images=len(images))
+    try:
+        from torchvision.utils import make_grid, save_image
+    except ImportError as error:
+        raise SettingsError(
+            'save_grid: torchvision is missing; install it with: pip install "mlopt[nas]".'
+        ) from error
+    grid = make_grid(images.detach(), nrow=per_row, padding=1, normalize=True, value_range=(-1, 1))
+    save_image(interpolate(grid[None], scale_factor=scale), os.fspath(path))
