@@ -1,0 +1,5 @@
+"""Where the numbers of a run go: plain files and services, fed with rows of scalars."""
+
+from mlopt.loggers.jsonl import JsonlLogger, from_json, read_jsonl, to_json
+
+__all__ = ["JsonlLogger", "from_json", "read_jsonl", "to_json"]

@@ -1,0 +1,7 @@
+"""The folder of a run, tables of results, and a report that a person can read."""
+
+from mlopt.report.html import write_report
+from mlopt.report.run_folder import RunFolder
+from mlopt.report.table import format_table
+
+__all__ = ["RunFolder", "format_table", "write_report"]

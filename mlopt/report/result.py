@@ -1,0 +1,107 @@
+"""The top of a report: the result in one sentence, one number, one chart and one table."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from mlopt.report.figures import dot_chart
+from mlopt.report.page import card, escape, section, table
+from mlopt.report.run_data import RunData, number
+
+__all__ = ["MISSING", "percent", "plain", "result", "result_rows"]
+
+MISSING = "–"
+_BASELINES = ("chance", "logistic regression")  # not what a search is compared with
+
+
+def result(title: str, runs: Sequence[RunData]) -> str:
+    """The result in one sentence, one number, one chart and one table.
+
+    Args:
+        title: of the run.
+        runs: the run, and those beside it.
+
+    Returns:
+        HTML.
+    """
+    rows = result_rows(runs)
+    dataset = runs[0].result.get("dataset")
+    eyebrow = " · ".join(["multi-level optimization run", *([str(dataset)] if dataset else [])])
+    left = f'<p class="eyebrow">{escape(eyebrow)}</p>\n<h1>{escape(title)}</h1>'
+    measured = [row for row in rows if number(row.get("test_error")) is not None]
+    chart = big = ""
+    if measured:
+        texts = [percent(row) for row in measured]
+        chart = dot_chart(
+            [str(row["name"]) for row in measured],
+            [float(row["test_error"]) for row in measured],
+            [number(row.get("standard_error")) for row in measured],
+            x_label="test error, %",
+            texts=texts,
+            series=[_series(row, runs) for row in measured],
+        )
+        if measured[0] is rows[0]:
+            value, *spread = texts[0].split(" ± ")
+            small = f" ± {spread[0]} % test error" if spread else " % test error"
+            big = f'<p class="big">{escape(value)}<small>{escape(small)}</small></p>'
+            big += f'\n<p class="lead">{escape(_sentence(measured))}</p>'
+    columns = {"": "name", "test error, % (± standard error)": "test_error"}
+    if any(number(row.get("parameters")) is not None for row in rows):
+        columns["parameters of the network"] = "parameters"
+    body = [
+        [percent(row) if key == "test_error" else plain(row.get(key)) for key in columns.values()]
+        for row in rows
+    ]
+    notes = runs[0].result.get("notes")
+    items = [f"<li>{escape(note)}</li>" for note in (notes if isinstance(notes, list) else [])]
+    remarks = "\n".join(["<ul>", *items, "</ul>"]) if items else ""
+    top = f'<div class="hero">\n<div>\n{left}\n{big}\n</div>\n{card("", chart)}\n</div>'
+    return top + "\n" + section("Result", "", table(list(columns), body), remarks)
+
+
+def result_rows(runs: Sequence[RunData]) -> list[dict[str, Any]]:
+    """Rows of the run's result.json, and of the runs beside it that it does not name."""
+    rows = runs[0].rows()
+    names = {row["name"] for row in rows}
+    return rows + [row for run in runs[1:] for row in run.rows()[:1] if row["name"] not in names]
+
+
+def _series(row: dict[str, Any], runs: Sequence[RunData]) -> int | None:
+    names = [run.name for run in runs]
+    return names.index(str(row["name"])) if str(row["name"]) in names else None
+
+
+def _sentence(rows: Sequence[dict[str, Any]]) -> str:
+    """The comparison with the first other search, and whether it means anything."""
+    own = rows[0]
+    text = f"{own['name']} makes {percent(own)} % errors on the test set."
+    if len(rows) < 2 or str(rows[1]["name"]).lower() in _BASELINES:
+        return text
+    other = rows[1]
+    text = f"{text[:-1]}, {other['name']} makes {percent(other)} %."
+    errors = [number(row.get("standard_error")) for row in (own, other)]
+    if None in errors:
+        return text
+    difference = abs(own["test_error"] - other["test_error"])
+    spread = math.hypot(*(error for error in errors if error is not None))
+    if difference <= 2 * spread:
+        return f"{text} That is within two standard errors: this run cannot tell them apart."
+    return f"{text} The difference is {difference / spread:.1f} standard errors."
+
+
+def percent(row: dict[str, Any]) -> str:
+    """The test error of a row with its standard error, in percent but without the sign."""
+    value, spread = number(row.get("test_error")), number(row.get("standard_error"))
+    if value is None:
+        return MISSING
+    return f"{value:.2f}" + (f" ± {spread:.2f}" if spread is not None else "")
+
+
+def plain(value: object) -> str:
+    """A number as a person writes it; other values as they are."""
+    numeric = number(value)
+    if numeric is None:
+        return MISSING if value is None else str(value)
+    return f"{numeric:,.0f}" if numeric == int(numeric) else f"{numeric:,.4g}"

@@ -1,0 +1,206 @@
+"""What a report needs of a run folder, with everything that is missing or malformed left out."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mlopt.report.figures import Line
+from mlopt.report.run_folder import METRICS, RunFolder
+
+__all__ = ["RunData", "number"]
+
+_POSITION = {"phase", "step", "epoch", "seconds", "class_losses"}
+_FIRST_BYTES = {".png": b"\x89PNG", ".jpg": b"\xff\xd8", ".gif": b"GIF8"}
+
+
+@dataclass(frozen=True)
+class RunData:
+    """The files of one run, read.
+
+    Attributes:
+        name: what the run is called in legends.
+        phases: rows of metrics.jsonl by phase, each step once.
+        files: content of settings.json, environment.json, result.json and genotype.json.
+        cells: drawings of the learned cells.
+        samples: grids of generated images with their captions, in the order of the epochs.
+    """
+
+    name: str
+    phases: Mapping[str, list[dict[str, Any]]]
+    files: Mapping[str, Any] = field(default_factory=dict)
+    cells: list[Path] = field(default_factory=list)
+    samples: list[tuple[str, Path]] = field(default_factory=list)
+
+    @classmethod
+    def read(cls, root: Path, name: str) -> RunData:
+        """Read a folder; a file that does not exist is nothing.
+
+        Args:
+            root: the folder.
+            name: what to call the run.
+
+        Returns:
+            What is in it.
+        """
+        folder = RunFolder(root)
+        phases: dict[str, dict[Any, dict[str, Any]]] = {}
+        for index, row in enumerate(folder.metrics()):
+            # a run that was killed and resumed logs some steps twice: the later value counts
+            place = row.get("step", row.get("epoch", ("row", index)))
+            rows = phases.setdefault(str(row.get("phase", "")), {})
+            rows[str(place)] = rows.get(str(place), {}) | row
+        return cls(
+            name=name,
+            phases={phase: list(rows.values()) for phase, rows in phases.items()},
+            files={
+                part: folder.read_json(f"{part}.json")
+                for part in ("settings", "environment", "result", "genotype")
+            },
+            cells=_pictures(root, "cells*"),
+            samples=[(_caption(path), path) for path in _pictures(root / "samples", "*")],
+        )
+
+    @staticmethod
+    def comparisons(root: Path) -> list[Path]:
+        """Folders of further runs below this one, such as `darts/`."""
+        return [
+            path
+            for path in sorted(root.iterdir())
+            if path.is_dir() and ((path / METRICS).is_file() or (path / "genotype.json").is_file())
+        ]
+
+    @property
+    def result(self) -> dict[str, Any]:
+        """Content of result.json; empty if there is none."""
+        result = self.files.get("result")
+        return result if isinstance(result, dict) else {}
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Rows of result.json that have a name, the run's own first."""
+        rows = self.result.get("rows")
+        rows = rows if isinstance(rows, list) else []
+        return [row for row in rows if isinstance(row, dict) and row.get("name")]
+
+    def keys(self, phase: str) -> list[str]:
+        """Names of the metrics of a phase that are numbers, in the order they first occur."""
+        return list(
+            dict.fromkeys(
+                key
+                for row in self.phases.get(phase, [])
+                for key, value in row.items()
+                if key not in _POSITION and isinstance(value, (int, float))
+            )
+        )
+
+    def line(self, phase: str, key: str, *, label: str | None = None, series: int = 0) -> Line:
+        """A metric over the epochs of its phase.
+
+        Args:
+            phase: the phase.
+            key: name of the metric.
+            label: text at the line's end; by default the name of the run.
+            series: colour of the line.
+
+        Returns:
+            The line, empty if nothing was logged.
+        """
+        rows = self.phases.get(phase, [])
+        points = [
+            (x, value)
+            for x, row in zip(_positions(rows), rows, strict=True)
+            if (value := number(row.get(key))) is not None
+        ]
+        return Line(self.name if label is None else label, *_unzip(points), series)
+
+    def class_lines(self) -> list[Line]:
+        """The class losses of the search, one line per class, named from result.json."""
+        search = self.phases.get("search", [])
+        rows = [row for row in search if isinstance(row.get("class_losses"), list)]
+        classes = max((len(row["class_losses"]) for row in rows), default=0)
+        names = self.result.get("class_names")
+        names = [str(name) for name in names] if isinstance(names, list) else []
+        names += [f"class {index}" for index in range(len(names), classes)]
+        lines = []
+        for index in range(classes):
+            points = [
+                (x, value)
+                for x, row in zip(_positions(rows), rows, strict=True)
+                if index < len(row["class_losses"])
+                and (value := number(row["class_losses"][index])) is not None
+            ]
+            lines.append(Line(names[index], *_unzip(points)))
+        return lines
+
+    def seconds(self, phase: str) -> list[float]:
+        """What each step or epoch took, whether the rows say that or the time since the start."""
+        rows = [row for row in self.phases.get(phase, []) if number(row.get("seconds")) is not None]
+        times = [float(row["seconds"]) for row in rows]
+        if len(times) < 3 or any(b < a for a, b in zip(times, times[1:], strict=False)):
+            return times
+        at = [number(row.get("step", row.get("epoch"))) or 0.0 for row in rows]
+        gaps = [max(b - a, 1.0) for a, b in zip(at, at[1:], strict=False)]
+        pairs = zip(times, times[1:], gaps, strict=False)
+        return [times[0] / (at[0] + 1), *((b - a) / gap for a, b, gap in pairs)]
+
+    def total_seconds(self, phase: str) -> float:
+        """What the rows of a phase took together."""
+        times = [number(row.get("seconds")) or 0.0 for row in self.phases.get(phase, [])]
+        rising = len(times) > 2 and all(a <= b for a, b in zip(times, times[1:], strict=False))
+        return times[-1] if rising else sum(times)
+
+
+def number(value: object) -> float | None:
+    """The value as a finite float, or None if it is none."""
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value):
+        return float(value)
+    return None
+
+
+def _positions(rows: list[dict[str, Any]]) -> list[float]:
+    """Epochs completed at each row; steps, if the rows know no epochs."""
+    epochs = [number(row.get("epoch")) for row in rows]
+    known = [epoch for epoch in epochs if epoch is not None]
+    if len(known) < len(rows) or not rows:
+        steps = [number(row.get("step")) for row in rows]
+        return [index if step is None else step for index, step in enumerate(steps)]
+    first, most = min(known), max(known.count(epoch) for epoch in set(known))
+    seen: dict[float, int] = {}
+    positions = []
+    for epoch in known:
+        seen[epoch] = seen.get(epoch, 0) + 1
+        positions.append(epoch - first + seen[epoch] / most)
+    return positions
+
+
+def _unzip(points: list[tuple[float, float]]) -> tuple[list[float], list[float]]:
+    return [x for x, _ in points], [y for _, y in points]
+
+
+def _pictures(folder: Path, pattern: str) -> list[Path]:
+    """Pictures whose content is what the name says, each once, SVG before PNG."""
+    found: dict[str, Path] = {}
+    if folder.is_dir():
+        for path in sorted(folder.glob(pattern)):
+            better = path.stem not in found or path.suffix.lower() == ".svg"
+            if better and path.is_file() and _is_picture(path):
+                found[path.stem] = path
+    return list(found.values())
+
+
+def _is_picture(path: Path) -> bool:
+    suffix = path.suffix.lower()
+    with path.open("rb") as file:
+        start = file.read(4096)
+    if suffix == ".svg":
+        return b"<svg" in start
+    return suffix in _FIRST_BYTES and start.startswith(_FIRST_BYTES[suffix])
+
+
+def _caption(path: Path) -> str:
+    match = re.fullmatch(r"epoch[_-]?0*(\d+)", path.stem)
+    return f"epoch {match[1]}" if match else path.stem.replace("_", " ")

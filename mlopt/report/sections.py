@@ -1,0 +1,212 @@
+"""The sections of a report below the result; each is empty if its data is missing."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Sequence
+from typing import Any
+
+from mlopt.report.figures import Line, line_chart
+from mlopt.report.page import card, escape, fold, grid, picture, section, table
+from mlopt.report.result import MISSING, plain, result_rows
+from mlopt.report.run_data import RunData, number
+
+__all__ = ["cells", "cost", "curves", "details", "mistakes"]
+
+_MOST_CLASSES = 12
+_MOST_SAMPLES = 6
+
+
+def cells(runs: Sequence[RunData]) -> str:
+    """The learned cells of each run, side by side."""
+    several = sum(bool(run.cells) for run in runs) > 1
+    cards = []
+    for run in runs:
+        for path in run.cells:
+            kind = path.stem.removeprefix("cells").strip("_- ").replace("_", " ")
+            words = [run.name if several else "", kind]
+            title = ": ".join(word for word in words if word)
+            cards.append(card(title, picture(path, f"learned cells of {run.name} {kind}".strip())))
+    return section(
+        "The learned cells",
+        "What the search decided: boxes are feature maps, arrows the operations it kept.",
+        grid(cards, "wide" if len(cards) > 1 else ""),
+    )
+
+
+def mistakes(run: RunData) -> str:
+    """Losses of the classes over the search, beside the images that were generated meanwhile."""
+    lines = [line for line in run.class_lines() if line.y]
+    lines.sort(key=lambda line: _late(line.y), reverse=True)
+    shown = lines[:_MOST_CLASSES]
+    values = [v for line in lines for v in _smooth(line).y]
+    panels = ""
+    if values:
+        log = min(values) > 0 and max(values) > 8 * min(values)
+        low = min(values) / 1.1 if log else min(0.0, *values)
+        high = max(values) * 1.1 or 1.0
+        x_label = "search epoch"
+        panels = grid(
+            [
+                card(
+                    line.label,
+                    line_chart(
+                        [_smooth(line)],
+                        x_label=x_label,
+                        y_label="loss",
+                        size=(2.1, 1.35),
+                        y_range=(low, high),
+                        log=log,
+                        context=[_smooth(other) for other in lines],
+                    ),
+                )
+                for line in shown
+            ],
+            "small",
+        )
+    hidden = len(lines) > len(shown)
+    more = f" The {len(shown)} hardest of {len(lines)} are shown." if hidden else ""
+    left = (
+        f"<div><h3>Validation loss of each class</h3>\n<p class=\"how\">Hardest at the end first. "
+        f"Grey: all classes, from the lowest to the highest loss; dashed: their "
+        f"mean.{more}</p>\n{panels}</div>"
+        if panels
+        else ""
+    )
+    pictures = [
+        card(caption, picture(path, f"generated images, {caption}", pixels=True))
+        for caption, path in _spread(run.samples, _MOST_SAMPLES)
+    ]
+    right = (
+        '<div><h3>Generated images</h3>\n<p class="how">What the generator drew at the same time, '
+        f"for the second network to learn from.</p>\n{grid(pictures, 'small')}</div>"
+        if pictures
+        else ""
+    )
+    both = f'<div class="split">\n{left}\n{right}\n</div>' if left and right else left or right
+    return section("What the network got wrong, and what was made of it", "", both)
+
+
+def curves(runs: Sequence[RunData]) -> str:
+    """Every logged number over time, runs beside each other where they logged the same."""
+    groups = [
+        ("Search: the architecture", "search-epoch", "search epoch"),
+        ("Search: the problems", "search", "search epoch"),
+        ("Retraining the network that was found", "retrain", "epoch of retraining"),
+    ]
+    parts = []
+    for title, phase, x_label in groups:
+        keys = list(dict.fromkeys(key for run in runs for key in run.keys(phase)))
+        cards = []
+        for key in keys:
+            if "memory" in key:
+                continue
+            lines = [run.line(phase, key, series=index) for index, run in enumerate(runs)]
+            chart = line_chart(lines, x_label=x_label, y_label=_unit(key))
+            cards.append(card(key.replace("/", " · "), chart))
+        content = grid(cards)
+        parts.append(f"<h3>{escape(title)}</h3>\n{content}<br>" if content else "")
+    return section(
+        "Training curves",
+        "Long curves are averaged; the pale band spans the single values.",
+        *parts,
+    )
+
+
+def cost(runs: Sequence[RunData]) -> str:
+    """What each run took: time, evaluations, memory."""
+    rows = {str(row["name"]): row for row in result_rows(runs)}
+    table_rows = []
+    for run in runs:
+        row = rows.get(run.name, {})
+        steps = run.seconds("search")
+        searched = number(row.get("search_seconds")) or run.total_seconds("search") or None
+        memory = number(row.get("memory_mb")) or _peak_memory(run)
+        table_rows.append(
+            {
+                "": run.name,
+                "search": _duration(searched),
+                "one search step (median)": _duration(statistics.median(steps)) if steps else None,
+                "retraining": _duration(run.total_seconds("retrain") or None),
+                "network passes per step": plain(row.get("passes")),
+                "evaluations per step": plain(row.get("evaluations")),
+                "peak memory, MB": f"{memory:,.0f}" if memory else None,
+            }
+        )
+    heads = [
+        head
+        for head in table_rows[0]
+        if not head or any(row[head] not in (None, MISSING) for row in table_rows)
+    ]
+    body = [[row[head] or MISSING for head in heads] for row in table_rows]
+    how = "An evaluation is one call of an objective or signal; a pass is one call of a network."
+    return section("Cost", how, table(heads, body) if len(heads) > 1 else "")
+
+
+def details(runs: Sequence[RunData]) -> str:
+    """Settings, environment and genotypes, closed until they are asked for."""
+    parts = []
+    for index, run in enumerate(runs):
+        of = f" of {run.name}" if len(runs) > 1 else ""
+        for part in ("settings", "environment"):
+            content = run.files.get(part)
+            if isinstance(content, dict) and content and (index == 0 or part == "settings"):
+                rows = [[name, _flat(value)] for name, value in content.items()]
+                title = part.capitalize() + (of if part == "settings" else "")
+                parts.append(fold(title, table([], rows, facts=True)))
+        if run.files.get("genotype"):
+            text = json.dumps(run.files["genotype"], indent=2, ensure_ascii=False)
+            parts.append(fold(f"Genotype{of}", f"<pre>{escape(text)}</pre>"))
+    return section("Settings and environment", "", *parts)
+
+
+def _duration(seconds: float | None) -> str | None:
+    if seconds is None:
+        return None
+    if seconds < 1:
+        return f"{seconds * 1000:.0f} ms"
+    if seconds < 100:
+        return f"{seconds:.1f} s"
+    return f"{seconds / 60:.1f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
+
+
+def _unit(key: str) -> str:
+    last = key.split("/")[-1]
+    if key.startswith("entropy/"):
+        return "entropy, nats"
+    return {"error": "error, %", "lr": "learning rate"}.get(last, last.replace("_", " "))
+
+
+def _flat(value: object) -> str:
+    if isinstance(value, list) and not any(isinstance(item, (dict, list)) for item in value):
+        return ", ".join(str(item) for item in value) or MISSING
+    return MISSING if value is None else value if isinstance(value, str) else json.dumps(value)
+
+
+def _peak_memory(run: RunData) -> float | None:
+    keys = [key for key in run.keys("search") if "memory" in key]
+    values = [value for key in keys for value in run.line("search", key).y]
+    return max(values, default=None)
+
+
+def _late(values: Sequence[float]) -> float:
+    """Mean of the last tenth: single batches say little about a class."""
+    last = values[-max(1, len(values) // 10) :]
+    return sum(last) / len(last)
+
+
+def _smooth(line: Line) -> Line:
+    """Means over 40 stretches of the search, so that classes can be told from noise."""
+    count = min(40, len(line.y))
+    edges = [i * len(line.y) // count for i in range(count + 1)]
+    pairs = list(zip(edges, edges[1:], strict=False))
+    x = [sum(line.x[a:b]) / (b - a) for a, b in pairs]
+    return Line(line.label, x, [sum(line.y[a:b]) / (b - a) for a, b in pairs], line.series)
+
+
+def _spread(items: Sequence[Any], count: int) -> list[Any]:
+    """At most `count` items, evenly spread, with the first and the last."""
+    if len(items) <= count:
+        return list(items)
+    return [items[round(i * (len(items) - 1) / (count - 1))] for i in range(count)]
