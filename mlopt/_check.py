@@ -80,6 +80,8 @@ def check_reads(
                 values[source] = fresh
         with torch.enable_grad(), _Watch(watched) as watch:
             result, _ = evaluator(node, Point(values, signals, batch(node), seed(node, 0)))
+        if isinstance(node, Problem):
+            split_loss(result, node.name)
         # An upper problem may depend on its own variables through the lower ones alone.
         free = set(node.over) if isinstance(node, Problem) and graph.sweeps[node].nodes else set()
         _check_touched(node, watch.touched, free)
@@ -106,6 +108,11 @@ def _check_touched(node: Node, touched: set[tuple[Any, bool]], free: set[Variabl
             )
     for source in reads:
         if (source, True) not in touched and source not in free:
+            if isinstance(node, Problem) and source in node.over:
+                raise GraphError(
+                    f"{node.name} never uses {source.name}, which it is minimised over: use the "
+                    "argument."
+                )
             raise GraphError(
                 f"{node.name} is given {source.name} and never uses it. Remove it from given=, or "
                 "use the argument."

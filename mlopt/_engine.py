@@ -91,8 +91,9 @@ class Engine:
         self.clock = Clock(self.graph)
         streams = dict.fromkeys(s for node in self.graph.nodes for s in node.streams)
         self._feed = Feed(streams, self._seed_of_stream, self.device)
+        # A problem that waits for its start draws nothing: its stream cannot count towards it.
         self._epoch_stream: Stream | None = next(
-            (p.streams[0] for p in self.graph.problems if p.streams), None
+            (p.streams[0] for p in self.graph.problems if p.streams and not p.start), None
         )
         self._check_starts()
         self._evaluator = Evaluator(
@@ -201,11 +202,16 @@ class Engine:
             raise GraphError("Engine: no problem has an optimizer, so there is nothing to step.")
         step = self._step(self.plan(), dormant)
         self._feed.begin()
-        if self.steps == 0 and self.measurement is None:
-            with measure(self.graph.variables, self.device) as self.measurement:
+        try:
+            if self.measurement is None:
+                with measure(self.graph.variables, self.device) as measurement:
+                    outcome = step.run()
+                self.measurement = measurement
+            else:
                 outcome = step.run()
-        else:
-            outcome = step.run()
+        except BaseException:
+            self._feed.give_back()
+            raise
         self.signals = outcome.signals
         self._after(outcome)
         return outcome.metrics
@@ -227,7 +233,8 @@ class Engine:
         Args:
             steps: how many; or
             epochs: how many passes of the stream that counts epochs.
-            epoch: that stream (or its loader); by default the first problem's.
+            epoch: that stream (or its loader); by default that of the first problem which has
+                one and no start to wait for.
             validate: called after every `validate_every` epochs; returns metrics.
             validate_every: in epochs.
             callbacks: observers.
@@ -239,9 +246,10 @@ class Engine:
             NonFiniteError: as `step`.
         """
         if epoch is not None:
-            self._epoch_stream = Stream.of(epoch)
-            if self._epoch_stream not in self._feed.streams:
+            stream = Stream.of(epoch)
+            if stream not in self._feed.streams:
                 raise SettingsError("run: epoch= names a stream that no problem or signal reads.")
+            self._epoch_stream, self.epoch = stream, self._feed.passes[stream]
         if (steps is None) == (epochs is None):
             raise SettingsError("run: give either steps= or epochs=.")
         if epochs is not None and self._epoch_stream is None:
@@ -279,10 +287,9 @@ class Engine:
 
     def _non_finite(self, label: str, what: str) -> NonFiniteError:
         return NonFiniteError(
-            f"step {self.steps}: the {what} of {label} is not finite (the first problem, from the "
-            "lowest up); nothing of this step was committed. Lower its learning rate, clip its "
-            "gradient, or look at its batch; Engine(skip_nonfinite=n) goes on past n such steps "
-            "in a row.",
+            f"step {self.steps}: the {what} of {label} is not finite, the first of this step; "
+            "nothing was committed. Lower its learning rate, clip its gradient, or look at its "
+            "batch; Engine(skip_nonfinite=n) goes on past n such steps in a row.",
             problem=label,
             step=self.steps,
         )
@@ -306,6 +313,6 @@ class Engine:
         for p in self.graph.problems:
             if p.start and self._epoch_stream is None:
                 raise GraphError(
-                    f"{p.name}: start={p.start} counts epochs, and no problem has data to count "
-                    "them by."
+                    f"{p.name}: start={p.start} counts epochs, and no problem that begins at once "
+                    "has data to count them by."
                 )

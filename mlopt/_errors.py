@@ -25,8 +25,8 @@ class NonFiniteError(MloptError):
     """A loss or gradient is infinite or not a number; nothing of the step was committed.
 
     Attributes:
-        problem: label of the first problem, from the lowest level up, whose loss or gradient is not
-            finite.
+        problem: label of the first problem whose loss or gradient was not finite, in the order in
+            which the step computes them: from the lowest level up, but for `UpperFirst`.
         step: index of the step.
     """
 

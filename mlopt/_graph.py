@@ -144,14 +144,10 @@ class Graph:
             return [n for n in found if n is not node and n in below]
 
         reacting: set[Node] = set()
-        grown = [
-            n for n in below if any(r.source in upper.over and not r.stopped for r in n.reads)
-        ]
+        grown = [n for n in below if any(r.source in upper.over and not r.stopped for r in n.reads)]
         while grown:
             reacting.update(grown)
-            grown = [
-                n for n in below if n not in reacting and not reacting.isdisjoint(followed(n))
-            ]
+            grown = [n for n in below if n not in reacting and not reacting.isdisjoint(followed(n))]
         reached: list[Node] = [upper]
         walks: list[tuple[Node, Node]] = []
         for reader in reached:

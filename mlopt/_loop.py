@@ -82,7 +82,7 @@ class Loop:
             numbers = _numbers({**metrics, **signals})
             top = f"{engine.graph.labels[engine.graph.problems[-1]]}/loss"
             loss = f", {top} {numbers[top]:.4g}" if top in numbers else ""
-            bar.set_postfix_str(f"epoch {engine.epoch}{loss}")
+            bar.set_postfix_str(f"epoch {engine.epoch}{loss}", refresh=False)
             self._tell("on_log", numbers)
         if ended:
             self._tell("on_epoch", dict(engine.clock.means))

@@ -59,10 +59,10 @@ class Node:
         self.data_is_tuple = isinstance(data, tuple)  # a list is a loader: of its batches
         loaders = data if isinstance(data, tuple) else () if data is None else (data,)
         self.streams: tuple[Stream, ...] = tuple(Stream.of(x) for x in loaders)
-        self._check_signature()
         for source in (sources := [r.source for r in self.reads]):
             if sources.count(source) > 1:
                 raise GraphError(f"{self.name} reads {source.name} twice; name each source once.")
+        self._check_signature()
 
     @property
     def reads(self) -> Iterator[Read]:

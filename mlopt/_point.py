@@ -164,6 +164,8 @@ class Evaluator:
             for source, tensors in written.items():
                 binding = self.bindings[source]
                 held = binding.held()
+                if not held:
+                    continue
                 if all(t.shape == h.shape for t, h in zip(tensors, held, strict=True)):
                     torch._foreach_copy_(held, tensors)
                 else:  # a buffer that grew

@@ -18,7 +18,7 @@ __all__ = ["PerStep", "Problem", "problem"]
 
 @dataclass(frozen=True)
 class PerStep:
-    """Marks a scheduler that is stepped after every update instead of after every epoch."""
+    """Marks a scheduler that is stepped after every step that updates its problem, not every epoch."""
 
     scheduler: Any
 
@@ -138,7 +138,7 @@ def problem(
         hypergrad: how gradients of higher problems pass through this problem's solution; by default
             the engine's method.
         scheduler: a torch scheduler of the optimizer, stepped after each epoch in which the problem
-            was updated, or after each update as `PerStep(scheduler)`.
+            was updated, or after each such step as `PerStep(scheduler)`.
         clip: the greatest 2-norm of the update's gradient; look-aheads are not clipped.
         start: the epoch (from 0) of its first update; until then others read it as it stands.
         every: its updates come at every n-th step.

@@ -149,13 +149,7 @@ class Step:
         finite = torch.stack([torch.isfinite(t).to(device) for _, _, t in self._watched]).tolist()
         if all(finite):
             return True
-        rank = self.graph.rank
-        bad = [
-            (rank[n], n, what)
-            for (n, what, _), ok in zip(self._watched, finite, strict=True)
-            if not ok
-        ]
-        _, node, what = min(bad, key=lambda b: b[0])
+        node, what, _ = self._watched[finite.index(False)]  # the first that was computed
         self.outcome.failed = (self.graph.labels[node], what)
         return False
 

@@ -82,8 +82,8 @@ class Stream:
             if self._drawn == self.length:
                 self._end_pass()
             elif self.length is None:  # look one ahead, else the end of a pass would show too late
-                try:
-                    self._held.append(next(self._iterator or iter(())))
+                try:  # a loader's iterator may have no truth value: it is compared to None
+                    self._held.append(next(iter(()) if self._iterator is None else self._iterator))
                 except StopIteration:
                     self._end_pass()
         return batch
@@ -171,12 +171,14 @@ def move(batch: Any, device: torch.device | None) -> Any:
     """A batch on another device: tensors in tuples, lists and dicts, and whatever has `.to`."""
     if device is None or batch is None or isinstance(batch, str | int | float):
         return batch
+    if hasattr(batch, "to"):  # before tuples: a packed sequence is one
+        return batch.to(device, non_blocking=True)
     if isinstance(batch, dict):
         return {k: move(v, device) for k, v in batch.items()}
     if isinstance(batch, list | tuple):
         moved = [move(v, device) for v in batch]
         return type(batch)(*moved) if hasattr(batch, "_fields") else type(batch)(moved)
-    return batch.to(device, non_blocking=True) if hasattr(batch, "to") else batch
+    return batch
 
 
 def _describe(loader: Any) -> str:

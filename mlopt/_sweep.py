@@ -131,7 +131,9 @@ class Ascent:
         with torch.enable_grad():
             result, written = self.evaluator(node, base, owner=node.over, keep=keep_graph)
             loss, metrics = split_loss(result, node.name)
-            grads = _grad(loss, inputs, node.name, create_graph=keep_graph)
+            # A problem that acts through lower ones alone has no gradient while those stand still.
+            still = not loss.requires_grad and self.graph.sweeps[node].nodes
+            grads = {} if still else _grad(loss, inputs, node.name, create_graph=keep_graph)
         gradient = {k: g for k in own if (g := grads.get(k)) is not None}
         response = Response(
             name=node.name,
@@ -298,6 +300,9 @@ def split_loss(result: Any, name: str) -> tuple[Tensor, dict[str, Any]]:
         )
     if not isinstance(metrics, dict):
         raise GraphError(f"{name} returned (scalar, {type(metrics).__name__}); metrics are a dict.")
+    for taken in ("loss", "gradient_norm"):
+        if taken in metrics:
+            raise GraphError(f"{name}: the metric {taken!r} is the engine's own; rename yours.")
     return loss, metrics
 
 

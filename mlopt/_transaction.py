@@ -53,7 +53,7 @@ class Transaction:
         """
         if undoable and problem not in self._before:
             self._before[problem] = _Snapshot(problem, self.evaluator)
-        if problem.clip is not None:
+        if problem.clip is not None and gradient:
             factor = torch.clamp(problem.clip / (norm + 1e-6), max=1.0)
             clipped = torch._foreach_mul(list(gradient.values()), factor)
             gradient = dict(zip(gradient, clipped, strict=True))
@@ -80,9 +80,13 @@ class _Snapshot:
         self.values = clone([p.detach() for p in self.parameters])
         self.grads = [p.grad for p in self.parameters]
         self.state = {
-            p: {k: v.clone() if isinstance(v, Tensor) else copy.copy(v) for k, v in s.items()}
+            p: {k: v.clone() if isinstance(v, Tensor) else copy.deepcopy(v) for k, v in s.items()}
             for p, s in self.optimizer.state.items()
         }
+        self.groups = [
+            {k: copy.deepcopy(v) for k, v in g.items() if _restorable(k, v)}
+            for g in self.optimizer.param_groups
+        ]
         self.buffers = {
             v: clone(evaluator.bindings[v].held()) for v in problem.over if v in evaluator.bindings
         }
@@ -95,4 +99,13 @@ class _Snapshot:
             p.grad = grad
         self.optimizer.state.clear()
         self.optimizer.state.update(self.state)
+        for group, options in zip(self.optimizer.param_groups, self.groups, strict=True):
+            for name in [k for k, v in group.items() if _restorable(k, v) and k not in options]:
+                del group[name]
+            group.update(options)
         self.evaluator.commit(self.buffers)
+
+
+def _restorable(name: str, value: Any) -> bool:
+    """Options of a group that an optimizer may count in; tensors, as of a learning rate, stay."""
+    return name != "params" and not isinstance(value, Tensor)

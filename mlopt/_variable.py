@@ -51,6 +51,17 @@ class Variable:
         self.value = value
         self.name = name
 
+    @property
+    def tensor(self) -> Tensor:
+        """The tensor of a tensor variable; a module has several.
+
+        Raises:
+            GraphError: the variable is a module.
+        """
+        if not isinstance(self.value, Tensor):
+            raise GraphError(f"Variable {self.name!r} is a module; use .value or .parameters().")
+        return self.value
+
     def named_parameters(self) -> dict[str, Tensor]:
         """Its parameters by name, each once where tied; a tensor variable has the one name ""."""
         if isinstance(self.value, Tensor):

@@ -88,11 +88,10 @@ class OneStep(AbstractHypergradient):
         if not cotangent:
             return {}
         if self.lr is not None:
-            direction = scale(cotangent, -self.lr)
+            direction = scale(cotangent, self.lr)
         else:
             update = update_of(response.optimizer, response.name)
-            moved = update.derivative(
+            direction = update.derivative(
                 response.optimizer, response.parameters, response.gradient, cotangent
             )
-            direction = scale(moved, -1.0)
-        return self.product.mixed(response, direction, wanted)
+        return scale(self.product.mixed(response, direction, wanted), -1.0)

@@ -76,7 +76,9 @@ class AdamUpdate(AbstractUpdate):
     ) -> tuple[Any, Tensor, Tensor]:
         """The size lr / (1 - b1^t), sqrt(v / (1 - b2^t)) + eps, and v with this gradient."""
         b1, b2 = group["betas"]
-        count = state.get("step", 0) + 1
+        count = state.get("step", 0)
+        # torch keeps it in float32, in which 1 - b2^t would be good to four digits
+        count = (count.double() if isinstance(count, Tensor) else count) + 1
         second = state.get("exp_avg_sq", torch.zeros_like(step)) * b2 + (1 - b2) * step * step
         if group["amsgrad"]:
             second = torch.maximum(state.get("max_exp_avg_sq", second), second)
