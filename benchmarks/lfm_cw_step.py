@@ -1,0 +1,351 @@
+"""One LFM-CW step, three ways: mlopt, a loop written by hand, Betty 0.2.1.
+
+All three run on the same supernets and batches. The hand-written loop does the same mathematics in
+the same number of network passes, with parameters moved in place and a second copy of each network
+that looks ahead; it neither replays randomness in the networks nor protects buffers, as such loops
+do not.
+Before timing, its architecture gradient is compared with mlopt's in float64.
+
+    python benchmarks/lfm_cw_step.py --size quick --pairs 15
+    python benchmarks/lfm_cw_step.py --size c8l5 --device cuda --output benchmarks/results/x.md
+
+Times are taken in alternated pairs: a ratio holds on a noisy machine, a time does not. Betty is
+left out with a message where it is not installed:
+    pip install --ignore-requires-python --no-deps betty-ml==0.2.1
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from lfm_cw_betty import betty_step
+from lfm_cw_hand import HandLoop
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+import mlopt
+from mlopt.generators import SharedDiscriminator, discriminator_loss, generator_loss
+from mlopt.nas import Architecture, ClassLosses, Supernet
+from mlopt.report import format_table
+
+SIZES = {
+    "quick": {"channels": 8, "layers": 3, "nodes": 2, "in_channels": 1, "image": 8, "batch": 64},
+    "c8l5": {"channels": 8, "layers": 5, "nodes": 4, "in_channels": 3, "image": 16, "batch": 32},
+    "tiny": {"channels": 4, "layers": 3, "nodes": 1, "in_channels": 1, "image": 8, "batch": 8},
+}
+VARIANTS = ("first order", "one-sided", "central", "exact")
+CLASSES, NOISE = 10, 32
+LR, GAN_LR, MOMENTUM, DECAY, CLIP, RADIUS, LAMBDA = 0.025, 2e-4, 0.9, 3e-4, 5.0, 0.01, 1.0
+
+
+class Generator(nn.Module):
+    """Noise and a class to an image in [-1, 1], of any size that is a multiple of four."""
+
+    def __init__(self, channels: int, image: int) -> None:
+        super().__init__()
+        self.side = image // 4
+        self.embedding = nn.Embedding(CLASSES, 16)
+        self.start = nn.Linear(NOISE + 16, 32 * self.side**2)
+        self.layers = nn.Sequential(
+            nn.BatchNorm2d(32), nn.ReLU(), nn.ConvTranspose2d(32, 32, 4, 2, 1, bias=False),
+            nn.BatchNorm2d(32), nn.ReLU(), nn.ConvTranspose2d(32, channels, 4, 2, 1), nn.Tanh(),
+        )  # fmt: skip
+
+    def forward(self, y: Tensor) -> Tensor:
+        z = torch.randn(len(y), NOISE, device=y.device, dtype=self.start.weight.dtype)
+        h = self.start(torch.cat([z, self.embedding(y)], 1))
+        return self.layers(h.view(len(y), 32, self.side, self.side))
+
+
+@dataclass
+class World:
+    """The networks and batches of one contestant; equal seeds make equal worlds."""
+
+    a: Architecture
+    w1: Supernet
+    w2: Supernet
+    g: Generator
+    h: SharedDiscriminator
+    train: tuple[Tensor, Tensor]
+    valid: tuple[Tensor, Tensor]
+    optimizers: dict[str, torch.optim.Optimizer]
+    state: ClassLosses
+
+    @classmethod
+    def make(cls, size: str, device: str, dtype: torch.dtype = torch.float32) -> World:
+        torch.manual_seed(0)
+        c = SIZES[size]
+
+        def net() -> Supernet:
+            return Supernet(c["channels"], c["layers"], CLASSES, c["nodes"], c["in_channels"])
+
+        nets = {
+            "a": Architecture(c["nodes"]),
+            "w1": net(),
+            "w2": net(),
+            "g": Generator(c["in_channels"], c["image"]),
+            "h": SharedDiscriminator(net(), CLASSES),
+        }
+        for module in nets.values():
+            module.to(device, dtype)
+
+        def batch() -> tuple[Tensor, Tensor]:
+            x = torch.randn(c["batch"], c["in_channels"], c["image"], c["image"], dtype=dtype)
+            y = torch.cat([torch.arange(CLASSES), torch.randint(CLASSES, (c["batch"],))])[
+                : c["batch"]
+            ]
+            return x.to(device), y.to(device)
+
+        def sgd(m: nn.Module) -> torch.optim.Optimizer:
+            return torch.optim.SGD(m.parameters(), LR, momentum=MOMENTUM, weight_decay=DECAY)
+
+        def adam(m: nn.Module, lr: float, decay: float = 0.0) -> torch.optim.Optimizer:
+            return torch.optim.Adam(m.parameters(), lr, (0.5, 0.999), weight_decay=decay)
+
+        optimizers = {"w1": sgd(nets["w1"]), "w2": sgd(nets["w2"]), "g": adam(nets["g"], GAN_LR),
+                      "h": adam(nets["h"], GAN_LR), "a": adam(nets["a"], 3e-4, 1e-3)}  # fmt: skip
+        state = ClassLosses(CLASSES).to(device, dtype)
+        return cls(**nets, train=batch(), valid=batch(), optimizers=optimizers, state=state)
+
+
+def engine(
+    world: World, variant: str
+) -> tuple[mlopt.Engine, dict[str, mlopt.Problem | mlopt.Signal]]:
+    """The graph of `examples/lfm_cw_darts.py` over fixed batches."""
+    product = {
+        "first order": None,
+        "one-sided": mlopt.OneSided(RADIUS),
+        "central": mlopt.Central(RADIUS),
+        "exact": mlopt.Exact(),
+    }[variant]
+    first = product is None
+    method = mlopt.Frozen() if first else mlopt.OneStep(product=product)
+    gan = mlopt.Frozen() if first else mlopt.OneStep(GAN_LR, product)
+    A, W1, W2, G, H = (mlopt.Variable(getattr(world, n), n) for n in ("a", "w1", "w2", "g", "h"))
+    train, valid, o = mlopt.Stream([world.train]), mlopt.Stream([world.valid]), world.optimizers
+
+    @mlopt.problem(over=W1, given=[A], data=train, optimizer=o["w1"], clip=CLIP)
+    def stage1(w1, a, batch):
+        x, y = batch
+        return cross_entropy(w1(x, a()), y)
+
+    @mlopt.problem(over=H, given=[G, A], data=train, optimizer=o["h"], hypergrad=mlopt.Frozen())
+    def discriminator(h, g, a, batch):
+        x, y = batch
+        return discriminator_loss(h(x, y, a()), h(g(y), y, a()))
+
+    @mlopt.problem(over=G, given=[H, A], data=train, optimizer=o["g"], hypergrad=gan)
+    def generator(g, h, a, batch):
+        _, y = batch
+        return generator_loss(h(g(y), y, a()))
+
+    @mlopt.signal(given=[W1, A], data=valid, state=world.state)
+    def class_losses(w1, a, batch):
+        x, y = batch
+        return world.state(cross_entropy(w1(x, a()), y, reduction="none"), y)
+
+    @mlopt.signal(given=[G], data=train)
+    def synthetic(g, batch):
+        return g(batch[1])
+
+    @mlopt.problem(
+        over=W2, given=[A, class_losses, synthetic], data=train, optimizer=o["w2"], clip=CLIP
+    )
+    def stage2(w2, a, weights, fake, batch):
+        x, y = batch
+        mistakes = cross_entropy(w2(fake, a()), y, reduction="none")
+        return cross_entropy(w2(x, a()), y) + LAMBDA * (weights[y] * mistakes).mean()
+
+    @mlopt.problem(over=A, given=[W2], data=valid, optimizer=o["a"])
+    def stage3(a, w2, batch):
+        x, y = batch
+        return cross_entropy(w2(x, a()), y)
+
+    nodes = [stage1, discriminator, generator, class_losses, synthetic, stage2, stage3]
+    schedule = mlopt.Sequential() if first else mlopt.Simultaneous()
+    made = mlopt.Engine(nodes, hypergrad=method, schedule=schedule)
+    return made, {n.name: n for n in nodes}
+
+
+def check(size: str, variant: str) -> float:
+    """Relative difference of A's gradient, hand-written against mlopt, in float64."""
+    ours, theirs = (World.make(size, "cpu", torch.float64) for _ in range(2))
+    made, nodes = engine(ours, variant)
+    seeds = {name: made.seed_of(node) for name, node in nodes.items()}
+    made.step()
+    a = torch.cat([p.grad.flatten() for p in ours.a.parameters()])
+    HandLoop(theirs, variant).step(seeds)
+    b = torch.cat([p.grad.flatten() for p in theirs.a.parameters()])
+    return float((a - b).norm() / b.norm())
+
+
+def contestant(name: str, variant: str, size: str, device: str) -> Callable[[], None]:
+    """A function that takes one step."""
+    world = World.make(size, device)
+    if name == "mlopt":
+        made = engine(world, variant)[0]
+        return lambda: made.step() and None
+    if name == "hand":
+        return HandLoop(world, variant).step
+    return betty_step(world, device, CLIP, LAMBDA)
+
+
+class Passes:
+    """Counts forward passes of the networks that contain A."""
+
+    def __enter__(self) -> Passes:
+        self.count, self.plain = 0, Supernet.features
+
+        def counted(net: Supernet, *args):
+            self.count += 1
+            return self.plain(net, *args)
+
+        Supernet.features = counted
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        Supernet.features = self.plain
+
+
+def seconds(step: Callable[[], None], device: str) -> float:
+    began = time.perf_counter()
+    step()
+    if device != "cpu":
+        torch.cuda.synchronize()
+    return time.perf_counter() - began
+
+
+def pairs(
+    one: Callable[[], None], two: Callable[[], None], count: int, device: str
+) -> dict[str, float]:
+    """Median seconds of both, median and quartiles of the ratio one/two; in alternated order."""
+    for step in (one, two, one, two):
+        step()
+    first, second = [], []
+    for i in range(count):
+        for step, times in (
+            ((one, first), (two, second)) if i % 2 else ((two, second), (one, first))
+        ):
+            times.append(seconds(step, device))
+    ratios = [a / b for a, b in zip(first, second, strict=True)]
+    low, middle, high = statistics.quantiles(ratios, n=4)
+    return {
+        "one": statistics.median(first),
+        "two": statistics.median(second),
+        "ratio": middle,
+        "low": low,
+        "high": high,
+    }
+
+
+def peak_memory(name: str, variant: str, size: str, device: str) -> float:
+    """MiB that three steps need, beyond what is there before the first: in a process of its own."""
+    command = [
+        sys.executable,
+        __file__,
+        "--memory",
+        name,
+        variant,
+        "--size",
+        size,
+        "--device",
+        device,
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return float(done.stdout.split()[-1])
+
+
+def measure_memory(name: str, variant: str, size: str, device: str) -> None:
+    step = contestant(name, variant, size, device)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    if device != "cpu":
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated() / 2**20
+    for _ in range(3):
+        step()
+    after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    print((torch.cuda.max_memory_allocated() / 2**20 if device != "cpu" else after) - before)
+
+
+def compare(variant: str, size: str, device: str, count: int, betty: bool) -> dict[str, object]:
+    """One row of the table."""
+    mlopt_step, hand_step, hand_again = (
+        contestant(name, variant, size, device) for name in ("mlopt", "hand", "hand")
+    )
+    row: dict[str, object] = {"": variant, "difference": f"{check('tiny', variant):.0e}"}
+    row["passes mlopt / hand"] = f"{count_passes(mlopt_step)} / {count_passes(hand_step)}"
+    found = pairs(mlopt_step, hand_step, count, device)
+    row["mlopt, ms"], row["hand, ms"] = 1e3 * found["one"], 1e3 * found["two"]
+    row["mlopt / hand"] = show(found)
+    row["hand / hand"] = show(pairs(hand_again, hand_step, count, device))
+    if betty and variant != "first order":
+        betty_contestant = contestant("betty", variant, size, device)
+        row["Betty / mlopt"] = show(pairs(betty_contestant, mlopt_step, count, device))
+    for name in ("mlopt", "hand"):
+        row[f"{name}, MiB"] = round(peak_memory(name, variant, size, device))
+    return row
+
+
+def count_passes(step: Callable[[], None]) -> int:
+    step()
+    with Passes() as passes:
+        step()
+    return passes.count
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--size", choices=SIZES, default="quick")
+    parser.add_argument("--pairs", type=int, default=15)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--output", type=Path)
+    parser.add_argument("--memory", nargs=2, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    size, device = options.size, options.device
+    if options.memory:
+        measure_memory(*options.memory, size, device)
+        return
+    betty = betty_step(None, device, CLIP, LAMBDA) is not None
+    rows = []
+    for variant in VARIANTS:
+        rows.append(compare(variant, size, device, options.pairs, betty))
+        print(rows[-1], flush=True)
+    last = "Betty is not installed here."
+    if betty:
+        passes = count_passes(contestant("betty", "central", size, device))
+        memory = peak_memory("betty", "central", size, device)
+        last = f"Betty (type darts): {passes} passes, {memory:.0f} MiB."
+    threads = f"{torch.get_num_threads()} CPU threads"
+    machine = torch.cuda.get_device_name() if device != "cpu" else threads
+    text = (
+        f"# One LFM-CW step, size {size}\n\n{SIZES[size]}\n\n`python {' '.join(sys.argv)}`\n\n"
+        f"{machine}, {platform.machine()}, torch {torch.__version__}, Python "
+        f"{platform.python_version()}, {datetime.date.today()}; {options.pairs} alternated pairs. "
+        "Ratios: median [quartiles]. Difference: of A's gradient between mlopt and the loop, "
+        "relative, in float64. MiB: needed by three steps beyond what was there before.\n\n"
+        f"{format_table(rows, markdown=True)}\n\n{last}\n"
+    )
+    print(text)
+    if options.output:
+        options.output.write_text(text, encoding="utf-8")
+
+
+def show(found: dict[str, float]) -> str:
+    return f"{found['ratio']:.3f} [{found['low']:.3f}, {found['high']:.3f}]"
+
+
+if __name__ == "__main__":
+    main()

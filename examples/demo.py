@@ -1,0 +1,124 @@
+"""LFM-CW and plain DARTS side by side: same data, same budget of epochs, same seeds; one table.
+
+python examples/demo.py                     # one seed: what `make demo` runs
+python examples/demo.py --seeds 0 1 2 --table benchmarks/results/digits_quick.md
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import datetime
+import platform
+import statistics
+import sys
+from pathlib import Path
+from typing import Any
+
+import darts
+import lfm_cw_darts
+import torch
+from pipeline import load_data, result_table, run, save_result
+from settings import Settings, read_preset
+
+import mlopt
+from mlopt.report import RunFolder, write_report
+
+
+def compare(s: Settings, root: Path) -> list[dict[str, Any]]:
+    """Both schemes with one seed; the report shows both, DARTS from a folder inside the other's."""
+    print(f"LFM-CW on {s.dataset}, seed {s.seed}, into {root}")
+    main_run = dataclasses.replace(s, run_folder=str(root))
+    rows = run("lfm_cw_darts", lfm_cw_darts.scheme, main_run, plain=True)
+    print(f"\nplain DARTS, same budget and seed, into {root / 'darts'}")
+    plain_run = dataclasses.replace(s, run_folder=str(root / "darts"))
+    plain = run("darts", darts.scheme, plain_run, plain=False)
+    together = [rows[0], plain[0], *rows[1:]]
+    with RunFolder.open(root) as folder:
+        save_result(folder, "lfm_cw_darts", load_data(s), together)
+        write_report(folder)
+    return together
+
+
+def free_folder(s: Settings) -> Path:
+    """runs/demo-..., or the next number: an earlier run is never overwritten."""
+    if s.run_folder:
+        return Path(s.run_folder)
+    first = Path(f"runs/demo-{s.dataset}-seed{s.seed}")
+    candidates = [first, *(first.with_name(f"{first.name}-{n}") for n in range(2, 1000))]
+    return next(path for path in candidates if not path.exists())
+
+
+def over_seeds(tables: list[list[dict[str, Any]]], seeds: list[int]) -> list[dict[str, Any]]:
+    """A row for each seed and scheme, then the means with the deviation over seeds."""
+    rows = [
+        {**row, "name": f"{row['name']}, seed {seed}"}
+        for seed, table in zip(seeds, tables, strict=True)
+        for row in table[:2]
+    ]
+    for index in range(2):
+        errors = [table[index]["test_error"] for table in tables]
+        rows.append(
+            {
+                "name": f"{tables[0][index]['name']}, mean of {len(seeds)}",
+                "search_seconds": statistics.mean(
+                    table[index]["search_seconds"] for table in tables
+                ),
+                "passes": tables[0][index]["passes"],
+                "test_error": statistics.mean(errors),
+                "standard_error": statistics.stdev(errors) / len(errors) ** 0.5,
+            }
+        )
+    return rows + tables[0][2:]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--preset", default="quick")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--table", type=Path, help="write the table as Markdown, too")
+    options = parser.parse_args()
+    try:
+        preset = read_preset(options.preset)
+        tables, reports = [], []
+        for seed in options.seeds:
+            s = Settings(**{**preset, "seed": seed, "device": options.device})
+            root = free_folder(s)
+            tables.append(compare(s, root))
+            reports.append(root / "report.html")
+    except mlopt.MloptError as error:
+        sys.exit(f"error: {error}")
+    rows = tables[0] if len(tables) == 1 else over_seeds(tables, options.seeds)
+    print("\n" + result_table(rows) + "\n")
+    print(note(tables[0], options.seeds))
+    print(f"report: {' '.join(str(path.resolve()) for path in reports)}")
+    if options.table:
+        options.table.write_text(markdown(rows, options.seeds, tables[0]), encoding="utf-8")
+
+
+def note(table: list[dict[str, Any]], seeds: list[int]) -> str:
+    """What the table can say, and what it cannot."""
+    if len(seeds) > 1:
+        return "The standard error of a mean is that of the mean over seeds."
+    both = sum(row["standard_error"] ** 2 for row in table[:2]) ** 0.5
+    return (
+        f"One seed: the difference of the two test errors has a standard error of about {both:.2f} "
+        "percentage points from the test set alone; smaller differences say nothing."
+    )
+
+
+def markdown(rows: list[dict[str, Any]], seeds: list[int], table: list[dict[str, Any]]) -> str:
+    """The table with what is needed to make it again."""
+    return (
+        f"# LFM-CW and DARTS on the digits, quick preset\n\n`python {' '.join(sys.argv)}`\n\n"
+        f"{torch.get_num_threads()} CPU threads, {platform.machine()}, torch {torch.__version__}, "
+        f"Python {platform.python_version()}, {datetime.date.today()}. {note(table, seeds)} "
+        f"Times are of a shared machine.\n\n{result_table(rows, markdown=True)}\n"
+    )
+
+
+if __name__ == "__main__":
+    main()
