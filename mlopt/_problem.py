@@ -18,7 +18,7 @@ __all__ = ["PerStep", "Problem", "problem"]
 
 @dataclass(frozen=True)
 class PerStep:
-    """Marks a scheduler that is stepped after every step that updates its problem, not every epoch."""
+    """Marks a scheduler to be stepped after each step that updates its problem."""
 
     scheduler: Any
 

@@ -1,0 +1,307 @@
+"""Oracles: naive programs that share no code with the engine.
+
+`Composed` writes the look-aheads of a list of problems as one differentiable program. It knows the
+order of the list and the methods, and how a function was declared; nothing of sweeps or cotangents.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import mlopt
+
+Values = dict[str, Tensor]
+
+
+def materialise(module: nn.Module, tensors: Values) -> nn.Module:
+    """A copy of a module with plain tensors for parameters, tied ones in every place."""
+    names = {id(p): name for name, p in module.named_parameters()}
+    memo: dict[int, Any] = {id(p): p for p in module.parameters()}
+    twin = copy.deepcopy(module, memo)
+    for part in twin.modules():
+        for key, parameter in list(part._parameters.items()):
+            if parameter is not None:
+                del part._parameters[key]
+                setattr(part, key, tensors[names[id(parameter)]])
+    return twin
+
+
+def sgd_step(group: dict[str, Any], state: dict[str, Any], w: Tensor, g: Tensor) -> Tensor:
+    """What torch.optim.SGD does, for one tensor, differentiable in g."""
+    d = -g if group["maximize"] else g
+    d = d + group["weight_decay"] * w
+    if group["momentum"] == 0:
+        return w - group["lr"] * d
+    buffer = state.get("momentum_buffer")
+    b = d if buffer is None else group["momentum"] * buffer + (1 - group["dampening"]) * d
+    return w - group["lr"] * (d + group["momentum"] * b if group["nesterov"] else b)
+
+
+def adam_step(group: dict[str, Any], state: dict[str, Any], w: Tensor, g: Tensor) -> Tensor:
+    """What torch.optim.Adam (or AdamW) does, differentiable in g with the second moment held."""
+    b1, b2 = group["betas"]
+    d = -g if group["maximize"] else g
+    if not group["decoupled_weight_decay"]:
+        d = d + group["weight_decay"] * w
+    t = float(state["step"]) + 1 if state else 1.0
+    m = b1 * state.get("exp_avg", 0.0) + (1 - b1) * d
+    v = b2 * state.get("exp_avg_sq", 0.0) + (1 - b2) * d.detach() ** 2
+    if group["amsgrad"]:
+        v = torch.maximum(v, state.get("max_exp_avg_sq", v))
+    if group["decoupled_weight_decay"]:
+        w = w * (1 - group["lr"] * group["weight_decay"])
+    scale = (v / (1 - b2**t)).sqrt() + group["eps"]
+    return w - group["lr"] / (1 - b1**t) * m / scale
+
+
+def optimizer_step(optimizer: Any, parameter: Tensor, w: Tensor, g: Tensor) -> Tensor:
+    """The update of one parameter by its optimizer, as a differentiable function of (w, g)."""
+    for group in optimizer.param_groups:
+        if any(p is parameter for p in group["params"]):
+            rule = sgd_step if isinstance(optimizer, torch.optim.SGD) else adam_step
+            return rule(group, dict(optimizer.state.get(parameter, {})), w, g)
+    return w
+
+
+def torch_update(
+    optimizer: Any,
+    parameters: list[Tensor],
+    gradients: list[Tensor | None],
+    edit: Callable[[Any, list[Tensor]], None] | None = None,
+) -> list[Tensor]:
+    """What torch's own `step()` gives, on copies of the optimizer and the parameters."""
+    clones = {id(p): nn.Parameter(p.detach().clone()) for p in parameters}
+    memo: dict[int, Any] = dict(clones)
+    for group in optimizer.param_groups:
+        for p in group["params"]:
+            memo.setdefault(id(p), nn.Parameter(p.detach().clone()))
+    twin = copy.deepcopy(optimizer, memo)
+    ordered = [clones[id(p)] for p in parameters]
+    if edit is not None:
+        edit(twin, ordered)
+    for clone, gradient in zip(ordered, gradients, strict=True):
+        clone.grad = None if gradient is None else gradient.detach().clone()
+    twin.step()
+    return [c.detach() for c in ordered]
+
+
+def numerical_derivative(f: Callable[[Tensor], Tensor], x: Tensor, h: float = 1e-5) -> Tensor:
+    """The dense Jacobian of f at x, by central differences: (size of f) x (size of x)."""
+    columns = []
+    for i in range(x.numel()):
+        e = torch.zeros_like(x).view(-1)
+        e[i] = h
+        e = e.view_as(x)
+        columns.append(((f(x + e) - f(x - e)) / (2 * h)).reshape(-1))
+    return torch.stack(columns, dim=1)
+
+
+class Composed:
+    """The step map of a list of problems: every lower value written as a function of the upper one.
+
+    Args:
+        nodes: as given to the engine.
+        default: the engine's method.
+        batch: (node) -> the batch of a node with data.
+        seed: (node) -> the seed of its evaluations, if it draws.
+    """
+
+    def __init__(
+        self,
+        nodes: list[Any],
+        default: Any = None,
+        batch: Callable[[Any], Any] | None = None,
+        seed: Callable[[Any], int] | None = None,
+    ) -> None:
+        self.nodes, self.default, self.batch, self.seed = list(nodes), default, batch, seed
+        self.place = {node: i for i, node in enumerate(self.nodes)}
+        self.owner = {v: p for p in nodes if isinstance(p, mlopt.Problem) for v in p.over}
+
+    def method(self, problem: Any) -> Any:
+        return problem.hypergrad or self.default or mlopt.Frozen()
+
+    def trainable(self, problem: Any) -> list[tuple[Any, str, Tensor]]:
+        """(variable, name, parameter) of what the problem's optimizer would change."""
+        held = None
+        if problem.optimizer is not None:
+            held = [p for group in problem.optimizer.param_groups for p in group["params"]]
+        return [
+            (v, name, p)
+            for v in problem.over
+            for name, p in v.named_parameters().items()
+            if p.requires_grad and (held is None or any(p is q for q in held))
+        ]
+
+    def hypergradient(self, upper: Any) -> dict[Any, dict[str, Tensor | None]]:
+        """The derivative of the upper objective composed with all look-aheads below it."""
+        loss, leaves = self.loss(upper)
+        grads = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True)
+        out: dict[Any, dict[str, Tensor | None]] = {v: {} for v in upper.over}
+        for (v, name), g in zip(leaves, grads, strict=True):
+            out[v][name] = g
+        return out
+
+    def loss(self, upper: Any) -> tuple[Tensor, dict[Any, Tensor]]:
+        """The upper objective as a function of the upper variables, which are its leaves."""
+        leaves = self._leaves(upper)
+        seen = self._climb(upper, leaves)
+        return self._objective(upper, seen(upper)), leaves
+
+    def solution(self, problem: Any) -> tuple[dict[Any, Tensor], dict[Any, Tensor]]:
+        """A problem's solution as a function of all that it reads, which are the leaves."""
+        given = self._climb(problem, {})(problem)
+        own = {(v, name) for v, name, _ in self.trainable(problem)}
+        leaves: dict[Any, Tensor] = {}
+        for source, value in given.items():
+            parts = _parts(value)
+            for name, t in parts.items():
+                if source not in problem.over and t.is_floating_point():
+                    parts[name] = leaves[source, name] = t.detach().requires_grad_()
+            given[source] = _rejoin(value, parts)
+        solved = self._solve(problem, given)
+        return {(v, n): solved[v][n] for v, n in own}, leaves
+
+    # The program.
+
+    def _leaves(self, problem: Any) -> dict[Any, Tensor]:
+        return {
+            (v, name): p.detach().clone().requires_grad_() for v, name, p in self.trainable(problem)
+        }
+
+    def _climb(self, last: Any, leaves: dict[Any, Tensor]) -> Callable[[Any], dict[Any, Any]]:
+        """Compute everything below `last`; returns (node) -> what it reads, by source."""
+        standing: dict[Any, Values] = {
+            v: {name: leaves.get((v, name), p.detach()) for name, p in v.named_parameters().items()}
+            for v in self.owner
+        }
+        solved: dict[Any, Values] = {}
+        signals: dict[Any, Any] = {}
+
+        def seen(node: Any) -> dict[Any, Any]:
+            out: dict[Any, Any] = {}
+            for argument in node.arguments:
+                for read in argument.reads:
+                    if isinstance(read.source, mlopt.Signal):
+                        value = signals[read.source]
+                    elif self.place[self.owner[read.source]] < self.place[node]:
+                        value = solved[read.source]
+                    else:
+                        value = standing[read.source]
+                    if read.stopped:
+                        value = _rejoin(value, {k: t.detach() for k, t in _parts(value).items()})
+                    out[read.source] = value
+            return out
+
+        for node in self.nodes[: self.place[last]]:
+            if isinstance(node, mlopt.Signal):
+                signals[node] = self._call(node, seen(node))
+            else:
+                solved.update(self._solve(node, seen(node)))
+        return seen
+
+    def _solve(self, problem: Any, given: dict[Any, Any]) -> dict[Any, Values]:
+        own = self._leaves(problem)
+        given = dict(given)
+        for v in problem.over:
+            given[v] = {k: own.get((v, k), t.detach()) for k, t in given[v].items()}
+        method = self.method(problem)
+        moved = dict(own)
+        if not isinstance(method, mlopt.Frozen):
+            loss = self._objective(problem, given)
+            grads = torch.autograd.grad(
+                loss, list(own.values()), create_graph=True, allow_unused=True
+            )
+            inner = method.method if isinstance(method, mlopt.StopGradient) else method
+            for (v, name, p), g in zip(self.trainable(problem), grads, strict=True):
+                w = own[v, name].detach()
+                if g is None:
+                    moved[v, name] = w
+                elif inner.lr is not None:
+                    moved[v, name] = w - inner.lr * g
+                else:
+                    moved[v, name] = optimizer_step(problem.optimizer, p, w, g)
+        if not isinstance(method, mlopt.OneStep):
+            moved = {k: t.detach() for k, t in moved.items()}
+        return {
+            v: {k: moved.get((v, k), t.detach()) for k, t in given[v].items()} for v in problem.over
+        }
+
+    def _objective(self, problem: Any, given: dict[Any, Any]) -> Tensor:
+        result = self._call(problem, given)
+        return result[0] if isinstance(result, tuple) else result
+
+    def _call(self, node: Any, given: dict[Any, Any]) -> Any:
+        arguments: list[Any] = []
+        for argument in node.arguments:
+            values = [_present(read.source, given[read.source]) for read in argument.reads]
+            arguments.append(values if argument.is_list else values[0])
+        if node.streams:
+            assert self.batch is not None
+            arguments.append(self.batch(node))
+        if self.seed is None:
+            return node.fn(*arguments)
+        cuda = list(range(torch.cuda.device_count())) if torch.cuda.is_available() else []
+        with torch.random.fork_rng(devices=cuda):
+            torch.manual_seed(self.seed(node))
+            return node.fn(*arguments)
+
+
+def _present(source: Any, value: Any) -> Any:
+    if isinstance(source, mlopt.Signal):
+        return value
+    return value[""] if isinstance(source.value, Tensor) else materialise(source.value, value)
+
+
+def _parts(value: Any) -> Values:
+    if isinstance(value, Tensor):
+        return {"": value}
+    if isinstance(value, dict):
+        return dict(value)
+    return {str(i): t for i, t in enumerate(value)}
+
+
+def _rejoin(value: Any, parts: Values) -> Any:
+    if isinstance(value, Tensor):
+        return parts[""]
+    return dict(parts) if isinstance(value, dict) else tuple(parts.values())
+
+
+def relative_error(found: Tensor, expected: Tensor) -> float:
+    """The 2-norm of the difference over that of what is expected."""
+    size = torch.linalg.vector_norm(expected).item()
+    return torch.linalg.vector_norm(found - expected).item() / size if size else float("inf")
+
+
+def assert_close(found: Tensor, expected: Tensor, tolerance: float, what: str = "") -> None:
+    """Relative to the size of what is expected; exactly zero where zero is expected."""
+    assert found.shape == expected.shape, what
+    if not expected.any():
+        assert not found.any(), f"{what}: expected exactly zero, got {found}"
+        return
+    error = relative_error(found, expected)
+    assert error <= tolerance, f"{what}: relative error {error:.3g} > {tolerance:g}"
+
+
+def assert_same_gradients(
+    found: dict[Any, dict[str, Tensor]],
+    expected: dict[Any, dict[str, Tensor | None]],
+    tolerance: float,
+    what: str = "",
+) -> None:
+    """Every tensor by itself; one that nothing depends on may be absent or zero."""
+    assert set(found) == set(expected), what
+    for v, tensors in expected.items():
+        assert set(found[v]) <= set(tensors), f"{what} {v.name}"
+        for name, e in tensors.items():
+            f = found[v].get(name)
+            label = f"{what} {v.name}.{name}"
+            if e is None or not e.any():
+                assert f is None or not f.any(), f"{label}: expected nothing"
+            else:
+                assert f is not None, f"{label}: absent"
+                assert_close(f, e, tolerance, label)

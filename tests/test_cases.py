@@ -1,0 +1,105 @@
+"""The pullback law, and the sweep law, for every method on every graph of the table."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from cases import GRAPHS, METHODS, MethodRow, Recorder, tensor
+from oracles import Composed, assert_close, assert_same_gradients
+
+import mlopt
+
+# Nothing at all comes to the hyperparameters unless the lower problem responds: a test below.
+PAIRS = [
+    (graph, row)
+    for graph in GRAPHS
+    for row in METHODS
+    if graph != "hyperparameter" or row.method().responds
+]
+
+
+@pytest.mark.parametrize(("graph", "row"), PAIRS, ids=[f"{g}-{r.name}" for g, r in PAIRS])
+def test_pullback_law(graph: str, row: MethodRow, device: torch.device) -> None:
+    recorders: list[Recorder] = []
+
+    def method() -> Recorder:
+        recorders.append(Recorder(row.method()))
+        return recorders[-1]
+
+    case = GRAPHS[graph](device, method, row.optimizer)
+    engine = mlopt.Engine(case.nodes, device=device)
+    engine.hypergradient(case.upper)
+    if isinstance(row.method(), mlopt.Frozen):
+        assert not any(r.responses or r.cotangents for r in recorders)
+        return
+    for problem, recorder in zip(case.lowers, recorders, strict=True):
+        assert len(recorder.responses) == 1  # one base evaluation serves update and look-ahead
+        assert len(recorder.cotangents) == row.method().responds  # visited once, with the sum
+        response, inner = recorder.responses[0], recorder.method
+        # the oracle runs on the same declarations, with the plain methods in the recorders' place
+        oracle = Composed(case.nodes, batch=case.batch, seed=engine.seed_of)
+        oracle.method = lambda p: (
+            p.hypergrad.method
+            if isinstance(p.hypergrad, Recorder)
+            else (p.hypergrad or mlopt.Frozen())
+        )
+        expected, leaves = oracle.solution(problem)
+        found = inner.solution(response)
+        cotangent = {k: tensor(device, 90 + i, *t.shape) for i, (k, t) in enumerate(found.items())}
+        for key, solved in expected.items():
+            assert_close(found[key].detach(), solved.detach(), 1e-12, f"solution {key}")
+        wanted = list(response.arguments)
+        pulled = inner.pullback(response, cotangent, wanted)
+        if not inner.responds:
+            assert pulled == {}
+            continue
+        assert wanted
+        grads = torch.autograd.grad(
+            [expected[k] for k in cotangent if expected[k].requires_grad],
+            [leaves[k] for k in wanted],
+            [c for k, c in cotangent.items() if expected[k].requires_grad],
+            allow_unused=True,
+        )
+        assert set(pulled) == {k for k, g in zip(wanted, grads, strict=True) if g is not None}
+        for key, g in zip(wanted, grads, strict=True):
+            if g is not None:
+                assert_close(pulled[key], g, row.tolerance, f"{problem.name} {key}")
+        zero = {k: torch.zeros_like(c) for k, c in cotangent.items()}
+        for key, g in inner.pullback(response, zero, wanted).items():
+            assert torch.equal(g, torch.zeros_like(g)), f"{problem.name} {key}: not exactly zero"
+
+
+@pytest.mark.parametrize(("graph", "row"), PAIRS, ids=[f"{g}-{r.name}" for g, r in PAIRS])
+def test_sweep_law(graph: str, row: MethodRow, device: torch.device) -> None:
+    case = GRAPHS[graph](device, row.method, row.optimizer)
+    engine = mlopt.Engine(case.nodes, device=device)
+    oracle = Composed(case.nodes, batch=case.batch, seed=engine.seed_of)
+    for problem in (p for p in case.nodes if isinstance(p, mlopt.Problem)):
+        found = engine.hypergradient(problem)
+        expected = oracle.hypergradient(problem)
+        assert_same_gradients(found, expected, row.tolerance, problem.name)
+        again = engine.hypergradient(problem)
+        assert all(torch.equal(t, again[v][k]) for v in found for k, t in found[v].items())
+
+
+@pytest.mark.parametrize("graph", GRAPHS)
+def test_the_response_is_a_good_part_of_the_hypergradient(graph: str, device: torch.device) -> None:
+    """Else the tolerances above would test the direct term alone."""
+
+    def total(method) -> torch.Tensor:
+        case = GRAPHS[graph](device, method, lambda p: torch.optim.SGD(p, lr=0.1))
+        engine = mlopt.Engine(case.nodes, device=device)
+        tensors = engine.hypergradient(case.upper)
+        return torch.cat(
+            [t.flatten() for v in tensors.values() for t in v.values()]
+            or [torch.zeros(4, device=device)]
+        )
+
+    full = total(lambda: mlopt.OneStep(lr=0.5))
+    if graph == "hyperparameter":
+        assert full.norm() > 0
+        with pytest.raises(mlopt.GraphError, match="minimised over"):
+            total(mlopt.Frozen)
+        return
+    direct = total(lambda: mlopt.StopGradient(mlopt.OneStep(lr=0.5)))
+    assert (full - direct).norm() > 0.05 * full.norm()
