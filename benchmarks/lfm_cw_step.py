@@ -9,7 +9,7 @@ Before timing, its architecture gradient is compared with mlopt's in float64.
     python benchmarks/lfm_cw_step.py --size quick --pairs 15
     python benchmarks/lfm_cw_step.py --size c8l5 --device cuda --output benchmarks/results/x.md
 
-Times are taken in alternated pairs: a ratio holds on a noisy machine, a time does not. Betty is
+Times are taken in alternated rounds: a ratio holds on a noisy machine, a time does not. Betty is
 left out with a message where it is not installed:
     pip install --ignore-requires-python --no-deps betty-ml==0.2.1
 """
@@ -40,7 +40,7 @@ from mlopt.nas import Architecture, ClassLosses, Supernet
 from mlopt.report import format_table
 
 SIZES = {
-    "quick": {"channels": 8, "layers": 3, "nodes": 2, "in_channels": 1, "image": 8, "batch": 64},
+    "quick": {"channels": 4, "layers": 3, "nodes": 2, "in_channels": 1, "image": 8, "batch": 64},
     "c8l5": {"channels": 8, "layers": 5, "nodes": 4, "in_channels": 3, "image": 16, "batch": 32},
     "tiny": {"channels": 4, "layers": 3, "nodes": 1, "in_channels": 1, "image": 8, "batch": 8},
 }
@@ -226,27 +226,22 @@ def seconds(step: Callable[[], None], device: str) -> float:
     return time.perf_counter() - began
 
 
-def pairs(
-    one: Callable[[], None], two: Callable[[], None], count: int, device: str
-) -> dict[str, float]:
-    """Median seconds of both, median and quartiles of the ratio one/two; in alternated order."""
-    for step in (one, two, one, two):
+def rounds(steps: dict[str, Callable[[], None]], count: int, device: str) -> dict[str, list[float]]:
+    """Seconds of each contestant's steps, taken in rounds; the order turns with every round."""
+    for step in [*steps.values(), *steps.values()]:
         step()
-    first, second = [], []
+    times: dict[str, list[float]] = {name: [] for name in steps}
+    names = list(steps)
     for i in range(count):
-        for step, times in (
-            ((one, first), (two, second)) if i % 2 else ((two, second), (one, first))
-        ):
-            times.append(seconds(step, device))
-    ratios = [a / b for a, b in zip(first, second, strict=True)]
-    low, middle, high = statistics.quantiles(ratios, n=4)
-    return {
-        "one": statistics.median(first),
-        "two": statistics.median(second),
-        "ratio": middle,
-        "low": low,
-        "high": high,
-    }
+        for name in names[i % len(names) :] + names[: i % len(names)]:
+            times[name].append(seconds(steps[name], device))
+    return times
+
+
+def ratio(one: list[float], two: list[float]) -> str:
+    """Median and quartiles of the ratio one/two, pair by pair."""
+    low, middle, high = statistics.quantiles([a / b for a, b in zip(one, two, strict=True)], n=4)
+    return f"{middle:.3f} [{low:.3f}, {high:.3f}]"
 
 
 def peak_memory(name: str, variant: str, size: str, device: str) -> float:
@@ -280,18 +275,18 @@ def measure_memory(name: str, variant: str, size: str, device: str) -> None:
 
 def compare(variant: str, size: str, device: str, count: int, betty: bool) -> dict[str, object]:
     """One row of the table."""
-    mlopt_step, hand_step, hand_again = (
-        contestant(name, variant, size, device) for name in ("mlopt", "hand", "hand")
-    )
+    steps = {name: contestant(name, variant, size, device) for name in ("mlopt", "hand")}
+    steps["hand again"] = contestant("hand", variant, size, device)
+    if betty and variant in ("one-sided", "central"):
+        steps["betty"] = contestant("betty", variant, size, device)
     row: dict[str, object] = {"": variant, "difference": f"{check('tiny', variant):.0e}"}
-    row["passes mlopt / hand"] = f"{count_passes(mlopt_step)} / {count_passes(hand_step)}"
-    found = pairs(mlopt_step, hand_step, count, device)
-    row["mlopt, ms"], row["hand, ms"] = 1e3 * found["one"], 1e3 * found["two"]
-    row["mlopt / hand"] = show(found)
-    row["hand / hand"] = show(pairs(hand_again, hand_step, count, device))
-    if betty and variant != "first order":
-        betty_contestant = contestant("betty", variant, size, device)
-        row["Betty / mlopt"] = show(pairs(betty_contestant, mlopt_step, count, device))
+    row["passes mlopt / hand"] = " / ".join(str(count_passes(steps[n])) for n in ("mlopt", "hand"))
+    times = rounds(steps, count, device)
+    row["mlopt, ms"] = 1e3 * statistics.median(times["mlopt"])
+    row["mlopt / hand"] = ratio(times["mlopt"], times["hand"])
+    row["hand / hand"] = ratio(times["hand again"], times["hand"])
+    if "betty" in times:
+        row["Betty / mlopt"] = ratio(times["betty"], times["mlopt"])
     for name in ("mlopt", "hand"):
         row[f"{name}, MiB"] = round(peak_memory(name, variant, size, device))
     return row
@@ -333,18 +328,15 @@ def main() -> None:
     text = (
         f"# One LFM-CW step, size {size}\n\n{SIZES[size]}\n\n`python {' '.join(sys.argv)}`\n\n"
         f"{machine}, {platform.machine()}, torch {torch.__version__}, Python "
-        f"{platform.python_version()}, {datetime.date.today()}; {options.pairs} alternated pairs. "
-        "Ratios: median [quartiles]. Difference: of A's gradient between mlopt and the loop, "
-        "relative, in float64. MiB: needed by three steps beyond what was there before.\n\n"
+        f"{platform.python_version()}, {datetime.date.today()}; {options.pairs} rounds of all "
+        "contestants in turn. Ratios: median [quartiles], pair by pair. Difference: of A's "
+        "gradient between mlopt and the loop, relative, in float64. MiB: needed by three steps "
+        "beyond what was there before.\n\n"
         f"{format_table(rows, markdown=True)}\n\n{last}\n"
     )
     print(text)
     if options.output:
         options.output.write_text(text, encoding="utf-8")
-
-
-def show(found: dict[str, float]) -> str:
-    return f"{found['ratio']:.3f} [{found['low']:.3f}, {found['high']:.3f}]"
 
 
 if __name__ == "__main__":

@@ -11,6 +11,14 @@ from ._errors import GraphError
 from ._hypergrad import AbstractHypergradient
 from ._node import Node, Read
 from ._problem import Problem
+from ._refusals import (
+    check_missing_methods,
+    check_nesting,
+    check_nodes,
+    check_parameters,
+    check_reads,
+    check_solutions,
+)
 from ._signal import Signal
 from ._variable import Variable
 from .hypergrad import Frozen
@@ -50,21 +58,21 @@ class Graph:
 
     def __init__(self, nodes: Sequence[Node], default: AbstractHypergradient | None = None) -> None:
         self.nodes: tuple[Node, ...] = tuple(nodes)
-        self._check_nodes()
+        check_nodes(self)
         self.problems: tuple[Problem, ...] = tuple(n for n in self.nodes if isinstance(n, Problem))
         self.signals: tuple[Signal, ...] = tuple(n for n in self.nodes if isinstance(n, Signal))
         self.rank = {node: i for i, node in enumerate(self.nodes)}
         self.labels = _labels(self.nodes)
         self.owner = self._owners()
         self.variables: tuple[Variable, ...] = tuple(self.owner)
-        self._check_reads()
-        self._check_parameters()
-        self._default = default
+        check_reads(self)
+        check_parameters(self)
+        self.default = default
         self.methods = {p: p.hypergrad or default or Frozen() for p in self.problems}
-        self._check_missing_methods()
+        check_missing_methods(self)
         self.sweeps = {p: self.sweep(p) for p in self.problems}
-        self._check_solutions()
-        self._check_nesting()
+        check_solutions(self)
+        check_nesting(self)
 
     def source_node(self, reader: Node, source: Any) -> Node | None:
         """The node whose result a reader sees: a signal, or the lower problem over a variable.
@@ -127,7 +135,7 @@ class Graph:
                 frontier.update(n for n in below if n is not None)
         return Sweep(upper, tuple(edges)[1:], edges)
 
-    def _walks(self, upper: Problem, still: Container[Node]) -> list[tuple[Node, Node]]:
+    def walks(self, upper: Problem, still: Container[Node]) -> list[tuple[Node, Node]]:
         """The reads on all ways from a problem to its variables, if all levels below it moved.
 
         A sweep only goes down. Here the variable of a higher problem is followed as well, up to the
@@ -158,22 +166,6 @@ class Graph:
                         reached.append(node)
         return walks
 
-    # Checks, in the order in which their messages are the most helpful.
-
-    def _check_nodes(self) -> None:
-        seen: set[Node] = set()
-        for node in self.nodes:
-            if not isinstance(node, Node):
-                raise GraphError(
-                    f"Engine: its list holds a {type(node).__name__}; it takes problems and "
-                    "signals. Is a function not decorated?"
-                )
-            if node in seen:
-                raise GraphError(f"{node.name} is listed twice; list each problem and signal once.")
-            seen.add(node)
-        if not any(isinstance(n, Problem) for n in self.nodes):
-            raise GraphError("Engine: the list holds no problem.")
-
     def _owners(self) -> dict[Variable, Problem]:
         owner: dict[Variable, Problem] = {}
         for p in self.problems:
@@ -185,104 +177,6 @@ class Graph:
                     )
                 owner[v] = p
         return owner
-
-    def _check_reads(self) -> None:
-        for node in self.nodes:
-            for read in node.reads:
-                source = read.source
-                if isinstance(source, Variable):
-                    if source not in self.owner:
-                        raise GraphError(
-                            f"{node.name} reads {source.name}, and no problem of the list is over "
-                            "it. List the problem over it; a constant network needs no variable."
-                        )
-                elif isinstance(source, Problem):
-                    raise GraphError(
-                        f"{node.name} reads the problem {source.name}; read its variable instead."
-                    )
-                elif source not in self.rank:
-                    raise GraphError(
-                        f"{node.name} reads the signal {source.name}, which is not in the list; "
-                        f"list it below {node.name}."
-                    )
-                elif self.rank[source] >= self.rank[node]:
-                    raise GraphError(
-                        f"{node.name} reads the signal {source.name}, which is listed above it; "
-                        f"list it below {node.name}."
-                    )
-
-    def _check_parameters(self) -> None:
-        holder: dict[int, tuple[Variable, str]] = {}
-        for v in self.variables:
-            for name, p in v.named_parameters().items():
-                if id(p) in holder:
-                    other, other_name = holder[id(p)]
-                    raise GraphError(
-                        f"the parameter {_path(v, name)} is also {_path(other, other_name)}: a "
-                        "parameter belongs to one variable. Tie parameters inside one variable, or "
-                        "copy it."
-                    )
-                holder[id(p)] = (v, name)
-        optimizers: dict[int, Problem] = {}
-        for p in self.problems:
-            other = optimizers.setdefault(id(p.optimizer), p)
-            if p.optimizer is not None and other is not p:
-                raise GraphError(
-                    f"{p.name} and {other.name} share one optimizer; give each its own."
-                )
-
-    def _check_missing_methods(self) -> None:
-        """A response that nobody chose a method for is an error, never silently first order."""
-        if self._default is not None:
-            return
-        still = {p for p in self.problems if p.hypergrad is not None and not p.hypergrad.responds}
-        for upper in self.problems:
-            for _, node in self._walks(upper, still):
-                if isinstance(node, Problem) and node.hypergrad is None:
-                    raise GraphError(
-                        f"{upper.name} reads {_names(node)} (or what depends on it), the solution "
-                        f"of {node.name}, which depends on {_names(upper)}, the variable that "
-                        f"{upper.name} minimises. Say how gradients pass through {node.name}: "
-                        "hypergrad=OneStep(...), or Frozen() to ignore the response; or give the "
-                        "engine a default, Engine(..., hypergrad=...)."
-                    )
-
-    def _check_solutions(self) -> None:
-        """Every method that some reader will ask for a solution must be able to give it."""
-        for reader in self.nodes:
-            for read in reader.reads:
-                below = self.source_node(reader, read.source)
-                if isinstance(below, Problem) and self.methods[below].moves:
-                    self.methods[below].check(below.name, below.optimizer)
-                    if below.repeat > 1:
-                        raise GraphError(
-                            f"{reader.name} reads the solution of {below.name}, which makes "
-                            f"{below.repeat} updates in a step, while its method sees one. Set "
-                            f"repeat=1, or hypergrad=Frozen() on {below.name}."
-                        )
-                    if self.sweeps[below].nodes:
-                        raise GraphError(
-                            f"nested levels: {reader.name} reads the solution of {below.name}, "
-                            f"whose gradient comes back through {self.sweeps[below].nodes[-1].name}"
-                            f"; {type(self.methods[below]).__name__} does not support this. Set "
-                            f"hypergrad=Frozen() on {below.name}, or wrap its reads in "
-                            "mlopt.stop()."
-                        )
-
-    def _check_nesting(self) -> None:
-        still = {p for p, m in self.methods.items() if not m.responds}
-        for upper in self.problems:
-            for lower, middle in self._walks(upper, still):
-                if isinstance(middle, Problem) and self.rank[middle] > self.rank[lower]:
-                    what = "problem" if isinstance(lower, Problem) else "signal"
-                    raise GraphError(
-                        f"nested levels: {upper.name} differentiates through {middle.name}, whose "
-                        f"variable {_names(middle)} the lower {what} {lower.name} responds to. "
-                        f"{type(self.methods[middle]).__name__} does not support this. If they "
-                        "play on one level, set hypergrad=Frozen() on a problem between them; if "
-                        f"{lower.name} should read the new value, list it above {middle.name}; or "
-                        "wrap the read in mlopt.stop()."
-                    )
 
     def __str__(self) -> str:
         return text(self)
@@ -307,11 +201,3 @@ def _labels(nodes: Sequence[Node]) -> dict[Node, str]:
             node.name if names.count(node.name) == 1 else f"{node.name}#{count[node.name]}"
         )
     return labels
-
-
-def _names(problem: Problem) -> str:
-    return ", ".join(v.name for v in problem.over)
-
-
-def _path(variable: Variable, name: str) -> str:
-    return f"{variable.name}.{name}" if name else variable.name

@@ -1,0 +1,150 @@
+"""What a graph refuses, in the order in which the messages are the most helpful."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ._errors import GraphError
+from ._node import Node
+from ._problem import Problem
+from ._variable import Variable
+
+if TYPE_CHECKING:
+    from ._graph import Graph
+
+__all__ = [
+    "check_missing_methods",
+    "check_nesting",
+    "check_nodes",
+    "check_parameters",
+    "check_reads",
+    "check_solutions",
+]
+
+
+def check_nodes(graph: Graph) -> None:
+    """The list holds problems and signals, each once."""
+    seen: set[Node] = set()
+    for node in graph.nodes:
+        if not isinstance(node, Node):
+            raise GraphError(
+                f"Engine: its list holds a {type(node).__name__}; it takes problems and "
+                "signals. Is a function not decorated?"
+            )
+        if node in seen:
+            raise GraphError(f"{node.name} is listed twice; list each problem and signal once.")
+        seen.add(node)
+    if not any(isinstance(n, Problem) for n in graph.nodes):
+        raise GraphError("Engine: the list holds no problem.")
+
+
+def check_reads(graph: Graph) -> None:
+    """Every source that is read is in the list, signals below their readers."""
+    for node in graph.nodes:
+        for read in node.reads:
+            source = read.source
+            if isinstance(source, Variable):
+                if source not in graph.owner:
+                    raise GraphError(
+                        f"{node.name} reads {source.name}, and no problem of the list is over "
+                        "it. List the problem over it; a constant network needs no variable."
+                    )
+            elif isinstance(source, Problem):
+                raise GraphError(
+                    f"{node.name} reads the problem {source.name}; read its variable instead."
+                )
+            elif source not in graph.rank:
+                raise GraphError(
+                    f"{node.name} reads the signal {source.name}, which is not in the list; "
+                    f"list it below {node.name}."
+                )
+            elif graph.rank[source] >= graph.rank[node]:
+                raise GraphError(
+                    f"{node.name} reads the signal {source.name}, which is listed above it; "
+                    f"list it below {node.name}."
+                )
+
+
+def check_parameters(graph: Graph) -> None:
+    """A parameter belongs to one variable, an optimizer to one problem."""
+    holder: dict[int, tuple[Variable, str]] = {}
+    for v in graph.variables:
+        for name, p in v.named_parameters().items():
+            if id(p) in holder:
+                other, other_name = holder[id(p)]
+                raise GraphError(
+                    f"the parameter {_path(v, name)} is also {_path(other, other_name)}: a "
+                    "parameter belongs to one variable. Tie parameters inside one variable, or "
+                    "copy it."
+                )
+            holder[id(p)] = (v, name)
+    optimizers: dict[int, Problem] = {}
+    for p in graph.problems:
+        other = optimizers.setdefault(id(p.optimizer), p)
+        if p.optimizer is not None and other is not p:
+            raise GraphError(f"{p.name} and {other.name} share one optimizer; give each its own.")
+
+
+def check_missing_methods(graph: Graph) -> None:
+    """A response that nobody chose a method for is an error, never silently first order."""
+    if graph.default is not None:
+        return
+    still = {p for p in graph.problems if p.hypergrad is not None and not p.hypergrad.responds}
+    for upper in graph.problems:
+        for _, node in graph.walks(upper, still):
+            if isinstance(node, Problem) and node.hypergrad is None:
+                raise GraphError(
+                    f"{upper.name} reads {_names(node)} (or what depends on it), the solution "
+                    f"of {node.name}, which depends on {_names(upper)}, the variable that "
+                    f"{upper.name} minimises. Say how gradients pass through {node.name}: "
+                    "hypergrad=OneStep(...), or Frozen() to ignore the response; or give the "
+                    "engine a default, Engine(..., hypergrad=...)."
+                )
+
+
+def check_solutions(graph: Graph) -> None:
+    """Every method that some reader will ask for a solution must be able to give it."""
+    for reader in graph.nodes:
+        for read in reader.reads:
+            below = graph.source_node(reader, read.source)
+            if isinstance(below, Problem) and graph.methods[below].moves:
+                graph.methods[below].check(below.name, below.optimizer)
+                if below.repeat > 1:
+                    raise GraphError(
+                        f"{reader.name} reads the solution of {below.name}, which makes "
+                        f"{below.repeat} updates in a step, while its method sees one. Set "
+                        f"repeat=1, or hypergrad=Frozen() on {below.name}."
+                    )
+                if graph.sweeps[below].nodes:
+                    raise GraphError(
+                        f"nested levels: {reader.name} reads the solution of {below.name}, "
+                        f"whose gradient comes back through {graph.sweeps[below].nodes[-1].name}"
+                        f"; {type(graph.methods[below]).__name__} does not support this. Set "
+                        f"hypergrad=Frozen() on {below.name}, or wrap its reads in "
+                        "mlopt.stop()."
+                    )
+
+
+def check_nesting(graph: Graph) -> None:
+    """No middle problem steers its own lower problems: no method here supports that yet."""
+    still = {p for p, m in graph.methods.items() if not m.responds}
+    for upper in graph.problems:
+        for lower, middle in graph.walks(upper, still):
+            if isinstance(middle, Problem) and graph.rank[middle] > graph.rank[lower]:
+                what = "problem" if isinstance(lower, Problem) else "signal"
+                raise GraphError(
+                    f"nested levels: {upper.name} differentiates through {middle.name}, whose "
+                    f"variable {_names(middle)} the lower {what} {lower.name} responds to. "
+                    f"{type(graph.methods[middle]).__name__} does not support this. If they "
+                    "play on one level, set hypergrad=Frozen() on a problem between them; if "
+                    f"{lower.name} should read the new value, list it above {middle.name}; or "
+                    "wrap the read in mlopt.stop()."
+                )
+
+
+def _names(problem: Problem) -> str:
+    return ", ".join(v.name for v in problem.over)
+
+
+def _path(variable: Variable, name: str) -> str:
+    return f"{variable.name}.{name}" if name else variable.name
