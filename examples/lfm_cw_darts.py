@@ -18,6 +18,7 @@ from pipeline import Search, adam, hypergradient_method, main, sgd
 from settings import Settings
 from torch import nn
 from torch.nn.functional import cross_entropy
+from torch.optim.lr_scheduler import CosineAnnealingLR
 
 import mlopt
 from mlopt.data import ImageData
@@ -119,8 +120,8 @@ def lfm_cw(nets: Networks, train, valid, data: ImageData, s: Settings) -> mlopt.
 def gan(G, H, A, train, to_images, method, s: Settings) -> tuple[mlopt.Problem, mlopt.Problem]:
     """Eq. 2: H against G; by default H is the search network at the architecture A."""
     shared = s.discriminator == "shared"
-    d_options = {"over": H, "data": train, "optimizer": gan_adam(H, s), "hypergrad": mlopt.Frozen()}
-    g_options = {"over": G, "data": train, "optimizer": gan_adam(G, s), "hypergrad": method}
+    d_options = {"over": H, "data": train, **gan_adam(H, s), "hypergrad": mlopt.Frozen()}
+    g_options = {"over": G, "data": train, **gan_adam(G, s), "hypergrad": method}
 
     if not shared:
 
@@ -152,9 +153,12 @@ def gan(G, H, A, train, to_images, method, s: Settings) -> tuple[mlopt.Problem, 
     return discriminator, generator
 
 
-def gan_adam(variable: mlopt.Variable, s: Settings) -> torch.optim.Optimizer:
-    """Adam of a GAN's two players."""
-    return torch.optim.Adam(variable.parameters(), s.gan_lr, betas=(s.gan_beta1, 0.999))
+def gan_adam(variable: mlopt.Variable, s: Settings) -> dict[str, Any]:
+    """Optimizer and scheduler of a GAN's two players: Adam, cosine over the whole run."""
+    optimizer = torch.optim.Adam(variable.parameters(), s.gan_lr, betas=(s.gan_beta1, 0.999))
+    epochs = s.generator_epochs + s.pretrain + s.epochs
+    scheduler = CosineAnnealingLR(optimizer, epochs, eta_min=min(s.gan_min_lr, s.gan_lr))
+    return {"optimizer": optimizer, "scheduler": scheduler}
 
 
 def scheme(data: ImageData, train, valid, s: Settings) -> Search:

@@ -69,6 +69,7 @@ class Settings:
     generator_width: int = _option(64, "channels of the generator's last stage")
     generator_epochs: int = _option(0, "epochs of the GAN alone, before everything else")
     gan_lr: float = _option(2e-4, "of generator and discriminator")
+    gan_min_lr: float = _option(2e-4, "of generator and discriminator, at last (cosine)")
     gan_beta1: float = _option(0.5, "of their Adam")
 
     eval_channels: int = _option(36, "of the retrained network")

@@ -42,18 +42,25 @@ def sgd_step(group: dict[str, Any], state: dict[str, Any], w: Tensor, g: Tensor)
     return w - group["lr"] * (d + group["momentum"] * b if group["nesterov"] else b)
 
 
-def adam_step(group: dict[str, Any], state: dict[str, Any], w: Tensor, g: Tensor) -> Tensor:
+def decouples(optimizer: Any, group: dict[str, Any]) -> bool:
+    """Whether weight decay bypasses the moments; in torch 2.6 a class says so, not an option."""
+    return group.get("decoupled_weight_decay", isinstance(optimizer, torch.optim.AdamW))
+
+
+def adam_step(
+    group: dict[str, Any], state: dict[str, Any], w: Tensor, g: Tensor, decoupled: bool
+) -> Tensor:
     """What torch.optim.Adam (or AdamW) does, differentiable in g with the second moment held."""
     b1, b2 = group["betas"]
     d = -g if group["maximize"] else g
-    if not group["decoupled_weight_decay"]:
+    if not decoupled:
         d = d + group["weight_decay"] * w
     t = float(state["step"]) + 1 if state else 1.0
     m = b1 * state.get("exp_avg", 0.0) + (1 - b1) * d
     v = b2 * state.get("exp_avg_sq", 0.0) + (1 - b2) * d.detach() ** 2
     if group["amsgrad"]:
         v = torch.maximum(v, state.get("max_exp_avg_sq", v))
-    if group["decoupled_weight_decay"]:
+    if decoupled:
         w = w * (1 - group["lr"] * group["weight_decay"])
     scale = (v / (1 - b2**t)).sqrt() + group["eps"]
     return w - group["lr"] / (1 - b1**t) * m / scale
@@ -63,8 +70,10 @@ def optimizer_step(optimizer: Any, parameter: Tensor, w: Tensor, g: Tensor) -> T
     """The update of one parameter by its optimizer, as a differentiable function of (w, g)."""
     for group in optimizer.param_groups:
         if any(p is parameter for p in group["params"]):
-            rule = sgd_step if isinstance(optimizer, torch.optim.SGD) else adam_step
-            return rule(group, dict(optimizer.state.get(parameter, {})), w, g)
+            state = dict(optimizer.state.get(parameter, {}))
+            if isinstance(optimizer, torch.optim.SGD):
+                return sgd_step(group, state, w, g)
+            return adam_step(group, state, w, g, decouples(optimizer, group))
     return w
 
 

@@ -100,7 +100,8 @@ def draw(genotype: Genotype, path: str | Path, title: str | None = None) -> None
     handles = [Line2D([], [], color=c, linewidth=2.5, label=name) for name, c in used.items()]
     ring = {"marker": "o", "markersize": 9, "markeredgecolor": _EDGE, "linestyle": "none"}
     handles.append(Line2D([], [], color=_OUTPUT, label="in the output", **ring))
-    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False)
+    columns = min(3, len(handles))  # more would not fit the width of a small cell
+    figure.legend(handles=handles, loc="outside lower center", ncols=columns, frameon=False)
     figure.savefig(path, dpi=150)
 
 
