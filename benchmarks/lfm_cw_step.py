@@ -19,7 +19,6 @@ from __future__ import annotations
 import argparse
 import datetime
 import platform
-import resource
 import statistics
 import subprocess
 import sys
@@ -263,14 +262,22 @@ def peak_memory(name: str, variant: str, size: str, device: str) -> float:
 
 def measure_memory(name: str, variant: str, size: str, device: str) -> None:
     step = contestant(name, variant, size, device)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    if device != "cpu":
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated() / 2**20
+    before = peak_bytes(device, reset=True)
     for _ in range(3):
         step()
-    after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print((torch.cuda.max_memory_allocated() / 2**20 if device != "cpu" else after) - before)
+    print((peak_bytes(device) - before) / 2**20)
+
+
+def peak_bytes(device: str, reset: bool = False) -> int:
+    """The greatest memory in use since the last reset: the device's, or this process's own."""
+    if device != "cpu":
+        if reset:
+            torch.cuda.reset_peak_memory_stats()
+        return torch.cuda.max_memory_allocated()
+    if reset:  # Linux: the high-water mark becomes what is resident now
+        Path("/proc/self/clear_refs").write_text("5")
+    status = Path("/proc/self/status").read_text()
+    return 1024 * int(status.split("VmHWM:")[1].split()[0])
 
 
 def compare(variant: str, size: str, device: str, count: int, betty: bool) -> dict[str, object]:
