@@ -49,7 +49,7 @@ class Exact(AbstractProduct):
 
     Do not use it with operations that have no double backward (fused attention, compiled modules),
     or where memory is short. It does not see the kinks of ReLU and max pooling, whose finite
-    differences therefore disagree with it by O(1): neither is wrong.
+    differences therefore need not agree with it: neither is wrong.
     """
 
     @property
