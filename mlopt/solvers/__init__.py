@@ -1,0 +1,9 @@
+"""Solvers of A x = b for a symmetric operator A: one file per method."""
+
+from ._solver import AbstractSolver, Operator, Solution
+from .cg import CG
+from .dense import Dense
+from .neumann import Neumann
+from .nystrom import Nystrom
+
+__all__ = ["CG", "AbstractSolver", "Dense", "Neumann", "Nystrom", "Operator", "Solution"]

@@ -1,0 +1,69 @@
+"""`Dense`: the matrix itself, for small problems and as a reference."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from .._errors import ConvergenceError, GraphError
+from .._tensors import Tensors
+from ._solver import AbstractSolver, Operator, Solution, check_whole
+from ._system import System
+
+__all__ = ["Dense"]
+
+
+@dataclass(frozen=True)
+class Dense(AbstractSolver):
+    """Build A column by column, make it symmetric, and solve by its eigenvalues.
+
+        M = (A + A') / 2 = V diag(l) V';    x = V (V'b / l)
+
+    As many products as b has numbers, and the cube of it in time. An indefinite matrix is solved
+    as it is: x is then the solution, though no lower minimum stands behind it. The residual is
+    taken with A before it was made symmetric: a large one tells of an asymmetric operator.
+
+    Do not use it for networks: it is there for small problems, tests and audits.
+
+    Args:
+        max_size: the most numbers that b may have.
+
+    Raises:
+        GraphError: max_size is not a positive whole number.
+
+    `solve` raises GraphError if b is larger and ConvergenceError if A is singular up to rounding,
+    beside what every solver raises.
+    """
+
+    max_size: int = 2000
+
+    def __post_init__(self) -> None:
+        check_whole(self, "max_size", self.max_size, 1)
+
+    def most_products(self, size: int) -> int:
+        return size
+
+    @torch.no_grad()
+    def solve(self, operator: Operator, b: Tensors, name: str = "") -> Solution:
+        system = System(operator, b, name)
+        size = system.b.numel()
+        if size > self.max_size:
+            raise GraphError(
+                f"{system.where}: Dense(max_size={self.max_size}) got b with {size} numbers, and "
+                "would take as many products. Use CG(), Nystrom() or a larger max_size."
+            )
+        if system.length == 0:
+            return system.solution(system.b, 0.0)
+        columns = torch.eye(size, dtype=system.b.dtype, device=system.b.device).unbind()
+        matrix = torch.stack([system.product(column) for column in columns], 1)
+        values, vectors = torch.linalg.eigh((matrix + matrix.T) / 2)
+        smallest, largest = torch.aminmax(values.abs())
+        if smallest <= size * system.eps * largest:
+            raise ConvergenceError(
+                f"{system.where}: A is singular: its eigenvalues reach from {smallest.item():.3g} "
+                f"to {largest.item():.3g} in size. Add damping, or a regularizer to the lower loss."
+            )
+        x = vectors @ ((vectors.T @ system.b) / values)
+        residual = torch.linalg.vector_norm(system.b - matrix @ x).item() / system.length
+        return system.solution(x, residual)

@@ -1,0 +1,210 @@
+"""What all solvers have in common: keys, shapes, zero, refusals, gradient mode, Hessians."""
+
+from __future__ import annotations
+
+import dataclasses
+import warnings
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from solvers.systems import F64, Matrix, relative, symmetric, vector
+
+from mlopt._errors import GraphError, NonFiniteError
+from mlopt.solvers import CG, AbstractSolver, Dense, Neumann, Nystrom, Solution
+
+SOLVERS = [
+    CG(),
+    Neumann(steps=7, scale=0.3),
+    Neumann(steps=7),
+    Nystrom(rank=12, damping=0.1),
+    Nystrom(rank=3, damping=0.1),
+    Dense(),
+]
+FIXED = [s for s in SOLVERS if s != Nystrom(rank=3, damping=0.1)]  # draws by position
+every = pytest.mark.parametrize("solver", SOLVERS, ids=repr)
+
+A = symmetric(np.linspace(1, 4, 12), seed=4)
+B = vector(12, seed=5)
+
+
+@every
+def test_zero_gives_exactly_zero_without_a_product(solver: AbstractSolver, device) -> None:
+    operator = Matrix(A, device, {"p": (3, 2), ("q", ""): (6,)})
+    solution = solver.solve(operator, operator.cut(np.zeros(12)))
+    assert list(solution.value) == ["p", ("q", "")]
+    assert all(not t.any() for t in solution.value.values())
+    assert [t.shape for t in solution.value.values()] == [(3, 2), (6,)]
+    assert (solution.products, operator.calls) == (0, 0)
+    assert (solution.residual, solution.converged) == (0.0, True)
+
+
+@every
+def test_no_keys_and_no_numbers(solver: AbstractSolver) -> None:
+    def never(v):
+        raise AssertionError
+
+    assert solver.solve(never, {}) == Solution({}, 0, 0.0, True)
+    assert solver.solve(never, {"x": torch.zeros(0, 3)}).value["x"].shape == (0, 3)
+
+
+@pytest.mark.parametrize("solver", FIXED, ids=repr)
+@given(
+    cuts=st.lists(st.integers(0, 12), max_size=4).map(sorted),
+    seed=st.integers(0, 1000),
+)
+@settings(max_examples=15, deadline=None)
+def test_splitting_over_keys_and_their_order_do_not_matter(solver, cuts, seed) -> None:
+    whole = Matrix(A)
+    expected = solver.solve(whole, whole.cut(B))
+    edges = [0, *cuts, 12]
+    operator = Matrix(A, shapes={i: (e - s,) for i, (s, e) in enumerate(pairwise(edges))})
+    parts = list(operator.cut(B).items())
+    order = np.random.default_rng(seed).permutation(len(parts))
+    b = dict(parts[i] for i in order)
+    found = solver.solve(operator, b)
+    assert list(found.value) == list(b)  # the keys of b, in their order
+    assert sorted(operator.seen) == sorted(b)
+    joined = operator.join(found.value)
+    assert relative(joined.numpy(), expected.value["x"].numpy()) < 1e-11
+    assert (found.products, found.converged) == (expected.products, expected.converged)
+    assert found.residual == pytest.approx(expected.residual, abs=1e-12)
+
+
+@every
+@given(factor=st.floats(1e-6, 1e6), seed=st.integers(0, 1000))
+@settings(max_examples=15, deadline=None)
+def test_linear_in_b(solver, factor, seed) -> None:
+    operator = Matrix(A)
+    b = vector(12, seed)
+    first = solver.solve(operator, operator.cut(b)).value["x"]
+    second = solver.solve(operator, operator.cut(-factor * b)).value["x"]
+    assert relative(second.numpy(), -factor * first.numpy()) < 1e-9
+
+
+@every
+def test_absent_keys_are_zero(solver: AbstractSolver) -> None:
+    operator = Matrix(np.diag([1.0, 2, 3, 4]), shapes={"u": (2,), "v": (2,)})
+
+    def leaves_out(v):
+        return {k: t for k, t in operator(v).items() if t.any()}
+
+    b = {"u": torch.tensor([1.0, 3.0], dtype=F64), "v": torch.zeros(2, dtype=F64)}
+    found = solver.solve(leaves_out, b).value
+    expected = solver.solve(operator, b).value
+    assert set(found) == {"u", "v"}
+    assert all(torch.equal(found[k], expected[k]) for k in found)
+    assert found["u"].any()
+    if solver in FIXED:  # random directions that are too few mix the parts
+        assert found["v"].abs().max() < 1e-12
+
+
+@every
+def test_wrong_shape_and_unknown_key(solver: AbstractSolver) -> None:
+    b = {("W", "weight"): torch.ones(2, 3), ("W", "bias"): torch.ones(3)}
+    with pytest.raises(GraphError, match=r"lower: .*\(3, 2\) for \('W', 'weight'\).*\(2, 3\)"):
+        solver.solve(lambda v: {**v, ("W", "weight"): v["W", "weight"].T}, b, "lower")
+    with pytest.raises(GraphError, match=r"lower: .*'other', of shape \(4,\), which b lacks"):
+        solver.solve(lambda v: {**v, "other": torch.ones(4)}, b, "lower")
+
+
+@every
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_what_is_not_finite(solver: AbstractSolver, bad: float) -> None:
+    b = {"u": torch.ones(2), "v": torch.ones(3)}
+    with pytest.raises(NonFiniteError, match=r"lower: product 1 .* at \['v'\]") as caught:
+        solver.solve(lambda v: {**v, "v": v["v"] + torch.tensor([0, bad, 0])}, b, "lower")
+    assert caught.value.problem == "lower"
+    b["v"][0] = bad
+    with pytest.raises(NonFiniteError, match=r"lower: the right-hand side .* at \['v'\]") as caught:
+        solver.solve(lambda v: v, b, "lower")
+    assert caught.value.problem == "lower"
+
+
+@every
+@pytest.mark.parametrize("dtype", [torch.complex64, torch.int64])
+def test_only_real_numbers(solver: AbstractSolver, dtype: torch.dtype) -> None:
+    with pytest.raises(GraphError, match="'x'; solvers take real"):
+        solver.solve(lambda v: v, {"x": torch.ones(2, dtype=dtype)})
+
+
+@every
+@pytest.mark.parametrize("mode", [torch.enable_grad, torch.no_grad])
+def test_a_hessian_by_autograd_under_any_gradient_mode(solver, mode, device) -> None:
+    """(F''(w)) x = b for a function whose Hessian is A; nothing handed in or out is shared."""
+    shapes = {"p": (3, 2), "q": (6,)}
+    reference = Matrix(A, device, shapes)
+    w = {k: torch.randn(s, dtype=F64, device=device, requires_grad=True) for k, s in shapes.items()}
+    b = {k: t.clone().requires_grad_() for k, t in reference.cut(B).items()}
+
+    def operator(v):
+        assert not torch.is_grad_enabled()
+        with torch.enable_grad():
+            flat = reference.join(w)
+            value = flat @ reference.matrix @ flat / 2
+            grads = torch.autograd.grad(value, list(w.values()), create_graph=True)
+            out = torch.autograd.grad(grads, list(w.values()), [v[k] for k in w])
+        return dict(zip(w, out, strict=True))
+
+    with mode():
+        found = solver.solve(operator, b)
+    expected = solver.solve(reference, {k: t.detach() for k, t in b.items()})
+    assert (
+        relative(
+            reference.join(found.value).cpu().numpy(), reference.join(expected.value).cpu().numpy()
+        )
+        < 1e-10
+    )
+    memory = {t.untyped_storage().data_ptr() for t in [*found.value.values(), *b.values()]}
+    assert len(memory) == 4
+    for key, t in found.value.items():
+        assert not t.requires_grad
+        assert (t.shape, t.dtype, t.device) == (b[key].shape, F64, b[key].device)
+        assert torch.equal(b[key], reference.cut(B)[key])
+
+
+@every
+def test_other_dtypes(solver: AbstractSolver, device) -> None:
+    """float32, bfloat16 computed on in float32, and both at once."""
+    matrix = torch.tensor(A, device=device, dtype=torch.float32)
+    exact = Matrix(A, device)
+    expected = solver.solve(exact, exact.cut(B)).value["x"].cpu()
+    for dtypes in ([torch.float32] * 2, [torch.bfloat16] * 2, [torch.float32, torch.bfloat16]):
+        b = {
+            i: torch.tensor(part, dtype=d, device=device)
+            for i, (part, d) in enumerate(zip((B[:5], B[5:]), dtypes, strict=True))
+        }
+
+        def operator(v, b=b):
+            assert [v[k].dtype for k in b] == [b[k].dtype for k in b]
+            product = matrix @ torch.cat([v[0].float(), v[1].float()])
+            return {0: product[:5].to(b[0].dtype), 1: product[5:].to(b[1].dtype)}
+
+        value = solver.solve(operator, b).value
+        assert [value[k].dtype for k in b] == dtypes
+        joined = torch.cat([value[0].double(), value[1].double()]).cpu()
+        tolerance = 5e-2 if torch.bfloat16 in dtypes else 1e-4
+        assert relative(joined.numpy(), expected.numpy()) < tolerance
+
+
+@every
+def test_frozen_and_comparable(solver: AbstractSolver) -> None:
+    assert solver == dataclasses.replace(solver)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        solver.seed = 3  # type: ignore[attr-defined]
+    solution = solver.solve(Matrix(np.eye(12)), {"x": torch.ones(12, dtype=F64)})
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        solution.products = 0  # type: ignore[misc]
+
+
+@every
+def test_products_are_bounded_by_most_products(solver: AbstractSolver) -> None:
+    for size in (1, 2, 5, 30):
+        operator = Matrix(symmetric(np.linspace(1, 3, size)))
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            solution = solver.solve(operator, operator.cut(vector(size)))
+        assert solution.products == operator.calls <= solver.most_products(size)
