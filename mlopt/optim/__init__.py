@@ -1,5 +1,10 @@
-"""Torch optimizers as functions of (value, gradient, state), and the derivative of their update."""
+"""Torch optimizers as functions of (value, gradient, state).
 
+`update_of`: one step, and the derivative of its update. `rule_of`: any number of steps, under
+autograd.
+"""
+
+from .trajectory import AbstractTrajectory, State, rule_of
 from .update import AbstractUpdate, update_of
 
-__all__ = ["AbstractUpdate", "update_of"]
+__all__ = ["AbstractTrajectory", "AbstractUpdate", "State", "rule_of", "update_of"]

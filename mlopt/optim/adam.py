@@ -44,7 +44,8 @@ class AdamUpdate(AbstractUpdate):
                 size, denominator, _ = self._denominator(group, state, step)
                 if self._decouples(group):
                     value = value * (1 - group["lr"] * group["weight_decay"])
-                moved[key] = value - size * mean / denominator
+                # a count without dimensions would lift a value without them to its precision
+                moved[key] = (value - size * mean / denominator).to(parameters[key].dtype)
         return moved
 
     def derivative(
@@ -59,7 +60,8 @@ class AdamUpdate(AbstractUpdate):
                 factor = size * (1 - group["betas"][0]) / denominator
                 if group["maximize"]:
                     factor = -factor
-                out[key] = torch.where(second > 0, factor * cotangent[key], 0.0)
+                passed = (factor * cotangent[key]).to(cotangent[key].dtype)
+                out[key] = torch.where(second > 0, passed, 0.0)
         return out
 
     def _decouples(self, group: dict[str, Any]) -> bool:
