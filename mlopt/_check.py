@@ -94,7 +94,7 @@ def check_reads(
 
 
 def _check_touched(node: Node, touched: set[tuple[Any, bool]], free: set[Variable]) -> None:
-    reads = [read.source for read in node.reads]
+    reads = [read.source for argument in node.arguments for read in argument.reads]
     for source, declared in touched:
         if not declared and source in reads:
             raise GraphError(

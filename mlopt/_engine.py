@@ -17,7 +17,7 @@ from ._hypergrad import AbstractHypergradient
 from ._loop import Loop
 from ._measure import Measurement, measure
 from ._node import Node
-from ._plan import Builder, Plan
+from ._plan import Builder, Iterate, Nest, Plan
 from ._point import Evaluator, cuda_devices
 from ._problem import Problem
 from ._replay import derive_seed
@@ -119,9 +119,24 @@ class Engine:
     def plan(self) -> Plan:
         """What the next step will do and cost, in evaluations and backward passes, before it runs.
 
+        Where levels are nested or a method takes several steps, the first call makes a trial, which
+        costs what it counts and changes nothing.
+
         Returns:
             The plan; print it for a table.
         """
+        plan, dormant = self._compose(), self._active()[1]
+        trials = [o for o in plan.operations if isinstance(o, Nest | Iterate)]
+        if any(o.calls is None for o in trials):
+            self._check()
+            self._feed.begin()
+            try:
+                self._step(Plan(self.graph, tuple(trials)), dormant).run()
+            finally:
+                self._feed.give_back()
+        return plan
+
+    def _compose(self) -> Plan:
         active, dormant = self._active()
         key = (active, dormant)
         if key not in self._plans:
@@ -171,7 +186,7 @@ class Engine:
         self._check()
         dormant = self._active()[1]
         builder = Builder(self.graph, dormant)
-        builder.total(problem)
+        builder.gradient(problem)
         plan = Plan(self.graph, tuple(builder.operations))
         self._feed.begin()
         try:
@@ -200,7 +215,7 @@ class Engine:
         active, dormant = self._active()
         if not any(p.optimizer for p in self.graph.problems):
             raise GraphError("Engine: no problem has an optimizer, so there is nothing to step.")
-        step = self._step(self.plan(), dormant)
+        step = self._step(self._compose(), dormant)
         self._feed.begin()
         try:
             if self.measurement is None:

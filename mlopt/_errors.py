@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
-__all__ = ["DataError", "GraphError", "MloptError", "NonFiniteError", "SettingsError"]
+__all__ = [
+    "ConvergenceError",
+    "ConvergenceWarning",
+    "DataError",
+    "GraphError",
+    "MloptError",
+    "NonFiniteError",
+    "SettingsError",
+]
 
 
 class MloptError(Exception):
@@ -22,15 +30,23 @@ class SettingsError(MloptError):
 
 
 class NonFiniteError(MloptError):
-    """A loss or gradient is infinite or not a number; nothing of the step was committed.
+    """A loss, gradient or product is infinite or not a number; nothing of the step was committed.
 
     Attributes:
-        problem: label of the first problem whose loss or gradient was not finite, in the order in
+        problem: label of the first problem in which something was not finite, in the order in
             which the step computes them: from the lowest level up, but for `UpperFirst`.
-        step: index of the step.
+        step: index of the step; None where a method met it on its own.
     """
 
-    def __init__(self, message: str, *, problem: str, step: int) -> None:
+    def __init__(self, message: str, *, problem: str = "", step: int | None = None) -> None:
         super().__init__(message)
         self.problem = problem
         self.step = step
+
+
+class ConvergenceError(MloptError):
+    """An iterative method diverged, or has nothing to work on; nothing was committed."""
+
+
+class ConvergenceWarning(UserWarning):
+    """An iterative method stopped early, and its result is less than was asked for."""

@@ -13,7 +13,6 @@ from ._node import Node, Read
 from ._problem import Problem
 from ._refusals import (
     check_missing_methods,
-    check_nesting,
     check_nodes,
     check_parameters,
     check_reads,
@@ -68,11 +67,11 @@ class Graph:
         check_reads(self)
         check_parameters(self)
         self.default = default
+        self._follows: dict[Problem, frozenset[Node]] = {}
         self.methods = {p: p.hypergrad or default or Frozen() for p in self.problems}
         check_missing_methods(self)
         self.sweeps = {p: self.sweep(p) for p in self.problems}
         check_solutions(self)
-        check_nesting(self)
 
     def source_node(self, reader: Node, source: Any) -> Node | None:
         """The node whose result a reader sees: a signal, or the lower problem over a variable.
@@ -134,6 +133,132 @@ class Graph:
                 below = (self.source_node(node, source) for source in passing)
                 frontier.update(n for n in below if n is not None)
         return Sweep(upper, tuple(edges)[1:], edges)
+
+    # Where a solution follows what is displaced: see `_total.py`.
+
+    def participates(self, problem: Problem, dormant: Container[Node] = ()) -> bool:
+        """Whether readers may see anything else than the problem's standing value.
+
+        Args:
+            problem: a lower problem.
+            dormant: problems before their start, which stand still.
+
+        Returns:
+            Whether it moves, responds or follows.
+        """
+        method = self.methods[problem]
+        return problem not in dormant and (method.moves or method.responds or method.at_solution)
+
+    def follows(self, problem: Problem) -> frozenset[Node]:
+        """The lower nodes whose values depend on this problem's own variables.
+
+        Inside the problem's total objective they are computed anew wherever its variables move; all
+        else comes from its reader. For a method of several steps that is also true of the signals
+        that it reads, which are made from each inner step's batch.
+
+        Args:
+            problem: the problem.
+
+        Returns:
+            Problems and signals below it.
+        """
+        if problem not in self._follows:
+            below = [n for n in self.nodes[: self.rank[problem]]
+                     if not isinstance(n, Problem) or self.participates(n)]  # type: ignore[arg-type]  # fmt: skip
+            found: set[Node] = set()
+            if self.methods[problem].traced:
+                found.update(self._signals(problem))
+            grown = True
+            while grown:
+                more = {n for n in below if n not in found
+                        and any(r.source in problem.over or self._node(r.source) in found
+                                for r in n.reads)}  # fmt: skip
+                grown = bool(more)
+                found |= more
+            self._follows[problem] = frozenset(found)
+        return self._follows[problem]
+
+    def cuts(self, problem: Problem) -> tuple[Any, ...]:
+        """What a problem's total objective reads from outside: its arguments r.
+
+        Args:
+            problem: the problem.
+
+        Returns:
+            Variables and signals, each once.
+        """
+        follows = self.follows(problem)
+        reached: list[Node] = [problem]
+        outside: dict[Any, None] = {}
+        for node in reached:
+            for source in (r.source for r in node.reads):
+                below = self._node(source)
+                if below in follows:
+                    if below not in reached:
+                        reached.append(below)
+                elif source not in problem.over:
+                    outside[source] = None
+        return tuple(outside)
+
+    def needed(self, upper: Problem, dormant: Container[Node] = ()) -> list[Node]:
+        """All that is resolved below a problem when its total objective is evaluated.
+
+        Args:
+            upper: the problem.
+            dormant: problems before their start.
+
+        Returns:
+            Signals, and the problems that are not read as they stand; `upper` is the first.
+        """
+        found: list[Node] = [upper]
+        for node in found:
+            for source in (r.source for r in node.reads):
+                below = self._node(source)
+                if below in found or self.rank[below] > self.rank[upper]:
+                    continue
+                if not isinstance(below, Problem) or self.participates(below, dormant):
+                    found.append(below)
+        return found
+
+    def staged(self, upper: Problem, dormant: Container[Node] = ()) -> bool:
+        """Whether one value of each lower node serves all who read it below this problem.
+
+        Args:
+            upper: the problem.
+            dormant: problems before their start.
+
+        Returns:
+            True if the sweep gives its gradient; False if its lower solutions must follow.
+        """
+        needed = self.needed(upper, dormant)
+        for node in needed:
+            if isinstance(node, Problem) and node is not upper:
+                steers = not self.follows(node).isdisjoint(self.needed(node, dormant))
+                if steers or self.methods[node].traced:
+                    return False
+            for read in node.reads:
+                above = self._node(read.source)
+                if (
+                    isinstance(above, Problem)
+                    and above is not upper
+                    and above in needed
+                    and self.rank[above] > self.rank[node]
+                ):
+                    return False
+        return True
+
+    def streams(self, problem: Problem) -> set[Any]:
+        """The streams of which each of a problem's inner steps takes a batch of its own."""
+        return {s for node in [problem, *self._signals(problem)] for s in node.streams}
+
+    def _node(self, source: Any) -> Node:
+        """The signal, or the problem over a variable."""
+        return source if isinstance(source, Signal) else self.owner[source]
+
+    def _signals(self, node: Node) -> set[Node]:
+        """The signals that a node reads, directly or through other signals."""
+        direct = {r.source for r in node.reads if isinstance(r.source, Signal)}
+        return direct.union(*(self._signals(s) for s in direct))
 
     def walks(self, upper: Problem, still: Container[Node]) -> list[tuple[Node, Node]]:
         """The reads on all ways from a problem to its variables, if all levels below it moved.

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
+import torch
+from torch import Tensor
+
+from ._derivatives import derivatives
+from ._errors import GraphError
 from ._tensors import Key, Tensors
 
-__all__ = ["AbstractHypergradient", "Cost", "Response"]
+__all__ = ["AbstractHypergradient", "Cost", "Response", "gradient"]
 
 
 @dataclass(frozen=True)
@@ -19,8 +24,9 @@ class Cost:
     Attributes:
         keeps_graph: dF/dw must stay differentiable until the pullback.
         keeps_base: the base evaluation must also give dF/dr, for every argument r of the pullback.
-        evaluations: evaluations of the objective in one pullback.
-        backwards: backward passes in one pullback.
+        evaluations: evaluations of the objective in one pullback; the most, where it depends on
+            the numbers.
+        backwards: backward passes in one pullback; the most, likewise.
     """
 
     keeps_graph: bool = False
@@ -33,27 +39,85 @@ class Cost:
 class Response:
     """A lower problem with objective F(w; r) at one point of one step.
 
+    Where the problem steers lower problems of its own, F is its *total* objective, in which their
+    solutions follow w and r.
+
     Attributes:
         name: the problem's label.
         value: w, the standing value.
+        leaves: the tensors at which the base evaluation was taken, by key of `value`.
         gradient: dF/dw, one base evaluation shared with the problem's own update; parameters that F
             does not use are absent. Differentiable if the method keeps the graph.
-        arguments: the leaves r that cotangents can be asked for.
+        arguments: the tensors r that cotangents can be asked for.
         argument_gradient: dF/dr of the same evaluation, if the method keeps the base.
         parameters: the user's own parameters by key, as the optimizer knows them.
         optimizer: the user's optimizer, or None.
-        differentiate: (w, keys of r) -> dF/dr: one more evaluation at another w, with the same
-            batch, masks and buffers.
+        objective: (w, inner step, other arguments) -> F at another w, and at other r by key if
+            given: one more evaluation, with the masks and buffers of the base evaluation and, at
+            inner step 0, its batch.
+        upstream: the tensors of the readers' graph from which `leaves` and `arguments` were taken,
+            by key, where a pullback must be differentiable.
+        seed: of what a method draws itself.
+        reference: dF/dw at w and at the standing value of all that is above, where r is not that:
+            then a solution that was taken as optimal has to follow. None where it is.
     """
 
     name: str
     value: Tensors
+    leaves: Tensors
     gradient: Tensors
     arguments: Tensors
     argument_gradient: Tensors
     parameters: Tensors
     optimizer: Any
-    differentiate: Callable[[Tensors, Sequence[Key]], Tensors]
+    objective: Callable[..., Tensor]
+    reference: Tensors | None = None
+    upstream: Tensors = field(default_factory=dict)
+    seed: int = 0
+
+    def differentiate(self, value: Tensors, wanted: Sequence[Key]) -> Tensors:
+        """DF by arguments or by w itself, at another w: one evaluation.
+
+        Args:
+            value: the other w.
+            wanted: keys of `arguments` or of `value`.
+
+        Returns:
+            Tensors by wanted key; absent keys are zero. Differentiable under grad mode.
+        """
+        again = torch.is_grad_enabled()
+        own = {k: t.view_as(t) if again and t.requires_grad else t.detach().requires_grad_()
+               for k, t in value.items() if k in wanted}  # fmt: skip
+        with torch.enable_grad():
+            # The value may depend on the arguments too; what is wanted is the partial derivative.
+            arguments = {k: t.view_as(t) for k, t in self.arguments.items()} if again else None
+            loss = self.objective({**value, **own}, 0, arguments)
+            inputs = {**(arguments or self.arguments), **own}
+            inputs = {k: inputs[k] for k in wanted}
+            return gradient(loss, inputs, self.name, create_graph=again)
+
+
+def gradient(loss: Tensor, inputs: Tensors, name: str, create_graph: bool = False) -> Tensors:
+    """The gradient of an objective by those of the inputs that it depends on.
+
+    Args:
+        loss: the objective's value.
+        inputs: by key.
+        name: the problem's label, for the error.
+        create_graph: whether the gradient is to be differentiated in its turn.
+
+    Returns:
+        Tensors by key; inputs that the value does not depend on are absent.
+
+    Raises:
+        GraphError: it depends on nothing.
+    """
+    if not loss.requires_grad:
+        raise GraphError(
+            f"{name}: its value does not depend on what it is differentiated by. Does the function "
+            "use its arguments, or is it under no_grad?"
+        )
+    return derivatives([loss], inputs, create_graph=create_graph)
 
 
 class AbstractHypergradient(abc.ABC):
@@ -66,9 +130,25 @@ class AbstractHypergradient(abc.ABC):
 
     up to the error that its docstring states. `tests/cases.py` checks this for every method.
 
+    Under grad mode a pullback must be differentiable in its turn, as the backward of an autograd
+    function: that is what lets a middle problem use any method for its own lower problem.
+
     A note on design: a method sees one problem at one point, and nothing of the graph. The sweep
     owns the chain rule, so that methods and graphs multiply instead of add.
     """
+
+    #: Updates that the problem makes in a step, all of which the solution contains.
+    steps: int = 1
+
+    #: Whether `solution` is differentiable by itself under grad mode, so that no pullback is
+    #: needed.
+    traced: bool = False
+
+    #: Whether the derivative is that at the solution itself, and not at the standing value.
+    at_solution: bool = False
+
+    #: Variables, besides the arguments of the objective, that the solution depends on.
+    reads: tuple[Any, ...] = ()
 
     @property
     @abc.abstractmethod
@@ -85,6 +165,18 @@ class AbstractHypergradient(abc.ABC):
     def cost(self) -> Cost:
         """What one pullback needs."""
 
+    def cost_of(self, size: int) -> Cost:
+        """What one pullback needs for a problem over `size` numbers.
+
+        Args:
+            size: of all its variables together.
+
+        Returns:
+            The cost; by default the same for every size.
+        """
+        del size
+        return self.cost
+
     @abc.abstractmethod
     def check(self, name: str, optimizer: Any) -> None:
         """Raise a `GraphError` if the method cannot serve a problem with this optimizer.
@@ -96,7 +188,7 @@ class AbstractHypergradient(abc.ABC):
 
     @abc.abstractmethod
     def solution(self, response: Response) -> Tensors:
-        """The value that higher problems read, without a graph.
+        """The value that higher problems read, without a graph (but see `traced`).
 
         Args:
             response: the problem at this point.
@@ -104,6 +196,19 @@ class AbstractHypergradient(abc.ABC):
         Returns:
             Tensors with the keys of `response.value`.
         """
+
+    def trace(self, response: Response) -> tuple[Tensors, Any]:
+        """The solution, with a graph under grad mode, and the optimizer's state that goes with it.
+
+        Only asked of a method that is `traced`.
+
+        Args:
+            response: the problem at this point.
+
+        Returns:
+            Tensors with the keys of `response.value`, and what the optimizer's rule can write.
+        """
+        raise NotImplementedError(f"{type(self).__name__} is not traced")
 
     @abc.abstractmethod
     def pullback(self, response: Response, cotangent: Tensors, wanted: Sequence[Key]) -> Tensors:

@@ -56,6 +56,7 @@ class Node:
             raise GraphError(f"{self.name}: given= takes a list, e.g. given=[{_show(given)}].")
         self.given = tuple(argument(g, self.name) for g in given)
         self.arguments: tuple[Argument, ...] = over + self.given
+        self.behind: tuple[Read, ...] = ()  # what its method reads behind its function
         self.data_is_tuple = isinstance(data, tuple)  # a list is a loader: of its batches
         loaders = data if isinstance(data, tuple) else () if data is None else (data,)
         self.streams: tuple[Stream, ...] = tuple(Stream.of(x) for x in loaders)
@@ -67,7 +68,8 @@ class Node:
     @property
     def reads(self) -> Iterator[Read]:
         """Every edge into this node, in the order of the arguments."""
-        return (read for argument in self.arguments for read in argument.reads)
+        yield from (read for argument in self.arguments for read in argument.reads)
+        yield from self.behind
 
     def _check_signature(self) -> None:
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,7 +12,7 @@ from ._node import Node
 from ._problem import Problem
 from ._stream import Stream
 
-__all__ = ["Builder", "Commit", "Decide", "Draw", "Evaluate", "Plan", "Total"]
+__all__ = ["Builder", "Commit", "Decide", "Draw", "Evaluate", "Iterate", "Nest", "Plan", "Total"]
 
 
 @dataclass
@@ -40,8 +41,38 @@ class Total:
 
 
 @dataclass
+class Nest:
+    """Take the whole gradient of a problem whose lower solutions must follow what moves.
+
+    Attributes:
+        problem: the problem.
+        calls: evaluations of each node, as counted in a trial; None before it.
+        backwards: backward passes, likewise.
+    """
+
+    problem: Problem
+    calls: Counter[Node] | None = None
+    backwards: int = 0
+
+
+@dataclass
+class Iterate:
+    """Take all steps of a problem whose method takes several, without committing them.
+
+    Attributes:
+        problem: the problem.
+        calls: as of `Nest`.
+        backwards: as of `Nest`.
+    """
+
+    problem: Problem
+    calls: Counter[Node] | None = None
+    backwards: int = 0
+
+
+@dataclass
 class Commit:
-    """Let a problem's optimizer step; `early` ones come before the decision and can be undone."""
+    """Update a problem's variables; `early` ones come before the decision and can be undone."""
 
     problem: Problem
     early: bool
@@ -62,7 +93,7 @@ class Decide:
     """Everything is finite: go on; else undo the early commits and end the step."""
 
 
-Operation = Evaluate | Total | Commit | Draw | Decide
+Operation = Evaluate | Total | Nest | Iterate | Commit | Draw | Decide
 
 
 class Builder:
@@ -82,11 +113,25 @@ class Builder:
         self._current: dict[Node, Evaluate] = {}
         self._commits: dict[Node, int] = {}
         self._draws: dict[Node, int] = {}
+        self._pending: dict[Problem, None] = {}
         self._decided = False
 
     def total(self, problem: Problem) -> None:
-        """The gradient of a problem's update; evaluates what it needs and does not have."""
+        """What a problem's update needs: its gradient, or all its steps."""
+        if self.graph.methods[problem].traced:
+            # The problems that read it take these very steps: they need not be taken twice.
+            self._pending[problem] = None
+        else:
+            self.gradient(problem)
+
+    def gradient(self, problem: Problem) -> None:
+        """The whole gradient of a problem; evaluates what it needs and does not have."""
+        if not self.graph.staged(problem, self.dormant):
+            self.operations.append(Nest(problem))
+            return
         sweep = self.graph.sweep(problem, self.dormant)
+        for node in reversed(sweep.nodes):
+            self._evaluate(node)
         self._evaluate(problem)
         for node, edges in sweep.edges.items():
             current = self._current[node]
@@ -95,7 +140,8 @@ class Builder:
         self.operations.append(Total(problem, sweep))
 
     def commit(self, problem: Problem) -> None:
-        """Update a problem's variables with the gradient of its last `total`."""
+        """Update a problem's variables by its last `total`."""
+        self._iterate([problem])
         self._commits[problem] = self._commits.get(problem, 0) + 1
         changed = [problem] + [
             n for n in self.graph.nodes if any(r.source in problem.over for r in n.reads)
@@ -124,13 +170,20 @@ class Builder:
 
     def decide(self) -> None:
         """From here on commits are final."""
+        self._iterate(list(self._pending))
         if not self._decided:
             self.operations.append(Decide())
         self._decided = True
 
+    def _iterate(self, problems: Sequence[Problem]) -> None:
+        for problem in problems:
+            if problem in self._pending:
+                self.operations.append(Iterate(problem))
+                del self._pending[problem]
+
     def streams(self, problem: Problem) -> list[Stream]:
         """The streams that the total gradient of a problem reads."""
-        needed = self._needs(problem)
+        needed = [*self._needs(problem), *self.graph.needed(problem, self.dormant)]
         return list(dict.fromkeys(s for node in needed for s in node.streams))
 
     def _below(self, node: Node) -> list[Node]:
@@ -192,8 +245,10 @@ class Plan:
 
     Attributes:
         operations: in order.
-        evaluations: calls of objectives and signals, forward.
-        backwards: backward passes.
+        evaluations: calls of objectives and signals, forward. For a solver that stops by itself,
+            the most; for nested levels and for steps of several, as counted in a trial.
+        backwards: backward passes; those of nested levels stand at the problem whose gradient they
+            are for.
     """
 
     graph: Graph
@@ -210,11 +265,15 @@ class Plan:
             elif isinstance(operation, Total):
                 for node in operation.sweep.nodes:
                     if isinstance(node, Problem):
-                        cost = self.graph.methods[node].cost
+                        cost = self.graph.methods[node].cost_of(node.size)
                         count[node][0] += cost.evaluations
                         count[node][1] += cost.backwards
                     else:
                         count[node][1] += 1
+            elif isinstance(operation, Nest | Iterate) and operation.calls is not None:
+                for node, calls in operation.calls.items():
+                    count[node][0] += calls
+                count[operation.problem][1] += operation.backwards
         return {n: (f, b) for n, (f, b) in count.items()}
 
     @property

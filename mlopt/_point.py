@@ -113,7 +113,13 @@ class Evaluator:
                 self.bindings[node] = Binding.of(node.state)
 
     def __call__(
-        self, node: Node, point: Point, *, owner: Iterable[Any] = (), keep: bool = False
+        self,
+        node: Node,
+        point: Point,
+        *,
+        owner: Iterable[Any] = (),
+        keep: bool = False,
+        start: Mapping[Any, list[Tensor]] | None = None,
     ) -> tuple[Any, dict[Any, list[Tensor]]]:
         """Evaluate a node.
 
@@ -122,6 +128,7 @@ class Evaluator:
             point: where.
             owner: variables (or the signal) whose buffers this evaluation writes for good.
             keep: the result's graph will outlive this call, so its buffers must not be used again.
+            start: buffers to begin with, where they are not those that the modules hold.
 
         Returns:
             What the function returned, and for each owner with buffers those that it wrote.
@@ -139,6 +146,8 @@ class Evaluator:
                         slot[key] = tensor
                 if binding.buffers:
                     copies = binding.scratch()
+                    if start and source in start:
+                        torch._foreach_copy_(copies, start[source])
                     lent.append((source, binding, copies))
                     for (slot, key), copy in zip(binding.buffers, copies, strict=True):
                         swapped.append((slot, key, slot[key]))

@@ -10,7 +10,7 @@ import torch
 
 from ._errors import GraphError
 from ._hypergrad import AbstractHypergradient
-from ._node import Node, argument
+from ._node import Node, Read, argument
 from ._variable import Stop, Variable
 
 __all__ = ["PerStep", "Problem", "problem"]
@@ -61,6 +61,9 @@ class Problem(Node):
         self.every = _whole(label, "every", every, 1, "its updates come at every n-th step")
         self.repeat = _whole(label, "repeat", repeat, 1, "its updates inside one step")
         self._check_options()
+        if hypergrad is not None:
+            sources = [r.source for r in self.reads]
+            self.behind = tuple(Read(v) for v in hypergrad.reads if v not in sources)
 
     def _check_options(self) -> None:
         if self.hypergrad is not None and not isinstance(self.hypergrad, AbstractHypergradient):
@@ -93,6 +96,11 @@ class Problem(Node):
                         f"is not one of {', '.join(v.name for v in self.over)}. "
                         "Build it over the variable's own parameters()."
                     )
+
+    @property
+    def size(self) -> int:
+        """How many numbers its variables have together."""
+        return sum(p.numel() for v in self.over for p in v.parameters())
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self.fn(*args, **kwargs)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ._derivatives import derivatives
 from ._errors import GraphError
 from ._hypergrad import Cost, Response
 from ._tensors import Key, Tensors, add_scaled, difference, norm
@@ -21,7 +22,8 @@ class AbstractProduct(abc.ABC):
 
         mixed(response, u, [r])[r]  =  d/dr < dF/dw , u >
 
-    All arguments r come out of the same evaluations.
+    All arguments r come out of the same evaluations. With keys of w itself among the wanted ones it
+    gives the product with the Hessian, H u.
     """
 
     @property
@@ -36,7 +38,7 @@ class AbstractProduct(abc.ABC):
         Args:
             response: the problem at this point.
             direction: u, by key of `response.gradient`; absent keys are zero.
-            wanted: the keys of the arguments r.
+            wanted: keys of the arguments r, or of w.
 
         Returns:
             Tensors by wanted key; absent keys are zero.
@@ -58,16 +60,14 @@ class Exact(AbstractProduct):
 
     def mixed(self, response: Response, direction: Tensors, wanted: Sequence[Key]) -> Tensors:
         keys = [k for k in direction if response.gradient[k].requires_grad]
-        if not keys:
-            return {}
-        grads = torch.autograd.grad(
+        held = {**response.arguments, **response.leaves}
+        return derivatives(
             [response.gradient[k] for k in keys],
-            [response.arguments[k] for k in wanted],
+            {k: held[k] for k in wanted},
             [direction[k] for k in keys],
             retain_graph=True,
-            allow_unused=True,
+            create_graph=torch.is_grad_enabled(),
         )
-        return {k: g for k, g in zip(wanted, grads, strict=True) if g is not None}
 
 
 @dataclass(frozen=True)
@@ -132,13 +132,14 @@ class OneSided(AbstractProduct):
     def mixed(self, response: Response, direction: Tensors, wanted: Sequence[Key]) -> Tensors:
         step, inverse = _step(self.radius, direction)
         plus = response.differentiate(add_scaled(response.value, direction, step), wanted)
-        base = {k: g for k in wanted if (g := response.argument_gradient.get(k)) is not None}
+        found = {**response.gradient, **response.argument_gradient}
+        base = {k: g for k in wanted if (g := found.get(k)) is not None}
         return difference(plus, base, inverse)
 
 
 def _step(radius: float, direction: Tensors) -> tuple[Tensor, Tensor]:
     """The step e = radius / |u| and 1/e; both zero for a zero direction, decided on the device."""
-    length = norm(direction)
+    length = norm(direction).detach()  # where the product is differentiated, e is a constant
     zero = torch.zeros_like(length)
     return torch.where(length > 0, radius / length, zero), length / radius
 

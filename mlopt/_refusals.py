@@ -14,7 +14,6 @@ if TYPE_CHECKING:
 
 __all__ = [
     "check_missing_methods",
-    "check_nesting",
     "check_nodes",
     "check_parameters",
     "check_reads",
@@ -107,39 +106,14 @@ def check_solutions(graph: Graph) -> None:
     for reader in graph.nodes:
         for read in reader.reads:
             below = graph.source_node(reader, read.source)
-            if isinstance(below, Problem) and graph.methods[below].moves:
+            if isinstance(below, Problem) and graph.participates(below):
                 graph.methods[below].check(below.name, below.optimizer)
-                if below.repeat > 1:
+                if below.repeat > 1 and graph.methods[below].moves:
                     raise GraphError(
                         f"{reader.name} reads the solution of {below.name}, which makes "
                         f"{below.repeat} updates in a step, while its method sees one. Set "
                         f"repeat=1, or hypergrad=Frozen() on {below.name}."
                     )
-                if graph.sweeps[below].nodes:
-                    raise GraphError(
-                        f"nested levels: {reader.name} reads the solution of {below.name}, "
-                        f"whose gradient comes back through {graph.sweeps[below].nodes[-1].name}"
-                        f"; {type(graph.methods[below]).__name__} does not support this. Set "
-                        f"hypergrad=Frozen() on {below.name}, or wrap its reads in "
-                        "mlopt.stop()."
-                    )
-
-
-def check_nesting(graph: Graph) -> None:
-    """No middle problem steers its own lower problems: no method here supports that yet."""
-    still = {p for p, m in graph.methods.items() if not m.responds}
-    for upper in graph.problems:
-        for lower, middle in graph.walks(upper, still):
-            if isinstance(middle, Problem) and graph.rank[middle] > graph.rank[lower]:
-                what = "problem" if isinstance(lower, Problem) else "signal"
-                raise GraphError(
-                    f"nested levels: {upper.name} differentiates through {middle.name}, whose "
-                    f"variable {_names(middle)} the lower {what} {lower.name} responds to. "
-                    f"{type(graph.methods[middle]).__name__} does not support this. If they "
-                    "play on one level, set hypergrad=Frozen() on a problem between them; if "
-                    f"{lower.name} should read the new value, list it above {middle.name}; or "
-                    "wrap the read in mlopt.stop()."
-                )
 
 
 def _names(problem: Problem) -> str:

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from ._derivatives import backward_passes
 from ._graph import Graph
 from ._node import Node
-from ._plan import Commit, Decide, Draw, Evaluate, Plan, Total
+from ._plan import Commit, Decide, Draw, Evaluate, Iterate, Nest, Plan, Total
 from ._point import Evaluator
 from ._problem import Problem
+from ._signal import split
 from ._stream import Stream
 from ._sweep import Ascent
 from ._tensors import Tensors, norm
+from ._total import TotalObjectives
 from ._transaction import Transaction
 
 __all__ = ["Outcome", "Step"]
@@ -66,6 +70,11 @@ class Step:
         self.graph, self.plan, self.evaluator, self._draw = graph, plan, evaluator, draw
         self.parameters = {p: trainable(p) for p in graph.problems}
         self.ascent = Ascent(graph, evaluator, self.parameters, dormant, self.batch, seed)
+        self._totals = lambda: TotalObjectives(
+            graph, evaluator, self.parameters, dormant, self._batch_in, seed
+        )
+        self.totals = self._totals()
+        self._inner_batches: dict[tuple[Problem, int, Stream], Any] = {}
         self.transaction = Transaction(evaluator)
         self.outcome = Outcome()
         self._batches: dict[Stream, Any] = {}
@@ -86,6 +95,12 @@ class Step:
                     self._evaluate(operation)
                 elif isinstance(operation, Total):
                     self._total(operation)
+                elif isinstance(operation, Nest | Iterate):
+                    with self._counted(operation):
+                        if isinstance(operation, Nest):
+                            self._nest(operation.problem)
+                        else:
+                            self._iterate(operation.problem)
                 elif isinstance(operation, Commit):
                     self._commit(operation)
                 elif isinstance(operation, Draw):
@@ -100,30 +115,61 @@ class Step:
             self.evaluator.release()
         if self.transaction.updated:
             for signal in self.graph.signals:
-                self.evaluator.commit(self._written.get(signal, {}))
+                written = self._written.get(signal) or self.totals.written.get(signal, {})
+                self.evaluator.commit(written)
         self.outcome.updated = self.transaction.updated
         return self.outcome
 
     def _evaluate(self, operation: Evaluate) -> None:
-        node, label = operation.node, self.graph.labels[operation.node]
+        node = operation.node
         if isinstance(node, Problem):
             self.ascent.evaluate_problem(node, operation.wanted, operation.pulled, operation.inner)
             record = self.ascent.problems[node]
-            self._watched.append((node, "loss", record.loss))
-            self.outcome.metrics[f"{label}/loss"] = record.loss
-            for name, value in record.metrics.items():
-                value = value.detach() if isinstance(value, Tensor) else value
-                self.outcome.metrics[f"{label}/{name}"] = value
+            self._report(node, record.loss, record.metrics)
         else:
             self.ascent.evaluate_signal(node, operation.wanted, operation.inner)  # type: ignore[arg-type]
             record = self.ascent.signals[node]  # type: ignore[index]
-            parts = {k: t.detach() for k, t in record.parts.items()}
-            self.outcome.signals[label] = parts[""] if list(parts) == [""] else parts
+            self._show(node, record.parts)
         self._written[node] = record.written
 
+    @contextmanager
+    def _counted(self, operation: Nest | Iterate) -> Iterator[None]:
+        """Note what an operation took, whose cost no plan can know before."""
+        calls, passes = self.evaluator.count.copy(), backward_passes()
+        yield
+        operation.calls = self.evaluator.count - calls
+        operation.backwards = backward_passes() - passes
+
+    def _report(self, problem: Problem, loss: Tensor, metrics: dict[str, Any]) -> None:
+        label = self.graph.labels[problem]
+        self._watched.append((problem, "loss", loss))
+        self.outcome.metrics[f"{label}/loss"] = loss
+        for name, value in metrics.items():
+            value = value.detach() if isinstance(value, Tensor) else value
+            self.outcome.metrics[f"{label}/{name}"] = value
+
+    def _show(self, signal: Node, parts: dict[str, Tensor]) -> None:
+        parts = {k: t.detach() for k, t in parts.items()}
+        shown = parts[""] if list(parts) == [""] else parts
+        self.outcome.signals[self.graph.labels[signal]] = shown
+
     def _total(self, operation: Total) -> None:
-        problem = operation.problem
-        gradient = self.ascent.total_gradient(operation.sweep)
+        self._keep(operation.problem, self.ascent.total_gradient(operation.sweep))
+
+    def _nest(self, problem: Problem) -> None:
+        loss, metrics, gradient, self._written[problem] = self.totals.base(problem)
+        self._report(problem, loss, metrics)
+        for signal, value in self.totals.signals.items():
+            self._show(signal, split(value, signal.name))
+        self._keep(problem, gradient)
+
+    def _iterate(self, problem: Problem) -> None:
+        trajectory = self.totals.trajectory(problem)
+        self._report(problem, trajectory.losses[0], trajectory.metrics)
+        self._watched += [(problem, "loss", loss) for loss in trajectory.losses[1:]]
+        self._watched.append((problem, "value", norm(trajectory.value)))
+
+    def _keep(self, problem: Problem, gradient: Tensors) -> None:
         self.outcome.gradients[problem] = gradient
         self._norms[problem] = length = norm(gradient)
         self._watched.append((problem, "gradient", length))
@@ -131,15 +177,24 @@ class Step:
 
     def _commit(self, operation: Commit) -> None:
         problem = operation.problem
-        self.transaction.update(
-            problem,
-            self.parameters[problem],
-            self.outcome.gradients[problem],
-            self._norms[problem],
-            self._written[problem],
-            undoable=operation.early,
-        )
+        if self.graph.methods[problem].traced:
+            trajectory = self.totals.trajectory(problem)
+            self.transaction.place(
+                problem, self.parameters[problem], trajectory, undoable=operation.early
+            )
+        else:
+            self.transaction.update(
+                problem,
+                self.parameters[problem],
+                self.outcome.gradients[problem],
+                self._norms[problem],
+                self._written[problem],
+                undoable=operation.early,
+            )
         self.ascent.forget(operation.forget)
+        if operation.early:
+            self.totals = self._totals()
+            self._inner_batches.clear()
 
     def _decide(self) -> bool:
         """Whether every loss and gradient is finite: the step's one host synchronisation."""
@@ -161,6 +216,7 @@ class Step:
             for node in operation.readers:
                 self._own_batches.setdefault(node, {}).update(fresh)
         self.ascent.forget(operation.forget)
+        self.totals = self._totals()
 
     def batch(self, node: Node) -> Any:
         """The batch that a node reads now: from each of its streams, drawn when first read."""
@@ -170,6 +226,21 @@ class Step:
             if stream not in own and stream not in self._batches:
                 self._batches[stream] = self._draw(stream)
             batches.append(own[stream] if stream in own else self._batches[stream])
+        return tuple(batches) if node.data_is_tuple else batches[0] if batches else None
+
+    def _batch_in(self, node: Node, loops: Sequence[tuple[Problem, int]]) -> Any:
+        """The batch that a node reads inside the inner steps of problems, innermost first."""
+        batches = []
+        standing = self.batch(node)
+        for i, stream in enumerate(node.streams):
+            looping = next(((p, k) for p, k in loops if stream in self.graph.streams(p)), None)
+            if looping is None:
+                batches.append(standing[i] if node.data_is_tuple else standing)
+                continue
+            key = (*looping, stream)
+            if key not in self._inner_batches:
+                self._inner_batches[key] = self._draw(stream)
+            batches.append(self._inner_batches[key])
         return tuple(batches) if node.data_is_tuple else batches[0] if batches else None
 
 

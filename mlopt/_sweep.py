@@ -9,14 +9,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ._derivatives import derivatives
 from ._errors import GraphError
 from ._graph import Graph, Sweep
-from ._hypergrad import Response
+from ._hypergrad import Response, gradient
 from ._node import Node
 from ._point import Evaluator, Point
 from ._problem import Problem
 from ._signal import Signal, join, split
-from ._tensors import Key, Tensors, accumulate
+from ._tensors import Tensors, accumulate
 from ._variable import Variable
 
 __all__ = ["Ascent", "split_loss"]
@@ -133,40 +134,42 @@ class Ascent:
             loss, metrics = split_loss(result, node.name)
             # A problem that acts through lower ones alone has no gradient while those stand still.
             still = not loss.requires_grad and self.graph.sweeps[node].nodes
-            grads = {} if still else _grad(loss, inputs, node.name, create_graph=keep_graph)
-        gradient = {k: g for k in own if (g := grads.get(k)) is not None}
+            grads = {} if still else gradient(loss, inputs, node.name, create_graph=keep_graph)
         response = Response(
             name=node.name,
             value={k: p.detach() for k, p in own.items()},
-            gradient=gradient,
+            leaves=own,
+            gradient={k: g for k in own if (g := grads.get(k)) is not None},
             arguments=arguments,
             argument_gradient={k: g for k in arguments if (g := grads.get(k)) is not None},
             parameters=own,
             optimizer=node.optimizer,
-            differentiate=self._differentiate(node, point, arguments),
+            objective=self._objective(node, point),
+            seed=point.seed,
         )
         record = ProblemRecord(loss.detach(), metrics, response, written=written)
-        if method.moves and node not in self.dormant:
+        if method.moves and not method.traced and node not in self.dormant:
             with torch.no_grad():
                 record.solution = method.solution(response)
             record.leaves = {k: t.detach().requires_grad_() for k, t in record.solution.items()}
         self.problems[node] = record
 
-    def _differentiate(
-        self, node: Problem, point: Point, arguments: Tensors
-    ) -> Callable[[Tensors, Sequence[Key]], Tensors]:
-        def differentiate(value: Tensors, wanted: Sequence[Key]) -> Tensors:
-            """dF/dr at another w: same batch, same seed, buffers from the start of the step."""
-            values = dict(point.values)
-            for (variable, name), tensor in value.items():
-                values[variable] = {**values.get(variable, {}), name: tensor}
-            moved = Point(values, point.signals, point.batch, point.seed)
-            with torch.enable_grad():
-                result, _ = self.evaluator(node, moved)
-                loss, _ = split_loss(result, node.name)
-                return _grad(loss, {k: arguments[k] for k in wanted}, node.name)
+    def _objective(self, node: Problem, point: Point) -> Callable[..., Tensor]:
+        def objective(value: Tensors, inner: int = 0, arguments: Tensors | None = None) -> Tensor:
+            """F at another w: same batch, same seed, buffers from the start of the step."""
+            assert inner == 0, f"{node.name}: a staged problem is evaluated at one batch"
+            values, signals = dict(point.values), dict(point.signals)
+            for (source, name), tensor in {**value, **(arguments or {})}.items():
+                if isinstance(source, Signal):
+                    parts = split(signals[source], source.name)
+                    signals[source] = join(signals[source], {**parts, name: tensor})
+                else:
+                    values[source] = {**values.get(source, {}), name: tensor}
+            moved = Point(values, signals, point.batch, point.seed)
+            result, _ = self.evaluator(node, moved)
+            return split_loss(result, node.name)[0]
 
-        return differentiate
+        return objective
 
     def _point(self, node: Node, wanted: Sequence[Any], inner: int) -> tuple[Point, Tensors]:
         """What a node reads, and the leaves among it for the wanted sources."""
@@ -268,16 +271,12 @@ class Ascent:
             record = self.signals[node]
             inputs = {k: t for k, t in record.inputs.items() if k[0] in edges}
             outputs = {k: t for k, t in cotangent.items() if record.parts[k[1]].requires_grad}
-            if not inputs or not outputs:
-                return {}
-            grads = torch.autograd.grad(
+            return derivatives(
                 [record.parts[k[1]] for k in outputs],
-                list(inputs.values()),
+                inputs,
                 list(outputs.values()),
                 retain_graph=True,
-                allow_unused=True,
             )
-            return {k: g for k, g in zip(inputs, grads, strict=True) if g is not None}
         assert isinstance(node, Problem)
         response = self.problems[node].response
         wanted = [k for k in response.arguments if k[0] in edges]
@@ -304,15 +303,3 @@ def split_loss(result: Any, name: str) -> tuple[Tensor, dict[str, Any]]:
         if taken in metrics:
             raise GraphError(f"{name}: the metric {taken!r} is the engine's own; rename yours.")
     return loss, metrics
-
-
-def _grad(loss: Tensor, inputs: Tensors, name: str, create_graph: bool = False) -> Tensors:
-    if not loss.requires_grad:
-        raise GraphError(
-            f"{name}: its value does not depend on what it is differentiated by. Does the function "
-            "use its arguments, or is it under no_grad?"
-        )
-    grads = torch.autograd.grad(
-        loss, list(inputs.values()), create_graph=create_graph, allow_unused=True
-    )
-    return {k: g for k, g in zip(inputs, grads, strict=True) if g is not None}

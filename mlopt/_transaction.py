@@ -12,6 +12,7 @@ from torch import Tensor
 from ._point import Evaluator
 from ._problem import Problem
 from ._tensors import Tensors, clone
+from .optim import rule_of
 
 __all__ = ["Transaction"]
 
@@ -62,6 +63,29 @@ class Transaction:
         assert problem.optimizer is not None
         problem.optimizer.step()
         self.evaluator.commit(written)
+        self.updated.add(problem)
+
+    def place(
+        self, problem: Problem, parameters: Tensors, trajectory: Any, *, undoable: bool
+    ) -> None:
+        """Commit where a problem's steps have led: its variables, optimizer state and buffers.
+
+        Args:
+            problem: whose variables are updated.
+            parameters: by key.
+            trajectory: the steps' end.
+            undoable: whether `undo` may be called later.
+        """
+        if undoable and problem not in self._before:
+            self._before[problem] = _Snapshot(problem, self.evaluator)
+        assert problem.optimizer is not None
+        keys = [k for k in parameters if k in trajectory.value]
+        with torch.no_grad():
+            torch._foreach_copy_([parameters[k] for k in keys], [trajectory.value[k] for k in keys])
+        rule_of(problem.optimizer, problem.name).write(
+            problem.optimizer, parameters, trajectory.state
+        )
+        self.evaluator.commit(trajectory.written)
         self.updated.add(problem)
 
     def undo(self) -> None:

@@ -48,16 +48,21 @@ def decouples(optimizer: Any, group: dict[str, Any]) -> bool:
 
 
 def adam_step(
-    group: dict[str, Any], state: dict[str, Any], w: Tensor, g: Tensor, decoupled: bool
+    group: dict[str, Any],
+    state: dict[str, Any],
+    w: Tensor,
+    g: Tensor,
+    decoupled: bool,
+    held: bool = True,
 ) -> Tensor:
-    """What torch.optim.Adam (or AdamW) does, differentiable in g with the second moment held."""
+    """What torch.optim.Adam (or AdamW) does, differentiable in g; the second moment is held or not."""
     b1, b2 = group["betas"]
     d = -g if group["maximize"] else g
     if not decoupled:
         d = d + group["weight_decay"] * w
     t = float(state["step"]) + 1 if state else 1.0
     m = b1 * state.get("exp_avg", 0.0) + (1 - b1) * d
-    v = b2 * state.get("exp_avg_sq", 0.0) + (1 - b2) * d.detach() ** 2
+    v = b2 * state.get("exp_avg_sq", 0.0) + (1 - b2) * (d.detach() if held else d) ** 2
     if group["amsgrad"]:
         v = torch.maximum(v, state.get("max_exp_avg_sq", v))
     if decoupled:
@@ -66,14 +71,16 @@ def adam_step(
     return w - group["lr"] / (1 - b1**t) * m / scale
 
 
-def optimizer_step(optimizer: Any, parameter: Tensor, w: Tensor, g: Tensor) -> Tensor:
+def optimizer_step(
+    optimizer: Any, parameter: Tensor, w: Tensor, g: Tensor, held: bool = True
+) -> Tensor:
     """The update of one parameter by its optimizer, as a differentiable function of (w, g)."""
     for group in optimizer.param_groups:
         if any(p is parameter for p in group["params"]):
             state = dict(optimizer.state.get(parameter, {}))
             if isinstance(optimizer, torch.optim.SGD):
                 return sgd_step(group, state, w, g)
-            return adam_step(group, state, w, g, decouples(optimizer, group))
+            return adam_step(group, state, w, g, decouples(optimizer, group), held)
     return w
 
 
@@ -226,15 +233,22 @@ class Composed:
                 loss, list(own.values()), create_graph=True, allow_unused=True
             )
             inner = method.method if isinstance(method, mlopt.StopGradient) else method
+            if isinstance(inner, mlopt.Implicit):
+                moved = _optimum(own, grads, inner.damping)
+                grads = [None] * len(grads)
             for (v, name, p), g in zip(self.trainable(problem), grads, strict=True):
                 w = own[v, name].detach()
+                if isinstance(inner, mlopt.Implicit):
+                    continue
                 if g is None:
                     moved[v, name] = w
+                elif isinstance(inner, mlopt.Sama):
+                    moved[v, name] = optimizer_step(problem.optimizer, p, w, g, held=False)
                 elif inner.lr is not None:
                     moved[v, name] = w - inner.lr * g
                 else:
                     moved[v, name] = optimizer_step(problem.optimizer, p, w, g)
-        if not isinstance(method, mlopt.OneStep):
+        if not isinstance(method, mlopt.OneStep | mlopt.Sama | mlopt.Implicit):
             moved = {k: t.detach() for k, t in moved.items()}
         return {
             v: {k: moved.get((v, k), t.detach()) for k, t in given[v].items()} for v in problem.over
@@ -258,6 +272,33 @@ class Composed:
         with torch.random.fork_rng(devices=cuda):
             torch.manual_seed(self.seed(node))
             return node.fn(*arguments)
+
+
+def _optimum(own: dict[Any, Tensor], grads: Any, damping: float) -> dict[Any, Tensor]:
+    """w as the optimum: its value, with the derivative of the implicit function theorem."""
+    used = [(k, w, g) for (k, w), g in zip(own.items(), grads, strict=True) if g is not None]
+    flat = torch.cat([g.flatten() for _, _, g in used])
+    rows = [
+        torch.cat(
+            [
+                torch.zeros_like(w).flatten() if h is None else h.flatten()
+                for (_, w, _), h in zip(
+                    used,
+                    torch.autograd.grad(
+                        x, [w for _, w, _ in used], retain_graph=True, allow_unused=True
+                    ),
+                    strict=True,
+                )
+            ]
+        )
+        for x in flat
+    ]
+    hessian = torch.stack(rows).detach() + damping * torch.eye(len(flat)).to(flat)
+    shift = torch.linalg.solve(hessian, flat - flat.detach())
+    moved = {k: w.detach() for k, w in own.items()}
+    for (k, w, _), part in zip(used, shift.split([w.numel() for _, w, _ in used]), strict=True):
+        moved[k] = w.detach() - part.view_as(w)
+    return moved
 
 
 def _present(source: Any, value: Any) -> Any:

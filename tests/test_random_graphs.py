@@ -1,4 +1,4 @@
-"""The sweep law on random graphs, and the refusal of nested ones.
+"""The sweep law on random graphs, staged and nested.
 
 A generator draws lists of problems and signals; nothing steers it towards staged or nested graphs
 but how often a node reads the variable of a higher one. A criterion of this file, by brute force
@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import torch
 from cases import module, parameter, tensor, warmed
+from nested_oracle import Fixed, Nested, Steps, Stopped
 from oracles import Composed, assert_close, assert_same_gradients, torch_update
 from torch import Tensor, nn
 
@@ -251,22 +252,36 @@ def _ways(upper: Any, nodes: list[Any], place: Any, owner: Any) -> Any:
 @pytest.mark.parametrize("first", range(SEEDS.start, SEEDS.stop, BLOCK))
 def test_random_graphs(first: int, device: torch.device) -> None:
     for seed in range(first, first + BLOCK):
-        nodes = draw_graph(seed, device)
-        if is_nested(nodes):
-            with pytest.raises(mlopt.GraphError, match="nested levels"):
-                mlopt.Engine(nodes)
-        else:
-            _check_staged(nodes, f"graph {seed}")
+        _check(draw_graph(seed, device), f"graph {seed}")
 
 
-def _check_staged(nodes: list[Any], label: str) -> None:
+def kind_of(method: Any) -> Any:
+    """What the oracle of nested levels calls a method."""
+    if isinstance(method, StopGradient):
+        return Stopped(kind_of(method.method))
+    return Steps(1, method.lr) if isinstance(method, OneStep) else Fixed()
+
+
+def _check(nodes: list[Any], label: str) -> None:
     engine = mlopt.Engine(nodes, seed=5)
     problems = [n for n in nodes if isinstance(n, mlopt.Problem)]
-    oracle = Composed(nodes, seed=engine.seed_of)
-    expected = {p: oracle.hypergradient(p) for p in problems}
+    nested = Nested(nodes, {p: kind_of(p.hypergrad) for p in problems}, seed=engine.seed_of)
+    # Steps of lr 1 inside steps of lr 1, six deep, are chaos: rounding is all that would be tested.
+    problems = [p for p in problems if _steps_below(engine.graph, p) <= 4 or engine.graph.staged(p)]
+    expected = {p: nested.hypergradient(p) for p in problems}
+    composed = Composed(nodes, seed=engine.seed_of)
+    for p in problems:
+        if engine.graph.staged(p):  # a second opinion
+            known = {
+                v: {k: t for k, t in ts.items() if t is not None}
+                for v, ts in composed.hypergradient(p).items()
+            }
+            assert_same_gradients(known, expected[p], 1e-12, f"{label} {p.name} oracles")
     for p in problems:
         found = engine.hypergradient(p)
         assert_same_gradients(found, expected[p], 1e-8, f"{label} {p.name}")
+    if not all(engine.graph.staged(p) for p in engine.graph.problems):
+        return
     before = {p: [t.detach().clone() for v in p.over for t in v.parameters()] for p in problems}
     after = {}
     for p in problems:
@@ -286,16 +301,20 @@ def _check_staged(nodes: list[Any], label: str) -> None:
             assert_close(t.detach() - old, new - old, 1e-8, f"{label} {p.name} committed")
 
 
+def _steps_below(graph: mlopt.Graph, problem: Any) -> int:
+    return sum(isinstance(n, mlopt.Problem) for n in graph.needed(problem)) - 1
+
+
 def test_what_is_drawn(device: torch.device) -> None:
     """The generator is worth its name: many of each kind, and of each thing in the contract."""
     seen: Counter[str] = Counter()
     for seed in SEEDS:
         nodes = draw_graph(seed, device)
         problems = [n for n in nodes if isinstance(n, mlopt.Problem)]
-        if is_nested(nodes):
-            seen["nested"] += 1
+        nested = is_nested(nodes)
+        seen["nested" if nested else "staged"] += 1
+        if nested:
             continue
-        seen["staged"] += 1
         graph = mlopt.Engine(nodes).graph
         depth = max(_depth(graph, p) for p in problems)
         seen[f"through {depth} problems"] += 1
@@ -355,23 +374,27 @@ def test_three_nested_levels(reads_lowest: bool, device: torch.device) -> None:
     def nodes(method: Any, *, held: bool = False) -> list[Any]:
         W, M, A = (mlopt.Variable(parameter(device, s, 2), n) for s, n in enumerate("wma"))
 
-        @mlopt.problem(over=W, given=[mlopt.stop(M) if held else M], hypergrad=OneStep(lr=0.1))
+        sgd = torch.optim.SGD
+
+        @mlopt.problem(over=W, given=[mlopt.stop(M) if held else M], hypergrad=OneStep(lr=0.1),
+                       optimizer=sgd(W.parameters(), lr=0.1))  # fmt: skip
         def low(w, m):
             return ((w - m) ** 2).sum()
 
-        @mlopt.problem(over=M, given=[A, [W]] if reads_lowest else [A], hypergrad=method)
+        @mlopt.problem(over=M, given=[A, [W]] if reads_lowest else [A], hypergrad=method,
+                       optimizer=sgd(M.parameters(), lr=0.1))  # fmt: skip
         def middle(m, a, lowest=()):
             return ((m - a) ** 2).sum() + sum((w * m).sum() for w in lowest)
 
-        @mlopt.problem(over=A, given=[W])
+        @mlopt.problem(over=A, given=[W], optimizer=sgd(A.parameters(), lr=0.1),
+                       hypergrad=Frozen())  # fmt: skip
         def top(a, w):
             return (w * a).sum()
 
         return [low, middle, top]
 
-    with pytest.raises(mlopt.GraphError, match=r"nested levels: top .* middle"):
-        mlopt.Engine(nodes(OneStep(lr=0.1)))
+    for method in (OneStep(lr=0.1), Frozen()):
+        for held in (False, True):
+            _check(nodes(method, held=held), f"{method} held={held}")
     with pytest.raises(mlopt.GraphError, match="Say how gradients pass through middle"):
         mlopt.Engine(nodes(None))
-    mlopt.Engine(nodes(Frozen()))  # the remedies that the messages name
-    mlopt.Engine(nodes(OneStep(lr=0.1), held=True))

@@ -87,11 +87,22 @@ class OneStep(AbstractHypergradient):
         cotangent = {k: c for k, c in cotangent.items() if k in response.gradient}
         if not cotangent:
             return {}
-        if self.lr is not None:
-            direction = scale(cotangent, self.lr)
-        else:
-            update = update_of(response.optimizer, response.name)
-            direction = update.derivative(
-                response.optimizer, response.parameters, response.gradient, cotangent
-            )
+        direction = self.direction(response, cotangent)
         return scale(self.product.mixed(response, direction, wanted), -1.0)
+
+    def direction(self, response: Response, cotangent: Tensors) -> Tensors:
+        """D c, the cotangent through the update.
+
+        Args:
+            response: the problem at this point.
+            cotangent: c, by keys of `response.gradient`.
+
+        Returns:
+            Tensors by the same keys.
+        """
+        if self.lr is not None:
+            return scale(cotangent, self.lr)
+        update = update_of(response.optimizer, response.name)
+        return update.derivative(
+            response.optimizer, response.parameters, response.gradient, cotangent
+        )

@@ -41,6 +41,22 @@ class StopGradient(AbstractHypergradient):
         return self.method.moves
 
     @property
+    def steps(self) -> int:  # type: ignore[override]
+        return self.method.steps
+
+    @property
+    def traced(self) -> bool:  # type: ignore[override]
+        return self.method.traced
+
+    @property
+    def at_solution(self) -> bool:  # type: ignore[override]
+        return self.method.at_solution
+
+    @property
+    def reads(self) -> tuple[Any, ...]:  # type: ignore[override]
+        return self.method.reads
+
+    @property
     def responds(self) -> bool:
         return False
 
@@ -53,6 +69,10 @@ class StopGradient(AbstractHypergradient):
 
     def solution(self, response: Response) -> Tensors:
         return self.method.solution(response)
+
+    def trace(self, response: Response) -> Any:
+        """Another method's steps; see `Unrolled.trace`."""
+        return self.method.trace(response)
 
     def pullback(self, response: Response, cotangent: Tensors, wanted: Sequence[Key]) -> Tensors:
         del response, cotangent, wanted

@@ -1,0 +1,205 @@
+"""`Implicit`: the lower problem taken as solved, differentiated by its optimality condition."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .._derivatives import derivatives
+from .._errors import ConvergenceError, GraphError
+from .._hypergrad import AbstractHypergradient, Cost, Response, gradient
+from .._products import AbstractProduct, Exact
+from .._tensors import Key, Tensors, add_scaled, difference, scale
+from ..solvers import CG, AbstractSolver
+
+__all__ = ["Implicit"]
+
+
+@dataclass(frozen=True)
+class Implicit(AbstractHypergradient):
+    """The standing value w is taken as the lower problem's optimum.
+
+        s(r) = w,    dF/dw(w; r) = 0
+        pullback to r:  - d/dr < dF/dw , q >,    (H + damping I) q = c,    H = d^2F/dw^2
+
+    Exact where w is the optimum, H is positive definite and the solver converged; an inexact w
+    gives an error of the size of |dF/dw|. Where a middle problem displaces r, the optimum follows
+    by one Newton step, which is exact for quadratic F and loses terms of second order in the
+    displacement else:
+
+        s(r') = w - (H + damping I)^-1 [ dF/dw(w; r') - dF/dw(w; r) ]
+
+    Let the lower problem come near its optimum before each upper update: see `Alternate`. Do not
+    use it where it stays far from it (then `Unrolled`), nor on objectives without curvature.
+
+    Args:
+        solver: of the linear system; `CG()` needs H to be positive definite.
+        product: how products with H and the mixed product are taken.
+        damping: added to H; biases q towards zero, and keeps flat directions from blowing up.
+
+    Raises:
+        GraphError: an option is not what it must be.
+
+    Reference: Pedregosa, "Hyperparameter optimization with approximate gradient", ICML 2016;
+    Lorraine, Vicol, Duvenaud, "Optimizing Millions of Hyperparameters by Implicit
+    Differentiation", AISTATS 2020.
+    """
+
+    solver: AbstractSolver = field(default_factory=CG)
+    product: AbstractProduct = field(default_factory=Exact)
+    damping: float = 0.0
+
+    at_solution = True
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.solver, AbstractSolver):
+            raise GraphError(
+                f"Implicit(solver={self.solver!r}): give an object: CG(), Neumann(), Nystrom() or "
+                "Dense()."
+            )
+        if not isinstance(self.product, AbstractProduct):
+            raise GraphError(
+                f"Implicit(product={self.product!r}): give an object: Exact(), Central() or "
+                "OneSided()."
+            )
+        if not self.damping >= 0:
+            raise GraphError(f"Implicit(damping={self.damping}): it must not be negative.")
+
+    @property
+    def moves(self) -> bool:
+        return False
+
+    @property
+    def responds(self) -> bool:
+        return True
+
+    @property
+    def cost(self) -> Cost:
+        return self.product.cost
+
+    def cost_of(self, size: int) -> Cost:
+        cost, products = self.product.cost, self.solver.most_products(size) + 1
+        return Cost(
+            cost.keeps_graph,
+            cost.keeps_base,
+            cost.evaluations * products,
+            cost.backwards * products,
+        )
+
+    def check(self, name: str, optimizer: Any) -> None:
+        del name, optimizer
+
+    def solution(self, response: Response) -> Tensors:
+        if response.reference is None:
+            return response.value
+        moved = difference(response.gradient, response.reference, 1.0)
+        return add_scaled(response.value, self._solve(response, moved), -1.0)
+
+    def pullback(self, response: Response, cotangent: Tensors, wanted: Sequence[Key]) -> Tensors:
+        # A parameter that F does not use is no part of the optimality condition.
+        cotangent = {k: c for k, c in cotangent.items() if k in response.gradient}
+        if not cotangent:
+            return {}
+        direction = self._solve(response, cotangent)
+        return scale(self.product.mixed(response, direction, wanted), -1.0)
+
+    def _solve(self, response: Response, b: Tensors) -> Tensors:
+        """(H + damping I)^-1 b, differentiable under grad mode."""
+        keys = list(response.gradient)
+        b = {k: b[k] if k in b else torch.zeros_like(response.value[k]) for k in keys}
+
+        system = _System(self, response, keys)
+        if not torch.is_grad_enabled():
+            return self.solver.solve(system.product, b, response.name).value
+        upstream = [response.upstream[k] for k in system.inputs]
+        found = _Solve.apply(system, *b.values(), *upstream)
+        return dict(zip(keys, found, strict=True))
+
+
+@dataclass(frozen=True)
+class _System:
+    """(H + damping I) x = b as the autograd function sees it."""
+
+    method: Implicit
+    response: Response
+    keys: list[Key]
+
+    def product(self, v: Tensors) -> Tensors:
+        """The product (H + damping I) v."""
+        found = self.method.product.mixed(self.response, v, self.keys)
+        damping = self.method.damping
+        if not found and not damping:
+            raise ConvergenceError(
+                f"{self.response.name}: its objective has no curvature in its variable (the second "
+                "derivative does not exist), so Implicit has nothing to solve with. Give "
+                "Implicit(damping=...), add a quadratic term, or use OneStep or Unrolled."
+            )
+        return add_scaled(found, v, damping) if damping else found
+
+    @property
+    def inputs(self) -> Tensors:
+        """What H depends on."""
+        held = {**self.response.leaves, **self.response.arguments}
+        return {k: held[k] for k in self.response.upstream if k in held}
+
+    def solve(self, b: Sequence[Tensor]) -> list[Tensor]:
+        """The solution, without a graph."""
+        right = dict(zip(self.keys, b, strict=True))
+        with torch.no_grad():
+            value = self.method.solver.solve(self.product, right, self.response.name).value
+        return [value[k] for k in self.keys]
+
+    def afresh(self) -> _System:
+        """The same system computed from new aliases, on which no x depends."""
+        response = self.response
+        new = {k: response.upstream[k] for k in self.inputs}
+        new = {k: t.view_as(t) for k, t in new.items()}
+        leaves = {k: new.get(k, t) for k, t in response.leaves.items()}
+        arguments = {k: new.get(k, t) for k, t in response.arguments.items()}
+        loss = response.objective(leaves, 0, arguments)
+        found = gradient(loss, leaves, response.name, create_graph=True)
+        again = replace(response, value=leaves, leaves=leaves, gradient=found, arguments=arguments)
+        return replace(self, response=again)
+
+
+class _Solve(torch.autograd.Function):
+    """x = H^-1 b as a function of b and of what H depends on; its backward solves with H again.
+
+        db = H^-1 dx =: p,    d_theta = - d/dtheta < p , H(theta) x >
+
+    The derivative by theta is the partial one, at tensors that only H is computed from: x and p
+    depend on theta too, and these ways are autograd's own.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, system: _System, *tensors: Tensor) -> Any:
+        count = len(system.keys)
+        ctx.system, ctx.count = system, count
+        outputs = tuple(t.clone() for t in system.solve(tensors[:count]))
+        ctx.save_for_backward(*outputs, *tensors[count:])
+        return outputs
+
+    @staticmethod
+    def backward(ctx: Any, *cotangents: Tensor) -> Any:
+        system, count = ctx.system, ctx.count
+        keys = system.keys
+        x, upstream = ctx.saved_tensors[:count], ctx.saved_tensors[count:]
+        again = torch.is_grad_enabled()
+        p = _Solve.apply(system, *cotangents, *upstream)
+        with torch.enable_grad():
+            at = system.afresh() if again else system
+            inputs = at.inputs
+            product = at.product(
+                {k: t if again else t.detach() for k, t in zip(keys, x, strict=True)}
+            )
+            pairs = [(product[k], t) for k, t in zip(keys, p, strict=True) if k in product]
+            pairs = [(h, t) for h, t in pairs if h.requires_grad]
+            found = derivatives(
+                [h for h, _ in pairs], inputs, [t for _, t in pairs],
+                create_graph=again, retain_graph=True,
+            )  # fmt: skip
+        return None, *p, *(-found[k] if k in found else None for k in inputs)

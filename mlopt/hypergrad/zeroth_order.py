@@ -1,0 +1,111 @@
+"""`ZerothOrder`: a solution differentiated by looking at it from both sides."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .._errors import GraphError
+from .._hypergrad import AbstractHypergradient, Cost, Response, gradient
+from .._tensors import Key, Tensors, scale
+from .one_step import OneStep
+
+__all__ = ["ZerothOrder"]
+
+
+@dataclass(frozen=True)
+class ZerothOrder(AbstractHypergradient):
+    """The derivative of a one-step solution by random antithetic displacements of its arguments.
+
+        pullback to r:  mean over u of  u < c , s(r + radius u) - s(r - radius u) > / (2 radius)
+
+    u is standard normal, the same for all arguments together. Only gradients of F by w are taken,
+    never by r: r may enter through what cannot be differentiated. Unbiased for a solution linear in
+    r, with an error of O(radius^2) else; its relative variance is about dim(r) / samples, so do not
+    use it for more than a few arguments where anything else serves.
+
+    Args:
+        method: whose solution it is: a `OneStep`.
+        samples: number of displacements u, two evaluations each.
+        radius: size of the displacement of each number.
+
+    Raises:
+        GraphError: an option is not what it must be.
+
+    Reference: Nesterov, Spokoiny, "Random Gradient-Free Minimization of Convex Functions", 2017;
+    Salimans et al., "Evolution Strategies as a Scalable Alternative", 2017 (antithetic pairs).
+    """
+
+    method: OneStep = field(default_factory=OneStep)
+    samples: int = 8
+    radius: float = 1e-3
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.method, OneStep):
+            raise GraphError(
+                f"ZerothOrder(method={self.method!r}): it differentiates the solution of a "
+                "OneStep(...)."
+            )
+        if isinstance(self.samples, bool) or not isinstance(self.samples, int) or self.samples < 1:
+            raise GraphError(
+                f"ZerothOrder(samples={self.samples!r}): samples must be a whole number, at "
+                "least 1."
+            )
+        if not self.radius > 0:
+            raise GraphError(f"ZerothOrder(radius={self.radius}): the radius must be positive.")
+
+    @property
+    def moves(self) -> bool:
+        return True
+
+    @property
+    def responds(self) -> bool:
+        return True
+
+    @property
+    def cost(self) -> Cost:
+        return Cost(evaluations=2 * self.samples, backwards=2 * self.samples)
+
+    def check(self, name: str, optimizer: Any) -> None:
+        self.method.check(name, optimizer)
+
+    def solution(self, response: Response) -> Tensors:
+        return self.method.solution(response)
+
+    def pullback(self, response: Response, cotangent: Tensors, wanted: Sequence[Key]) -> Tensors:
+        cotangent = {k: c for k, c in cotangent.items() if k in response.gradient}
+        if not cotangent:
+            return {}
+        direction = self.method.direction(response, cotangent)
+        generator = torch.Generator().manual_seed(response.seed)
+        total: Tensors = {k: torch.zeros_like(response.arguments[k]) for k in wanted}
+        for _ in range(self.samples):
+            u = {k: _normal(response.arguments[k], generator) for k in wanted}
+            change = self._along(response, direction, u) - self._along(
+                response, direction, scale(u, -1.0)
+            )
+            total = {k: t + change * u[k] for k, t in total.items()}
+        return scale(total, -1 / (2 * self.radius * self.samples))
+
+    def _along(self, response: Response, direction: Tensors, u: Tensors) -> Tensor:
+        """The slope of F along D c at displaced arguments: < dF/dw(w; r + radius u) , D c >."""
+        again = torch.is_grad_enabled()
+        with torch.enable_grad():
+            own = {k: t if again and t.requires_grad else t.detach().requires_grad_()
+                   for k, t in response.value.items()}  # fmt: skip
+            moved = {k: response.arguments[k] + self.radius * t for k, t in u.items()}
+            if not again:
+                moved = {k: t.detach() for k, t in moved.items()}
+            loss = response.objective(own, 0, moved)
+            found = gradient(loss, own, response.name, create_graph=again)
+        pairs = [(found[k] * d).sum() for k, d in direction.items() if k in found]
+        return torch.stack(pairs).sum() if pairs else loss.new_zeros(())
+
+
+def _normal(like: Tensor, generator: torch.Generator) -> Tensor:
+    """Drawn on the CPU, so that a seed means the same on every device."""
+    return torch.randn(like.shape, generator=generator, dtype=like.dtype).to(like.device)

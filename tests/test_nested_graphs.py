@@ -1,0 +1,190 @@
+"""Nested levels: a middle problem that steers its own lower problems, with every exact method.
+
+Random graphs against an oracle that sees only the order of the list (`nested_oracle.py`), and what
+following an optimum by one Newton step loses.
+"""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import pytest
+import torch
+from nested_graphs import draw_nested
+from nested_oracle import Fixed, Nested, Optimum, Steps, Stopped, settle
+from oracles import assert_same_gradients, relative_error
+
+import mlopt
+from mlopt import CG, Dense, Frozen, Implicit, OneStep, StopGradient, Unrolled
+
+BLOCK = 25
+CURVATURE = 1e-3  # below, a stationary point is no strict minimum, and CG has no business there
+
+
+def problems_of(nodes: list[Any]) -> list[Any]:
+    return [n for n in nodes if isinstance(n, mlopt.Problem)]
+
+
+def check(nodes: list[Any], kinds: dict[Any, Any], tolerance: float, label: str) -> None:
+    """Every problem's hypergradient, each tensor by itself; an optimum's own is zero."""
+    engine = mlopt.Engine(nodes, hypergrad=Frozen())
+    oracle = Nested(nodes, kinds)
+    for problem in problems_of(nodes):
+        found = engine.hypergradient(problem)
+        expected = oracle.hypergradient(problem)
+        if isinstance(kinds.get(problem), Optimum):
+            sizes = [g.abs().max().item() for ts in found.values() for g in ts.values()]
+            assert max(sizes, default=0.0) < 1e-10, f"{label} {problem.name}: not at its optimum"
+        else:
+            assert_same_gradients(found, expected, tolerance, f"{label} {problem.name}")
+
+
+# Optima.
+
+
+def strict(nodes: list[Any], kinds: dict[Any, Any]) -> bool:
+    """Whether every optimum is a strict minimum, and every Hessian symmetric.
+
+    A stopped read inside a total objective makes its derivative no gradient of anything.
+    """
+    oracle = Nested(nodes, kinds)
+    for problem in problems_of(nodes):
+        loss, leaves = oracle.evaluate(problem)
+        del loss, leaves
+        oracle.hypergradient(problem)
+    for hessian in oracle.curvature.values():
+        if (hessian - hessian.mT).abs().max() > 1e-12 * hessian.abs().max():
+            return False
+        if torch.linalg.eigvalsh(hessian).min() < CURVATURE:
+            return False
+    return True
+
+
+def implicit(kind: Any) -> mlopt.AbstractHypergradient:
+    return Implicit(CG(max_steps=100, tol=1e-13)) if isinstance(kind, Optimum) else Frozen()
+
+
+def test_the_drawn_graphs_are_what_they_should_be() -> None:
+    facts = [draw_nested(seed, lambda rng: Optimum())[2] for seed in range(560)]
+    assert sum(f.nested for f in facts) >= len(facts) / 3
+    assert sum(f.third_derivatives for f in facts) >= 0.45 * len(facts)
+    assert sum(f.bottom_reads_top for f in facts) >= 100
+    assert {f.levels for f in facts} == {2, 3, 4, 5}
+
+
+@pytest.mark.parametrize("first", range(0, 150, BLOCK))
+def test_implicit_on_random_graphs(first: int) -> None:
+    assert _implicit(range(first, first + BLOCK)) >= 0.7 * BLOCK
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("first", range(150, 650, 50))
+def test_implicit_on_many_random_graphs(first: int) -> None:
+    assert _implicit(range(first, first + 50)) >= 35
+
+
+def _implicit(seeds: range) -> int:
+    """How many of the graphs were checked."""
+    checked = 0
+    for seed in seeds:
+        nodes, kinds, _ = draw_nested(seed, lambda rng: Optimum(), method_of=implicit)
+        settle(nodes, kinds)
+        if strict(nodes, kinds):
+            check(nodes, kinds, 1e-7, f"graph {seed}")
+            checked += 1
+    return checked
+
+
+# Steps.
+
+
+def steps(kind: Any) -> mlopt.AbstractHypergradient:
+    if isinstance(kind, Stopped):
+        return StopGradient(steps(kind.kind))
+    if isinstance(kind, Fixed):
+        return Frozen()
+    return OneStep(lr=kind.lr) if kind.lr else Unrolled(kind.k)
+
+
+def draw_steps(rng: random.Random) -> Any:
+    k = rng.choice([1, 2, 3])
+    return rng.choices([Steps(k), Steps(1, 0.3), Stopped(Steps(k)), Fixed()], [6, 2, 1, 1])[0]
+
+
+@pytest.mark.parametrize("first", range(0, 200, BLOCK))
+def test_unrolled_on_random_graphs(first: int) -> None:
+    """K = 1, 2, 3 at every level, against plain autograd through the whole program."""
+    for seed in range(first, first + BLOCK):
+        nodes, kinds, _ = draw_nested(seed, draw_steps, method_of=steps)
+        check(nodes, kinds, 1e-9, f"graph {seed}")
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_recomputing_changes_nothing(seed: int) -> None:
+    def recomputed(kind: Any) -> mlopt.AbstractHypergradient:
+        return Unrolled(kind.k, recompute=True)
+
+    nodes, kinds, _ = draw_nested(seed, lambda rng: Steps(rng.choice([2, 3, 5])),
+                                  method_of=recomputed, levels=3)  # fmt: skip
+    check(nodes, kinds, 1e-9, f"graph {seed}")
+
+
+# What is displaced.
+
+
+def chain(method: Any, quartic: float, lr: float = 0.3) -> tuple[list[Any], dict[str, Any]]:
+    """The top reads a middle that steps ahead, and a bottom that follows the middle."""
+    W, M, A = (
+        mlopt.Variable(torch.nn.Parameter(torch.tensor([x], dtype=torch.float64)), n)
+        for n, x in (("w", 0.4), ("m", 0.7), ("a", 0.5))
+    )
+
+    @mlopt.problem(over=W, given=[M], hypergrad=method)
+    def bottom(w, m):
+        return ((w - m) ** 2 / 2 + quartic * (w - 2 * m) ** 4).sum()
+
+    @mlopt.problem(over=M, given=[W, A], hypergrad=OneStep(lr=lr))
+    def middle(m, w, a):
+        return (m**2 / 2 + w * m - a * m * w).sum()
+
+    @mlopt.problem(over=A, given=[W, M])
+    def top(a, w, m):
+        return (w**2 + m * a + a**2 * w).sum()
+
+    nodes = [bottom, middle, top]
+    kinds = {bottom: Optimum(), middle: Steps(1, lr)}
+    settle(nodes, kinds)
+    return nodes, kinds
+
+
+def error(method: Any, quartic: float, lr: float = 0.3) -> float:
+    nodes, kinds = chain(method, quartic, lr)
+    top = nodes[-1]
+    found = mlopt.Engine(nodes).hypergradient(top)
+    expected = Nested(nodes, kinds).hypergradient(top)
+    (a,) = expected
+    return relative_error(found[a][""], expected[a][""])
+
+
+def test_an_optimum_follows_what_is_displaced() -> None:
+    """Exactly where it is linear in what it follows; else to first order in the displacement."""
+    method = Implicit(Dense())
+    assert error(method, quartic=0.0) < 1e-10
+    # A quartic bottom: one Newton step is not the whole way to its optimum, and what is lost is of
+    # second order in the step that displaces it.
+    assert 1e-3 < error(method, 0.05, lr=0.3) < 0.5
+    assert 50 < error(method, 0.05, lr=0.03) / error(method, 0.05, lr=0.003) < 200
+    # not following at all would lose the first order
+    assert error(Frozen(), 0.0) > 0.05
+
+
+@pytest.mark.parametrize("product", [mlopt.Central(1e-3), mlopt.OneSided(1e-6)])
+def test_differences_follow_as_well(product: Any) -> None:
+    """A middle product by differences re-solves the bottom at each displaced value."""
+    nodes, kinds = chain(Implicit(Dense(), product=product), 0.0)
+    nodes[1].hypergrad = OneStep(0.3, product)
+    top = nodes[-1]
+    found = mlopt.Engine(nodes).hypergradient(top)
+    expected = Nested(nodes, kinds).hypergradient(top)
+    assert_same_gradients(found, expected, 1e-4, str(product))
