@@ -55,7 +55,7 @@ def adam_step(
     decoupled: bool,
     held: bool = True,
 ) -> Tensor:
-    """What torch.optim.Adam (or AdamW) does, differentiable in g; the second moment is held or not."""
+    """What torch.optim.Adam (or AdamW) does, in g differentiable; the second moment held or not."""
     b1, b2 = group["betas"]
     d = -g if group["maximize"] else g
     if not decoupled:
