@@ -1,8 +1,10 @@
 """mlopt: multi-level optimization for PyTorch. One function a level; the engine does the rest."""
 
 from ._callback import Callback
+from ._curvature import AbstractCurvature, GaussNewton, Hessian, outputs
 from ._engine import Engine
 from ._errors import (
+    CapabilityWarning,
     ConvergenceError,
     ConvergenceWarning,
     DataError,
@@ -16,7 +18,14 @@ from ._hypergrad import AbstractHypergradient, Cost, Response
 from ._plan import Plan
 from ._problem import PerStep, Problem, problem
 from ._products import AbstractProduct, Central, Exact, OneSided
-from ._schedule import AbstractSchedule, Alternate, Sequential, Simultaneous, UpperFirst
+from ._schedule import (
+    AbstractSchedule,
+    Alternate,
+    Sequential,
+    Simultaneous,
+    Until,
+    UpperFirst,
+)
 from ._signal import Signal, signal
 from ._stream import Stream
 from ._variable import Variable, stop
@@ -27,12 +36,14 @@ __version__ = "0.1.0"
 
 __all__ = [
     "CG",
+    "AbstractCurvature",
     "AbstractHypergradient",
     "AbstractProduct",
     "AbstractSchedule",
     "AbstractSolver",
     "Alternate",
     "Callback",
+    "CapabilityWarning",
     "Central",
     "ConvergenceError",
     "ConvergenceWarning",
@@ -42,8 +53,10 @@ __all__ = [
     "Engine",
     "Exact",
     "Frozen",
+    "GaussNewton",
     "Graph",
     "GraphError",
+    "Hessian",
     "Implicit",
     "MloptError",
     "Neumann",
@@ -63,9 +76,11 @@ __all__ = [
     "StopGradient",
     "Stream",
     "Unrolled",
+    "Until",
     "UpperFirst",
     "Variable",
     "ZerothOrder",
+    "outputs",
     "problem",
     "signal",
     "stop",

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from ._capability import check_second_order
 from ._errors import GraphError
 from ._graph import Graph
 from ._node import Node
@@ -17,6 +18,7 @@ from ._point import Evaluator, Point
 from ._problem import Problem
 from ._signal import Signal, join, split
 from ._sweep import split_loss
+from ._tensors import Tensors
 from ._variable import Variable
 
 __all__ = ["check_reads"]
@@ -87,6 +89,14 @@ def check_reads(
         _check_touched(node, watch.touched, free)
         if isinstance(node, Problem):
             _check_objective(node, result, values, may_be_indirect=bool(free))
+            held: Tensors = {(v, k): t for v, ts in values.items() for k, t in ts.items()}
+            for source in (r.source for r in node.reads if isinstance(r.source, Signal)):
+                parts = split(signals[source], source.name)
+                held.update({(source, k): t for k, t in parts.items()})
+            leaves = {k: t for k, t in held.items() if t.requires_grad}
+            over = {k: t for k, t in leaves.items() if k[0] in node.over}
+            point = Point(values, signals, batch(node), seed(node, 0))
+            check_second_order(graph, evaluator, node, point, leaves, over)
         elif isinstance(node, Signal):
             split(result, node.name)
             signals[node] = result

@@ -125,10 +125,10 @@ class Engine:
         Returns:
             The plan; print it for a table.
         """
+        self._check()
         plan, dormant = self._compose(), self._active()[1]
         trials = [o for o in plan.operations if isinstance(o, Nest | Iterate)]
         if any(o.calls is None for o in trials):
-            self._check()
             self._feed.begin()
             try:
                 self._step(Plan(self.graph, tuple(trials)), dormant).run()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 __all__ = [
+    "CapabilityWarning",
     "ConvergenceError",
     "ConvergenceWarning",
     "DataError",
@@ -50,3 +51,7 @@ class ConvergenceError(MloptError):
 
 class ConvergenceWarning(UserWarning):
     """An iterative method stopped early, and its result is less than was asked for."""
+
+
+class CapabilityWarning(UserWarning):
+    """An objective has no second derivative as it is, and another way was taken."""

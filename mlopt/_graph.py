@@ -68,6 +68,7 @@ class Graph:
         check_parameters(self)
         self.default = default
         self._follows: dict[Problem, frozenset[Node]] = {}
+        self.notes: dict[Problem, str] = {}  # what had to be done another way
         self.methods = {p: p.hypergrad or default or Frozen() for p in self.problems}
         check_missing_methods(self)
         self.sweeps = {p: self.sweep(p) for p in self.problems}

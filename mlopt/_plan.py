@@ -12,7 +12,18 @@ from ._node import Node
 from ._problem import Problem
 from ._stream import Stream
 
-__all__ = ["Builder", "Commit", "Decide", "Draw", "Evaluate", "Iterate", "Nest", "Plan", "Total"]
+__all__ = [
+    "Builder",
+    "Commit",
+    "Decide",
+    "Draw",
+    "Evaluate",
+    "Iterate",
+    "Nest",
+    "Plan",
+    "Settled",
+    "Total",
+]
 
 
 @dataclass
@@ -89,11 +100,26 @@ class Draw:
 
 
 @dataclass
+class Settled:
+    """If the total gradients of these problems are small together, go on at `end`.
+
+    Attributes:
+        problems: of one turn.
+        tol: the 2-norm that counts as small.
+        end: index of the operation after the turn.
+    """
+
+    problems: tuple[Problem, ...]
+    tol: float
+    end: int = 0
+
+
+@dataclass
 class Decide:
     """Everything is finite: go on; else undo the early commits and end the step."""
 
 
-Operation = Evaluate | Total | Nest | Iterate | Commit | Draw | Decide
+Operation = Evaluate | Total | Nest | Iterate | Commit | Draw | Settled | Decide
 
 
 class Builder:
@@ -167,6 +193,11 @@ class Builder:
                 self.draw(streams, inner)
             self.total(problem)
             self.commit(problem)
+
+    def settled(self, problems: Sequence[Problem], tol: float) -> Settled:
+        """Go on after the turn if its problems are solved; the schedule sets `end`."""
+        self.operations.append(check := Settled(tuple(problems), tol))
+        return check
 
     def decide(self) -> None:
         """From here on commits are final."""
@@ -293,6 +324,7 @@ class Plan:
             numbers = f"{self.graph.labels[node]:{width}}  {forward:11}  {backward:15}"
             lines.append(f"{numbers}  {self._why(node)}".rstrip())
         lines.append(f"{'total':{width}}  {self.evaluations:11}  {self.backwards:15}")
+        lines += [f"{self.graph.labels[p]}: {note}" for p, note in self.graph.notes.items()]
         return "\n".join(lines)
 
     def _why(self, node: Node) -> str:

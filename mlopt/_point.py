@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -104,6 +105,8 @@ class Evaluator:
     ) -> None:
         self.cuda = cuda
         self.count: Counter[Node] = Counter()
+        # how a node is evaluated where second derivatives will be taken, if not as it is
+        self.regions: dict[Any, Callable[[], AbstractContextManager[Any]]] = {}
         self._lent: list[tuple[Binding, list[Tensor]]] = []
         self.bindings: dict[Any, Binding] = {
             v: Binding.of(v.value) for v in variables if isinstance(v.value, nn.Module)
@@ -152,7 +155,8 @@ class Evaluator:
                     for (slot, key), copy in zip(binding.buffers, copies, strict=True):
                         swapped.append((slot, key, slot[key]))
                         slot[key] = copy
-            with replay(point.seed, self.cuda):
+            region = self.regions.get(node, nullcontext) if keep else nullcontext
+            with replay(point.seed, self.cuda), region():
                 result = node.fn(*self._arguments(node, point))
             owners = tuple(owner)
             for source, binding, copies in lent:

@@ -103,6 +103,15 @@ def check_missing_methods(graph: Graph) -> None:
 
 def check_solutions(graph: Graph) -> None:
     """Every method that some reader will ask for a solution must be able to give it."""
+    for problem in graph.problems:
+        if graph.methods[problem].traced:
+            if problem.clip is not None:
+                raise GraphError(
+                    f"{problem.name}: clip={problem.clip} acts on updates alone, while "
+                    f"{type(graph.methods[problem]).__name__} commits the very steps it "
+                    "differentiates. Drop clip=."
+                )
+            graph.methods[problem].check(problem.name, problem.optimizer)
     for reader in graph.nodes:
         for read in reader.reads:
             below = graph.source_node(reader, read.source)

@@ -11,7 +11,14 @@ from ._graph import Graph
 from ._plan import Builder
 from ._problem import Problem
 
-__all__ = ["AbstractSchedule", "Alternate", "Sequential", "Simultaneous", "UpperFirst"]
+__all__ = [
+    "AbstractSchedule",
+    "Alternate",
+    "Sequential",
+    "Simultaneous",
+    "Until",
+    "UpperFirst",
+]
 
 
 class AbstractSchedule(abc.ABC):
@@ -108,6 +115,33 @@ class UpperFirst(AbstractSchedule):
         builder.decide()
 
 
+@dataclass(frozen=True)
+class Until:
+    """Rounds of a turn of `Alternate` until a problem is solved: `(lower, Until(1e-6, most=500))`.
+
+    A round is the last one when the 2-norm of the turn's total gradients, as taken before the
+    round's update, is at most `tol`. That is asked of the device once a round. Use it with full
+    batches: with others the gradient does not vanish at the optimum. The metrics say how many
+    updates there were ("problem/rounds").
+
+    Args:
+        tol: the norm, an absolute one.
+        most: rounds after which the turn ends anyway.
+
+    Raises:
+        GraphError: an option is not what it must be.
+    """
+
+    tol: float
+    most: int = 1000
+
+    def __post_init__(self) -> None:
+        if not self.tol > 0:
+            raise GraphError(f"Until(tol={self.tol}): tol must be positive.")
+        if isinstance(self.most, bool) or not isinstance(self.most, int) or self.most < 1:
+            raise GraphError(f"Until(most={self.most!r}): most must be a whole number, at least 1.")
+
+
 class Alternate(AbstractSchedule):
     """Turns of several updates each: `Alternate((lower, 20), (upper, 1))` is one step.
 
@@ -115,23 +149,23 @@ class Alternate(AbstractSchedule):
     own. All rounds are committed or, if anything is not finite, none.
 
     Args:
-        turns: pairs of a problem (or a tuple of problems, updated together) and a number of rounds.
+        turns: pairs of a problem (or a tuple of problems, updated together) and a number of rounds,
+            or `Until(tol, most)`.
 
     Raises:
         GraphError: a turn is not such a pair.
     """
 
-    def __init__(self, *turns: tuple[Problem | tuple[Problem, ...], int]) -> None:
-        self.turns: list[tuple[tuple[Problem, ...], int]] = []
+    def __init__(self, *turns: tuple[Problem | tuple[Problem, ...], int | Until]) -> None:
+        self.turns: list[tuple[tuple[Problem, ...], int | Until]] = []
         for turn in turns:
             if not (
                 isinstance(turn, tuple)
                 and len(turn) == 2
-                and isinstance(turn[1], int)
-                and turn[1] > 0
+                and (isinstance(turn[1], Until) or (isinstance(turn[1], int) and turn[1] > 0))
             ):
                 raise GraphError(
-                    f"Alternate: {turn!r} is not a pair (problem, number of rounds > 0)."
+                    f"Alternate: {turn!r} is not a pair (problem, number of rounds > 0, or Until)."
                 )
             problems = turn[0] if isinstance(turn[0], tuple) else (turn[0],)
             if not all(isinstance(p, Problem) for p in problems):
@@ -149,6 +183,13 @@ class Alternate(AbstractSchedule):
                 raise GraphError(
                     f"Alternate: {p.name} has repeat={p.repeat}; give it more rounds instead."
                 )
+        for problems, rounds in self.turns:
+            for p in problems:
+                if isinstance(rounds, Until) and graph.methods[p].traced:
+                    raise GraphError(
+                        f"Alternate: {p.name} takes its steps by {graph.methods[p]}, whose number "
+                        "is fixed; Until() cannot end them."
+                    )
         for p in graph.problems:
             if p not in named and p.optimizer is not None:
                 raise GraphError(f"Alternate: {p.name} has no turn and would never be updated.")
@@ -157,15 +198,22 @@ class Alternate(AbstractSchedule):
         drawn: set[object] = set()
         for problems, rounds in self.turns:
             chosen = [p for p in problems if p in active]
-            for _ in range(rounds if chosen else 0):
+            until = rounds if isinstance(rounds, Until) else None
+            most = rounds.most if isinstance(rounds, Until) else rounds
+            checks = []
+            for _ in range(most if chosen else 0):
                 streams = dict.fromkeys(s for p in chosen for s in builder.streams(p))
                 if again := [s for s in streams if s in drawn]:
                     builder.draw(again)
                 drawn.update(streams)
                 for p in chosen:
                     builder.total(p)
+                if until:
+                    checks.append(builder.settled(chosen, until.tol))
                 for p in chosen:
                     builder.commit(p)
+            for check in checks:
+                check.end = len(builder.operations)
         builder.decide()
 
     def __repr__(self) -> str:

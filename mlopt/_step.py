@@ -13,7 +13,17 @@ from torch import Tensor
 from ._derivatives import backward_passes
 from ._graph import Graph
 from ._node import Node
-from ._plan import Commit, Decide, Draw, Evaluate, Iterate, Nest, Plan, Total
+from ._plan import (
+    Commit,
+    Decide,
+    Draw,
+    Evaluate,
+    Iterate,
+    Nest,
+    Plan,
+    Settled,
+    Total,
+)
 from ._point import Evaluator
 from ._problem import Problem
 from ._signal import split
@@ -90,7 +100,10 @@ class Step:
             The outcome; if something was not finite, nothing has been committed.
         """
         try:
-            for operation in self.plan.operations:
+            at = 0
+            while at < len(self.plan.operations):
+                operation = self.plan.operations[at]
+                at += 1
                 if isinstance(operation, Evaluate):
                     self._evaluate(operation)
                 elif isinstance(operation, Total):
@@ -105,6 +118,8 @@ class Step:
                     self._commit(operation)
                 elif isinstance(operation, Draw):
                     self._redraw(operation)
+                elif isinstance(operation, Settled):
+                    at = operation.end if self._settled(operation) else at
                 elif isinstance(operation, Decide) and not self._decide():
                     self.transaction.undo()
                     return self.outcome
@@ -195,6 +210,15 @@ class Step:
         if operation.early:
             self.totals = self._totals()
             self._inner_batches.clear()
+
+    def _settled(self, operation: Settled) -> bool:
+        """Whether a turn has come to its end: one host synchronisation a round."""
+        norms = [self._norms[p] for p in operation.problems]
+        done = bool(torch.linalg.vector_norm(torch.stack(norms)) <= operation.tol)
+        for problem in operation.problems:
+            label = f"{self.graph.labels[problem]}/rounds"
+            self.outcome.metrics[label] = self.outcome.metrics.get(label, 0) + (not done)
+        return done
 
     def _decide(self) -> bool:
         """Whether every loss and gradient is finite: the step's one host synchronisation."""

@@ -263,3 +263,66 @@ def test_frozen_levels_cost_no_evaluation_of_their_own(
     engine.hypergradient(case.upper)
     assert dict(counted.calls) == {case.upper: 1}
     assert counted.backwards == 1
+
+
+# Nested levels and steps of several: counted in a trial.
+
+
+def nested(method: Any, device: torch.device) -> list[Any]:
+    """The top reads a middle that steers a bottom, and the bottom that follows it."""
+    W, M, A = (mlopt.Variable(parameter(device, s, 2), n) for s, n in enumerate("wma"))
+
+    @mlopt.problem(over=W, given=[M, A], optimizer=sgd(W.parameters()), hypergrad=method)
+    def low(w, m, a):
+        return (torch.cosh(w - m) + w**2 * torch.sin(a)).sum() + 5 * (w**2).sum()
+
+    @mlopt.signal(given=[W])
+    def passed(w):
+        return torch.sin(w)
+
+    @mlopt.problem(over=M, given=[passed, A], optimizer=sgd(M.parameters()), hypergrad=method)
+    def middle(m, passed, a):
+        return (torch.cosh(m) + m * passed * a).sum() + 5 * (m**2).sum()
+
+    @mlopt.problem(over=A, given=[W, M], optimizer=sgd(A.parameters()))
+    def top(a, w, m):
+        return (a * w * m).sum() + (a**2).sum()
+
+    return [low, passed, middle, top]
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        OneStep(lr=0.1),
+        OneStep(0.1, Central()),
+        OneStep(0.1, OneSided()),
+        mlopt.Unrolled(1),
+        mlopt.Unrolled(3),
+        mlopt.Unrolled(3, recompute=True),
+        mlopt.Implicit(mlopt.Dense()),
+        mlopt.Implicit(mlopt.Dense(), Central()),
+    ],
+    ids=str,
+)
+def test_nested_levels_cost_what_the_trial_counted(
+    method: Any, device: torch.device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = mlopt.Engine(nested(method, device))
+    found = checked_steps(engine, monkeypatch, 3)
+    assert found[0] == found[1] == found[2]
+    assert found[0] > 4  # more than once each: the cost of nesting
+    assert str(found[0]) in str(engine.plan())
+
+
+def test_nested_differences_multiply(device: torch.device, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Exact products re-use graphs; each difference repeats the sweep below it."""
+
+    def evaluations(method: Any) -> int:
+        return mlopt.Engine(nested(method, device)).plan().evaluations
+
+    assert (
+        evaluations(OneStep(lr=0.1))
+        < evaluations(OneStep(0.1, OneSided()))
+        < evaluations(OneStep(0.1, Central()))
+    )

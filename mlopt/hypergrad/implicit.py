@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from .._curvature import AbstractCurvature, Hessian
 from .._derivatives import derivatives
 from .._errors import ConvergenceError, GraphError
 from .._hypergrad import AbstractHypergradient, Cost, Response, gradient
@@ -39,6 +40,8 @@ class Implicit(AbstractHypergradient):
     Args:
         solver: of the linear system; `CG()` needs H to be positive definite.
         product: how products with H and the mixed product are taken.
+        curvature: which matrix H is; `GaussNewton()` is positive semidefinite where the Hessian is
+            not.
         damping: added to H; biases q towards zero, and keeps flat directions from blowing up.
 
     Raises:
@@ -51,6 +54,7 @@ class Implicit(AbstractHypergradient):
 
     solver: AbstractSolver = field(default_factory=CG)
     product: AbstractProduct = field(default_factory=Exact)
+    curvature: AbstractCurvature = field(default_factory=Hessian)
     damping: float = 0.0
 
     at_solution = True
@@ -65,6 +69,11 @@ class Implicit(AbstractHypergradient):
             raise GraphError(
                 f"Implicit(product={self.product!r}): give an object: Exact(), Central() or "
                 "OneSided()."
+            )
+        if not isinstance(self.curvature, AbstractCurvature):
+            raise GraphError(
+                f"Implicit(curvature={self.curvature!r}): give an object: Hessian() or "
+                "GaussNewton()."
             )
         if not self.damping >= 0:
             raise GraphError(f"Implicit(damping={self.damping}): it must not be negative.")
@@ -107,12 +116,21 @@ class Implicit(AbstractHypergradient):
         direction = self._solve(response, cotangent)
         return scale(self.product.mixed(response, direction, wanted), -1.0)
 
+    def _operator(self, response: Response, keys: list[Key]) -> Callable[[Tensors], Tensors]:
+        return self.curvature.operator(response, self.product, keys)
+
     def _solve(self, response: Response, b: Tensors) -> Tensors:
         """(H + damping I)^-1 b, differentiable under grad mode."""
         keys = list(response.gradient)
         b = {k: b[k] if k in b else torch.zeros_like(response.value[k]) for k in keys}
 
-        system = _System(self, response, keys)
+        if torch.is_grad_enabled() and not self.curvature.follows:
+            raise GraphError(
+                f"{response.name}: {type(self.curvature).__name__}() is not differentiable itself, "
+                "which its reader, a middle problem of nested levels, needs. Use Hessian(), or "
+                "Central() as that problem's product."
+            )
+        system = _System(self, response, keys, self._operator(response, keys))
         if not torch.is_grad_enabled():
             return self.solver.solve(system.product, b, response.name).value
         upstream = [response.upstream[k] for k in system.inputs]
@@ -127,10 +145,11 @@ class _System:
     method: Implicit
     response: Response
     keys: list[Key]
+    curvature: Callable[[Tensors], Tensors]
 
     def product(self, v: Tensors) -> Tensors:
         """The product (H + damping I) v."""
-        found = self.method.product.mixed(self.response, v, self.keys)
+        found = self.curvature(v)
         damping = self.method.damping
         if not found and not damping:
             raise ConvergenceError(
@@ -138,7 +157,7 @@ class _System:
                 "derivative does not exist), so Implicit has nothing to solve with. Give "
                 "Implicit(damping=...), add a quadratic term, or use OneStep or Unrolled."
             )
-        return add_scaled(found, v, damping) if damping else found
+        return add_scaled(scale(v, damping), found, 1.0) if damping else found
 
     @property
     def inputs(self) -> Tensors:
@@ -163,7 +182,7 @@ class _System:
         loss = response.objective(leaves, 0, arguments)
         found = gradient(loss, leaves, response.name, create_graph=True)
         again = replace(response, value=leaves, leaves=leaves, gradient=found, arguments=arguments)
-        return replace(self, response=again)
+        return replace(self, response=again, curvature=self.method._operator(again, self.keys))
 
 
 class _Solve(torch.autograd.Function):
