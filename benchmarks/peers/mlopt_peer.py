@@ -29,7 +29,7 @@ class Levels:
     def __init__(self, problem: Any, method: Any = None, optimizer: Any = None) -> None:
         self.W = mlopt.Variable(nn.Parameter(problem.w.detach().clone()), "w")
         self.R = mlopt.Variable(nn.Parameter(problem.r.detach().clone()), "r")
-        self.optimizer = None if optimizer is None else optimizer(self.W.parameters())
+        self.optimizer: Any = None if optimizer is None else optimizer(self.W.parameters())
 
         @mlopt.problem(
             over=self.W,
