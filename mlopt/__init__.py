@@ -30,6 +30,7 @@ from ._signal import Signal, signal
 from ._stream import Stream
 from ._variable import Variable, stop
 from .hypergrad import Frozen, Implicit, OneStep, Sama, StopGradient, Unrolled, ZerothOrder
+from .penalty import Growing, Penalty, bome, f2sa
 from .solvers import CG, AbstractSolver, Dense, Neumann, Nystrom
 
 __version__ = "0.1.0"
@@ -56,6 +57,7 @@ __all__ = [
     "GaussNewton",
     "Graph",
     "GraphError",
+    "Growing",
     "Hessian",
     "Implicit",
     "MloptError",
@@ -64,6 +66,7 @@ __all__ = [
     "Nystrom",
     "OneSided",
     "OneStep",
+    "Penalty",
     "PerStep",
     "Plan",
     "Problem",
@@ -80,6 +83,8 @@ __all__ = [
     "UpperFirst",
     "Variable",
     "ZerothOrder",
+    "bome",
+    "f2sa",
     "outputs",
     "problem",
     "signal",

@@ -141,6 +141,12 @@ def _has_dead_end(tensors: list[Tensor]) -> bool:
     """Whether a graph holds torch's mark for what cannot be differentiated again.
 
     Going back to other tensors past such a mark raises nothing: they get no gradient at all.
+
+    Args:
+        tensors: whose graph it is.
+
+    Returns:
+        Whether there is one.
     """
     stack: list[Any] = [t.grad_fn for t in tensors]
     seen: set[Any] = set()

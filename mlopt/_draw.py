@@ -34,6 +34,8 @@ def text(graph: Graph) -> str:
         if isinstance(node, Problem):
             if through := _through(graph, node, node):
                 line += f"  through {through}"
+            if not graph.staged(node):
+                line += "  nested: " + ", ".join(graph.labels[n] for n in graph.needed(node)[1:])
             if any(node in s.nodes for s in graph.sweeps.values()):
                 line += f"  by {graph.methods[node]}"
         lines.append(line.rstrip())
@@ -51,12 +53,11 @@ def _given(node: Node) -> str:
 
 def _through(graph: Graph, upper: Problem, node: Node) -> str:
     """The anticipated nodes below `node`, as a nest of arrows."""
+    below = (graph.source_node(node, source) for source in graph.sweeps[upper].edges[node])
     branches = []
-    for source in graph.sweeps[upper].edges[node]:
-        below = graph.source_node(node, source)
-        if below is not None:
-            deeper = _through(graph, upper, below)
-            branches.append(graph.labels[below] + (f" -> {deeper}" if deeper else ""))
+    for n in dict.fromkeys(n for n in below if n is not None):
+        deeper = _through(graph, upper, n)
+        branches.append(graph.labels[n] + (f" -> {deeper}" if deeper else ""))
     return branches[0] if len(branches) == 1 else f"{{{', '.join(branches)}}}" if branches else ""
 
 

@@ -333,7 +333,14 @@ class Plan:
             for o in self.operations
             if isinstance(o, Total) and node in o.sweep.nodes
         ]
-        if not uppers:
+        follows = [
+            self.graph.labels[o.problem]
+            for o in self.operations
+            if isinstance(o, Nest) and node in self.graph.needed(o.problem)[1:]
+        ]
+        if not uppers and not follows:
             return ""
+        why = [f"pulled back for {', '.join(uppers)}"] if uppers else []
+        why += [f"follows, for {', '.join(follows)}"] if follows else []
         how = f" by {self.graph.methods[node]}" if isinstance(node, Problem) else ""
-        return f"pulled back for {', '.join(uppers)}{how}"
+        return "; ".join(why) + how

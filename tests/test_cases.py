@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from cases import GRAPHS, METHODS, MethodRow, Recorder, tensor
+from cases import GRAPHS, METHODS, MethodRow, Recorder, tensor, warmed
+from nested_oracle import Nested, Steps
 from oracles import Composed, assert_close, assert_same_gradients
 
 import mlopt
@@ -81,6 +82,52 @@ def test_sweep_law(graph: str, row: MethodRow, device: torch.device) -> None:
         assert_same_gradients(found, expected, row.tolerance, problem.name)
         again = engine.hypergradient(problem)
         assert all(torch.equal(t, again[v][k]) for v in found for k, t in found[v].items())
+
+
+UNROLLED = [
+    (graph, k, again, optimizer)
+    for graph in GRAPHS
+    if graph != "lfm_cw"  # its batches and noise differ from step to step: a test below
+    for k, again in ((1, False), (2, False), (3, False), (3, True))
+    for optimizer in ("plain", "heavy", "nesterov")
+]
+
+
+@pytest.mark.parametrize(("graph", "k", "again", "optimizer"), UNROLLED)
+def test_unrolled_sweep_law(
+    graph: str, k: int, again: bool, optimizer: str, device: torch.device
+) -> None:
+    """K steps at every level, against plain autograd through the whole program."""
+    options = {
+        "plain": {"lr": 0.1},
+        "heavy": {"lr": 0.1, "momentum": 0.9, "weight_decay": 0.05},
+        "nesterov": {"lr": 0.05, "momentum": 0.8, "nesterov": True},
+    }[optimizer]
+
+    def sgd(parameters: list[torch.Tensor]) -> torch.optim.Optimizer:
+        return warmed(torch.optim.SGD(parameters, **options))
+
+    case = GRAPHS[graph](device, lambda: mlopt.Unrolled(k, recompute=again), sgd)
+    engine = mlopt.Engine(case.nodes, device=device)
+    oracle = Nested(case.nodes, dict.fromkeys(case.lowers, Steps(k)), batch=case.batch)
+    for problem in (p for p in case.nodes if isinstance(p, mlopt.Problem)):
+        found = engine.hypergradient(problem)
+        assert_same_gradients(found, oracle.hypergradient(problem), 1e-9, problem.name)
+
+
+def test_unrolled_lfm_cw_of_one_step(device: torch.device) -> None:
+    """With streams, signals of them and noise: one step is the look-ahead."""
+
+    def sgd(parameters: list[torch.Tensor]) -> torch.optim.Optimizer:
+        return warmed(torch.optim.SGD(parameters, lr=0.3, momentum=0.9))
+
+    one = GRAPHS["lfm_cw"](device, lambda: mlopt.Unrolled(1), sgd)
+    two = GRAPHS["lfm_cw"](device, mlopt.OneStep, sgd)
+    found = mlopt.Engine(one.nodes, device=device).hypergradient(one.upper)
+    expected = mlopt.Engine(two.nodes, device=device).hypergradient(two.upper)
+    for a, b in zip(found.values(), expected.values(), strict=True):
+        for name in b:
+            assert_close(a[name], b[name], 1e-10, name)
 
 
 @pytest.mark.parametrize("graph", GRAPHS)

@@ -11,7 +11,7 @@ numpy < 2, both without need here, hence:
         higher==0.2.1 boat-torch==1.1.1
     pip install optree graphviz matplotlib
 
-`python benchmarks/error_vs_cost.py` runs all of them beside mlopt, and compares each with the truth.
+`python benchmarks/error_vs_cost.py` runs all of them beside mlopt, against the truth.
 """
 
 from __future__ import annotations
