@@ -53,7 +53,7 @@ def learn_penalties(
 
     engine = mlopt.Engine(
         [ridge, validation],
-        hypergrad=mlopt.OneStep(),
+        hypergrad=mlopt.Implicit(mlopt.CG(max_steps=20)),
         schedule=mlopt.Alternate((ridge, 20), (validation, 1)),
     )
     print(engine.graph, engine.plan(), sep="\n\n", end="\n\n")

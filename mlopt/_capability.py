@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from ._draw import brief
 from ._errors import CapabilityWarning, GraphError
 from ._graph import Graph
 from ._hypergrad import AbstractHypergradient
@@ -107,7 +108,7 @@ def check_second_order(
             "derivatives."
         )
     graph.methods[problem] = other
-    _say(graph, problem, f"central differences for {method}", reason)
+    _say(graph, problem, f"central differences for {brief(method)}", reason)
 
 
 def _failure(

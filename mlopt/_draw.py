@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import dataclasses
+from typing import TYPE_CHECKING, Any
 
 from ._node import Node
 from ._problem import Problem
@@ -10,7 +11,7 @@ from ._problem import Problem
 if TYPE_CHECKING:
     from ._graph import Graph
 
-__all__ = ["mermaid", "text"]
+__all__ = ["brief", "mermaid", "text"]
 
 
 def text(graph: Graph) -> str:
@@ -37,9 +38,24 @@ def text(graph: Graph) -> str:
             if not graph.staged(node):
                 line += "  nested: " + ", ".join(graph.labels[n] for n in graph.needed(node)[1:])
             if any(node in s.nodes for s in graph.sweeps.values()):
-                line += f"  by {graph.methods[node]}"
+                line += f"  by {brief(graph.methods[node])}"
         lines.append(line.rstrip())
     return "\n".join(lines)
+
+
+def brief(value: Any) -> str:
+    """A configuration object with those of its options that are not the default."""
+    if not dataclasses.is_dataclass(value) or isinstance(value, type):
+        return repr(value)
+    options = []
+    for field in dataclasses.fields(value):
+        default = field.default
+        if field.default_factory is not dataclasses.MISSING:
+            default = field.default_factory()
+        if (given := getattr(value, field.name)) != default:
+            positional = default is dataclasses.MISSING
+            options.append(brief(given) if positional else f"{field.name}={brief(given)}")
+    return f"{type(value).__name__}({', '.join(options)})"
 
 
 def _given(node: Node) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from ._draw import brief
 from ._graph import Graph, Sweep
 from ._node import Node
 from ._problem import Problem
@@ -342,5 +343,5 @@ class Plan:
             return ""
         why = [f"pulled back for {', '.join(uppers)}"] if uppers else []
         why += [f"follows, for {', '.join(follows)}"] if follows else []
-        how = f" by {self.graph.methods[node]}" if isinstance(node, Problem) else ""
+        how = f" by {brief(self.graph.methods[node])}" if isinstance(node, Problem) else ""
         return "; ".join(why) + how

@@ -427,7 +427,7 @@ def staged(method=None):
 
 
 def test_print_of_the_graph():
-    central = "by OneStep(lr=None, product=Central(radius=0.01))"
+    central = "by OneStep(product=Central())"
     lines = [" ".join(line.split()) for line in str(staged().graph).splitlines()]
     assert lines == [
         f"stage1 W = argmin given A {central}",
