@@ -69,7 +69,13 @@ class Graph:
         self.default = default
         self._follows: dict[Problem, frozenset[Node]] = {}
         self.notes: dict[Problem, str] = {}  # what had to be done another way
-        self.methods = {p: p.hypergrad or default or Frozen() for p in self.problems}
+        # The default is for problems whose solution somebody above reads; a top one makes its
+        # ordinary update.
+        read = {r.source for n in self.nodes for r in n.reads if self.source_node(n, r.source)}
+        self.methods = {
+            p: p.hypergrad or (default if read.intersection(p.over) else None) or Frozen()
+            for p in self.problems
+        }
         check_missing_methods(self)
         self.sweeps = {p: self.sweep(p) for p in self.problems}
         check_solutions(self)
@@ -250,6 +256,8 @@ class Graph:
 
     def streams(self, problem: Problem) -> set[Any]:
         """The streams of which each of a problem's inner steps takes a batch of its own."""
+        if getattr(self.methods[problem], "same_batch", False):
+            return set()
         return {s for node in [problem, *self._signals(problem)] for s in node.streams}
 
     def _node(self, source: Any) -> Node:

@@ -151,12 +151,17 @@ class Alternate(AbstractSchedule):
     Args:
         turns: pairs of a problem (or a tuple of problems, updated together) and a number of rounds,
             or `Until(tol, most)`.
+        same_batch: every round takes the step's own batches, as in meta-learning, where they are a
+            task's.
 
     Raises:
         GraphError: a turn is not such a pair.
     """
 
-    def __init__(self, *turns: tuple[Problem | tuple[Problem, ...], int | Until]) -> None:
+    def __init__(
+        self, *turns: tuple[Problem | tuple[Problem, ...], int | Until], same_batch: bool = False
+    ) -> None:
+        self.same_batch = same_batch
         self.turns: list[tuple[tuple[Problem, ...], int | Until]] = []
         for turn in turns:
             if not (
@@ -203,7 +208,8 @@ class Alternate(AbstractSchedule):
             checks = []
             for _ in range(most if chosen else 0):
                 streams = dict.fromkeys(s for p in chosen for s in builder.streams(p))
-                if again := [s for s in streams if s in drawn]:
+                again = [s for s in streams if s in drawn and not self.same_batch]
+                if again:
                     builder.draw(again)
                 drawn.update(streams)
                 for p in chosen:

@@ -344,3 +344,33 @@ def test_one_unrolled_step_is_the_look_ahead() -> None:
     x = a["engine"].hypergradient(a["valid"])[a["R"]][""]
     y = b["engine"].hypergradient(b["valid"])[b["R"]][""]
     assert_close(x, y, 1e-12)
+
+
+@pytest.mark.parametrize("recompute", [False, True])
+def test_on_one_batch(recompute: bool) -> None:
+    """A task's support set: every step sees the step's own batch, which the next step renews."""
+    w = world(Unrolled(3, same_batch=True, recompute=recompute), "momentum")
+    expected = plain_steps(w, [batches()[0]] * 3, "momentum", 3)
+    w["engine"].step()
+    for found, value in zip(w["W"].parameters(), expected.parameters(), strict=True):
+        assert_close(found.detach(), value.detach(), 1e-12)
+    w["train"].optimizer.state.clear()
+    expected = plain_steps(w, [batches()[1]] * 3, "momentum", 3)
+    w["engine"].step()
+    for found, value in zip(w["W"].parameters(), expected.parameters(), strict=True):
+        assert_close(found.detach(), value.detach(), 1e-12)
+
+
+def test_a_default_is_for_problems_that_are_read() -> None:
+    """The top makes one ordinary update, and needs no optimizer for its hypergradient alone."""
+    w = world(Unrolled(2), "sgd")
+    lower, upper = w["train"], w["valid"]
+    lower.hypergrad = None
+    engine = mlopt.Engine([w["target"], lower, upper], hypergrad=Unrolled(2))
+    assert isinstance(engine.graph.methods[upper], Frozen)
+    before = w["R"].value.detach().clone()
+    gradient = engine.hypergradient(upper)[w["R"]][""]
+    engine.step()
+    assert_close(w["R"].value.detach(), before - 0.1 * gradient, 1e-12)
+    upper.optimizer = None
+    mlopt.Engine([w["target"], lower, upper], hypergrad=Unrolled(2)).hypergradient(upper)

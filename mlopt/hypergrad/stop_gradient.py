@@ -49,6 +49,11 @@ class StopGradient(AbstractHypergradient):
         return self.method.traced
 
     @property
+    def same_batch(self) -> bool:
+        """Whether all inner steps take the same batch; see `Unrolled`."""
+        return getattr(self.method, "same_batch", False)
+
+    @property
     def at_solution(self) -> bool:  # type: ignore[override]
         return self.method.at_solution
 

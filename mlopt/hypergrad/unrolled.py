@@ -43,6 +43,8 @@ class Unrolled(AbstractHypergradient):
             constants: biased towards what acts fast.
         init: the variable from which the steps start, with the names and shapes of the problem's
             own.
+        same_batch: all steps on the step's one batch, as in meta-learning, where it is a task's
+            support set; else each inner step takes the next batch of every stream.
         recompute: keep the start of about sqrt(K) segments only, and compute each again on the way
             back.
 
@@ -58,6 +60,7 @@ class Unrolled(AbstractHypergradient):
     steps: int
     truncate: int | None = None
     init: Variable | None = None
+    same_batch: bool = False
     recompute: bool = False
 
     traced = True

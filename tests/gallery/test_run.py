@@ -1,0 +1,29 @@
+"""Every example runs as a program, small, and ends with its table."""
+
+import importlib
+
+import pytest
+
+SMALL = {
+    "three_levels": ["--size", "3"],
+    "logistic_hpo": ["--steps", "1"],
+    "hyper_cleaning": ["--steps", "1"],
+    "reweighting": ["--seeds", "1", "--epochs", "1"],
+    "maml": ["--steps", "1", "--tasks", "2"],
+    "imaml": ["--steps", "1", "--tasks", "2"],
+}
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_it_ends_with_a_table(name, monkeypatch, capsys):
+    example = importlib.import_module(f"examples.gallery.{name}")
+    monkeypatch.setattr("sys.argv", [f"{name}.py", *SMALL[name]])
+    example.main()
+    assert "----" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_its_page_is_in_the_index(name, request):
+    pages = request.config.rootpath / "docs" / "gallery"
+    assert f"({name}.md)" in (pages / "index.md").read_text()
+    assert f"python examples/gallery/{name}.py" in (pages / f"{name}.md").read_text()
