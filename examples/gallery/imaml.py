@@ -46,19 +46,11 @@ def draw_task(shots: int = 10) -> Task:
 
 
 class Tasks:
-    """One slot's tasks. Every round of the inner problem draws one: each task is given so often.
-
-    The engine seeds the generator for each draw, so the tasks are the same in every run.
-    """
-
-    def __init__(self, times: int) -> None:
-        self.times = times
+    """One slot's tasks. The engine seeds each draw, so they are the same in every run."""
 
     def __iter__(self) -> Iterator[Task]:
         while True:
-            task = draw_task()
-            for _ in range(self.times):
-                yield task
+            yield draw_task()
 
 
 def make_net(seed: int = 0, width: int = 20) -> nn.Sequential:
@@ -100,7 +92,7 @@ def build(
     """The engine, one inner problem for each slot, and the meta problem over theta."""
     THETA = mlopt.Variable(theta, "theta")
     W = [mlopt.Variable(copy.deepcopy(theta), f"w{b}") for b in range(tasks)]
-    slots = tuple(Tasks(rounds + 1) for _ in range(tasks))  # the meta problem draws its own, too
+    slots = tuple(Tasks() for _ in range(tasks))
 
     def adaptation(b: int) -> mlopt.Problem:
         @mlopt.problem(
@@ -123,7 +115,7 @@ def build(
         return sum(mse_loss(w(x), y) for w, (x, y) in zip(solved, queries, strict=True)) / len(W)
 
     inner = [adaptation(b) for b in range(tasks)]
-    schedule = mlopt.Alternate((tuple(inner), rounds), (meta, 1))
+    schedule = mlopt.Alternate((tuple(inner), rounds), (meta, 1), same_batch=True)
     return mlopt.Engine([*inner, meta], schedule=schedule), inner, meta
 
 

@@ -41,19 +41,11 @@ def draw_task(shots: int = 10) -> Task:
 
 
 class Tasks:
-    """One slot's tasks. A problem draws a batch for each of its inner steps: each is given K times.
-
-    The engine seeds the generator for each draw, so the tasks are the same in every run.
-    """
-
-    def __init__(self, times: int) -> None:
-        self.times = times
+    """One slot's tasks. The engine seeds each draw, so they are the same in every run."""
 
     def __iter__(self) -> Iterator[Task]:
         while True:
-            task = draw_task()
-            for _ in range(self.times):
-                yield task
+            yield draw_task()
 
 
 def make_net(seed: int = 0, width: int = 40) -> nn.Sequential:
@@ -70,14 +62,14 @@ def build(
     """One inner problem for each slot, and the meta problem over theta."""
     THETA = mlopt.Variable(theta, "theta")
     W = [mlopt.Variable(copy.deepcopy(theta), f"w{b}") for b in range(tasks)]
-    slots = tuple(Tasks(inner_steps) for _ in range(tasks))
+    slots = tuple(Tasks() for _ in range(tasks))
 
     def adaptation(b: int) -> mlopt.Problem:
         @mlopt.problem(
             over=W[b],
             data=slots[b],
             optimizer=SGD(W[b].parameters(), lr=inner_lr),
-            hypergrad=mlopt.Unrolled(inner_steps, init=THETA),
+            hypergrad=mlopt.Unrolled(inner_steps, init=THETA, same_batch=True),
             name=f"adapt{b}",
         )
         def adapt(w, task):
@@ -97,7 +89,7 @@ def build(
 def pretrain(net: nn.Module, steps: int, tasks: int, lr: float = 2e-3) -> nn.Module:
     """What MAML is compared with: one fit of all tasks together."""
     W = mlopt.Variable(net, "w")
-    slots = tuple(Tasks(1) for _ in range(tasks))
+    slots = tuple(Tasks() for _ in range(tasks))
 
     @mlopt.problem(over=W, data=slots, optimizer=Adam(W.parameters(), lr=lr))
     def fit(w, tasks):

@@ -69,7 +69,7 @@ def solved(monkeypatch):
             for _ in range(2)
         ]
     slots = iter(tasks)
-    monkeypatch.setattr(example, "Tasks", lambda times: [next(slots)])
+    monkeypatch.setattr(example, "Tasks", lambda: [next(slots)])
     theta = smooth()
     solver = mlopt.CG(max_steps=60, tol=1e-12)
     engine, inner, meta = example.build(theta, tasks=2, lambda_=LAMBDA, solver=solver)
