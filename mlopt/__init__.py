@@ -1,5 +1,6 @@
 """mlopt: multi-level optimization for PyTorch. One function a level; the engine does the rest."""
 
+from ._audit import Audit, AuditError, Finding, audit
 from ._callback import Callback
 from ._curvature import AbstractCurvature, GaussNewton, Hessian, outputs
 from ._engine import Engine
@@ -43,6 +44,8 @@ __all__ = [
     "AbstractSchedule",
     "AbstractSolver",
     "Alternate",
+    "Audit",
+    "AuditError",
     "Callback",
     "CapabilityWarning",
     "Central",
@@ -53,6 +56,7 @@ __all__ = [
     "Dense",
     "Engine",
     "Exact",
+    "Finding",
     "Frozen",
     "GaussNewton",
     "Graph",
@@ -83,6 +87,7 @@ __all__ = [
     "UpperFirst",
     "Variable",
     "ZerothOrder",
+    "audit",
     "bome",
     "f2sa",
     "outputs",

@@ -36,7 +36,7 @@ def outputs(z: Tensor) -> Tensor:
     Returns:
         The same numbers.
 
-    Example:
+    Examples:
         >>> import torch, mlopt
         >>> mlopt.outputs(torch.tensor([1.0, 2.0]))
         tensor([1., 2.])

@@ -48,7 +48,7 @@ class Engine:
     Raises:
         GraphError: the list is not a graph that can be run; the message says what to do.
 
-    Example:
+    Examples:
         >>> import torch, mlopt
         >>> W = mlopt.Variable(torch.nn.Parameter(torch.tensor(2.0)), "w")
         >>> @mlopt.problem(over=W, optimizer=torch.optim.SGD(W.parameters(), lr=0.5))

@@ -161,7 +161,7 @@ def problem(
         GraphError: the function's arguments do not match what it reads, the optimizer is not over
             the variable's tensors, or an option is out of range.
 
-    Example:
+    Examples:
         >>> import torch, mlopt
         >>> W = mlopt.Variable(torch.nn.Parameter(torch.ones(2)), "w")
         >>> @mlopt.problem(over=W)

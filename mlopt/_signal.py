@@ -65,7 +65,7 @@ def signal(
     Raises:
         GraphError: the function's arguments do not match what it reads.
 
-    Example:
+    Examples:
         >>> import torch, mlopt
         >>> W = mlopt.Variable(torch.nn.Parameter(torch.ones(2)), "w")
         >>> @mlopt.signal(given=[W])

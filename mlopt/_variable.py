@@ -25,7 +25,7 @@ class Variable:
     Raises:
         GraphError: the value is neither, or the name is empty.
 
-    Example:
+    Examples:
         >>> import torch
         >>> W = Variable(torch.nn.Linear(2, 1), "w")
         >>> [tuple(p.shape) for p in W.parameters()]
@@ -102,7 +102,7 @@ def stop(source: Any) -> Stop:
     Returns:
         The marked read, to be put into `given`.
 
-    Example:
+    Examples:
         >>> import torch
         >>> A = Variable(torch.nn.Parameter(torch.zeros(3)), "a")
         >>> stop(A).source is A

@@ -182,6 +182,14 @@ def test_an_optimum_follows_what_is_displaced() -> None:
     assert error(Frozen(), 0.0) > 0.05
 
 
+def test_a_constant_optimum_follows_in_value() -> None:
+    nodes, kinds = chain(StopGradient(Implicit(Dense())), 0.0)
+    bottom, _, top = nodes
+    found = mlopt.Engine(nodes).hypergradient(top)
+    expected = Nested(nodes, {**kinds, bottom: Stopped(Optimum())}).hypergradient(top)
+    assert_same_gradients(found, expected, 1e-8, "stopped")
+
+
 @pytest.mark.parametrize("product", [mlopt.Central(1e-3), mlopt.OneSided(1e-6)])
 def test_differences_follow_as_well(product: Any) -> None:
     """A middle product by differences re-solves the bottom at each displaced value."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from .._errors import GraphError
@@ -67,7 +67,8 @@ class StopGradient(AbstractHypergradient):
 
     @property
     def cost(self) -> Cost:
-        return Cost()
+        # An optimum that follows what is displaced needs the Hessian, even as a constant.
+        return replace(self.method.cost, evaluations=0, backwards=0) if self.at_solution else Cost()
 
     def check(self, name: str, optimizer: Any) -> None:
         self.method.check(name, optimizer)

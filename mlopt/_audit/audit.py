@@ -1,0 +1,179 @@
+"""`audit` itself: every upper problem in turn, in float64 where the functions allow it."""
+
+from __future__ import annotations
+
+import warnings
+from typing import TYPE_CHECKING
+
+from .._errors import MloptError, SettingsError
+from .._node import Node
+from .._problem import Problem
+from .edges import compare_edges
+from .findings import Audit, Finding
+from .kinks import WARNING
+from .precision import widened
+from .probe import probed
+from .radii import try_radii
+from .repeat import repeat
+from .run import Run, run, unchanged
+from .study import LARGE, Study, line
+from .totals import compare_total
+from .vectors import compare, flat
+
+if TYPE_CHECKING:
+    from .._engine import Engine
+
+__all__ = ["audit"]
+
+
+def audit(
+    engine: Engine,
+    *,
+    directions: int = 3,
+    cotangents: int = 1,
+    seed: int = 0,
+    dense_limit: int = 2000,
+) -> Audit:
+    """Compare every pullback and every hypergradient of an engine with independent oracles.
+
+    At the current point and the next step's batches. Nothing is stepped, drawn or changed.
+
+        edges:    pullback(c)[r]   against   (ds/dr)^T c,  for random c
+        totals:   < dF/dx , d >    against   [F(x + h d) - F(x - h d)] / 2h,  for random d
+
+    Both are computed in float64, in which the user's tensors are held for a while. (ds/dr)^T c
+    comes from plain autograd through the solution's definition (through a dense solve for
+    `Implicit`), or, where that cannot be differentiated, from differences of the solution. F is
+    the upper objective of values alone: every lower solution is computed anew at the displaced x,
+    and for `Implicit` the lower problem is minimised anew. An error of a total that no edge shows
+    is one of the graph: a dropped term, a transposed read.
+
+    Each direction and each edge evaluates the levels it needs eight times over. Do not use it on
+    batches of training size where small ones tell the same. What a function counts by itself
+    cannot be put back.
+
+    Args:
+        engine: as it stands, before or in the middle of training.
+        directions: d, for each upper problem.
+        cotangents: c, for each lower problem.
+        seed: of the directions and cotangents.
+        dense_limit: the most numbers of a lower variable for which a matrix is built.
+
+    Returns:
+        The findings: `print` them, or `check` them in a test.
+
+    Raises:
+        SettingsError: an option is not a positive whole number.
+
+    Examples:
+        >>> import torch, mlopt
+        >>> W, A = (mlopt.Variable(torch.nn.Parameter(torch.ones(2)), n) for n in "wa")
+        >>> @mlopt.problem(over=W, given=[A], hypergrad=mlopt.OneStep(lr=0.1))
+        ... def lower(w, a):
+        ...     return ((w - a.sin()) ** 2).sum()
+        >>> @mlopt.problem(over=A, given=[W])
+        ... def upper(a, w):
+        ...     return (a * w**2).sum()
+        >>> audit(mlopt.Engine([lower, upper])).worst < 1e-6
+        True
+    """
+    for name, value in {"directions": directions, "cotangents": cotangents}.items():
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise SettingsError(f"audit({name}={value!r}): give a positive whole number.")
+    with unchanged(), warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        engine._check()
+        study = Study(engine, directions, cotangents, seed, dense_limit)
+        precision = compare_all(study)
+    kinked = [WARNING.format("; ".join(dict.fromkeys(study.kinked)))] if study.kinked else []
+    texts = [*kinked, *study.texts, *(str(w.message) for w in caught)]
+    return Audit(tuple(study.findings), tuple(dict.fromkeys(texts)), precision)
+
+
+def compare_all(study: Study) -> str:
+    """Compare everything; the dtype in which that was done."""
+    graph, depends = study.graph, study.depends
+    uppers = [p for p in graph.problems if p not in depends.dormant and depends.follows(p)]
+    seen: set[Node] = set()
+    native = {p: _native(study, p, seen) for p in uppers}
+    parameters = [p for v in graph.variables for p in v.parameters()]
+    dtypes = sorted({str(p.dtype).removeprefix("torch.") for p in parameters})
+    narrow = "" if dtypes == ["float64"] else ", ".join(dtypes)
+    try:
+        with widened(study.engine):
+            study.begin(double=True)
+            for p in uppers:
+                if isinstance(native[p], Run):
+                    with run(study.engine, p, study.evaluator, wide=True):
+                        pass  # does it run in float64 at all?
+            for p in uppers:
+                _compare_upper(study, p, native[p], narrow)
+        return "float64"
+    except (RuntimeError, TypeError) as error:
+        if not narrow:
+            raise
+        study.texts.append(
+            f"The functions do not run in float64 ({line(error)}), so all was compared in "
+            f"{narrow}: errors below a few percent say nothing. Make constants by the dtype of an "
+            "argument (dtype=x.dtype)."
+        )
+    study.begin(double=False)
+    for p in uppers:
+        _compare_upper(study, p, native[p], "")
+    return narrow
+
+
+def _native(study: Study, problem: Problem, seen: set[Node]) -> Run | Exception:
+    """The hypergradient as a step computes it, or what it raised."""
+    try:
+        with run(study.engine, problem, study.evaluator, wide=False) as made:
+            values = study.values(made)
+            values.settles = False
+            study.texts.extend(repeat(values, problem, seen))
+            study.evaluator.release()
+        return made
+    except (MloptError, RuntimeError) as error:
+        return error
+
+
+def _compare_upper(study: Study, problem: Problem, native: Run | Exception, narrow: str) -> None:
+    """The rows of one upper problem: its edges, its total, and the rounding of its own dtype."""
+    label = study.label(problem)
+    if not isinstance(native, Run):
+        study.findings.append(Finding("total", label, "sweep", "-", None))
+        study.texts.append(f"{label}: the engine itself fails: {line(native)}")
+        return
+    probes = {p: study.probe(p) for p in study.lowers}
+    with (
+        probed(study.engine, probes),
+        run(study.engine, problem, study.evaluator, wide=study.double) as made,
+    ):
+        values = study.values(made)
+        before = len(study.findings)
+        for p, probe in probes.items():
+            compare_edges(study, values, p, problem, probe)
+        errors = [f.error for f in study.findings[before:] if f.error is not None]
+        compare_total(study, values, problem, made, native, max(errors, default=0.0))
+        study.evaluator.release()
+    if narrow:
+        _compare_rounding(study, label, made, native, narrow)
+    while study.radii:
+        try_radii(study, *study.radii.pop())
+
+
+def _compare_rounding(study: Study, label: str, made: Run, native: Run, narrow: str) -> None:
+    ours = flat({k: t.double() for k, t in native.gradient.items()}, made.gradient)
+    found = compare(ours, flat(made.gradient, made.gradient))
+    if not abs(native.loss - made.loss) <= 1e-3 * abs(made.loss) + 1e-6:  # NaN too
+        study.texts.append(
+            f"{label}: the loss is {native.loss:.6g} in {narrow} and {made.loss:.6g} in "
+            "float64: other random numbers are drawn there, so rounding cannot be measured."
+        )
+        found = (None, None, None)
+    elif found[0] > LARGE:
+        study.texts.append(
+            f"{label}: in {narrow} the hypergradient differs by {found[0]:.1e} from the same in "
+            "float64. With Central or OneSided the radius may be too small for this precision: "
+            "enlarge it; with ReLU, units at their kink may fall on either side."
+        )
+    study.findings.append(Finding("rounding", label, narrow, "float64", *found))

@@ -1,0 +1,166 @@
+"""The pullbacks of one lower problem against the reference, argument by argument."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from .._problem import Problem
+from .._products import Central, OneSided
+from .._tensors import Tensors
+from ..hypergrad import Implicit
+from .differences import Slope, floor
+from .findings import Finding
+from .kinks import kinked
+from .optima import NoOracle, inverse
+from .probe import Probe
+from .reference import by_autograd, by_differences, part, reading_frame
+from .solutions import unwrapped
+from .study import LARGE, Study, line
+from .values import Frame, Values
+from .vectors import compare, flat
+
+__all__ = ["compare_edges"]
+
+_FAR = 1e-3  # a Newton step, relative to w
+
+
+def compare_edges(
+    study: Study, values: Values, lower: Problem, upper: Problem, probe: Probe
+) -> None:
+    """The rows of one lower problem's edges that have none yet.
+
+        pullback(c)[r]   against   (ds/dr)^T c,  for random c
+
+    Args:
+        study: takes the rows.
+        values: at the run's batches.
+        lower: the lower problem.
+        upper: whose hypergradient was run.
+        probe: what was heard of the lower problem's method.
+    """
+    keys = [k for k in probe.keys if (lower, k[0]) not in study.seen]
+    if not keys:
+        return
+    label, inner = study.graph.labels[lower], unwrapped(study.graph.methods[lower])
+    frame = reading_frame(values, lower, upper)
+    point = {k: part(frame, k) for k in keys}
+    exact: list[Tensors] | None = None
+    try:
+        exact = by_autograd(study, values, lower, frame, point, probe.cotangents)
+    except (NoOracle, RuntimeError) as error:
+        study.texts.append(f"{label}: no exact product to compare with ({line(error)}).")
+    bent = kinked(values, lower, upper)
+    worst = 0.0
+    for i, source in enumerate(dict.fromkeys(k[0] for k in keys)):
+        study.seen.add((lower, source))
+        mine = {k: t for k, t in point.items() if k[0] is source}
+        name = study.label(lower, source)
+        slopes: list[tuple[torch.Tensor, Slope]] = []
+        try:
+            slopes = by_differences(
+                study, values, lower, frame, mine, probe.cotangents[0],
+                count=study.directions if exact is None else 1, seed=study.seed + 1 + i,
+            )  # fmt: skip
+        except (NoOracle, RuntimeError) as error:
+            if exact is None:
+                study.texts.append(f"{name}: not compared: {line(error)}.")
+        row = _compare(study, lower, name, mine, probe, exact, slopes)
+        study.findings.append(row)
+        worst = max(worst, row.error or 0.0)
+        _explain(study, row, mine, slopes, exact, bent)
+    if isinstance(inner, Implicit):
+        _say_distance(study, values, lower, frame)
+        if worst > 1e-3 and not bent:
+            study.texts.append(
+                f"{label}: the pullback is off by {worst:.1e} from that of a linear system "
+                "that is solved to the end: give the solver more steps or a smaller tol, or "
+                "damp the system."
+            )
+    product = getattr(inner, "product", None)
+    far = isinstance(product, Central | OneSided) and worst > LARGE and not bent
+    if far and exact is not None:
+        study.radii.append((lower, upper, product, exact, keys))
+
+
+def _compare(
+    study: Study,
+    lower: Problem,
+    name: str,
+    point: Tensors,
+    probe: Probe,
+    exact: list[Tensors] | None,
+    slopes: list[tuple[torch.Tensor, Slope]],
+) -> Finding:
+    """The row of one edge: against the exact product where there is one, else against slopes."""
+    method = study.graph.methods[lower]
+    how, found = "exact", (None, None, None)
+    if exact is not None:
+        ours = torch.cat([flat(f, point) for f in probe.found])
+        found = compare(ours, torch.cat([flat(e, point) for e in exact]))
+    else:
+        how = "re-solved" if isinstance(unwrapped(method), Implicit) else "differences"
+        if slopes:
+            ours = [float((flat(probe.found[0], point) * d).sum()) for d, _ in slopes]
+            oracle = [s.value for _, s in slopes]
+            a, b = torch.tensor([ours, oracle], dtype=torch.float64)
+            found = compare(a, b, floor(study.double, max(s.scale for _, s in slopes)))
+    took = replace(
+        probe.took,
+        milliseconds=probe.took.milliseconds / study.cotangents,
+        evaluations=probe.took.evaluations // study.cotangents,
+    )
+    return Finding(
+        "edge", name, str(probe.probed), how, *found, took, method.cost_of(probe.size).backwards
+    )
+
+
+def _explain(
+    study: Study, row: Finding, point: Tensors, slopes: Any, exact: Any, bent: bool
+) -> None:
+    """Kinks, or a function that hides something from autograd."""
+    spread = max((s.spread / (abs(s.value) + s.floor) for _, s in slopes), default=0.0)
+    off = 0.0
+    if exact is not None:
+        vector = flat(exact[0], point)
+        size = float(vector.norm()) / math.sqrt(len(vector))
+        off = max(
+            (abs(float((vector * d).sum()) - s.value) / (size + s.floor) for d, s in slopes),
+            default=0.0,
+        )
+    if bent and (spread > 0.02 or off > 1e-3 or (row.error or 0.0) > LARGE):
+        study.kinked.append(row.edge)
+    elif off > 1e-3:
+        study.texts.append(
+            f"{row.edge}: double backward and differences of the solution disagree by {off:.1e}, "
+            "and no kinked operation is there to explain it: does the function detach what it "
+            "reads (detach, no_grad, .data, item), have a backward of its own, or draw outside "
+            "of torch's generators?"
+        )
+
+
+def _say_distance(study: Study, values: Values, lower: Problem, frame: Frame) -> None:
+    """How far the standing value is from the optimum that `Implicit` takes it for."""
+    label = study.graph.labels[lower]
+    w, g, _ = values.slope(lower, values.standing(lower), frame, 1)
+    slope = flat(g, w).detach()
+    try:
+        step = inverse(w, g, lower.name, study.dense_limit)(slope)
+    except (NoOracle, RuntimeError) as error:
+        study.texts.append(
+            f"{label}: how far it is from its optimum is not known ({line(error)}); the length of "
+            f"dF/dw is {float(slope.norm()):.1e}."
+        )
+        return
+    far = float(step.norm()) / (float(flat(w, w).detach().norm()) + 1e-300)
+    if far > _FAR:
+        study.texts.append(
+            f"{label}: Implicit takes its standing value for the optimum, which is another "
+            f"{far:.1e} of its length away (Newton's step |H^-1 dF/dw| / |w|; |dF/dw| = "
+            f"{float(slope.norm()):.1e}); the hypergradient is off by about as much. Make more "
+            "lower steps before each upper one (Alternate((lower, n), (upper, 1)) with a larger "
+            "n), or take Unrolled."
+        )

@@ -1,0 +1,108 @@
+"""A method that is listened to while the engine uses it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from .._hypergrad import Response
+from .._point import Evaluator
+from .._problem import Problem
+from .._tensors import Key, Tensors
+from .cost import Took, costs
+
+if TYPE_CHECKING:
+    from .._engine import Engine
+
+__all__ = ["Probe", "probed"]
+
+
+class Probe:
+    """A method, unchanged, that is asked for one pullback more: of cotangents of the audit's own.
+
+    Only the first response is looked at, which is that at the standing values.
+
+    Args:
+        method: the problem's.
+        evaluator: counts its evaluations.
+        count: number of cotangents.
+        seed: of the cotangents.
+    """
+
+    def __init__(self, method: Any, evaluator: Evaluator, count: int, seed: int) -> None:
+        self.probed = method
+        self.cotangents: list[Tensors] = []
+        self.found: list[Tensors] = []
+        self.keys: list[Key] = []
+        self.took = Took()
+        self.size = 0
+        self._evaluator, self._count, self._seed = evaluator, count, seed
+        self._others: dict[Any, Any] = {}
+        self.others: dict[Any, list[Tensors]] = {}
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.probed, name)
+
+    def compare(self, others: dict[Any, Any]) -> None:
+        """Ask other methods for the same pullback, by any key."""
+        self._others = others
+
+    def pullback(self, response: Response, cotangent: Tensors, wanted: Sequence[Key]) -> Tensors:
+        """The method's own, listened to."""
+        found = self.probed.pullback(response, cotangent, wanted)
+        if not self.keys and wanted:
+            self.keys = list(wanted)
+            self._draw(response)
+            with torch.no_grad():
+                with costs(self._evaluator) as self.took:
+                    for c in self.cotangents:
+                        self.found.append(self.probed.pullback(response, c, wanted))
+                for key, other in self._others.items():
+                    self.others[key] = [
+                        other.pullback(response, c, wanted) for c in self.cotangents
+                    ]
+        return found
+
+    def trace(self, response: Response) -> Any:
+        """The method's own steps, gone back through once more."""
+        value, state = self.probed.trace(response)
+        wanted = [k for k, t in response.arguments.items() if t.requires_grad]
+        outputs = [k for k, t in value.items() if t.requires_grad]
+        if not self.keys and torch.is_grad_enabled() and wanted and outputs:
+            self.keys = wanted
+            self._draw(response)
+            with costs(self._evaluator) as self.took:
+                for c in self.cotangents:
+                    grads = torch.autograd.grad(
+                        [value[k] for k in outputs], [response.arguments[k] for k in wanted],
+                        [c[k] for k in outputs], retain_graph=True, allow_unused=True,
+                    )  # fmt: skip
+                    pairs = zip(wanted, grads, strict=True)
+                    self.found.append({k: g for k, g in pairs if g is not None})
+        return value, state
+
+    def _draw(self, response: Response) -> None:
+        generator = torch.Generator().manual_seed(self._seed)
+        self.size = sum(t.numel() for t in response.value.values())
+        for _ in range(self._count):
+            self.cotangents.append(
+                {
+                    k: torch.randn(t.shape, generator=generator, dtype=torch.float64).to(t)
+                    for k, t in response.value.items()
+                }
+            )
+
+
+@contextmanager
+def probed(engine: Engine, probes: dict[Problem, Probe]) -> Iterator[None]:
+    """Put probes in the place of methods for a block."""
+    methods = engine.graph.methods
+    before = dict(methods)
+    methods.update(probes)  # type: ignore[arg-type]
+    try:
+        yield
+    finally:
+        methods.update(before)

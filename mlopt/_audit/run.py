@@ -1,0 +1,88 @@
+"""One hypergradient of the engine, and its state put back after it."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from .._plan import Builder, Plan, Total
+from .._plan import Evaluate as PlannedEvaluation
+from .._point import Evaluator
+from .._problem import Problem
+from .._step import Step
+from .._stream import Stream
+from .._tensors import Tensors
+from .cost import Took, costs
+from .precision import wide_batch
+
+if TYPE_CHECKING:
+    from .._engine import Engine
+
+__all__ = ["Run", "run", "unchanged"]
+
+
+@dataclass
+class Run:
+    """One hypergradient of the engine.
+
+    Attributes:
+        gradient: by key.
+        loss: of the problem.
+        took: the cost of it.
+        backwards: passes as planned; None where the plan does not tell.
+        step: knows the batches.
+    """
+
+    gradient: Tensors
+    loss: float
+    took: Took
+    backwards: int | None
+    step: Step
+
+
+@contextmanager
+def run(engine: Engine, problem: Problem, evaluator: Evaluator, wide: bool) -> Iterator[Run]:
+    """`Engine.hypergradient`, with an evaluator of its own; the batches are there for the block."""
+    dormant = engine._active()[1]
+    builder = Builder(engine.graph, dormant)
+    builder.gradient(problem)
+    plan = Plan(engine.graph, tuple(builder.operations))
+    counted = all(isinstance(o, PlannedEvaluation | Total) for o in plan.operations)
+
+    def draw(stream: Stream) -> Any:
+        batch = engine._feed(stream)
+        return wide_batch(batch) if wide else batch
+
+    engine._feed.begin()
+    try:
+        step = Step(engine.graph, evaluator, plan, dormant, draw, engine.seed_of)
+        with costs(evaluator) as cost:
+            outcome = step.run()
+        loss = float(outcome.metrics[f"{engine.graph.labels[problem]}/loss"])
+        backwards = plan.backwards if counted else None
+        yield Run(outcome.gradients[problem], loss, cost, backwards, step)
+    finally:
+        engine._feed.give_back()
+
+
+@contextmanager
+def unchanged() -> Iterator[None]:
+    """Put NumPy's, Python's and torch's generators back after a block."""
+    states = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    dtype = torch.get_default_dtype()
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None
+    try:
+        yield
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])
+        torch.set_rng_state(states[2])
+        torch.set_default_dtype(dtype)
+        if cuda is not None:
+            torch.cuda.set_rng_state_all(cuda)

@@ -1,0 +1,154 @@
+"""What readers see of a lower problem, method by method, from the definitions."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from .._hypergrad import Response
+from .._problem import Problem
+from .._step import trainable
+from .._tensors import Tensors
+from ..hypergrad import Implicit, OneStep, Sama, StopGradient, Unrolled, ZerothOrder
+from ..optim import rule_of
+from .optima import NoOracle
+
+if TYPE_CHECKING:
+    from .values import Frame, Values
+
+__all__ = ["solution", "unwrapped"]
+
+
+def solution(values: Values, problem: Problem, frame: Frame, order: int) -> Tensors:
+    """What readers see of a problem, differentiable `order` times.
+
+    Args:
+        values: of the graph.
+        problem: the problem.
+        frame: of the reader.
+        order: how often.
+
+    Returns:
+        Tensors by key.
+
+    Raises:
+        NoOracle: the method is not known here and derivatives are wanted, or no optimum is
+            found.
+    """
+    method = unwrapped(values.graph.methods[problem])
+    given = type(method).solution
+    with torch.set_grad_enabled(order > 0):
+        if given is OneStep.solution:
+            return _ahead(values, problem, method, frame, order)
+        if given is Sama.solution:
+            return _steps(values, problem, frame, order, 1)
+        if given is Unrolled.solution:
+            return _steps(values, problem, frame, order, method.steps, method)
+        if given is Implicit.solution:
+            return _optimum(values, problem, frame, order)
+        return _given(values, problem, method, frame, order)
+
+
+def _ahead(values: Values, problem: Problem, method: Any, frame: Frame, order: int) -> Tensors:
+    w = values.standing(problem)
+    _, g, _ = values.slope(problem, w, frame, order)
+    if method.lr is not None:
+        return {**w, **{k: w[k] - method.lr * t for k, t in g.items()}}
+    if not isinstance(problem.optimizer, torch.optim.Adam):
+        return _update(problem, w, g, None)[0]
+    held = values.hold((frame.path, problem, "gradient"), g)
+    return {**w, **_adam(problem.optimizer, trainable(problem), w, g, held)}
+
+
+def _update(problem: Problem, w: Tensors, g: Tensors, state: Any) -> tuple[Tensors, Any]:
+    rule, parameters = rule_of(problem.optimizer, problem.name), trainable(problem)
+    if state is None:
+        state = rule.begin(problem.optimizer, parameters)
+    return rule.step(problem.optimizer, parameters, w, g, state)
+
+
+def _steps(
+    values: Values, problem: Problem, frame: Frame, order: int, steps: int, method: Any = None
+) -> Tensors:
+    """Several updates of the problem's own optimizer."""
+    w, state, written = values.standing(problem), None, None
+    if method is not None and method.init is not None:
+        value = frame.value(method.init)
+        w, state = {k: value[k[1]] for k in w}, {}
+    constant = max(0, steps - method.truncate) if method and method.truncate else 0
+    for k in range(steps):
+        if constant and k == constant:
+            w, state = values.hold((frame.path, problem, "truncated"), (w, state))
+        at = order if k >= constant else 0
+        _, g, written = values.slope(problem, w, frame, at, k, written)
+        w, state = _update(problem, w, g, state)
+    return w
+
+
+def _given(values: Values, problem: Problem, method: Any, frame: Frame, order: int) -> Tensors:
+    """A method that is not known here: its own `solution`, of which only the value is used."""
+    if order or method.traced:
+        raise NoOracle(f"{type(method).__name__} is known to the audit by its values alone")
+    w = values.standing(problem)
+    leaves, g, _ = values.slope(problem, w, frame, 0)
+
+    def objective(other: Tensors, inner: int = 0, arguments: Any = None) -> Tensor:
+        del arguments
+        return values.objective(frame.below(problem, other, inner, 1))[0]
+
+    response = Response(
+        problem.name, w, leaves, g, {}, {}, trainable(problem), problem.optimizer, objective,
+        seed=values.seed(problem, 0),
+    )  # fmt: skip
+    return method.solution(response)
+
+
+def _optimum(values: Values, problem: Problem, frame: Frame, order: int) -> Tensors:
+    """Where dF/dw is zero (or what `targets` says), found from the standing value."""
+    if not values.settles:
+        return values.standing(problem)
+
+    def slope(w: Tensors, order: int) -> tuple[Tensors, Tensors]:
+        with torch.enable_grad():
+            return values.slope(problem, w, frame, order)[:2]
+
+    optimum = values.optimum(problem)
+    w = optimum.find(slope, values.standing(problem), values.targets.get(problem))
+    return optimum.differentiable(slope, w, values.targets.get(problem), order)
+
+
+def unwrapped(method: Any) -> Any:
+    """The method whose solution is read: inside of `StopGradient`, `ZerothOrder` and probes."""
+    while True:
+        if isinstance(method, StopGradient | ZerothOrder):
+            method = method.method
+        elif hasattr(method, "probed"):
+            method = method.probed
+        else:
+            return method
+
+
+def _adam(optimizer: Any, parameters: Tensors, w: Tensors, g: Tensors, held: Tensors) -> Tensors:
+    """Adam's and AdamW's step with the second moment of a held gradient, as `OneStep` has it."""
+    moved: Tensors = {}
+    for key, gradient in g.items():
+        p, value = parameters[key], w[key]
+        options = next(o for o in optimizer.param_groups if any(q is p for q in o["params"]))
+        (b1, b2), state = options["betas"], optimizer.state.get(p, {})
+        decoupled = options.get("decoupled_weight_decay", isinstance(optimizer, torch.optim.AdamW))
+        sign, decay = -1.0 if options["maximize"] else 1.0, options["weight_decay"]
+        coupled = 0.0 if decoupled else decay * value
+        count = float(state.get("step", 0)) + 1
+        zero = torch.zeros_like(value)
+        first = b1 * state.get("exp_avg", zero) + (1 - b1) * (sign * gradient + coupled)
+        second = b2 * state.get("exp_avg_sq", zero) + (1 - b2) * (sign * held[key] + coupled) ** 2
+        if options["amsgrad"]:
+            second = torch.maximum(second, state.get("max_exp_avg_sq", second))
+        root = (second / (1 - b2**count)).sqrt() + options["eps"]
+        # where no gradient ever came the step is defined as constant
+        first = torch.where(second > 0, first, first.detach())
+        shrunk = value * (1 - options["lr"] * decay) if decoupled else value
+        moved[key] = shrunk - options["lr"] / (1 - b1**count) * first / root
+    return moved

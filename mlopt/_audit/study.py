@@ -1,0 +1,85 @@
+"""What the parts of one audit share."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from .._point import Evaluator
+from .._problem import Problem
+from .dependence import Dependence
+from .findings import Finding
+from .probe import Probe
+from .run import Run
+from .values import Values
+
+if TYPE_CHECKING:
+    from .._engine import Engine
+
+__all__ = ["LARGE", "Study", "line"]
+
+LARGE = 1e-2  # a relative error that no rounding explains
+
+
+class Study:
+    """One audit while it is made: the engine, the options, and what was found so far.
+
+    Attributes:
+        depends: who depends on whom.
+        evaluator: calls the functions, and counts for the audit alone.
+        double: whether the comparison is made in float64.
+        findings: the rows.
+        texts: what to know about them.
+        kinked: labels of rows that kinks explain.
+        seen: edges that have a row, as (lower problem, source).
+        radii: questions about a difference product, asked when its edges are done.
+    """
+
+    def __init__(
+        self, engine: Engine, directions: int, cotangents: int, seed: int, dense_limit: int
+    ) -> None:
+        self.engine, self.graph = engine, engine.graph
+        self.directions, self.cotangents, self.seed = directions, cotangents, seed
+        self.dense_limit = dense_limit
+        self.depends = Dependence(engine.graph, engine._active()[1])
+        self.lowers = [p for p in self.graph.problems if self.graph.methods[p].responds]
+        self.texts: list[str] = []
+        self.begin(double=True)
+
+    def begin(self, double: bool) -> None:
+        """Compare from the start: rows and spare buffers are of one precision."""
+        self.double = double
+        self.evaluator = Evaluator(
+            self.graph.nodes, self.graph.variables, self.engine._evaluator.cuda
+        )
+        self.findings: list[Finding] = []
+        self.kinked: list[str] = []
+        self.seen: set[tuple[Problem, Any]] = set()
+        self.radii: list[tuple[Any, ...]] = []
+
+    def label(self, problem: Problem, source: Any = None) -> str:
+        """Of a row: an edge's, or that of a problem's hypergradient."""
+        name = self.graph.labels[problem]
+        if source is not None:
+            return f"{name} -> {source.name}"
+        return f"{name}: {', '.join(v.name for v in problem.over)}"
+
+    def values(self, made: Run) -> Values:
+        """Of the graph, on a run's batches."""
+        step = made.step
+        return Values(
+            self.depends, self.evaluator, step._batch_in, self.engine.seed_of, self.dense_limit
+        )
+
+    def probe(self, lower: Problem) -> Probe:
+        """A problem's method, to be listened to."""
+        return Probe(
+            self.graph.methods[lower],
+            self.evaluator,
+            self.cotangents,
+            self.seed + self.lowers.index(lower),
+        )
+
+
+def line(error: BaseException) -> str:
+    """The first line of an error's message."""
+    return " ".join(str(error).split("\n")[0].split())[:200]
