@@ -199,3 +199,69 @@ def test_differences_follow_as_well(product: Any) -> None:
     found = mlopt.Engine(nodes).hypergradient(top)
     expected = Nested(nodes, kinds).hypergradient(top)
     assert_same_gradients(found, expected, 1e-4, str(product))
+
+
+# Every other method at both lower levels, against the exact one that it approximates.
+
+
+def trilevel(method: Any) -> tuple[list[Any], Any, Any]:
+    W, M, A = (
+        mlopt.Variable(torch.nn.Parameter(torch.tensor(x, dtype=torch.float64)), n)
+        for n, x in (("w", [0.4, -0.3]), ("m", [0.7, 0.2]), ("a", [0.5, 1.1]))
+    )
+
+    def sgd(v: Any) -> torch.optim.Optimizer:
+        return torch.optim.SGD(v.parameters(), lr=0.3)
+
+    @mlopt.problem(over=W, given=[M, A], optimizer=sgd(W), hypergrad=method)
+    def low(w, m, a):
+        return (torch.cosh(w - m) + w**2 * torch.sin(a)).sum() + 2 * (w**2).sum()
+
+    @mlopt.problem(over=M, given=[W, A], optimizer=sgd(M), hypergrad=method)
+    def middle(m, w, a):
+        return (torch.cosh(m) + m * torch.sin(w) * a).sum() + 2 * (m**2).sum()
+
+    @mlopt.problem(over=A, given=[W, M])
+    def top(a, w, m):
+        return (a * w * m).sum() + (a**2).sum()
+
+    return [low, middle, top], top, A
+
+
+def nested_gradient(method: Any, seed: int = 0) -> torch.Tensor:
+    nodes, top, A = trilevel(method)
+    return mlopt.Engine(nodes, seed=seed).hypergradient(top)[A][""]
+
+
+@pytest.mark.parametrize(
+    ("method", "exact", "tolerance"),
+    [
+        (OneStep(), Unrolled(1), 1e-12),
+        (OneStep(0.3), Unrolled(1), 1e-12),
+        (mlopt.Sama(mlopt.Exact()), Unrolled(1), 1e-12),
+        (mlopt.Sama(mlopt.Central(1e-3)), Unrolled(1), 1e-5),
+        (OneStep(product=mlopt.Central(1e-3)), Unrolled(1), 1e-5),
+        (OneStep(product=mlopt.OneSided(1e-5)), Unrolled(1), 1e-4),
+        (Implicit(CG(10, 1e-12)), Implicit(Dense()), 1e-9),
+        (Implicit(mlopt.Neumann(30, 0.18)), Implicit(Dense()), 1e-9),
+        (Implicit(mlopt.Nystrom(2, damping=1e-9)), Implicit(Dense()), 1e-6),
+        (Implicit(Dense(), mlopt.Central(1e-3)), Implicit(Dense()), 1e-4),
+    ],
+    ids=str,
+)
+def test_nested_with_every_method(method: Any, exact: Any, tolerance: float) -> None:
+    found, expected = nested_gradient(method), nested_gradient(exact)
+    assert relative_error(found, expected) < tolerance
+    assert relative_error(nested_gradient(StopGradient(exact)), expected) > 1e-2
+
+
+def test_nested_zeroth_order_is_right_on_average() -> None:
+    method = mlopt.ZerothOrder(OneStep(lr=0.3), samples=4)
+    drawn = torch.stack([nested_gradient(method, seed) for seed in range(100)])
+    expected = nested_gradient(OneStep(lr=0.3))
+    error = drawn.mean(0) - expected
+    spread = drawn.std(0) / 100**0.5
+    assert (error.abs() < 4 * spread + 1e-4).all(), (error, spread)
+    # the response is seen, not the direct term alone
+    direct = nested_gradient(StopGradient(OneStep(lr=0.3)))
+    assert error.norm() < 0.5 * (direct - expected).norm()
