@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from oracles import optimum, whole_step
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, one_hot, softplus
 
@@ -81,6 +82,15 @@ class MethodRow:
     optimizer: Callable[[list[Tensor]], torch.optim.Optimizer]
     tolerance: float
     graphs: tuple[str, ...] = ()  # those it claims; all, if none is named
+    # what it solves, for the oracle: (method, problem, w, dF/dw) -> s, as a differentiable program
+    formula: Callable[..., dict[Any, Tensor]] | None = None
+
+    @property
+    def formulas(self) -> dict[type, Callable[..., dict[Any, Tensor]]]:
+        """The formula, by the type of the method that it states."""
+        method = self.method()
+        inner = method.method if isinstance(method, StopGradient) else method
+        return {type(inner): self.formula} if self.formula else {}
 
 
 def _sgd(**options: Any) -> Callable[[list[Tensor]], torch.optim.Optimizer]:
@@ -135,22 +145,52 @@ METHODS = [
     MethodRow("one_step_one_sided", lambda: OneStep(lr=0.5, product=OneSided(1e-6)), _PLAIN, 1e-4),
     # the lower problems of most graphs are neither solved nor convex: the law holds at any w where
     # H + damping is regular; damping makes it positive definite for the iterative solvers
-    MethodRow("implicit_dense", lambda: Implicit(Dense(), damping=0.7), _PLAIN, 1e-8),
-    MethodRow("implicit_cg", lambda: Implicit(CG(300, 1e-12), damping=30.0), _PLAIN, 1e-8),
-    MethodRow("implicit_neumann", lambda: Implicit(Neumann(400, 0.02), damping=30.0), _PLAIN, 1e-8),
+    MethodRow(
+        "implicit_dense", lambda: Implicit(Dense(), damping=0.7), _PLAIN, 1e-8, formula=optimum
+    ),
+    MethodRow(
+        "implicit_cg", lambda: Implicit(CG(300, 1e-12), damping=30.0), _PLAIN, 1e-8, formula=optimum
+    ),
+    MethodRow(
+        "implicit_neumann",
+        lambda: Implicit(Neumann(400, 0.02), damping=30.0),
+        _PLAIN,
+        1e-8,
+        formula=optimum,
+    ),
     MethodRow(
         "implicit_cg_central",
         lambda: Implicit(CG(40, 1e-8), Central(1e-3), damping=30.0),
         _PLAIN,
         1e-4,
+        formula=optimum,
     ),
     MethodRow(
-        "implicit_solved", lambda: Implicit(CG(30, 1e-12)), _PLAIN, 1e-8, ("hyperparameter",)
+        "implicit_solved",
+        lambda: Implicit(CG(30, 1e-12)),
+        _PLAIN,
+        1e-8,
+        ("hyperparameter",),
+        optimum,
     ),
-    MethodRow("stop_implicit", lambda: StopGradient(Implicit(damping=30.0)), _PLAIN, 1e-8),
-    MethodRow("sama_sgd", lambda: Sama(Exact()), _HEAVY, 1e-8),
-    MethodRow("sama_adam", lambda: Sama(Exact()), _adam(lr=0.1, weight_decay=0.05), 1e-8),
-    MethodRow("sama_adamw", lambda: Sama(Central(1e-3)), _adam(AdamW, lr=0.1), 1e-4),
+    MethodRow(
+        "stop_implicit",
+        lambda: StopGradient(Implicit(damping=30.0)),
+        _PLAIN,
+        1e-8,
+        formula=optimum,
+    ),
+    MethodRow("sama_sgd", lambda: Sama(Exact()), _HEAVY, 1e-8, formula=whole_step),
+    MethodRow(
+        "sama_adam",
+        lambda: Sama(Exact()),
+        _adam(lr=0.1, weight_decay=0.05),
+        1e-8,
+        formula=whole_step,
+    ),
+    MethodRow(
+        "sama_adamw", lambda: Sama(Central(1e-3)), _adam(AdamW, lr=0.1), 1e-4, formula=whole_step
+    ),
 ]
 
 

@@ -135,6 +135,8 @@ class Composed:
         seed: Callable[[Any], int] | None = None,
     ) -> None:
         self.nodes, self.default, self.batch, self.seed = list(nodes), default, batch, seed
+        # solutions that it does not know, by the method's type: (method, problem, w, dF/dw) -> s
+        self.formulas: dict[type, Callable[..., dict[Any, Tensor]]] = {}
         self.place = {node: i for i, node in enumerate(self.nodes)}
         self.owner = {v: p for p in nodes if isinstance(p, mlopt.Problem) for v in p.over}
 
@@ -233,22 +235,18 @@ class Composed:
                 loss, list(own.values()), create_graph=True, allow_unused=True
             )
             inner = method.method if isinstance(method, mlopt.StopGradient) else method
-            if isinstance(inner, mlopt.Implicit):
-                moved = _optimum(own, grads, inner.damping)
-                grads = [None] * len(grads)
-            for (v, name, p), g in zip(self.trainable(problem), grads, strict=True):
+            if formula := self.formulas.get(type(inner)):
+                moved = formula(inner, problem, own, dict(zip(own, grads, strict=True)))
+                grads = ()
+            for (v, name, p), g in zip(self.trainable(problem), grads, strict=bool(grads)):
                 w = own[v, name].detach()
-                if isinstance(inner, mlopt.Implicit):
-                    continue
                 if g is None:
                     moved[v, name] = w
-                elif isinstance(inner, mlopt.Sama):
-                    moved[v, name] = optimizer_step(problem.optimizer, p, w, g, held=False)
                 elif inner.lr is not None:
                     moved[v, name] = w - inner.lr * g
                 else:
                     moved[v, name] = optimizer_step(problem.optimizer, p, w, g)
-        if not isinstance(method, mlopt.OneStep | mlopt.Sama | mlopt.Implicit):
+        if not isinstance(method, mlopt.OneStep) and type(method) not in self.formulas:
             moved = {k: t.detach() for k, t in moved.items()}
         return {
             v: {k: moved.get((v, k), t.detach()) for k, t in given[v].items()} for v in problem.over
@@ -274,9 +272,29 @@ class Composed:
             return node.fn(*arguments)
 
 
-def _optimum(own: dict[Any, Tensor], grads: Any, damping: float) -> dict[Any, Tensor]:
+def whole_step(
+    method: Any, problem: Any, own: dict[Any, Tensor], grads: dict[Any, Tensor | None]
+) -> dict[Any, Tensor]:
+    """One update of the real optimizer, differentiated as a whole: the solution of `Sama`."""
+    del method
+    moved: dict[Any, Tensor] = {}
+    for (v, name), w in own.items():
+        g, p = grads[v, name], v.named_parameters()[name]
+        stays = g is None
+        moved[v, name] = (
+            w.detach() if stays else optimizer_step(problem.optimizer, p, w.detach(), g, held=False)
+        )
+    return moved
+
+
+def optimum(
+    method: Any, problem: Any, own: dict[Any, Tensor], grads: dict[Any, Tensor | None]
+) -> dict[Any, Tensor]:
     """w as the optimum: its value, with the derivative of the implicit function theorem."""
-    used = [(k, w, g) for (k, w), g in zip(own.items(), grads, strict=True) if g is not None]
+    del problem
+    damping = method.damping
+    used = [(k, w, g) for (k, w), g in zip(own.items(), grads.values(), strict=True)
+            if g is not None]  # fmt: skip
     flat = torch.cat([g.flatten() for _, _, g in used])
     rows = [
         torch.cat(

@@ -40,6 +40,7 @@ def test_pullback_law(graph: str, row: MethodRow, device: torch.device) -> None:
         response, inner = recorder.responses[0], recorder.method
         # the oracle runs on the same declarations, with the plain methods in the recorders' place
         oracle = Composed(case.nodes, batch=case.batch, seed=engine.seed_of)
+        oracle.formulas = row.formulas
         oracle.method = lambda p: (
             p.hypergrad.method
             if isinstance(p.hypergrad, Recorder)
@@ -76,6 +77,7 @@ def test_sweep_law(graph: str, row: MethodRow, device: torch.device) -> None:
     case = GRAPHS[graph](device, row.method, row.optimizer)
     engine = mlopt.Engine(case.nodes, device=device)
     oracle = Composed(case.nodes, batch=case.batch, seed=engine.seed_of)
+    oracle.formulas = row.formulas
     for problem in (p for p in case.nodes if isinstance(p, mlopt.Problem)):
         found = engine.hypergradient(problem)
         expected = oracle.hypergradient(problem)
