@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -39,6 +41,13 @@ class _Watch(TorchDispatchMode):
             if isinstance(x, Tensor) and id(x) in self.watched:
                 self.touched.add(self.watched[id(x)])
         return func(*args, **kwargs)
+
+
+def _eager() -> AbstractContextManager[Any]:
+    """Without compilation: some versions of torch never compile again what ran under a watch."""
+    if "torch._dynamo" not in sys.modules:  # its import takes seconds, and nothing is compiled
+        return nullcontext()
+    return torch.compiler.set_stance("force_eager")
 
 
 def check_reads(
@@ -80,7 +89,7 @@ def check_reads(
                 signals[source] = join(signals[source], fresh)
             else:
                 values[source] = fresh
-        with torch.enable_grad(), _Watch(watched) as watch:
+        with torch.enable_grad(), _eager(), _Watch(watched) as watch:
             result, _ = evaluator(node, Point(values, signals, batch(node), seed(node, 0)))
         if isinstance(node, Problem):
             split_loss(result, node.name)

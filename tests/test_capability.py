@@ -90,14 +90,27 @@ def test_attention(name: str, flash: bool) -> None:
     engine.step()
 
 
+@pytest.fixture(scope="module")
+def compiles() -> bool:
+    """Whether a compiled module lacks a double backward here; not every build compiles it."""
+    net = torch.compile(nn.Sequential(nn.Linear(8, 8), nn.Tanh()), backend="aot_eager")
+    first = torch.autograd.grad((net(tokens()) ** 2).sum(), list(net.parameters()),
+                                create_graph=True)  # fmt: skip
+    try:
+        torch.autograd.grad(sum(g.sum() for g in first), list(net.parameters()))
+    except RuntimeError:
+        return True
+    return False
+
+
 @pytest.mark.parametrize("name", METHODS)
-def test_compiled_module(name: str) -> None:
+def test_compiled_module(name: str, compiles: bool) -> None:
     method = METHODS[name]
     plain = nn.Sequential(nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, 8))
     expected = hypergradient(plain, method)
     torch._dynamo.reset()
     engine, train, (upper, A) = problems(torch.compile(plain, backend="aot_eager"), method)
-    if name in SECOND:
+    if name in SECOND and compiles:
         with pytest.warns(CapabilityWarning, match="train: .*compiled modules uncompiled"):
             found = engine.hypergradient(upper)[A][""]
         assert "uncompiled" in str(engine.plan())
