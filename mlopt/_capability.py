@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,9 +48,7 @@ def _eager() -> Iterator[None]:
 
 @contextmanager
 def _both() -> Iterator[None]:
-    with ExitStack() as stack:
-        stack.enter_context(_math())
-        stack.enter_context(_eager())
+    with _math(), _eager():
         yield
 
 

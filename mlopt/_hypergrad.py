@@ -76,7 +76,7 @@ class Response:
     seed: int = 0
 
     def differentiate(self, value: Tensors, wanted: Sequence[Key]) -> Tensors:
-        """DF by arguments or by w itself, at another w: one evaluation.
+        """The gradient of F by arguments or by w itself, at another w: one evaluation.
 
         Args:
             value: the other w.
@@ -136,9 +136,6 @@ class AbstractHypergradient(abc.ABC):
     A note on design: a method sees one problem at one point, and nothing of the graph. The sweep
     owns the chain rule, so that methods and graphs multiply instead of add.
     """
-
-    #: Updates that the problem makes in a step, all of which the solution contains.
-    steps: int = 1
 
     #: Whether `solution` is differentiable by itself under grad mode, so that no pullback is
     #: needed.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import abc
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,7 +15,7 @@ from ._errors import GraphError
 from ._hypergrad import Cost, Response
 from ._tensors import Key, Tensors, add_scaled, difference, norm
 
-__all__ = ["AbstractProduct", "Central", "Exact", "OneSided"]
+__all__ = ["AbstractProduct", "Central", "Exact", "OneSided", "check_product"]
 
 
 class AbstractProduct(abc.ABC):
@@ -135,6 +136,23 @@ class OneSided(AbstractProduct):
         found = {**response.gradient, **response.argument_gradient}
         base = {k: g for k in wanted if (g := found.get(k)) is not None}
         return difference(plus, base, inverse)
+
+
+def check_product(method: object, product: Any) -> None:
+    """Refuse a method's product that is not one.
+
+    Args:
+        method: whose option it is.
+        product: what was given.
+
+    Raises:
+        GraphError: it is no product.
+    """
+    if not isinstance(product, AbstractProduct):
+        raise GraphError(
+            f"{type(method).__name__}(product={product!r}): give an object: Exact(), Central() or "
+            "OneSided()."
+        )
 
 
 def _step(radius: float, direction: Tensors) -> tuple[Tensor, Tensor]:

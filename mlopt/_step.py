@@ -130,8 +130,7 @@ class Step:
             self.evaluator.release()
         if self.transaction.updated:
             for signal in self.graph.signals:
-                written = self._written.get(signal) or self.totals.written.get(signal, {})
-                self.evaluator.commit(written)
+                self.evaluator.commit(self._written.get(signal, {}))
         self.outcome.updated = self.transaction.updated
         return self.outcome
 
@@ -174,15 +173,21 @@ class Step:
     def _nest(self, problem: Problem) -> None:
         loss, metrics, gradient, self._written[problem] = self.totals.base(problem)
         self._report(problem, loss, metrics)
-        for signal, value in self.totals.signals.items():
-            self._show(signal, split(value, signal.name))
+        self._note_signals()
         self._keep(problem, gradient)
 
     def _iterate(self, problem: Problem) -> None:
         trajectory = self.totals.trajectory(problem)
+        self._note_signals()
         self._report(problem, trajectory.losses[0], trajectory.metrics)
         self._watched += [(problem, "loss", loss) for loss in trajectory.losses[1:]]
         self._watched.append((problem, "value", norm(trajectory.value)))
+
+    def _note_signals(self) -> None:
+        """What the total objectives computed, before an early commit makes them begin anew."""
+        for signal, value in self.totals.signals.items():
+            self._show(signal, split(value, signal.name))
+            self._written[signal] = self.totals.written[signal]
 
     def _keep(self, problem: Problem, gradient: Tensors) -> None:
         self.outcome.gradients[problem] = gradient

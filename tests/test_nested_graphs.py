@@ -265,3 +265,44 @@ def test_nested_zeroth_order_is_right_on_average() -> None:
     # the response is seen, not the direct term alone
     direct = nested_gradient(StopGradient(OneStep(lr=0.3)))
     assert error.norm() < 0.5 * (direct - expected).norm()
+
+
+@pytest.mark.parametrize("alternate", [False, True])
+def test_a_stateful_signal_of_nested_levels_moves_on(alternate: bool) -> None:
+    """Once a step, also where its problem's turn is followed by early commits."""
+    W, M, A = (
+        mlopt.Variable(torch.nn.Parameter(torch.ones(1, dtype=torch.float64)), n) for n in "wma"
+    )
+
+    class Count(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("n", torch.zeros((), dtype=torch.float64))
+
+    state = Count()
+
+    def sgd(v: Any) -> torch.optim.Optimizer:
+        return torch.optim.SGD(v.parameters(), lr=0.01)
+
+    @mlopt.problem(over=W, given=[M], optimizer=sgd(W), hypergrad=OneStep())
+    def low(w, m):
+        return ((w - m) ** 2).sum()
+
+    @mlopt.problem(over=M, given=[W, A], optimizer=sgd(M), hypergrad=OneStep())
+    def middle(m, w, a):
+        return (m * w * a).sum() + (m**2).sum()
+
+    @mlopt.signal(given=[M, A], state=state)
+    def seen(m, a):
+        state.n += 1
+        return m * a
+
+    @mlopt.problem(over=A, given=[W, seen], optimizer=sgd(A))
+    def top(a, w, seen):
+        return (a * w * seen).sum() + (a**2).sum()
+
+    schedule = mlopt.Alternate((top, 1), (middle, 1), (low, 2)) if alternate else None
+    engine = mlopt.Engine([low, middle, seen, top], schedule=schedule)
+    for step in range(1, 4):
+        engine.step()
+        assert state.n == step

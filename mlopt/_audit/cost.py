@@ -31,6 +31,14 @@ class Took:
 
 @contextmanager
 def costs(evaluator: Evaluator) -> Iterator[Took]:
+    """Measure a block: evaluations, time, and memory on CUDA devices.
+
+    Args:
+        evaluator: whose evaluations count.
+
+    Yields:
+        The measurement, complete when the block has ended.
+    """
     cost, before = Took(), sum(evaluator.count.values())
     for i in evaluator.cuda:
         torch.cuda.synchronize(i)

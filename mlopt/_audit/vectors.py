@@ -38,6 +38,7 @@ def directions(point: Tensors, count: int, seed: int) -> Iterator[Tensors]:
 
 
 def displaced(point: Tensors, direction: Tensors, h: float) -> Tensors:
+    """The constants point + h direction."""
     return {k: t.detach() + h * direction[k] for k, t in point.items()}
 
 

@@ -13,7 +13,7 @@ from .._curvature import AbstractCurvature, Hessian
 from .._derivatives import derivatives
 from .._errors import ConvergenceError, GraphError
 from .._hypergrad import AbstractHypergradient, Cost, Response, gradient
-from .._products import AbstractProduct, Exact
+from .._products import AbstractProduct, Exact, check_product
 from .._tensors import Key, Tensors, add_scaled, difference, scale
 from ..solvers import CG, AbstractSolver
 
@@ -65,11 +65,7 @@ class Implicit(AbstractHypergradient):
                 f"Implicit(solver={self.solver!r}): give an object: CG(), Neumann(), Nystrom() or "
                 "Dense()."
             )
-        if not isinstance(self.product, AbstractProduct):
-            raise GraphError(
-                f"Implicit(product={self.product!r}): give an object: Exact(), Central() or "
-                "OneSided()."
-            )
+        check_product(self, self.product)
         if not isinstance(self.curvature, AbstractCurvature):
             raise GraphError(
                 f"Implicit(curvature={self.curvature!r}): give an object: Hessian() or "

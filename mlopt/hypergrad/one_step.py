@@ -8,7 +8,7 @@ from typing import Any
 
 from .._errors import GraphError
 from .._hypergrad import AbstractHypergradient, Cost, Response
-from .._products import AbstractProduct, Exact
+from .._products import AbstractProduct, Exact, check_product
 from .._tensors import Key, Tensors, add_scaled, scale
 from ..optim import update_of
 
@@ -47,11 +47,7 @@ class OneStep(AbstractHypergradient):
             raise GraphError(
                 f"OneStep(lr={self.lr}): lr must be positive, or None for the optimizer's."
             )
-        if not isinstance(self.product, AbstractProduct):
-            raise GraphError(
-                f"OneStep(product={self.product!r}): give an object: Exact(), Central() or "
-                "OneSided()."
-            )
+        check_product(self, self.product)
 
     @property
     def moves(self) -> bool:

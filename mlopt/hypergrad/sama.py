@@ -11,7 +11,7 @@ import torch
 from .._derivatives import derivatives
 from .._errors import GraphError
 from .._hypergrad import AbstractHypergradient, Cost, Response
-from .._products import AbstractProduct, Central
+from .._products import AbstractProduct, Central, check_product
 from .._tensors import Key, Tensors, scale
 from ..optim import rule_of
 
@@ -44,10 +44,7 @@ class Sama(AbstractHypergradient):
     product: AbstractProduct = field(default_factory=Central)
 
     def __post_init__(self) -> None:
-        if not isinstance(self.product, AbstractProduct):
-            raise GraphError(
-                f"Sama(product={self.product!r}): give an object: Exact(), Central() or OneSided()."
-            )
+        check_product(self, self.product)
 
     @property
     def moves(self) -> bool:

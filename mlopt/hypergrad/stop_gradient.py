@@ -41,10 +41,6 @@ class StopGradient(AbstractHypergradient):
         return self.method.moves
 
     @property
-    def steps(self) -> int:  # type: ignore[override]
-        return self.method.steps
-
-    @property
     def traced(self) -> bool:  # type: ignore[override]
         return self.method.traced
 
