@@ -1,5 +1,6 @@
 """mlopt: multi-level optimization for PyTorch. One function a level; the engine does the rest."""
 
+from . import games
 from ._audit import Audit, AuditError, Finding, audit
 from ._callback import Callback
 from ._curvature import AbstractCurvature, GaussNewton, Hessian, outputs
@@ -14,6 +15,7 @@ from ._errors import (
     NonFiniteError,
     SettingsError,
 )
+from ._game import AbstractPlay, Game
 from ._graph import Graph
 from ._hypergrad import AbstractHypergradient, Cost, Response
 from ._plan import Plan
@@ -28,6 +30,7 @@ from ._schedule import (
     UpperFirst,
 )
 from ._signal import Signal, signal
+from ._stack import Stack
 from ._stream import Stream
 from ._variable import Variable, stop
 from .hypergrad import Frozen, Implicit, OneStep, Sama, StopGradient, Unrolled, ZerothOrder
@@ -40,6 +43,7 @@ __all__ = [
     "CG",
     "AbstractCurvature",
     "AbstractHypergradient",
+    "AbstractPlay",
     "AbstractProduct",
     "AbstractSchedule",
     "AbstractSolver",
@@ -58,6 +62,7 @@ __all__ = [
     "Exact",
     "Finding",
     "Frozen",
+    "Game",
     "GaussNewton",
     "Graph",
     "GraphError",
@@ -80,6 +85,7 @@ __all__ = [
     "SettingsError",
     "Signal",
     "Simultaneous",
+    "Stack",
     "StopGradient",
     "Stream",
     "Unrolled",
@@ -90,6 +96,7 @@ __all__ = [
     "audit",
     "bome",
     "f2sa",
+    "games",
     "outputs",
     "problem",
     "signal",

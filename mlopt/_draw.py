@@ -35,10 +35,15 @@ def text(graph: Graph) -> str:
         if isinstance(node, Problem):
             if through := _through(graph, node, node):
                 line += f"  through {through}"
-            if not graph.staged(node):
+            if game := graph.games.get(node):
+                others = ", ".join(graph.labels[p] for p in game.players if p is not node)
+                line += f"  in a game with {others}"
+            elif not graph.staged(node):
                 line += "  nested: " + ", ".join(graph.labels[n] for n in graph.needed(node)[1:])
-            if any(node in s.nodes for s in graph.sweeps.values()):
+            if any(node in s.nodes for s in graph.sweeps.values()) or graph.methods[node].traced:
                 line += f"  by {brief(graph.methods[node])}"
+        if others := [m for m in graph.members(node) if m is not node]:
+            line += f"  stacked with {', '.join(graph.labels[m] for m in others)}"
         lines.append(line.rstrip())
     return "\n".join(lines)
 

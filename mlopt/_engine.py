@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -11,17 +11,21 @@ from torch import Tensor
 from ._callback import Callback
 from ._check import check_reads
 from ._clock import Clock
+from ._compile import Compiler
 from ._errors import GraphError, NonFiniteError, SettingsError
 from ._graph import Graph
+from ._group import Group
 from ._hypergrad import AbstractHypergradient
 from ._loop import Loop
 from ._measure import Measurement, measure
 from ._node import Node
-from ._plan import Builder, Iterate, Nest, Plan
+from ._operations import Iterate, Nest
+from ._plan import Builder, Plan
 from ._point import Evaluator, cuda_devices
 from ._problem import Problem
 from ._replay import derive_seed
 from ._schedule import AbstractSchedule, Simultaneous
+from ._stack_check import compare_stacks
 from ._step import Outcome, Step
 from ._stream import Feed, Stream
 from ._variable import Variable
@@ -38,12 +42,15 @@ class Engine:
 
     Args:
         problems: problems and signals, from the lowest level to the highest: order is the nesting.
+            A `Game` stands for its players.
         hypergrad: the method of problems that name none.
         schedule: the order of the updates.
         device: where batches are moved to, and whose generator is seeded; modules are moved by you.
         seed: of everything random inside steps and loaders. The global generators are not used.
         skip_nonfinite: how many steps in a row may be skipped because something in them was not
             finite; one more raises `NonFiniteError`. A skipped step commits nothing.
+        compile: call objectives and signals compiled where they are differentiated once; True, or
+            options of `torch.compile` by name. The first step, which is measured, runs plain.
 
     Raises:
         GraphError: the list is not a graph that can be run; the message says what to do.
@@ -61,13 +68,14 @@ class Engine:
 
     def __init__(
         self,
-        problems: Sequence[Node],
+        problems: Sequence[Node | Group],
         *,
         hypergrad: AbstractHypergradient | None = None,
         schedule: AbstractSchedule | None = None,
         device: torch.device | str | None = None,
         seed: int = 0,
         skip_nonfinite: int = 0,
+        compile: bool | Mapping[str, Any] = False,
     ) -> None:
         if hypergrad is not None and not isinstance(hypergrad, AbstractHypergradient):
             raise GraphError(
@@ -99,6 +107,9 @@ class Engine:
         self._evaluator = Evaluator(
             self.graph.nodes, self.graph.variables, cuda_devices(self.graph.variables, self.device)
         )
+        self._compiler = Compiler(self.graph, compile)
+        self.compiled = self._compiler.compiled  # what it took so far; None if it is off
+        self._evaluator.choose = self._compiler.choose
         self._plans: dict[Any, Plan] = {}
         self._checked = False
         self._failures = 0
@@ -129,9 +140,8 @@ class Engine:
         plan, dormant = self._compose(), self._active()[1]
         trials = [o for o in plan.operations if isinstance(o, Nest | Iterate)]
         if any(o.calls is None for o in trials):
-            self._feed.begin()
             try:
-                self._step(Plan(self.graph, tuple(trials)), dormant).run()
+                self._run(Plan(self.graph, tuple(trials)), dormant)
             finally:
                 self._feed.give_back()
         return plan
@@ -188,9 +198,8 @@ class Engine:
         builder = Builder(self.graph, dormant)
         builder.gradient(problem)
         plan = Plan(self.graph, tuple(builder.operations))
-        self._feed.begin()
         try:
-            gradient = self._step(plan, dormant).run().gradients[problem]
+            gradient = self._run(plan, dormant).gradients[problem]
         finally:
             self._feed.give_back()
         out: dict[Variable, dict[str, Tensor]] = {v: {} for v in problem.over}
@@ -215,15 +224,15 @@ class Engine:
         active, dormant = self._active()
         if not any(p.optimizer for p in self.graph.problems):
             raise GraphError("Engine: no problem has an optimizer, so there is nothing to step.")
-        step = self._step(self._compose(), dormant)
-        self._feed.begin()
+        plan = self._compose()
         try:
             if self.measurement is None:
-                with measure(self.graph.variables, self.device) as measurement:
-                    outcome = step.run()
-                self.measurement = measurement
+                # Its hooks would be compiled into the functions.
+                with self._compiler.paused(), measure(self.graph.variables, self.device) as taken:
+                    outcome = self._run(plan, dormant)
+                self.measurement = taken
             else:
-                outcome = step.run()
+                outcome = self._run(plan, dormant)
         except BaseException:
             self._feed.give_back()
             raise
@@ -312,6 +321,10 @@ class Engine:
     def _step(self, plan: Plan, dormant: frozenset[Problem]) -> Step:
         return Step(self.graph, self._evaluator, plan, dormant, self._feed, self.seed_of)
 
+    def _run(self, plan: Plan, dormant: frozenset[Problem]) -> Outcome:
+        self._feed.begin()
+        return self._compiler.attempt(lambda: self._step(plan, dormant).run(), self._feed)
+
     def _check(self) -> None:
         """Before anything is changed: do the functions read what they declare?"""
         if self._checked:
@@ -319,7 +332,9 @@ class Engine:
         self._feed.begin()
         step = self._step(Plan(self.graph, ()), frozenset())
         try:
-            check_reads(self.graph, self._evaluator, step.batch, self.seed_of)
+            with self._compiler.paused():
+                check_reads(self.graph, self._evaluator, step.batch, self.seed_of)
+                compare_stacks(self.graph, self._evaluator, step.batch, self.seed_of)
         finally:
             self._feed.give_back()
         self._checked = True

@@ -8,6 +8,8 @@ from typing import Any
 
 from ._draw import mermaid, text
 from ._errors import GraphError
+from ._game import Game
+from ._group import Group, flatten
 from ._hypergrad import AbstractHypergradient
 from ._node import Node, Read
 from ._problem import Problem
@@ -19,6 +21,7 @@ from ._refusals import (
     check_solutions,
 )
 from ._signal import Signal
+from ._stack import Stack, batchable, check_stacks, chosen_methods
 from ._variable import Variable
 from .hypergrad import Frozen
 
@@ -48,19 +51,25 @@ class Graph:
     reads, directly or through others.
 
     Args:
-        nodes: problems and signals, from the lowest level to the highest.
+        entries: problems, signals and groups of them, from the lowest level to the highest.
         default: the method of problems that name none.
 
     Raises:
         GraphError: the list is not such a graph; the message names the node and what to do.
     """
 
-    def __init__(self, nodes: Sequence[Node], default: AbstractHypergradient | None = None) -> None:
-        self.nodes: tuple[Node, ...] = tuple(nodes)
+    def __init__(
+        self, entries: Sequence[Node | Group], default: AbstractHypergradient | None = None
+    ) -> None:
+        self.nodes, self.groups = flatten(entries)
         check_nodes(self)
         self.problems: tuple[Problem, ...] = tuple(n for n in self.nodes if isinstance(n, Problem))
         self.signals: tuple[Signal, ...] = tuple(n for n in self.nodes if isinstance(n, Signal))
+        self.games = {p: g for g in self.groups if isinstance(g, Game) for p in g.players}
+        # The players of a game share the rank of the first: none of them is below another.
         self.rank = {node: i for i, node in enumerate(self.nodes)}
+        self.rank.update({p: self.rank[g.players[0]] for p, g in self.games.items()})
+        self.stacks = {m: g for g in self.groups if isinstance(g, Stack) for m in g.members}
         self.labels = _labels(self.nodes)
         self.owner = self._owners()
         self.variables: tuple[Variable, ...] = tuple(self.owner)
@@ -76,6 +85,9 @@ class Graph:
             p: p.hypergrad or (default if read.intersection(p.over) else None) or Frozen()
             for p in self.problems
         }
+        for game in dict.fromkeys(g for g in self.games.values() if g.traced):
+            self.methods.update(game.methods())
+        check_stacks(self)
         check_missing_methods(self)
         self.sweeps = {p: self.sweep(p) for p in self.problems}
         check_solutions(self)
@@ -92,6 +104,30 @@ class Graph:
         owner = self.owner[source]
         return owner if self.rank[owner] < self.rank[reader] else None
 
+    def members(self, node: Node) -> tuple[Node, ...]:
+        """A node and those that are evaluated as one with it, in their order."""
+        stack = self.stacks.get(node)
+        if stack is None:
+            return (node,)
+        methods = list(chosen_methods(self, stack).values())
+        alike = all(m == methods[0] and batchable(m) for m in methods)
+        return stack.members if alike else (node,)
+
+    def beside(self, problem: Problem) -> tuple[Variable, ...]:
+        """A problem's own variables, and those of the players of its game if it is in one."""
+        game = self.games.get(problem)
+        return problem.over if game is None else game.over
+
+    def stands(self, reader: Node, source: Any) -> bool:
+        """Whether a player sees this variable of another player where the step began."""
+        game = self.games.get(reader)  # type: ignore[call-overload]
+        return game is not None and not game.traced and source in game.over
+
+    def moving(self, problem: Problem) -> tuple[Problem, ...]:
+        """The problems whose steps make up its solution: those of all players of a game."""
+        game = self.games.get(problem)
+        return game.players if game is not None and game.traced else (problem,)
+
     def responding(self, problem: Problem, still: Container[Node]) -> list[Node]:
         """The nodes below a problem that respond to its variables, lowest first.
 
@@ -106,7 +142,9 @@ class Graph:
         for node in self.nodes[: self.rank[problem]]:
             if node in still:
                 continue
-            if any(self._passes(node, read, problem, responding) for read in node.reads):
+            players = self.moving(node) if isinstance(node, Problem) else (node,)
+            reads = [(n, read) for n in players for read in n.reads]
+            if any(self._passes(n, read, problem, responding) for n, read in reads):
                 responding.append(node)
         return responding
 
@@ -133,7 +171,7 @@ class Graph:
         responding = self.responding(upper, still)
         edges: dict[Node, tuple[Any, ...]] = {}
         frontier: set[Node] = {upper}
-        for node in reversed(self.nodes[: self.rank[upper] + 1]):
+        for node in (upper, *reversed(self.nodes[: self.rank[upper]])):
             if node in frontier:
                 passing = [r.source for r in node.reads if self._passes(node, r, upper, responding)]
                 edges[node] = tuple(passing)
@@ -173,12 +211,14 @@ class Graph:
             below = [n for n in self.nodes[: self.rank[problem]]
                      if not isinstance(n, Problem) or self.participates(n)]  # type: ignore[arg-type]  # fmt: skip
             found: set[Node] = set()
+            # A player sees what is made of the others where they stand, or move with it.
+            moved = set(self.beside(problem))
             if self.methods[problem].traced:
-                found.update(self._signals(problem))
+                found.update(*(self._signals(p) for p in self.moving(problem)))
             grown = True
             while grown:
                 more = {n for n in below if n not in found
-                        and any(r.source in problem.over or self._node(r.source) in found
+                        and any(r.source in moved or self._node(r.source) in found
                                 for r in n.reads)}  # fmt: skip
                 grown = bool(more)
                 found |= more
@@ -194,8 +234,8 @@ class Graph:
         Returns:
             Variables and signals, each once.
         """
-        follows = self.follows(problem)
-        reached: list[Node] = [problem]
+        follows, beside = self.follows(problem), self.beside(problem)
+        reached: list[Node] = list(self.moving(problem))
         outside: dict[Any, None] = {}
         for node in reached:
             for source in (r.source for r in node.reads):
@@ -203,7 +243,7 @@ class Graph:
                 if below in follows:
                     if below not in reached:
                         reached.append(below)
-                elif source not in problem.over:
+                elif source not in beside:
                     outside[source] = None
         return tuple(outside)
 
@@ -222,6 +262,8 @@ class Graph:
             for source in (r.source for r in node.reads):
                 below = self._node(source)
                 if below in found or self.rank[below] > self.rank[upper]:
+                    continue
+                if self.stands(node, source):
                     continue
                 if not isinstance(below, Problem) or self.participates(below, dormant):
                     found.append(below)
@@ -268,37 +310,6 @@ class Graph:
         """The signals that a node reads, directly or through other signals."""
         direct = {r.source for r in node.reads if isinstance(r.source, Signal)}
         return direct.union(*(self._signals(s) for s in direct))
-
-    def walks(self, upper: Problem, still: Container[Node]) -> list[tuple[Node, Node]]:
-        """The reads on all ways from a problem to its variables, if all levels below it moved.
-
-        A sweep only goes down. Here the variable of a higher problem is followed as well, up to the
-        problem over it, if that is below `upper`: a way that does so is what nests levels.
-
-        Returns:
-            Pairs (reader, the problem or signal that it reads).
-        """
-        below = [n for n in self.nodes[: self.rank[upper]] if n not in still]
-
-        def followed(node: Node) -> list[Node]:
-            sources = [r.source for r in node.reads if not r.stopped and r.source not in upper.over]
-            found = [self.source_node(node, s) or self.owner[s] for s in sources]
-            return [n for n in found if n is not node and n in below]
-
-        reacting: set[Node] = set()
-        grown = [n for n in below if any(r.source in upper.over and not r.stopped for r in n.reads)]
-        while grown:
-            reacting.update(grown)
-            grown = [n for n in below if n not in reacting and not reacting.isdisjoint(followed(n))]
-        reached: list[Node] = [upper]
-        walks: list[tuple[Node, Node]] = []
-        for reader in reached:
-            for node in followed(reader):
-                if node in reacting:
-                    walks.append((reader, node))
-                    if node not in reached:
-                        reached.append(node)
-        return walks
 
     def _owners(self) -> dict[Variable, Problem]:
         owner: dict[Variable, Problem] = {}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -56,7 +56,8 @@ class Node:
             raise GraphError(f"{self.name}: given= takes a list, e.g. given=[{_show(given)}].")
         self.given = tuple(argument(g, self.name) for g in given)
         self.arguments: tuple[Argument, ...] = over + self.given
-        self.behind: tuple[Read, ...] = ()  # what its method reads behind its function
+        #: Every edge into this node, in the order of the arguments.
+        self.reads = tuple(read for argument in self.arguments for read in argument.reads)
         self.data_is_tuple = isinstance(data, tuple)  # a list is a loader: of its batches
         loaders = data if isinstance(data, tuple) else () if data is None else (data,)
         self.streams: tuple[Stream, ...] = tuple(Stream.of(x) for x in loaders)
@@ -64,12 +65,6 @@ class Node:
             if sources.count(source) > 1:
                 raise GraphError(f"{self.name} reads {source.name} twice; name each source once.")
         self._check_signature()
-
-    @property
-    def reads(self) -> Iterator[Read]:
-        """Every edge into this node, in the order of the arguments."""
-        yield from (read for argument in self.arguments for read in argument.reads)
-        yield from self.behind
 
     def _check_signature(self) -> None:
         try:

@@ -2,125 +2,28 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
 from ._draw import brief
-from ._graph import Graph, Sweep
+from ._fuse import fuse, join
+from ._graph import Graph
 from ._node import Node
+from ._operations import (
+    Commit,
+    Decide,
+    Draw,
+    Evaluate,
+    Iterate,
+    Nest,
+    Operation,
+    Settled,
+    Total,
+)
 from ._problem import Problem
 from ._stream import Stream
 
-__all__ = [
-    "Builder",
-    "Commit",
-    "Decide",
-    "Draw",
-    "Evaluate",
-    "Iterate",
-    "Nest",
-    "Plan",
-    "Settled",
-    "Total",
-]
-
-
-@dataclass
-class Evaluate:
-    """Evaluate a node at the current point.
-
-    Attributes:
-        node: the problem or signal.
-        inner: index of the inner step, for the seed.
-        wanted: sources that cotangents will be pulled back to.
-        pulled: whether a sweep passes through the node's own value.
-    """
-
-    node: Node
-    inner: int
-    wanted: list[Any] = field(default_factory=list)
-    pulled: bool = False
-
-
-@dataclass
-class Total:
-    """Take the whole gradient of a problem: its own, and by the sweep what comes from below."""
-
-    problem: Problem
-    sweep: Sweep
-
-
-@dataclass
-class Nest:
-    """Take the whole gradient of a problem whose lower solutions must follow what moves.
-
-    Attributes:
-        problem: the problem.
-        calls: evaluations of each node, as counted in a trial; None before it.
-        backwards: backward passes, likewise.
-    """
-
-    problem: Problem
-    calls: Counter[Node] | None = None
-    backwards: int = 0
-
-
-@dataclass
-class Iterate:
-    """Take all steps of a problem whose method takes several, without committing them.
-
-    Attributes:
-        problem: the problem.
-        calls: as of `Nest`.
-        backwards: as of `Nest`.
-    """
-
-    problem: Problem
-    calls: Counter[Node] | None = None
-    backwards: int = 0
-
-
-@dataclass
-class Commit:
-    """Update a problem's variables; `early` ones come before the decision and can be undone."""
-
-    problem: Problem
-    early: bool
-    forget: tuple[Node, ...]
-
-
-@dataclass
-class Draw:
-    """Take a new batch from these streams, inside the step: for the readers, or for all (None)."""
-
-    streams: tuple[Stream, ...]
-    readers: tuple[Node, ...] | None
-    forget: tuple[Node, ...]
-
-
-@dataclass
-class Settled:
-    """If the total gradients of these problems are small together, go on at `end`.
-
-    Attributes:
-        problems: of one turn.
-        tol: the 2-norm that counts as small.
-        end: index of the operation after the turn.
-    """
-
-    problems: tuple[Problem, ...]
-    tol: float
-    end: int = 0
-
-
-@dataclass
-class Decide:
-    """Everything is finite: go on; else undo the early commits and end the step."""
-
-
-Operation = Evaluate | Total | Nest | Iterate | Commit | Draw | Settled | Decide
+__all__ = ["Builder", "Plan"]
 
 
 class Builder:
@@ -141,25 +44,34 @@ class Builder:
         self._commits: dict[Node, int] = {}
         self._draws: dict[Node, int] = {}
         self._pending: dict[Problem, None] = {}
+        self._moved: set[Problem] = set()
         self._decided = False
 
     def total(self, problem: Problem) -> None:
         """What a problem's update needs: its gradient, or all its steps."""
         if self.graph.methods[problem].traced:
             # The problems that read it take these very steps: they need not be taken twice.
-            self._pending[problem] = None
+            if problem not in self._moved:
+                self._pending.update(dict.fromkeys(self.graph.moving(problem)))
         else:
-            self.gradient(problem)
+            self._gradient(problem)
 
     def gradient(self, problem: Problem) -> None:
+        """The whole gradient of a problem, alone: with all members of the stacks that it needs.
+
+        So it is that which a step takes, where members that are evaluated as one draw numbers.
+        """
+        self._gradient(problem, whole=True)
+
+    def _gradient(self, problem: Problem, whole: bool = False) -> None:
         """The whole gradient of a problem; evaluates what it needs and does not have."""
         if not self.graph.staged(problem, self.dormant):
             self.operations.append(Nest(problem))
             return
         sweep = self.graph.sweep(problem, self.dormant)
         for node in reversed(sweep.nodes):
-            self._evaluate(node)
-        self._evaluate(problem)
+            self._evaluate(node, whole)
+        self._evaluate(problem, whole)
         for node, edges in sweep.edges.items():
             current = self._current[node]
             current.wanted.extend(s for s in edges if s not in current.wanted)
@@ -167,8 +79,17 @@ class Builder:
         self.operations.append(Total(problem, sweep))
 
     def commit(self, problem: Problem) -> None:
-        """Update a problem's variables by its last `total`."""
-        self._iterate([problem])
+        """Update a problem's variables by its last `total`; the players of a game together."""
+        if problem in self._moved:  # with the first player of its game
+            self._moved.remove(problem)
+            return
+        players = self.graph.moving(problem)
+        self._iterate(players)
+        self._moved.update(p for p in players if p is not problem)
+        for player in players:
+            self._commit(player)
+
+    def _commit(self, problem: Problem) -> None:
         self._commits[problem] = self._commits.get(problem, 0) + 1
         changed = [problem] + [
             n for n in self.graph.nodes if any(r.source in problem.over for r in n.reads)
@@ -203,6 +124,7 @@ class Builder:
     def decide(self) -> None:
         """From here on commits are final."""
         self._iterate(list(self._pending))
+        fuse(self.graph, self.operations, self._needs)
         if not self._decided:
             self.operations.append(Decide())
         self._decided = True
@@ -243,14 +165,24 @@ class Builder:
         direct = [n for n in self._below(node) if not isinstance(n, Problem)]
         return list(dict.fromkeys(s for d in direct for s in [d, *self._signals(d)]))
 
-    def _evaluate(self, node: Node) -> None:
+    def _evaluate(self, node: Node, whole: bool = False) -> None:
         if node in self._current:
             return
-        for below in self._below(node):
-            self._evaluate(below)
+        nodes = [node]
+        if whole:
+            nodes = [n for n in self.graph.members(node) if n is node or self._joins(n)]
+        for below in dict.fromkeys(b for n in nodes for b in self._below(n)):
+            self._evaluate(below, whole)
         inner = max(self._commits.get(node, 0), self._draws.get(node, 0))
-        self._current[node] = operation = Evaluate(node, inner)
-        self.operations.append(operation)
+        for operation in join(self.graph, [Evaluate(n, inner) for n in nodes]):
+            self._current[operation.node] = operation
+            self.operations.append(operation)
+
+    def _joins(self, member: Node) -> bool:
+        """Whether a member of a stack can be evaluated now, with another one that is needed."""
+        if member in self._current:
+            return False
+        return not isinstance(member, Problem) or self.graph.staged(member, self.dormant)
 
     def _forget(
         self, changed: Sequence[Node], within: Sequence[Node] | None = None
@@ -325,8 +257,34 @@ class Plan:
             numbers = f"{self.graph.labels[node]:{width}}  {forward:11}  {backward:15}"
             lines.append(f"{numbers}  {self._why(node)}".rstrip())
         lines.append(f"{'total':{width}}  {self.evaluations:11}  {self.backwards:15}")
+        lines += self._stacking()
         lines += [f"{self.graph.labels[p]}: {note}" for p, note in self.graph.notes.items()]
         return "\n".join(lines)
+
+    def _stacking(self) -> list[str]:
+        """How the members of stacks are evaluated, a line each."""
+
+        def listed(nodes: Iterable[Node]) -> str:
+            return ", ".join(self.graph.labels[n] for n in nodes)
+
+        planned = [o.together for o in self.operations if isinstance(o, Evaluate) and o.together]
+        as_one = dict.fromkeys(tuple(e.node for e in together) for together in planned)
+        lines = [f"evaluated as one: {listed(nodes)}" for nodes in as_one]
+        stacked = {node for nodes in as_one for node in nodes}
+        for stack in dict.fromkeys(self.graph.stacks.values()):
+            if len(stack.members) > 1 and stacked.isdisjoint(stack.members):
+                lines.append(f"evaluated one by one: {listed(stack.members)}")
+        nested = {
+            node
+            for o in self.operations
+            if isinstance(o, Nest | Iterate)
+            for node in self.graph.needed(o.problem)
+            if node in stacked
+        }
+        if nested:
+            also = listed(n for n in self.graph.nodes if n in nested)
+            lines.append(f"one by one where they follow: {also}")
+        return lines
 
     def _why(self, node: Node) -> str:
         uppers = [

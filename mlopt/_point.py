@@ -107,6 +107,10 @@ class Evaluator:
         self.count: Counter[Node] = Counter()
         # how a node is evaluated where second derivatives will be taken, if not as it is
         self.regions: dict[Any, Callable[[], AbstractContextManager[Any]]] = {}
+        # what is called for a node, if not its function as it is
+        self.functions: dict[Any, Callable[..., Any]] = {}
+        # (node, that function, keep) -> the same function, or another that computes the same
+        self.choose: Callable[..., Callable[..., Any]] = lambda node, function, keep: function
         self._lent: list[tuple[Binding, list[Tensor]]] = []
         self.bindings: dict[Any, Binding] = {
             v: Binding.of(v.value) for v in variables if isinstance(v.value, nn.Module)
@@ -141,7 +145,7 @@ class Evaluator:
         lent: list[tuple[Any, Binding, list[Tensor]]] = []
         written: dict[Any, list[Tensor]] = {}
         try:
-            for source in self._bound(node):
+            for source in self.bound(node):
                 binding = self.bindings[source]
                 for name, tensor in point.values.get(source, {}).items():
                     for slot, key in binding.parameters[name]:
@@ -157,7 +161,8 @@ class Evaluator:
                         slot[key] = copy
             region = self.regions.get(node, nullcontext) if keep else nullcontext
             with replay(point.seed, self.cuda), region():
-                result = node.fn(*self._arguments(node, point))
+                call = self.choose(node, self.functions.get(node, node.fn), keep)
+                result = call(*self.arguments(node, point))
             owners = tuple(owner)
             for source, binding, copies in lent:
                 if source in owners:  # a module may assign its buffers anew instead of writing them
@@ -170,6 +175,17 @@ class Evaluator:
             for slot, key, tensor in reversed(swapped):
                 slot[key] = tensor
         return result, written
+
+    def parameters(self, variable: Variable) -> dict[str, Tensor]:
+        """A variable's parameters by name, found without a walk through its module."""
+        if variable not in self.bindings:
+            return variable.named_parameters()
+        slots = ((name, s[0]) for name, s in self.bindings[variable].parameters.items())
+        return {name: p for name, (slot, key) in slots if (p := slot[key]) is not None}
+
+    def size(self, variable: Variable) -> int:
+        """How many parameters a variable has."""
+        return len(self.bindings[variable].parameters) if variable in self.bindings else 1
 
     def commit(self, written: Mapping[Any, list[Tensor]]) -> None:
         """Write buffers into the modules they belong to."""
@@ -191,7 +207,8 @@ class Evaluator:
             binding.spare.append(copies)
         self._lent.clear()
 
-    def _bound(self, node: Node) -> list[Any]:
+    def bound(self, node: Node) -> list[Any]:
+        """What a node reads that is a module, and its own memory."""
         bound = [
             r.source
             for r in node.reads
@@ -199,7 +216,8 @@ class Evaluator:
         ]
         return [*bound, node] if node in self.bindings else bound
 
-    def _arguments(self, node: Node, point: Point) -> list[Any]:
+    def arguments(self, node: Node, point: Point) -> list[Any]:
+        """What a node's function is called with."""
         arguments: list[Any] = []
         for argument in node.arguments:
             values = [_value(read.source, point) for read in argument.reads]

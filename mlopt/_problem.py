@@ -63,7 +63,8 @@ class Problem(Node):
         self._check_options()
         if hypergrad is not None:
             sources = [r.source for r in self.reads]
-            self.behind = tuple(Read(v) for v in hypergrad.reads if v not in sources)
+            # what its method reads behind its function
+            self.reads += tuple(Read(v) for v in hypergrad.reads if v not in sources)
 
     def _check_options(self) -> None:
         if self.hypergrad is not None and not isinstance(self.hypergrad, AbstractHypergradient):

@@ -15,7 +15,7 @@ from ._errors import GraphError
 from ._hypergrad import Cost, Response
 from ._tensors import Key, Tensors, add_scaled, difference, norm
 
-__all__ = ["AbstractProduct", "Central", "Exact", "OneSided", "check_product"]
+__all__ = ["AbstractProduct", "Central", "Differences", "Exact", "OneSided", "check_product"]
 
 
 class AbstractProduct(abc.ABC):
@@ -60,19 +60,73 @@ class Exact(AbstractProduct):
         return Cost(keeps_graph=True, backwards=1)
 
     def mixed(self, response: Response, direction: Tensors, wanted: Sequence[Key]) -> Tensors:
-        keys = [k for k in direction if response.gradient[k].requires_grad]
+        outputs, cotangents = self.terms(response, direction)
         held = {**response.arguments, **response.leaves}
         return derivatives(
-            [response.gradient[k] for k in keys],
+            outputs,
             {k: held[k] for k in wanted},
-            [direction[k] for k in keys],
+            cotangents,
             retain_graph=True,
             create_graph=torch.is_grad_enabled(),
         )
 
+    def terms(self, response: Response, direction: Tensors) -> tuple[list[Tensor], list[Tensor]]:
+        """What is differentiated, and with which cotangents.
+
+        Args:
+            response: the problem at this point.
+            direction: u, by key of `response.gradient`.
+
+        Returns:
+            The gradients that depend on anything, and the direction along each.
+        """
+        keys = [k for k in direction if response.gradient[k].requires_grad]
+        return [response.gradient[k] for k in keys], [direction[k] for k in keys]
+
+
+class Differences(AbstractProduct):
+    """A product by differences of dF/dr at displaced values of w.
+
+    `mixed` asks for dF/dr at the `points` and lets `combine` put the answers together; whoever has
+    several problems of one shape can take the answers of all of them at once.
+    """
+
+    @abc.abstractmethod
+    def points(self, response: Response, direction: Tensors) -> tuple[list[Tensors], Tensor]:
+        """The values of w at which dF/dr is needed.
+
+        Args:
+            response: the problem at this point.
+            direction: u, by key of `response.gradient`; absent keys are zero.
+
+        Returns:
+            For each evaluation the value by key, as many for every direction; and 1/e.
+        """
+
+    @abc.abstractmethod
+    def combine(
+        self, response: Response, wanted: Sequence[Key], answers: Sequence[Tensors], inverse: Tensor
+    ) -> Tensors:
+        """The product, from dF/dr at the points.
+
+        Args:
+            response: the problem at this point.
+            wanted: keys of the arguments r, or of w.
+            answers: dF/dr at each point, by wanted key; absent keys are zero.
+            inverse: 1/e, as `points` gave it.
+
+        Returns:
+            Tensors by wanted key; absent keys are zero.
+        """
+
+    def mixed(self, response: Response, direction: Tensors, wanted: Sequence[Key]) -> Tensors:
+        points, inverse = self.points(response, direction)
+        answers = [response.differentiate(point, wanted) for point in points]
+        return self.combine(response, wanted, answers, inverse)
+
 
 @dataclass(frozen=True)
-class Central(AbstractProduct):
+class Central(Differences):
     """Central difference along u, the product of DARTS and of SGL (Eq. 9).
 
         [dF/dr(w + e u) - dF/dr(w - e u)] / 2e,    e = radius / |u|
@@ -99,15 +153,20 @@ class Central(AbstractProduct):
     def cost(self) -> Cost:
         return Cost(evaluations=2, backwards=2)
 
-    def mixed(self, response: Response, direction: Tensors, wanted: Sequence[Key]) -> Tensors:
+    def points(self, response: Response, direction: Tensors) -> tuple[list[Tensors], Tensor]:
         step, inverse = _step(self.radius, direction)
-        plus = response.differentiate(add_scaled(response.value, direction, step), wanted)
-        minus = response.differentiate(add_scaled(response.value, direction, -step), wanted)
+        return [add_scaled(response.value, direction, s) for s in (step, -step)], inverse
+
+    def combine(
+        self, response: Response, wanted: Sequence[Key], answers: Sequence[Tensors], inverse: Tensor
+    ) -> Tensors:
+        del response, wanted
+        plus, minus = answers
         return difference(plus, minus, inverse / 2)
 
 
 @dataclass(frozen=True)
-class OneSided(AbstractProduct):
+class OneSided(Differences):
     """One-sided difference along u that re-uses the gradient of the base evaluation.
 
         [dF/dr(w + e u) - dF/dr(w)] / e,    e = radius / |u|
@@ -130,12 +189,16 @@ class OneSided(AbstractProduct):
     def cost(self) -> Cost:
         return Cost(keeps_base=True, evaluations=1, backwards=1)
 
-    def mixed(self, response: Response, direction: Tensors, wanted: Sequence[Key]) -> Tensors:
+    def points(self, response: Response, direction: Tensors) -> tuple[list[Tensors], Tensor]:
         step, inverse = _step(self.radius, direction)
-        plus = response.differentiate(add_scaled(response.value, direction, step), wanted)
+        return [add_scaled(response.value, direction, step)], inverse
+
+    def combine(
+        self, response: Response, wanted: Sequence[Key], answers: Sequence[Tensors], inverse: Tensor
+    ) -> Tensors:
         found = {**response.gradient, **response.argument_gradient}
         base = {k: g for k in wanted if (g := found.get(k)) is not None}
-        return difference(plus, base, inverse)
+        return difference(answers[0], base, inverse)
 
 
 def check_product(method: object, product: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
 from typing import TYPE_CHECKING
 
 from ._errors import GraphError
@@ -88,16 +89,17 @@ def check_missing_methods(graph: Graph) -> None:
     """A response that nobody chose a method for is an error, never silently first order."""
     if graph.default is not None:
         return
-    still = {p for p in graph.problems if p.hypergrad is not None and not p.hypergrad.responds}
+    still = {p for p in graph.problems if not graph.methods[p].responds and p.hypergrad is not None}
+    played = {p for p, game in graph.games.items() if game.traced}  # by the steps of the game
     for upper in graph.problems:
-        for _, node in graph.walks(upper, still):
-            if isinstance(node, Problem) and node.hypergrad is None:
+        for _, node in _walks(graph, upper, still):
+            if isinstance(node, Problem) and node.hypergrad is None and node not in played:
                 raise GraphError(
                     f"{upper.name} reads {_names(node)} (or what depends on it), the solution "
                     f"of {node.name}, which depends on {_names(upper)}, the variable that "
                     f"{upper.name} minimises. Say how gradients pass through {node.name}: "
                     "hypergrad=OneStep(...), or Frozen() to ignore the response; or give the "
-                    "engine a default, Engine(..., hypergrad=...)."
+                    "engine a default, Engine(..., hypergrad=...)." + _choice_of_a_game(upper, node)
                 )
 
 
@@ -123,6 +125,48 @@ def check_solutions(graph: Graph) -> None:
                         f"{below.repeat} updates in a step, while its method sees one. Set "
                         f"repeat=1, or hypergrad=Frozen() on {below.name}."
                     )
+
+
+def _choice_of_a_game(upper: Problem, lower: Problem) -> str:
+    """What else two problems that read each other may be."""
+    mutual = any(r.source in upper.over for r in lower.reads) and any(
+        r.source in lower.over for r in upper.reads
+    )
+    pair = f"Game([{lower.name}, {upper.name}])"
+    return f" Or, if neither is below the other, list them as one: {pair}." if mutual else ""
+
+
+def _walks(graph: Graph, upper: Problem, still: Container[Node]) -> list[tuple[Node, Node]]:
+    """The reads on all ways from a problem to its variables, if all levels below it moved.
+
+    A sweep only goes down. Here the variable of a higher problem is followed as well, up to the
+    problem over it, if that is below `upper`: a way that does so is what nests levels.
+
+    Returns:
+        Pairs (reader, the problem or signal that it reads).
+    """
+    below = [n for n in graph.nodes[: graph.rank[upper]] if n not in still]
+
+    def followed(node: Node) -> list[Node]:
+        sources = [r.source for r in node.reads if not r.stopped and r.source not in upper.over]
+        sources = [s for s in sources if not graph.stands(node, s)]
+        found = [graph.source_node(node, s) or graph.owner[s] for s in sources]
+        return [n for n in found if n is not node and n in below]
+
+    reacting: set[Node] = set()
+    grown = [n for n in below if any(r.source in upper.over and not r.stopped for r in n.reads)]
+    while grown:
+        reacting.update(grown)
+        grown = [n for n in below if n not in reacting and not reacting.isdisjoint(followed(n))]
+    reached: list[Node] = [upper]
+    walks: list[tuple[Node, Node]] = []
+    for reader in reached:
+        for node in followed(reader):
+            if node in reacting:
+                walks.append((reader, node))
+                if node not in reached:
+                    reached.append(node)
+    return walks
 
 
 def _names(problem: Problem) -> str:

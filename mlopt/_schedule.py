@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import abc
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from ._draw import brief
 from ._errors import GraphError
 from ._graph import Graph
 from ._plan import Builder
@@ -83,16 +85,12 @@ class Sequential(AbstractSchedule):
                 if isinstance(below, Problem) and graph.methods[below].moves:
                     raise GraphError(
                         f"Sequential(): {reader.name} reads the solution of {below.name} by "
-                        f"{type(graph.methods[below]).__name__}, which is taken before the commit. "
+                        f"{brief(graph.methods[below])}, which is taken before the commit. "
                         "Use Simultaneous(), or Frozen() on every lower problem."
                     )
 
     def compose(self, builder: Builder, active: Sequence[Problem]) -> None:
-        for problem in active:
-            builder.total(problem)
-            builder.commit(problem)
-            builder.repeats(problem)
-        builder.decide()
+        _one_by_one(builder, active)
 
 
 @dataclass(frozen=True)
@@ -108,11 +106,20 @@ class UpperFirst(AbstractSchedule):
         del graph
 
     def compose(self, builder: Builder, active: Sequence[Problem]) -> None:
-        for problem in reversed(active):
+        _one_by_one(builder, active[::-1])
+
+
+def _one_by_one(builder: Builder, problems: Sequence[Problem]) -> None:
+    """Each problem, or all players of a game, from what those before have left."""
+    games = builder.graph.games
+    for _, level in itertools.groupby(problems, key=lambda p: games.get(p, p)):
+        players = list(level)
+        for problem in players:
             builder.total(problem)
+        for problem in players:
             builder.commit(problem)
             builder.repeats(problem)
-        builder.decide()
+    builder.decide()
 
 
 @dataclass(frozen=True)
@@ -195,6 +202,13 @@ class Alternate(AbstractSchedule):
                         f"Alternate: {p.name} takes its steps by {graph.methods[p]}, whose number "
                         "is fixed; Until() cannot end them."
                     )
+            for p in problems:
+                for q in graph.moving(p):
+                    if q not in problems:
+                        raise GraphError(
+                            f"Alternate: {p.name} and {q.name} are players of a game that moves "
+                            "them together; name both in one turn: ((..., ...), rounds)."
+                        )
         for p in graph.problems:
             if p not in named and p.optimizer is not None:
                 raise GraphError(f"Alternate: {p.name} has no turn and would never be updated.")

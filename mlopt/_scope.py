@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ._problem import Problem
 from ._signal import Signal, join, split
-from ._tensors import Key, Tensors
+from ._tensors import Key, Tensors, grouped
 
 if TYPE_CHECKING:
     from ._total import TotalObjectives
@@ -62,13 +62,12 @@ class Cut:
         """The same cut with other tensors for some of its arguments."""
         other = Cut(self.scope, self.mode)
         other._values = dict(self._values)
-        for source, name in arguments:
+        for source, tensors in grouped(arguments).items():
             value = other._values[source]
             if isinstance(source, Signal):
-                parts = {**split(value, source.name), name: arguments[source, name]}
-                other._values[source] = join(value, parts)
+                other._values[source] = join(value, {**split(value, source.name), **tensors})
             else:
-                other._values[source] = {**value, name: arguments[source, name]}
+                other._values[source] = {**value, **tensors}
         return other
 
     def _tensor(self, key: Key, tensor: Tensor) -> Tensor:
@@ -113,9 +112,10 @@ class Scope:
         self.total, self.owner, self.cut = total, owner, cut
         self.differentiable, self.displaced, self.inner = differentiable, displaced, inner
         self.follows = total.graph.follows(owner)
-        self._values: dict[Any, Any] = {v: total.constants(v) for v in owner.over}
-        for (variable, name), tensor in own.items():
-            self._values[variable] = {**self._values[variable], name: tensor}
+        # The players of a game see each other where the step began, or as `own` says.
+        self._values: dict[Any, Any] = {v: total.constants(v) for v in total.graph.beside(owner)}
+        for variable, tensors in grouped(own).items():
+            self._values[variable] = {**self._values[variable], **tensors}
 
     @property
     def parent(self) -> Scope | None:

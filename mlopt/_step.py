@@ -11,27 +11,31 @@ import torch
 from torch import Tensor
 
 from ._derivatives import backward_passes
+from ._descent import total_gradients
 from ._graph import Graph
 from ._node import Node
-from ._plan import (
+from ._operations import (
     Commit,
     Decide,
     Draw,
     Evaluate,
     Iterate,
     Nest,
-    Plan,
     Settled,
     Total,
 )
+from ._plan import Plan
 from ._point import Evaluator
 from ._problem import Problem
 from ._signal import split
+from ._stack import dissolve
 from ._stream import Stream
 from ._sweep import Ascent
 from ._tensors import Tensors, norm
+from ._together import evaluate_together
 from ._total import TotalObjectives
 from ._transaction import Transaction
+from ._variable import Variable
 
 __all__ = ["Outcome", "Step"]
 
@@ -78,7 +82,7 @@ class Step:
         seed: Callable[[Node, int], int],
     ) -> None:
         self.graph, self.plan, self.evaluator, self._draw = graph, plan, evaluator, draw
-        self.parameters = {p: trainable(p) for p in graph.problems}
+        self.parameters = {p: trainable(p, evaluator.parameters) for p in graph.problems}
         self.ascent = Ascent(graph, evaluator, self.parameters, dormant, self.batch, seed)
         self._totals = lambda: TotalObjectives(
             graph, evaluator, self.parameters, dormant, self._batch_in, seed
@@ -91,6 +95,7 @@ class Step:
         self._own_batches: dict[Node, dict[Stream, Any]] = {}
         self._watched: list[tuple[Node, str, Tensor]] = []
         self._norms: dict[Problem, Tensor] = {}
+        self._placing: dict[Problem, Any] = {}
         self._written: dict[Node, dict[Any, list[Tensor]]] = {}
 
     def run(self) -> Outcome:
@@ -107,7 +112,9 @@ class Step:
                 if isinstance(operation, Evaluate):
                     self._evaluate(operation)
                 elif isinstance(operation, Total):
-                    self._total(operation)
+                    totals = self._beside(at - 1)
+                    self._total(totals)
+                    at += len(totals) - 1
                 elif isinstance(operation, Nest | Iterate):
                     with self._counted(operation):
                         if isinstance(operation, Nest):
@@ -135,16 +142,54 @@ class Step:
         return self.outcome
 
     def _evaluate(self, operation: Evaluate) -> None:
+        stack = operation.together
+        if not stack:
+            self._evaluate_alone(operation)
+        elif operation is stack[0]:
+            self._evaluate_stack(stack)
+
+    def _evaluate_stack(self, stack: Sequence[Evaluate]) -> None:
+        refused = None
+        if stack[0].node in self.graph.stacks:
+            refused = evaluate_together(self.ascent, stack)
+            if refused is None:
+                for operation in stack:
+                    self._note(operation.node)
+                return
+        for operation in stack:
+            self._evaluate_alone(operation)
+        if refused is not None and refused.lasting:  # and not an error of the function itself
+            dissolve(self.graph, stack[0].node, str(refused))
+
+    def _evaluate_alone(self, operation: Evaluate) -> None:
         node = operation.node
         if isinstance(node, Problem):
             self.ascent.evaluate_problem(node, operation.wanted, operation.pulled, operation.inner)
+        else:
+            self.ascent.evaluate_signal(node, operation.wanted, operation.inner)  # type: ignore[arg-type]
+        self._note(node)
+
+    def _note(self, node: Node) -> None:
+        """Report what an evaluation gave."""
+        if isinstance(node, Problem):
             record = self.ascent.problems[node]
             self._report(node, record.loss, record.metrics)
         else:
-            self.ascent.evaluate_signal(node, operation.wanted, operation.inner)  # type: ignore[arg-type]
             record = self.ascent.signals[node]  # type: ignore[index]
             self._show(node, record.parts)
         self._written[node] = record.written
+
+    def _beside(self, at: int) -> list[Total]:
+        """The operation at this place, and those right behind it for others of its stack."""
+        totals: list[Total] = []
+        for operation in self.plan.operations[at:]:
+            if not isinstance(operation, Total):
+                break
+            stack = self.graph.stacks.get(operation.problem)
+            if totals and (stack is None or stack is not self.graph.stacks.get(totals[0].problem)):
+                break
+            totals.append(operation)
+        return totals
 
     @contextmanager
     def _counted(self, operation: Nest | Iterate) -> Iterator[None]:
@@ -167,8 +212,10 @@ class Step:
         shown = parts[""] if list(parts) == [""] else parts
         self.outcome.signals[self.graph.labels[signal]] = shown
 
-    def _total(self, operation: Total) -> None:
-        self._keep(operation.problem, self.ascent.total_gradient(operation.sweep))
+    def _total(self, operations: Sequence[Total]) -> None:
+        gradients = total_gradients(self.ascent, [o.sweep for o in operations])
+        for operation, gradient in zip(operations, gradients, strict=True):
+            self._keep(operation.problem, gradient)
 
     def _nest(self, problem: Problem) -> None:
         loss, metrics, gradient, self._written[problem] = self.totals.base(problem)
@@ -198,7 +245,10 @@ class Step:
     def _commit(self, operation: Commit) -> None:
         problem = operation.problem
         if self.graph.methods[problem].traced:
-            trajectory = self.totals.trajectory(problem)
+            if problem not in self._placing:  # all players, before one of them has moved
+                for player in self.graph.moving(problem):
+                    self._placing[player] = self.totals.trajectory(player)
+            trajectory = self._placing.pop(problem)
             self.transaction.place(
                 problem, self.parameters[problem], trajectory, undoable=operation.early
             )
@@ -229,8 +279,12 @@ class Step:
         """Whether every loss and gradient is finite: the step's one host synchronisation."""
         if not self._watched:
             return True
-        device = self._watched[0][2].device
-        finite = torch.stack([torch.isfinite(t).to(device) for _, _, t in self._watched]).tolist()
+        values = [t for _, _, t in self._watched]
+        device = values[0].device
+        if len({(t.dtype, t.device) for t in values}) == 1:
+            finite = torch.isfinite(torch.stack(values)).tolist()
+        else:
+            finite = torch.stack([torch.isfinite(t).to(device) for t in values]).tolist()
         if all(finite):
             return True
         node, what, _ = self._watched[finite.index(False)]  # the first that was computed
@@ -273,7 +327,9 @@ class Step:
         return tuple(batches) if node.data_is_tuple else batches[0] if batches else None
 
 
-def trainable(problem: Problem) -> Tensors:
+def trainable(
+    problem: Problem, named: Callable[[Variable], dict[str, Tensor]] = Variable.named_parameters
+) -> Tensors:
     """The parameters that a problem updates: those its optimizer holds, if any, not frozen ones."""
     held = None
     if problem.optimizer is not None:
@@ -281,6 +337,6 @@ def trainable(problem: Problem) -> Tensors:
     return {
         (v, name): p
         for v in problem.over
-        for name, p in v.named_parameters().items()
+        for name, p in named(v).items()
         if p.requires_grad and (held is None or id(p) in held)
     }

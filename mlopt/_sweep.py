@@ -1,26 +1,28 @@
-"""The one algorithm: each node evaluated once, going up; cotangents pulled back, going down."""
+"""The one algorithm, going up: each node is evaluated once. `_descent.py` is its way down."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from ._derivatives import derivatives
-from ._errors import GraphError
-from ._graph import Graph, Sweep
+from ._graph import Graph
 from ._hypergrad import Response, gradient
+from ._loss import split_loss
 from ._node import Node
 from ._point import Evaluator, Point
 from ._problem import Problem
 from ._signal import Signal, join, split
-from ._tensors import Tensors, accumulate
+from ._tensors import Tensors, grouped
 from ._variable import Variable
 
-__all__ = ["Ascent", "split_loss"]
+if TYPE_CHECKING:
+    from ._together import Together
+
+__all__ = ["Ascent", "ProblemRecord", "SignalRecord", "split_loss"]
 
 
 @dataclass
@@ -33,6 +35,22 @@ class SignalRecord:
     inputs: Tensors
     written: dict[Any, list[Tensor]]
 
+    def terms(
+        self, cotangent: Tensors, edges: Collection[Any]
+    ) -> tuple[list[Tensor], Tensors, list[Tensor]]:
+        """What is differentiated where cotangents pass the signal.
+
+        Args:
+            cotangent: on its value, by key.
+            edges: the sources that cotangents pass to.
+
+        Returns:
+            Outputs, inputs by key, and the outputs' cotangents.
+        """
+        inputs = {k: t for k, t in self.inputs.items() if k[0] in edges}
+        outputs = {k: t for k, t in cotangent.items() if self.parts[k[1]].requires_grad}
+        return [self.parts[k[1]] for k in outputs], inputs, list(outputs.values())
+
 
 @dataclass
 class ProblemRecord:
@@ -44,6 +62,27 @@ class ProblemRecord:
     solution: Tensors = field(default_factory=dict)
     leaves: Tensors = field(default_factory=dict)
     written: dict[Any, list[Tensor]] = field(default_factory=dict)
+
+
+@dataclass
+class Base:
+    """A problem's base evaluation before it is made.
+
+    Attributes:
+        node: the problem.
+        point: with leaves for the wanted sources.
+        at: where it is evaluated: `point`, or the same without leaves.
+        arguments: the leaves by key.
+        inputs: what the base evaluation is differentiated by.
+        keep: whether its gradient is differentiated in its turn.
+    """
+
+    node: Problem
+    point: Point
+    at: Point
+    arguments: Tensors
+    inputs: Tensors
+    keep: bool
 
 
 class Ascent:
@@ -79,6 +118,8 @@ class Ascent:
         self.seed = seed
         self.problems: dict[Problem, ProblemRecord] = {}
         self.signals: dict[Signal, SignalRecord] = {}
+        #: those that were evaluated as one; a node that is not there was evaluated alone
+        self.together: dict[Node, Together] = {}
         self._constants: dict[Variable, dict[str, Tensor]] = {}
 
     def forget(self, nodes: Iterable[Node]) -> None:
@@ -86,6 +127,7 @@ class Ascent:
         for node in nodes:
             self.problems.pop(node, None)  # type: ignore[call-overload]
             self.signals.pop(node, None)  # type: ignore[call-overload]
+            self.together.pop(node, None)
 
     # Going up.
 
@@ -97,9 +139,22 @@ class Ascent:
             wanted: sources that cotangents will be pulled back to.
             inner: index of the inner step.
         """
-        point, inputs = self._point(node, wanted, inner)
+        point, inputs = self.point(node, wanted, inner)
         with torch.set_grad_enabled(bool(wanted)):
             value, written = self.evaluator(node, point, owner=(node,), keep=bool(wanted))
+        self.note_signal(node, value, inputs, written)
+
+    def note_signal(
+        self, node: Signal, value: Any, inputs: Tensors, written: dict[Any, list[Tensor]]
+    ) -> None:
+        """Keep what a signal gave.
+
+        Args:
+            node: the signal.
+            value: of its function.
+            inputs: the leaves that the value was computed from, by key.
+            written: buffers of its memory.
+        """
         parts = split(value, node.name)
         leaves = {
             k: t.detach().requires_grad_() if t.is_floating_point() else t for k, t in parts.items()
@@ -118,23 +173,59 @@ class Ascent:
             pulled: whether a sweep passes through its solution.
             inner: index of the inner step.
         """
-        method, own = self.graph.methods[node], self.parameters[node]
-        cost = method.cost
-        point, arguments = self._point(node, wanted, inner)
-        keep_graph = pulled and cost.keeps_graph
-        inputs, base = {**own, **arguments}, point
-        if pulled and not cost.keeps_base:
-            inputs = own
-            if (
-                not keep_graph
-            ):  # arguments without gradient: nothing is stored for their derivatives
-                base, _ = self._point(node, (), inner)
+        base = self.prepare(node, wanted, pulled, inner)
         with torch.enable_grad():
-            result, written = self.evaluator(node, base, owner=node.over, keep=keep_graph)
+            result, written = self.evaluator(node, base.at, owner=node.over, keep=base.keep)
             loss, metrics = split_loss(result, node.name)
             # A problem that acts through lower ones alone has no gradient while those stand still.
             still = not loss.requires_grad and self.graph.sweeps[node].nodes
-            grads = {} if still else gradient(loss, inputs, node.name, create_graph=keep_graph)
+            grads = {} if still else gradient(loss, base.inputs, node.name, create_graph=base.keep)
+        self.note_problem(base, loss, metrics, grads, written)
+
+    def prepare(
+        self, node: Problem, wanted: Sequence[Any], pulled: bool, inner: int, apart: bool = False
+    ) -> Base:
+        """Where a problem's base evaluation is taken; see `evaluate_problem`.
+
+        Args:
+            node: the problem.
+            wanted: sources that cotangents go to.
+            pulled: whether a sweep passes through its solution.
+            inner: index of the inner step.
+            apart: take leaves that no other reader has.
+
+        Returns:
+            The evaluation, not made yet.
+        """
+        cost, own = self.graph.methods[node].cost, self.parameters[node]
+        point, arguments = self.point(node, wanted, inner, apart)
+        keep = pulled and cost.keeps_graph
+        inputs, at = {**own, **arguments}, point
+        if pulled and not cost.keeps_base:
+            inputs = own
+            if not keep:  # arguments without gradient: nothing is stored for their derivatives
+                at, _ = self.point(node, (), inner)
+        return Base(node, point, at, arguments, inputs, keep)
+
+    def note_problem(
+        self,
+        base: Base,
+        loss: Tensor,
+        metrics: dict[str, Any],
+        grads: Tensors,
+        written: dict[Any, list[Tensor]],
+    ) -> None:
+        """Keep what a base evaluation gave, and the solution that it leads to.
+
+        Args:
+            base: the evaluation.
+            loss: its value.
+            metrics: besides.
+            grads: its gradient, by key of `base.inputs`.
+            written: the buffers of the problem's variables.
+        """
+        node, arguments, point = base.node, base.arguments, base.point
+        method, own = self.graph.methods[node], self.parameters[node]
         response = Response(
             name=node.name,
             value={k: p.detach() for k, p in own.items()},
@@ -159,20 +250,32 @@ class Ascent:
             """F at another w: same batch, same seed, buffers from the start of the step."""
             assert inner == 0, f"{node.name}: a staged problem is evaluated at one batch"
             values, signals = dict(point.values), dict(point.signals)
-            for (source, name), tensor in {**value, **(arguments or {})}.items():
+            for source, tensors in grouped({**value, **(arguments or {})}).items():
                 if isinstance(source, Signal):
                     parts = split(signals[source], source.name)
-                    signals[source] = join(signals[source], {**parts, name: tensor})
+                    signals[source] = join(signals[source], {**parts, **tensors})
                 else:
-                    values[source] = {**values.get(source, {}), name: tensor}
+                    values[source] = {**values.get(source, {}), **tensors}
             moved = Point(values, signals, point.batch, point.seed)
             result, _ = self.evaluator(node, moved)
             return split_loss(result, node.name)[0]
 
         return objective
 
-    def _point(self, node: Node, wanted: Sequence[Any], inner: int) -> tuple[Point, Tensors]:
-        """What a node reads, and the leaves among it for the wanted sources."""
+    def point(
+        self, node: Node, wanted: Sequence[Any], inner: int, apart: bool = False
+    ) -> tuple[Point, Tensors]:
+        """What a node reads, and the leaves among it for the wanted sources.
+
+        Args:
+            node: a problem or signal.
+            wanted: sources that cotangents go to.
+            inner: index of the inner step.
+            apart: take leaves that no other reader has.
+
+        Returns:
+            The point, and the leaves by key.
+        """
         values: dict[Variable, dict[str, Tensor]] = {}
         signals: dict[Signal, Any] = {}
         leaves: Tensors = {}
@@ -183,34 +286,38 @@ class Ascent:
             if isinstance(source, Signal):
                 record = self.signals[source]
                 if source in wanted:
-                    leaves.update(
-                        {(source, k): t for k, t in record.leaves.items() if t.requires_grad}
-                    )
-                    parts = record.leaves
+                    parts = _alone(record.leaves) if apart else record.leaves
+                    leaves.update({(source, k): t for k, t in parts.items() if t.requires_grad})
                 else:
                     parts = {k: t.detach() for k, t in record.parts.items()}
                 signals[source] = join(record.value, parts)
             else:
-                values[source] = self._read(node, source, wanted, leaves)
+                values[source] = self._read(node, source, wanted, leaves, apart)
         return Point(values, signals, self.batch(node), self.seed(node, inner)), leaves
 
     def _read(
-        self, node: Node, variable: Variable, wanted: Sequence[Any], leaves: Tensors
+        self,
+        node: Node,
+        variable: Variable,
+        wanted: Sequence[Any],
+        leaves: Tensors,
+        apart: bool,
     ) -> dict[str, Tensor]:
         """The tensors of a variable as this node sees them."""
         below = self.graph.source_node(node, variable)
-        seen = dict(self._constant(variable))
         if isinstance(below, Problem) and (moved := self.problems.get(below)) and moved.solution:
             chosen = moved.leaves if variable in wanted else moved.solution
         elif variable in wanted:
             chosen = self.parameters[self.graph.owner[variable]]
         else:
-            return seen
-        for (v, name), tensor in chosen.items():
-            if v is variable:
-                seen[name] = tensor
-                if variable in wanted:
-                    leaves[(v, name)] = tensor
+            return self._constant(variable)
+        chosen = {key: tensor for key, tensor in chosen.items() if key[0] is variable}
+        if variable in wanted:
+            chosen = _alone(chosen) if apart else chosen
+            leaves.update(chosen)
+        seen = {name: tensor for (_, name), tensor in chosen.items()}
+        if len(seen) < self.evaluator.size(variable):  # some are frozen, or not the optimizer's
+            seen = {**self._constant(variable), **seen}
         return seen
 
     def _constant(self, variable: Variable) -> dict[str, Tensor]:
@@ -218,88 +325,12 @@ class Ascent:
         if variable not in self._constants:
             self._constants[variable] = {
                 name: p.detach()
-                for name, p in variable.named_parameters().items()
+                for name, p in self.evaluator.parameters(variable).items()
                 if p.requires_grad
             }
         return self._constants[variable]
 
-    # Going down.
 
-    def total_gradient(self, sweep: Sweep) -> Tensors:
-        """The hypergradient of a problem whose base evaluation stands: the reverse sweep.
-
-        Each anticipated node is visited once, with the sum of all cotangents on its value.
-
-        Args:
-            sweep: the problem's walk.
-
-        Returns:
-            Its gradient by key; parameters that nothing depends on are absent.
-        """
-        record = self.problems[sweep.upper]
-        total = {k: g.detach() for k, g in record.response.gradient.items()}
-        if not sweep.nodes:
-            return total
-        cotangents: dict[Node, Tensors] = {}
-        self._distribute(sweep, sweep.upper, record.response.argument_gradient, total, cotangents)
-        for node in sweep.nodes:
-            cotangent = cotangents.pop(node, None)
-            if cotangent:
-                passed = self._pullback(node, cotangent, sweep.edges[node])
-                self._distribute(sweep, node, passed, total, cotangents)
-        return total
-
-    def _distribute(
-        self,
-        sweep: Sweep,
-        node: Node,
-        passed: Tensors,
-        total: Tensors,
-        cotangents: dict[Node, Tensors],
-    ) -> None:
-        """Add what arrives at each source to that source's sum."""
-        for key, tensor in passed.items():
-            if key[0] in sweep.upper.over:
-                accumulate(total, {key: tensor})
-            else:
-                below = self.graph.source_node(node, key[0])
-                assert below is not None
-                accumulate(cotangents.setdefault(below, {}), {key: tensor})
-
-    def _pullback(self, node: Node, cotangent: Tensors, edges: Sequence[Any]) -> Tensors:
-        if isinstance(node, Signal):
-            record = self.signals[node]
-            inputs = {k: t for k, t in record.inputs.items() if k[0] in edges}
-            outputs = {k: t for k, t in cotangent.items() if record.parts[k[1]].requires_grad}
-            return derivatives(
-                [record.parts[k[1]] for k in outputs],
-                inputs,
-                list(outputs.values()),
-                retain_graph=True,
-            )
-        assert isinstance(node, Problem)
-        response = self.problems[node].response
-        wanted = [k for k in response.arguments if k[0] in edges]
-        with torch.no_grad():
-            return self.graph.methods[node].pullback(response, cotangent, wanted)
-
-
-def split_loss(result: Any, name: str) -> tuple[Tensor, dict[str, Any]]:
-    """An objective's return value as a scalar and its metrics."""
-    loss, metrics = result if isinstance(result, tuple) and len(result) == 2 else (result, {})
-    if not isinstance(loss, Tensor) or loss.dim() != 0:
-        got = (
-            f"a tensor of shape {tuple(loss.shape)}"
-            if isinstance(loss, Tensor)
-            else type(loss).__name__
-        )
-        raise GraphError(
-            f"{name} returned {got}; an objective returns a scalar tensor, or (scalar, metrics). "
-            "Is a .mean() missing?"
-        )
-    if not isinstance(metrics, dict):
-        raise GraphError(f"{name} returned (scalar, {type(metrics).__name__}); metrics are a dict.")
-    for taken in ("loss", "gradient_norm"):
-        if taken in metrics:
-            raise GraphError(f"{name}: the metric {taken!r} is the engine's own; rename yours.")
-    return loss, metrics
+def _alone(tensors: dict[Any, Tensor]) -> dict[Any, Tensor]:
+    """The same values as leaves of their own."""
+    return {k: t.detach().requires_grad_(t.requires_grad) for k, t in tensors.items()}

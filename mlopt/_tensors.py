@@ -8,7 +8,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["Key", "Tensors", "accumulate", "add_scaled", "clone", "difference", "norm", "scale"]
+__all__ = [
+    "Key",
+    "Tensors",
+    "accumulate",
+    "add_scaled",
+    "clone",
+    "difference",
+    "grouped",
+    "norm",
+    "scale",
+]
 
 #: A tensor's name: the variable or signal it belongs to, and its name in there ("" for a lone
 #: tensor).
@@ -21,6 +31,8 @@ def norm(tensors: Tensors) -> Tensor:
     values = list(tensors.values())
     if not values:
         return torch.zeros(())
+    if len(values) == 1:
+        return torch.linalg.vector_norm(values[0])
     return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(values)))
 
 
@@ -50,6 +62,14 @@ def scale(tensors: Tensors, factor: Tensor | float) -> Tensors:
     if not tensors:
         return {}
     return dict(zip(tensors, torch._foreach_mul(list(tensors.values()), factor), strict=True))
+
+
+def grouped(tensors: Tensors) -> dict[Any, dict[str, Tensor]]:
+    """The same by source: for each variable or signal its tensors by name."""
+    groups: dict[Any, dict[str, Tensor]] = {}
+    for (source, name), tensor in tensors.items():
+        groups.setdefault(source, {})[name] = tensor
+    return groups
 
 
 def accumulate(total: Tensors, more: Tensors) -> None:

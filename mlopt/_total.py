@@ -16,7 +16,6 @@ Reference: Sato, Tanaka, Takeda, "A Gradient Method for Multilevel Optimization"
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -30,30 +29,13 @@ from ._problem import Problem
 from ._scope import Attach, Cut, Scope
 from ._signal import Signal, join, split
 from ._sweep import split_loss
-from ._tensors import Tensors
+from ._tensors import Tensors, grouped
+from ._traced import Tracer, Trajectory
 from ._variable import Variable
 
-__all__ = ["TotalObjectives", "Trajectory"]
+__all__ = ["TotalObjectives"]
 
 Values = dict[str, Tensor]
-
-
-@dataclass
-class Trajectory:
-    """Where the steps of one problem lead, at the standing values of all that is above.
-
-    Attributes:
-        value: the variables after the last step.
-        state: the optimizer's state after it.
-        losses: of each step.
-        written: the buffers after it.
-    """
-
-    value: Tensors
-    state: Any
-    losses: list[Tensor] = field(default_factory=list)
-    metrics: dict[str, Any] = field(default_factory=dict)
-    written: dict[Any, list[Tensor]] = field(default_factory=dict)
 
 
 class TotalObjectives:
@@ -80,6 +62,7 @@ class TotalObjectives:
         self.graph, self.evaluator, self.parameters = graph, evaluator, parameters
         self.dormant, self._batch, self._seed = dormant, batch, seed
         self.trajectories: dict[Problem, Trajectory] = {}
+        self._tracer = Tracer(self)
         self.written: dict[Signal, dict[Any, list[Tensor]]] = {}
         self.signals: dict[Signal, Any] = {}
         self._references: dict[Problem, Tensors] = {}
@@ -116,7 +99,7 @@ class TotalObjectives:
         """
         if problem not in self.trajectories:
             with torch.no_grad():
-                self._trace(problem, Scope(self, problem, {}), constant=True)
+                self._tracer.trace(problem, Scope(self, problem, {}), constant=True)
         return self.trajectories[problem]
 
     # Evaluations.
@@ -163,7 +146,7 @@ class TotalObjectives:
         if variable not in self._constants:
             self._constants[variable] = {
                 name: p.detach()
-                for name, p in variable.named_parameters().items()
+                for name, p in self.evaluator.parameters(variable).items()
                 if p.requires_grad
             }
         return self._constants[variable]
@@ -178,11 +161,11 @@ class TotalObjectives:
         if above or not self.graph.participates(problem, self.dormant):
             return standing
         if method.traced:
-            solution = self._trace(problem, scope, constant=not method.responds)
+            solution = self._tracer.trace(problem, scope, constant=not method.responds)
         else:
             solution = self._attached(problem, scope)
-        for (variable, name), tensor in solution.items():
-            standing[variable] = {**standing[variable], name: tensor}
+        for variable, tensors in grouped(solution).items():
+            standing[variable] = {**standing[variable], **tensors}
         return standing
 
     def _top(self, scope: Scope) -> Problem:
@@ -192,10 +175,10 @@ class TotalObjectives:
 
     def _attached(self, problem: Problem, scope: Scope) -> Tensors:
         method = self.graph.methods[problem]
-        displaced = self._displaced_for(problem, scope)
+        displaced = self.displaced_for(problem, scope)
         mode = "constant" if not method.responds else "alias" if scope.differentiable else "leaf"
         cut = Cut(scope, mode)
-        standing = self._standing(problem)
+        standing = self.standing(problem)
         # An optimum that nothing has moved is known without an evaluation, and differentiated where
         # it stands once the graph of its readers is there.
         late = method.at_solution and not displaced and scope.differentiable and method.responds
@@ -266,56 +249,14 @@ class TotalObjectives:
             seed=self._seed(problem, 0),
         )
 
-    def _trace(self, problem: Problem, scope: Scope, constant: bool) -> Tensors:
-        """A solution of several steps, differentiable by itself."""
-        method = self.graph.methods[problem]
-        cut = Cut(scope, "constant" if constant else "alias")
-        for source in [*self.graph.cuts(problem), *method.reads]:
-            cut.value(source)
-        trajectory = Trajectory({}, None)
-
-        def objective(other: Tensors, inner: int = 0, arguments: Tensors | None = None) -> Tensor:
-            at = Scope(self, problem, other, cut.moved(arguments) if arguments else cut,
-                       differentiable=True, displaced=True, inner=inner)  # fmt: skip
-            result, written = self.evaluate(
-                problem, at, owner=problem.over, start=trajectory.written
-            )
-            loss, metrics = split_loss(result, problem.name)
-            if len(trajectory.losses) == inner:  # not where a segment is computed again
-                trajectory.metrics = trajectory.metrics if inner else metrics
-                trajectory.losses.append(loss.detach())
-                trajectory.written = written
-            return loss
-
-        response = Response(
-            name=problem.name,
-            value=self._standing(problem),
-            leaves={},
-            gradient={},
-            arguments={**cut.arguments, **self._sources(cut, method.reads)},
-            argument_gradient={},
-            parameters=self.parameters[problem],
-            optimizer=problem.optimizer,
-            objective=objective,
-        )
-        with torch.set_grad_enabled(not constant):
-            value, state = method.trace(response)
-        if not self._displaced_for(problem, scope):
-            trajectory.value = {k: t.detach() for k, t in value.items()}
-            trajectory.state = state
-            self.trajectories.setdefault(problem, trajectory)
-        return value
-
-    def _sources(self, cut: Cut, variables: Sequence[Variable]) -> Tensors:
-        return {(v, name): t for v in variables for name, t in cut.value(v).items()}
-
-    def _standing(self, problem: Problem) -> Tensors:
+    def standing(self, problem: Problem) -> Tensors:
+        """A problem's standing value, without gradient."""
         return {k: p.detach() for k, p in self.parameters[problem].items()}
 
     def _reference(self, problem: Problem) -> Tensors:
         """The gradient at the standing values, from which an optimum follows."""
         if problem not in self._references:
-            leaves = {k: t.requires_grad_() for k, t in self._standing(problem).items()}
+            leaves = {k: t.requires_grad_() for k, t in self.standing(problem).items()}
             scope = Scope(self, problem, leaves)
             with torch.enable_grad():
                 loss, _ = split_loss(self.evaluate(problem, scope)[0], problem.name)
@@ -324,7 +265,7 @@ class TotalObjectives:
 
     # What has moved.
 
-    def _displaced_for(self, problem: Problem, scope: Scope) -> bool:
+    def displaced_for(self, problem: Problem, scope: Scope) -> bool:
         """Whether anything that a problem's total objective reads has left its standing value."""
         return any(self._displaced(s, problem, scope) for s in self.graph.cuts(problem))
 

@@ -36,7 +36,16 @@ class Dependence:
         )
 
     def follows(self, problem: Problem) -> set[Node]:
-        """The lower nodes whose values depend on a problem's variables, or on its inner step."""
+        """The lower nodes whose values depend on a problem's variables, or on its inner step.
+
+        For a player of a game also those that depend on the other players' variables.
+
+        Args:
+            problem: the problem.
+
+        Returns:
+            Problems and signals below it.
+        """
         if problem not in self._follows:
             below = [
                 n
@@ -44,23 +53,25 @@ class Dependence:
                 if not isinstance(n, Problem) or self.moving(n)
             ]
             found: set[Node] = set()
+            own = self.graph.beside(problem)
             if self.graph.methods[problem].traced:
-                found.update(n for n in self.reached(problem, Signal) if isinstance(n, Signal))
+                for p in self.graph.moving(problem):
+                    found.update(n for n in self.reached(p, Signal) if isinstance(n, Signal))
             for _ in below:  # as many rounds as a chain can be long
                 for n in below:
                     sources = [r.source for r in n.reads]
-                    if any(s in problem.over or self.node(s) in found for s in sources):
+                    if any(s in own or self.node(s) in found for s in sources):
                         found.add(n)
             self._follows[problem] = found
         return self._follows[problem]
 
     def reached(self, problem: Problem, through: type = Node) -> list[Node]:
-        """The nodes that a problem reads, not higher ones, directly or through others of a kind."""
+        """The problem and the lower nodes it reads, directly or through others of a kind."""
         reached: list[Node] = [problem]
         for node in reached:
             if node is problem or isinstance(node, through):
                 below = (self.node(r.source) for r in node.reads)
-                lower = (n for n in below if self.graph.rank[n] <= self.graph.rank[problem])
+                lower = (n for n in below if self.graph.rank[n] < self.graph.rank[problem])
                 reached.extend(n for n in dict.fromkeys(lower) if n not in reached)
         return reached
 

@@ -45,6 +45,9 @@ def compare_edges(
     keys = [k for k in probe.keys if (lower, k[0]) not in study.seen]
     if not keys:
         return
+    between = values.depends.chain(lower, upper)[1:]
+    if any(study.graph.games.get(p) and study.graph.methods[p].traced for p in between):
+        return  # the moves of a game asked for it, from where its players were then
     label, inner = study.graph.labels[lower], unwrapped(study.graph.methods[lower])
     frame = reading_frame(values, lower, upper)
     point = {k: part(frame, k) for k in keys}

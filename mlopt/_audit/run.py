@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from .._plan import Builder, Plan, Total
-from .._plan import Evaluate as PlannedEvaluation
+from .._operations import Evaluate as PlannedEvaluation
+from .._operations import Total
+from .._plan import Builder, Plan
 from .._point import Evaluator
 from .._problem import Problem
 from .._step import Step

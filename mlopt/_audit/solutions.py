@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from .._game import Game, Played
 from .._hypergrad import Response
 from .._problem import Problem
 from .._step import trainable
@@ -40,6 +41,8 @@ def solution(values: Values, problem: Problem, frame: Frame, order: int) -> Tens
     method = unwrapped(values.graph.methods[problem])
     given = type(method).solution
     with torch.set_grad_enabled(order > 0):
+        if isinstance(method, Played):
+            return _played(values, problem, method.game, frame, order)
         if given is OneStep.solution:
             return _ahead(values, problem, method, frame, order)
         if given is Sama.solution:
@@ -85,6 +88,52 @@ def _steps(
         _, g, written = values.slope(problem, w, frame, at, k, written)
         w, state = _update(problem, w, g, state)
     return w
+
+
+def _played(values: Values, problem: Problem, game: Game, frame: Frame, order: int) -> Tensors:
+    """Where a player stands after the moves of its whole game."""
+    if (game, order) not in frame.played:
+        board: Any = _Board(values, game, frame, order)
+        assert game.play is not None
+        game.play.run(board)
+        frame.played[game, order] = board.values
+    return {k: t for k, t in frame.played[game, order].items() if k[0] in problem.over}
+
+
+class _Board:
+    """The table at which a game is played, once more: its moves from the definitions."""
+
+    def __init__(self, values: Values, game: Game, frame: Frame, order: int) -> None:
+        self.players = game.players
+        self.values: Tensors = {k: t for p in self.players for k, t in values.standing(p).items()}
+        self._values, self._frame, self._order = values, frame, order
+        self._states: dict[Problem, Any] = dict.fromkeys(self.players)
+        self._taken = dict.fromkeys(self.players, 0)
+        self._buffers: dict[Any, Any] = {}
+
+    def ahead(self, *players: Problem) -> Tensors:
+        values = dict(self.values)
+        for p in players:
+            values.update(self._stepped(p, self.values)[0])
+        return values
+
+    def step(self, *players: Problem, at: Tensors | None = None) -> None:
+        taken = [(p, *self._stepped(p, at or self.values)) for p in players]
+        for p, value, state, written in taken:
+            self.values = {**self.values, **value}
+            self._states[p] = state
+            self._taken[p] += 1
+            self._buffers.update(written)
+
+    def _stepped(self, player: Problem, at: Tensors) -> tuple[Tensors, Any, Any]:
+        mine = {k: t for k, t in at.items() if k[0] in player.over}
+        others = {k: t for k, t in at.items() if k not in mine}
+        _, g, written = self._values.slope(
+            player, mine, self._frame, self._order, self._taken[player], self._buffers, others
+        )
+        stands = {k: self.values[k] for k in mine}
+        value, state = _update(player, stands, g, self._states[player])
+        return value, state, written
 
 
 def _given(values: Values, problem: Problem, method: Any, frame: Frame, order: int) -> Tensors:

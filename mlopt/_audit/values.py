@@ -37,7 +37,7 @@ class Frame:
     Args:
         values: of the graph.
         owner: whose objective it is.
-        own: its variables' tensors, by key.
+        own: its variables' tensors, by key; in a game those of other players too, if they moved.
         parent: the frame of the reader that asks for the owner's solution.
         inner: index of the owner's inner step.
         order: how often what is computed here will be differentiated.
@@ -55,7 +55,8 @@ class Frame:
         self.values, self.owner, self.parent = values, owner, parent
         self.inner, self.order = inner, order
         self.path: tuple[Any, ...] = (*(parent.path if parent else ()), (owner, inner))
-        self.found: dict[Any, Any] = {v: values.constants(v) for v in owner.over}
+        self.found: dict[Any, Any] = {v: values.constants(v) for v in values.graph.beside(owner)}
+        self.played: dict[Any, Tensors] = {}  # where the players of a game have moved, for reading
         self.pin(own)
 
     def pin(self, tensors: Tensors) -> None:
@@ -178,8 +179,18 @@ class Values:
         order: int,
         inner: int = 0,
         start: Any = None,
+        others: Tensors | None = None,
     ) -> tuple[Tensors, Tensors, Any]:
         """dF/dw as a function of w and of the frame, differentiable `order` times.
+
+        Args:
+            problem: the problem.
+            w: where, by key.
+            frame: of the reader.
+            order: how often.
+            inner: index of the inner step.
+            start: buffers to begin with.
+            others: where the other players of its game stand, by key.
 
         Returns:
             w as it was differentiated by, the gradient by key, the buffers that were written.
@@ -188,7 +199,8 @@ class Values:
             k: t.view_as(t) if order and t.requires_grad else t.detach().requires_grad_()
             for k, t in w.items()
         }
-        loss, written = self.objective(Frame(self, problem, leaves, frame, inner, order + 1), start)
+        at = Frame(self, problem, {**(others or {}), **leaves}, frame, inner, order + 1)
+        loss, written = self.objective(at, start)
         if not loss.requires_grad:
             return leaves, {}, written
         found = torch.autograd.grad(

@@ -32,8 +32,8 @@ def check_labels(labels: Tensor, classes: int, where: str) -> None:
             f"{where}: labels have shape {tuple(labels.shape)} and type {labels.dtype}; "
             "give class indices of shape (B,), int64 or int32."
         )
-    # On an accelerator, looking at the values would wait for it.
-    if labels.device.type == "cpu" and labels.numel():
+    # On an accelerator, looking at the values would wait for it; in a compiled graph, break it.
+    if labels.device.type == "cpu" and labels.numel() and not torch.compiler.is_compiling():
         low, high = int(labels.min()), int(labels.max())
         if low < 0 or high >= classes:
             raise DataError(

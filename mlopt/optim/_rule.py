@@ -60,4 +60,4 @@ def groups(
     for group in optimizer.param_groups:
         members = [p for p in group["params"] if id(p) in key_of]
         if members:
-            yield group, [key_of[id(p)] for p in members], [p.detach() for p in members]
+            yield group, [key_of[id(p)] for p in members], members

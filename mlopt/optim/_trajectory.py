@@ -111,7 +111,7 @@ class AbstractTrajectory(abc.ABC):
         Args:
             optimizer: the user's optimizer.
             group: the options of the parameter's group.
-            parameter: the parameter, detached.
+            parameter: the parameter.
 
         Returns:
             Tensors by torch's names.

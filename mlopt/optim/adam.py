@@ -13,6 +13,8 @@ from ._rule import AbstractUpdate, groups
 
 __all__ = ["AdamUpdate"]
 
+Many = list[Tensor] | tuple[Tensor, ...]
+
 
 @dataclass(frozen=True)
 class AdamUpdate(AbstractUpdate):
@@ -32,57 +34,87 @@ class AdamUpdate(AbstractUpdate):
 
     decoupled: bool
 
+    @torch.no_grad()
     def look_ahead(self, optimizer: Any, parameters: Tensors, gradient: Tensors) -> Tensors:
         moved: Tensors = {}
         for group, keys, values in groups(optimizer, parameters, gradient):
-            for key, value in zip(keys, values, strict=True):
-                state = optimizer.state.get(parameters[key], {})
-                step = self._raw(group, value, gradient[key])
-                mean = state.get("exp_avg", torch.zeros_like(value)).lerp(
-                    step, 1 - group["betas"][0]
-                )
-                size, denominator, _ = self._denominator(group, state, step)
-                if self._decouples(group):
-                    value = value * (1 - group["lr"] * group["weight_decay"])
-                # a count without dimensions would lift a value without them to its precision
-                moved[key] = (value - size * mean / denominator).to(parameters[key].dtype)
-        return moved
+            states = [optimizer.state.get(parameters[k], {}) for k in keys]
+            steps = self._raw(group, values, [gradient[k] for k in keys])
+            sizes, denominators, _ = self._denominators(group, states, steps)
+            means = torch._foreach_lerp(
+                _held(states, "exp_avg", steps), steps, 1 - float(group["betas"][0])
+            )
+            if self._decouples(group):
+                values = torch._foreach_mul(values, 1 - group["lr"] * group["weight_decay"])
+            changes = torch._foreach_div(_times(means, sizes), denominators)
+            moved.update(zip(keys, torch._foreach_sub(values, changes), strict=True))
+        # a count without dimensions would lift a value without them to its precision
+        return {k: t.to(parameters[k].dtype) for k, t in moved.items()}
 
     def derivative(
         self, optimizer: Any, parameters: Tensors, gradient: Tensors, cotangent: Tensors
     ) -> Tensors:
         out: Tensors = {}
         for group, keys, values in groups(optimizer, parameters, cotangent):
-            for key, value in zip(keys, values, strict=True):
-                state = optimizer.state.get(parameters[key], {})
-                step = self._raw(group, value, gradient[key])
-                size, denominator, second = self._denominator(group, state, step)
-                factor = size * (1 - group["betas"][0]) / denominator
-                if group["maximize"]:
-                    factor = -factor
-                passed = (factor * cotangent[key]).to(cotangent[key].dtype)
-                out[key] = torch.where(second > 0, passed, 0.0)
+            states = [optimizer.state.get(parameters[k], {}) for k in keys]
+            with torch.no_grad():
+                steps = self._raw(group, values, [gradient[k] for k in keys])
+                sizes, denominators, seconds = self._denominators(group, states, steps)
+            fresh = 1 - float(group["betas"][0])
+            factor = -fresh if group["maximize"] else fresh
+            # a coordinate that never had a gradient is left out before it is divided by eps
+            known = torch._foreach_mul([cotangent[k] for k in keys], torch._foreach_sign(seconds))
+            passed = _times(torch._foreach_mul(known, factor), sizes)
+            passed = torch._foreach_div(passed, denominators)
+            out.update({k: t.to(cotangent[k].dtype) for k, t in zip(keys, passed, strict=True)})
         return out
 
     def _decouples(self, group: dict[str, Any]) -> bool:
         return group.get("decoupled_weight_decay", self.decoupled)
 
-    def _raw(self, group: dict[str, Any], value: Tensor, gradient: Tensor) -> Tensor:
-        step = -gradient.detach() if group["maximize"] else gradient.detach()
+    def _raw(self, group: dict[str, Any], values: Many, gradients: Many) -> Many:
+        steps = gradients
+        if group["maximize"]:
+            steps = torch._foreach_neg(steps)
         if group["weight_decay"] and not self._decouples(group):
-            step = step.add(value, alpha=group["weight_decay"])
-        return step
+            steps = torch._foreach_add(steps, values, alpha=group["weight_decay"])
+        return steps
 
-    def _denominator(
-        self, group: dict[str, Any], state: dict[str, Any], step: Tensor
-    ) -> tuple[Any, Tensor, Tensor]:
-        """The size lr / (1 - b1^t), sqrt(v / (1 - b2^t)) + eps, and v with this gradient."""
-        b1, b2 = group["betas"]
-        count = state.get("step", 0)
-        # torch keeps it in float32, in which 1 - b2^t would be good to four digits
-        count = (count.double() if isinstance(count, Tensor) else count) + 1
-        second = state.get("exp_avg_sq", torch.zeros_like(step)) * b2 + (1 - b2) * step * step
+    def _denominators(
+        self, group: dict[str, Any], states: list[dict[str, Any]], steps: Many
+    ) -> tuple[list[Any], Many, Many]:
+        """The sizes lr / (1 - b1^t), sqrt(v / (1 - b2^t)) + eps, and v with this gradient."""
+        b1, b2 = map(float, group["betas"])
+        counts = [_count(s.get("step", 0)) + 1 for s in states]
+        kept = torch._foreach_mul(_held(states, "exp_avg_sq", steps), b2)
+        squares = torch._foreach_mul(torch._foreach_mul(steps, 1 - b2), steps)
+        seconds = torch._foreach_add(kept, squares)
         if group["amsgrad"]:
-            second = torch.maximum(state.get("max_exp_avg_sq", second), second)
-        correction = (1 - b2**count) ** 0.5
-        return group["lr"] / (1 - b1**count), second.sqrt() / correction + group["eps"], second
+            before = [s.get("max_exp_avg_sq", v) for s, v in zip(states, seconds, strict=True)]
+            seconds = torch._foreach_maximum(before, seconds)
+        corrections = [1 / (1 - b2**c) ** 0.5 for c in counts]
+        roots = _times(torch._foreach_sqrt(seconds), corrections)
+        sizes = [group["lr"] / (1 - b1**c) for c in counts]
+        return sizes, torch._foreach_add(roots, group["eps"]), seconds
+
+
+def _held(states: list[dict[str, Any]], name: str, like: Many) -> list[Tensor]:
+    """What the optimizer keeps under a name; zero before its first step."""
+    return [
+        s[name] if name in s else torch.zeros_like(t) for s, t in zip(states, like, strict=True)
+    ]
+
+
+def _count(step: Any) -> Any:
+    """How many steps there were, in double precision: in float32 1 - b2^t has four digits."""
+    if not isinstance(step, Tensor):
+        return step
+    # torch keeps the count on the CPU, except with `capturable`: then it stays on its device
+    return step.item() if step.device.type == "cpu" else step.double()
+
+
+def _times(tensors: Many, factors: list[Any]) -> Many:
+    """Each tensor times its factor, in one kernel where the factors are numbers."""
+    if any(isinstance(f, Tensor) for f in factors):
+        return [t * f for t, f in zip(tensors, factors, strict=True)]
+    return torch._foreach_mul(tensors, factors)

@@ -22,11 +22,12 @@ class SGDUpdate(AbstractUpdate):
     sign is turned by maximize.
     """
 
+    @torch.no_grad()
     def look_ahead(self, optimizer: Any, parameters: Tensors, gradient: Tensors) -> Tensors:
         moved: Tensors = {}
         for group, keys, values in groups(optimizer, parameters, gradient):
             lr, momentum = group["lr"], group["momentum"]
-            steps = [gradient[k].detach() for k in keys]
+            steps: Any = [gradient[k] for k in keys]
             if group["maximize"]:
                 steps = torch._foreach_neg(steps)
             if group["weight_decay"]:
@@ -57,19 +58,17 @@ class SGDUpdate(AbstractUpdate):
         del gradient  # the update is linear in it
         out: Tensors = {}
         for group, keys, _ in groups(optimizer, parameters, cotangent):
-            factors = [self._factor(optimizer, group, parameters[k]) for k in keys]
+            factor = -group["lr"] if group["maximize"] else group["lr"]
             values = [cotangent[k] for k in keys]
-            out.update(zip(keys, torch._foreach_mul(values, factors), strict=True))
+            if group["nesterov"]:  # torch allows it without dampening only
+                factor = factor * (1 + group["momentum"])
+            elif group["momentum"] and group["dampening"]:
+                fresh = 1 - group["dampening"]
+                states = [optimizer.state.get(parameters[k], {}) for k in keys]
+                kept = [s.get("momentum_buffer") is not None for s in states]
+                values = [v * fresh if k else v for v, k in zip(values, kept, strict=True)]
+            out.update(zip(keys, torch._foreach_mul(values, factor), strict=True))
         return out
-
-    def _factor(self, optimizer: Any, group: dict[str, Any], parameter: Any) -> float:
-        factor = -float(group["lr"]) if group["maximize"] else float(group["lr"])
-        if not group["momentum"]:
-            return factor
-        if group["nesterov"]:  # torch allows it without dampening only
-            return factor * (1 + group["momentum"])
-        first = optimizer.state.get(parameter, {}).get("momentum_buffer") is None
-        return factor if first else factor * (1 - group["dampening"])
 
 
 def _foreach_step(values: list[Any], steps: Any, lr: Any) -> Any:

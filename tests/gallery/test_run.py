@@ -6,6 +6,7 @@ import pytest
 
 SMALL = {
     "three_levels": ["--size", "3"],
+    "duopoly": ["--steps", "2"],
     "logistic_hpo": ["--steps", "1"],
     "hyper_cleaning": ["--steps", "1"],
     "reweighting": ["--seeds", "1", "--epochs", "1"],

@@ -1,0 +1,57 @@
+"""The duopoly: the closed form, and where each play leads the regulator."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from examples.gallery.duopoly import PLAYS, Market, best_tax, build, equilibrium, solve
+
+LR = 0.2
+
+
+@pytest.fixture(params=[Market(), Market(a=8.0, b=0.8, c=(2.0, 1.0), d=1.0, e=(1.0, 0.3))])
+def m(request):
+    return request.param
+
+
+def answer(m: Market, name: str) -> torch.Tensor:
+    """dq/dt through the steps of a play from the equilibrium, where dF/dq = M q - a + c + t."""
+    M = equilibrium(m)[0]
+    s = torch.zeros(2, dtype=torch.float64)
+    if name.startswith("Simultaneous"):
+        return s - LR
+    if name.startswith("Extragradient"):
+        return -LR * (M @ (s - LR) + 1)
+    rounds = int(name.split()[1])
+    for i in [0, 1] * rounds:
+        s = s.clone()
+        s[i] -= LR * (M[i] @ s + 1)
+    return s
+
+
+def test_the_closed_form_is_an_equilibrium_and_the_best(m):
+    tax, q = best_tax(m)
+    for i in range(2):
+        own = q[i].clone().requires_grad_()
+        profit = m.profit(i, own, q[1 - i], torch.tensor(tax, dtype=q.dtype))
+        assert abs(torch.autograd.grad(profit, own)[0].item()) < 1e-12
+    _, u, v = equilibrium(m)
+    best = m.welfare(*q)
+    for other in (tax - 1e-3, tax + 1e-3, 0.0):
+        assert m.welfare(*(u - other * v)) < best
+
+
+@pytest.mark.parametrize("name", PLAYS)
+def test_the_regulator_finds_what_it_sees(m, name):
+    """The tax where the welfare does not change along the answer that this play shows."""
+    tax, q = best_tax(m, answer(m, name))
+    steps = 400 if name.startswith("Extra") else 60 if "25" in name else 100
+    found, quantities = solve(build(m, PLAYS[name], LR), steps)
+    assert found == pytest.approx(tax, abs=1e-6)
+    torch.testing.assert_close(quantities, q, rtol=0, atol=1e-6)
+
+
+def test_with_many_rounds_it_finds_the_best_tax(m):
+    errors = [abs(best_tax(m, answer(m, name))[0] - best_tax(m)[0]) for name in PLAYS]
+    assert errors[-1] < 1e-4 < 1e-3 < min(errors[:3])
