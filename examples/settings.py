@@ -18,6 +18,8 @@ else:
     import tomli as tomllib
 
 CONFIGS = Path(__file__).parent / "configs"
+#: Those that may have a table of their own in a preset.
+EXAMPLES = ("darts", "lfm_cw_darts", "sgl_darts")
 
 
 def _option(default: Any, meaning: str, *choices: str) -> Any:
@@ -44,8 +46,22 @@ class Settings:
     steps: str = _option(
         "lower-first", "order of the updates (plain DARTS)", "lower-first", "upper-first"
     )
-    lambda_: float = _option(1.0, "weight of the generated images in stage II")
+    lambda_: float = _option(
+        1.0, "weight in stage II of the generated images (LFM-CW) or the pseudo-labels (SGL)"
+    )
     class_loss_normalization: str = _option("none", "of l_c", "none", "mean", "softmax")
+
+    learners: int = _option(2, "in the group (SGL)")
+    unlabeled: str = _option(
+        "auto",
+        "images without labels (SGL): of the other CIFAR, or held out of the training images",
+        "auto",
+        "held-out",
+        "cifar10",
+        "cifar100",
+    )
+    unlabeled_root: str = _option("", "folder of their files (default: data_root)")
+    retrain: str = _option("best", "whose genotypes are retrained (SGL)", "best", "all")
 
     channels: int = _option(16, "of the first cell of the supernets")
     cells: int = _option(8, "of the supernets")
@@ -87,18 +103,31 @@ class Settings:
         return Path(self.run_folder or f"runs/{example}-{self.dataset}-seed{self.seed}")
 
 
-def read_preset(name: str) -> dict[str, Any]:
-    """The settings of a preset, checked against `Settings`."""
+def read_preset(name: str, example: str | None = None) -> dict[str, Any]:
+    """The settings of a preset, checked against `Settings`.
+
+    Args:
+        name: of a file in `configs/`.
+        example: whose table in the file, if it has one, goes over what stands above the tables.
+    """
     known = sorted(p.stem for p in CONFIGS.glob("*.toml"))
     if name not in known:
         raise SettingsError(
             f"--preset {name}: there is no such preset; give one of {', '.join(known)}."
         )
+    where = f"configs/{name}.toml"
     try:
-        preset = tomllib.loads((CONFIGS / f"{name}.toml").read_text(encoding="utf-8"))
+        content = tomllib.loads((CONFIGS / f"{name}.toml").read_text(encoding="utf-8"))
     except tomllib.TOMLDecodeError as error:
-        raise SettingsError(f"configs/{name}.toml is not TOML: {error}.") from error
-    return _checked(preset, f"configs/{name}.toml")
+        raise SettingsError(f"{where} is not TOML: {error}.") from error
+    tables = {key: content.pop(key) for key in list(content) if isinstance(content[key], dict)}
+    for table, values in tables.items():
+        if table not in EXAMPLES:
+            raise SettingsError(
+                f"{where}: [{table}] is no example's table; give one of {', '.join(EXAMPLES)}."
+            )
+        _checked(values, f"{where}, [{table}]")
+    return {**_checked(content, where), **tables.get(example or "", {})}
 
 
 def _checked(values: dict[str, Any], where: str) -> dict[str, Any]:
@@ -116,11 +145,13 @@ def _checked(values: dict[str, Any], where: str) -> dict[str, Any]:
         choices = fields[name].metadata["choices"]
         if choices and value not in choices:
             raise SettingsError(f"{where}: {name} = {value!r} must be one of {', '.join(choices)}.")
-        if kind in (int, float) and (value < 0 or (name in _POSITIVE and value == 0)):
+        least, positive = _LEAST.get(name, 0), name in _POSITIVE
+        if kind in (int, float) and (value < least or (positive and value == 0)):
             raise SettingsError(f"{where}: {name} = {value} is too small.")
     return values
 
 
+_LEAST = {"learners": 2}  # a learner needs another one to teach it
 _POSITIVE = (
     "channels", "cells", "nodes", "epochs", "batch_size", "lr", "arch_lr", "radius", "noise",
     "clip", "generator_width", "gan_lr", "eval_channels", "eval_cells", "eval_epochs",
@@ -128,7 +159,9 @@ _POSITIVE = (
 )  # fmt: skip
 
 
-def parse(description: str | None, arguments: Sequence[str] | None = None) -> Settings:
+def parse(
+    description: str | None, arguments: Sequence[str] | None = None, example: str | None = None
+) -> Settings:
     """Settings from the command line: defaults, then the preset, then what is given."""
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -143,6 +176,6 @@ def parse(description: str | None, arguments: Sequence[str] | None = None) -> Se
             choices = f.metadata["choices"] or None
             parser.add_argument(flag, type=type(f.default), choices=choices, **options)
     given = vars(parser.parse_args(arguments))
-    preset = read_preset(given.pop("preset"))
+    preset = read_preset(given.pop("preset"), example)
     given = _checked({k: v for k, v in given.items() if v is not None}, "the command line")
     return Settings(**{**preset, **given})

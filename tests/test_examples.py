@@ -1,11 +1,14 @@
 """The examples run, end to end and small, and refuse bad input before any training."""
 
 import json
+import math
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
+from image_files import CifarFiles, write_fashion
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 sys.path.insert(0, str(EXAMPLES))
@@ -14,9 +17,13 @@ import darts  # noqa: E402
 import hpo_ridge  # noqa: E402
 import lfm_cw_darts  # noqa: E402
 import pipeline  # noqa: E402
+import retraining  # noqa: E402
+import searching  # noqa: E402
 import settings  # noqa: E402
+import sgl_darts  # noqa: E402
 
 import mlopt  # noqa: E402
+from mlopt.nas import Genotype  # noqa: E402
 
 SMALL = [
     "--channels", "2", "--nodes", "1", "--epochs", "1", "--generator-epochs", "1",
@@ -85,6 +92,200 @@ def test_lfm_cw_evaluations_of_the_example(tmp_path):
     assert counts == {"first": 7, "one-sided": 10, "central": 13}
 
 
+def sgl(tmp_path, *more):
+    return settings.parse(
+        None, [*SMALL, "--run-folder", str(tmp_path / "run"), *more], example="sgl_darts"
+    )
+
+
+@pytest.mark.parametrize(
+    ("learners", "more"),
+    [
+        (2, ("--order", "first")),
+        (2, ("--product", "central", "--retrain", "all")),
+        (3, ("--order", "first", "--retrain", "all", "--pretrain", "1", "--warmup", "1")),
+        (3, ("--product", "one-sided")),
+    ],
+)
+def test_sgl_runs_whole(tmp_path, learners, more, capsys):
+    s = sgl(tmp_path, "--learners", str(learners), *more)
+    assert s.lambda_ == 0.1
+    rows = pipeline.run("sgl_darts", sgl_darts.scheme, s, unlabeled=True)
+    folder = tmp_path / "run"
+
+    found = json.loads((folder / "learners.json").read_text())
+    assert len(found["learners"]) == learners
+    assert len(found["pairs"]) == learners * (learners - 1) // 2
+    losses = [row["validation/loss"] for row in found["learners"]]
+    assert losses[0] == min(losses)
+    best = int(found["learners"][0]["name"].split()[1])
+    texts = [(folder / f"genotype_learner_{k + 1}.json").read_text() for k in range(learners)]
+    assert (folder / "genotype.json").read_text() == texts[best - 1]
+    assert str(Genotype.from_json(texts[best - 1])) == found["learners"][0]["genotype"]
+    assert all((folder / f"cells_learner_{k + 1}.svg").is_file() for k in range(learners))
+
+    others = [f"SGL learner {k + 1}" for k in range(learners) if k + 1 != best]
+    names = ["SGL", *(others if s.retrain == "all" else []), "logistic regression", "chance"]
+    assert [row["name"] for row in rows] == names
+    assert all("test_error" in row for row in rows)
+    tested = [row for row in found["learners"] if "test_error" in row]
+    assert [row["test_error"] for row in tested] == [
+        row["test_error"] for row in rows[: len(tested)]
+    ]
+
+    logged = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    validated = [row for row in logged if row["phase"] == "search-epoch"]
+    assert len(validated) == s.pretrain + s.epochs
+    assert validated[-1][f"learner_{best}/validation/loss"] == losses[0]
+    assert 0 < validated[-1]["agreement/total_variation"] < 1
+    text = (folder / "report.html").read_text()
+    assert "The learners" in text
+    assert f"the result is that of learner {best}" in text
+    assert capsys.readouterr().out.count("reduce cell") == learners
+
+
+def test_sgl_passes_are_counted_over_all_learners(tmp_path):
+    """Two learners in first order: 10 passes a step, and a validation pass each and batch."""
+    s = sgl(tmp_path, "--order", "first")
+    data = pipeline.load_data(s)
+    loaders = pipeline.search_loaders(data, s, unlabeled=True)
+    search = sgl_darts.scheme(data, *loaders, s)
+    search.engine.step()  # preceded by the reading check
+    with mlopt.report.RunFolder.create(tmp_path / "run", {}) as folder:
+        pipeline.run_search(search, loaders[1], folder, data, s)
+    assert search.passes == 10 * len(loaders[0]) + 2 * len(loaders[1])
+
+
+@pytest.mark.parametrize(
+    ("losses", "best"),
+    [((0.3, 0.1, 0.2), 1), ((math.nan, 0.5, 0.4), 2), ((0.2, 0.2, 0.3), 0)],
+)
+def test_the_best_learner_is_that_of_the_lowest_validation_loss(tmp_path, losses, best):
+    s = sgl(tmp_path, "--learners", "3")
+    data = pipeline.load_data(s)
+    loaders = pipeline.search_loaders(data, s, unlabeled=True)
+    search = sgl_darts.scheme(data, *loaders, s)
+    search.validation = searching.validation(search.learners, loaders[1], "cpu")
+    for k, loss in enumerate(losses, start=1):
+        search.validation[f"learner_{k}/validation/loss"] = loss
+    assert search.best == best
+    with mlopt.report.RunFolder.create(tmp_path / "run", {}) as folder:
+        genotypes = pipeline.derive_all(search, folder, "a group")
+        pipeline.save_learners(search, genotypes, {best: {"test_error": 7.0}}, folder)
+        chosen, *others = folder.read_json("learners.json")["learners"]
+        assert folder.read_json("genotype.json") == json.loads(genotypes[best].to_json())
+    assert chosen["name"] == f"learner {best + 1}"
+    assert chosen["genotype"] == str(genotypes[best])
+    assert chosen["test_error"] == 7.0
+    assert [row["name"] for row in others] == [f"learner {k + 1}" for k in range(3) if k != best]
+    assert not any("test_error" in row for row in others)
+
+
+def test_held_out_images_are_in_neither_half(tmp_path):
+    s = sgl(tmp_path, "--train-images", "0")
+    data = pipeline.load_data(s)
+    train, valid, unlabeled = pipeline.search_loaders(data, s, unlabeled=True)
+    parts = [loader.dataset.part.images for loader in (train, valid, unlabeled)]
+    assert [len(images) for images in parts] == [451, 451, 450]
+    together = torch.cat(parts).flatten(1).tolist()
+    assert sorted(together) == sorted(data.train_images.flatten(1).tolist())
+    batch = next(iter(unlabeled))
+    assert isinstance(batch, torch.Tensor)
+    assert len(batch) == len(next(iter(train))[0]) == 32
+
+
+@pytest.fixture
+def cifar(tmp_path, monkeypatch):
+    files = CifarFiles(tmp_path / "files", monkeypatch)
+    files.cifar10(per_file=12)
+    files.cifar100()
+    return files.root
+
+
+def test_cifar10_takes_the_images_of_cifar100(tmp_path, cifar):
+    """They are read with CIFAR-10's mean and deviation; CIFAR-100's images are all sevens."""
+    s = sgl(tmp_path, "--dataset", "cifar10", "--data-root", str(cifar), "--batch-size", "6")
+    data = pipeline.load_data(s)
+    train, valid, unlabeled = pipeline.search_loaders(data, s, unlabeled=True)
+    assert (len(train.dataset), len(valid.dataset), len(unlabeled.dataset)) == (30, 30, 6)
+    (u,) = unlabeled
+    mean, std = (torch.tensor(numbers).view(3, 1, 1) for numbers in (data.mean, data.std))
+    black, seven = -mean / std, (7 / 255 - mean) / std  # crops are padded with black
+    distance = torch.minimum((u - black).abs(), (u - seven).abs())
+    assert distance.max() < 1e-6
+    assert ((u - seven).abs() < 1e-6).all(0).any()
+
+    rows = pipeline.run("sgl_darts", sgl_darts.scheme, s, unlabeled=True)
+    assert [row["name"] for row in rows] == ["SGL", "logistic regression", "chance"]
+
+
+def test_cifar100_takes_those_of_cifar10_or_its_own(tmp_path, cifar):
+    options = ["--dataset", "cifar100", "--data-root", str(cifar), "--batch-size", "2"]
+    other = sgl(tmp_path, *options)
+    images = pipeline.search_loaders(pipeline.load_data(other), other, unlabeled=True)[2].dataset
+    assert images.part.data.name == "cifar10"
+    assert images.normalization.mean == (0.5071, 0.4867, 0.4408)
+    own = sgl(tmp_path, *options, "--unlabeled", "held-out")
+    parts = [
+        loader.dataset
+        for loader in pipeline.search_loaders(pipeline.load_data(own), own, unlabeled=True)
+    ]
+    assert [len(part) for part in parts] == [2, 2, 2]
+    assert {part.part.data.name for part in parts} == {"cifar100"}
+
+
+def test_unlabeled_images_may_lie_elsewhere(tmp_path, monkeypatch):
+    ten, hundred = (CifarFiles(tmp_path / name, monkeypatch) for name in ("ten", "hundred"))
+    ten.cifar10()
+    hundred.cifar100()
+    options = ["--dataset", "cifar10", "--data-root", str(ten.root), "--batch-size", "2"]
+    s = sgl(tmp_path, *options)
+    with pytest.raises(mlopt.DataError, match="cifar100: there is no folder"):
+        pipeline.run("sgl_darts", sgl_darts.scheme, s, unlabeled=True)
+    assert not (tmp_path / "run").exists()
+    s = sgl(tmp_path, *options, "--unlabeled-root", str(hundred.root))
+    loaders = pipeline.search_loaders(pipeline.load_data(s), s, unlabeled=True)
+    assert loaders[2].dataset.part.data.name == "cifar100"
+
+
+def test_sgl_on_fashion_mnist(tmp_path):
+    write_fashion(tmp_path, train=60, test=20)
+    s = sgl(
+        tmp_path, "--dataset", "fashion-mnist", "--data-root", str(tmp_path), "--batch-size", "10"
+    )
+    rows = pipeline.run("sgl_darts", sgl_darts.scheme, s, unlabeled=True)
+    assert rows[0]["name"] == "SGL"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--learners", "1"], "learners = 1 is too small"),
+        (["--unlabeled", "cifar10"], "give root, the folder that holds"),
+        (["--lambda", "-1"], "lambda_ = -1.0 is too small"),
+    ],
+)
+def test_bad_options_of_sgl_end_with_one_line(arguments, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["sgl_darts.py", *arguments])
+    with pytest.raises(SystemExit, match=message) as ended:
+        pipeline.main("sgl_darts", sgl_darts.scheme, sgl_darts.__doc__, unlabeled=True)
+    assert str(ended.value).startswith("error: ")
+    assert "\n" not in str(ended.value)
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("dataset", "message"),
+    [("digits", r"cifar10 for digits.*\(3, 32, 32\), not \(1, 8, 8\)"), ("cifar10", "held-out")],
+)
+def test_unlabeled_images_that_do_not_fit(tmp_path, cifar, dataset, message):
+    s = sgl(tmp_path, "--dataset", dataset, "--data-root", str(cifar), "--unlabeled", "cifar10")
+    with pytest.raises(mlopt.MloptError, match=message):
+        pipeline.run("sgl_darts", sgl_darts.scheme, s, unlabeled=True)
+    assert not (tmp_path / "run").exists()
+
+
 def test_an_existing_run_folder_is_refused(tmp_path):
     s = small(tmp_path)
     (tmp_path / "run").mkdir()
@@ -115,6 +316,12 @@ def test_bad_input_ends_with_one_line(arguments, message, tmp_path):
     assert not (tmp_path / "runs").exists()
 
 
+def test_the_standard_error_is_never_zero():
+    assert retraining.standard_error(2.0, 400) == pytest.approx(0.7)
+    assert retraining.standard_error(0.0, 98) == pytest.approx(100 * (0.01 * 0.99 / 98) ** 0.5)
+    assert retraining.standard_error(100.0, 98) == pytest.approx(retraining.standard_error(0.0, 98))
+
+
 def test_a_preset_with_an_unknown_setting_is_refused(tmp_path, monkeypatch):
     (tmp_path / "mine.toml").write_text("chanels = 3\n")
     monkeypatch.setattr(settings, "CONFIGS", tmp_path)
@@ -123,6 +330,29 @@ def test_a_preset_with_an_unknown_setting_is_refused(tmp_path, monkeypatch):
     (tmp_path / "mine.toml").write_text('epochs = "many"\n')
     with pytest.raises(mlopt.SettingsError, match="must be of type int"):
         settings.read_preset("mine")
+
+
+def test_a_table_of_a_preset_is_for_its_example_alone(tmp_path, monkeypatch):
+    (tmp_path / "mine.toml").write_text("epochs = 7\nlr = 0.5\n[sgl_darts]\nlr = 1\n")
+    monkeypatch.setattr(settings, "CONFIGS", tmp_path)
+    assert settings.read_preset("mine") == {"epochs": 7, "lr": 0.5}
+    assert settings.read_preset("mine", "darts") == {"epochs": 7, "lr": 0.5}
+    assert settings.read_preset("mine", "sgl_darts") == {"epochs": 7, "lr": 1.0}
+    for table, message in (
+        ("[sgl]\nlr = 0.5", "sgl.*darts, lfm_cw_darts, sgl_darts"),
+        ("[sgl_darts]\nlearner = 3", r"\[sgl_darts\].*'learner'"),
+    ):
+        (tmp_path / "mine.toml").write_text(table)
+        with pytest.raises(mlopt.SettingsError, match=message):
+            settings.read_preset("mine")
+
+
+def test_the_paper_preset_of_sgl():
+    """Section 3.2: lambda 0.1, 50 epochs, batch 64, DARTS' settings otherwise."""
+    preset, base = settings.read_preset("paper", "sgl_darts"), settings.read_preset("paper")
+    s = settings.Settings(**preset)
+    assert (s.lambda_, s.epochs, s.batch_size, s.learners) == (0.1, 50, 64, 2)
+    assert {**preset, "lambda_": 1.0} == base
 
 
 def test_the_paper_preset_is_tables_6_and_7():

@@ -6,6 +6,7 @@ from mlopt.data.images import ImageData, ImagePart
 from mlopt.data.normalization import Normalization
 from mlopt.data.registry import NAMES, load
 from mlopt.data.split import search_split, split_indices
+from mlopt.data.unlabeled import hold_out, images_of
 
 __all__ = [
     "NAMES",
@@ -14,6 +15,8 @@ __all__ = [
     "ImagePart",
     "Normalization",
     "augmentation",
+    "hold_out",
+    "images_of",
     "load",
     "loader",
     "search_split",

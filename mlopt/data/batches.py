@@ -24,6 +24,7 @@ class ImageBatches(Dataset[Any]):
         finish: a function of one normalized image, (C, S, S), applied last; cutout belongs here, so
             that its hole is 0.
         plain: whether to give each image also without `augment` and `finish`.
+        labels: whether to give the labels; else a batch is the images alone, a tensor.
     """
 
     def __init__(
@@ -32,21 +33,23 @@ class ImageBatches(Dataset[Any]):
         augment: Callable[[Tensor], Tensor] | None = None,
         finish: Callable[[Tensor], Tensor] | None = None,
         plain: bool = False,
+        labels: bool = True,
     ) -> None:
         self.part = part
         self.normalization = part.data.normalization
-        self.augment, self.finish, self.plain = augment, finish, plain
+        self.augment, self.finish, self.plain, self.labels = augment, finish, plain, labels
 
     def __len__(self) -> int:
         """Number of images."""
         return len(self.part)
 
-    def __getitem__(self, index: int) -> tuple[Tensor, ...]:
+    def __getitem__(self, index: int) -> Tensor | tuple[Tensor, ...]:
         """One image as in a batch of one, without the batch axis."""
-        return tuple(tensor[0] for tensor in self.__getitems__([index]))
+        batch = self.__getitems__([index])
+        return batch[0] if isinstance(batch, Tensor) else tuple(tensor[0] for tensor in batch)
 
-    def __getitems__(self, indices: Sequence[int]) -> tuple[Tensor, ...]:
-        """A batch: `(x, y)` or `(x, y, plain)`, with x and plain (B, C, S, S) and y (B,)."""
+    def __getitems__(self, indices: Sequence[int]) -> Tensor | tuple[Tensor, ...]:
+        """A batch: x, `(x, y)` or `(x, y, plain)`; x and plain (B, C, S, S), y (B,)."""
         chosen = torch.as_tensor(indices)
         pixels, labels = self.part.images[chosen], self.part.labels[chosen]
         changed = pixels
@@ -55,6 +58,8 @@ class ImageBatches(Dataset[Any]):
         x = self.normalization.from_pixels(changed)
         if self.finish is not None:
             x = torch.stack([self.finish(image) for image in x])
+        if not self.labels:
+            return x
         if not self.plain:
             return x, labels
         if self.augment is None and self.finish is None:
@@ -69,13 +74,14 @@ def loader(
     augment: Callable[[Tensor], Tensor] | None = None,
     finish: Callable[[Tensor], Tensor] | None = None,
     plain: bool = False,
+    labels: bool = True,
     shuffle: bool = True,
     drop_last: bool = False,
     seed: int | torch.Generator | None = None,
     workers: int = 0,
     pin_memory: bool = False,
 ) -> DataLoader[Any]:
-    """Batches `(x, y)` of normalized images and labels, or `(x, y, plain)`.
+    """Batches `(x, y)` of normalized images and labels, or `(x, y, plain)`, or x alone.
 
     `plain` is the same image without augmentation: what a discriminator compares generated images
     with while a classifier sees x. Use `loader(data.test, size, shuffle=False)` for the test images
@@ -90,6 +96,7 @@ def loader(
         augment: a function of one image's pixels, (C, S, S), such as `standard_augmentation(...)`.
         finish: a function of one normalized image, (C, S, S), applied last, such as cutout.
         plain: whether each batch has the un-augmented images too.
+        labels: whether each batch has labels; without them it is x itself, not a tuple.
         shuffle: whether to draw in random order.
         drop_last: whether to leave out a last batch that is smaller than `batch_size`.
         seed: of the shuffle (a generator is used as it is and moves on with every pass).
@@ -102,12 +109,15 @@ def loader(
         type, and y of shape (B,), int64.
 
     Raises:
-        SettingsError: `batch_size` or `workers` is out of range, or `drop_last` leaves no batch.
+        SettingsError: `batch_size` or `workers` is out of range, `drop_last` leaves no batch, or
+            `plain` images are asked for without labels.
     """
     if batch_size < 1 or workers < 0:
         raise SettingsError(
             f"loader: batch_size={batch_size} must be at least 1 and workers={workers} at least 0."
         )
+    if plain and not labels:
+        raise SettingsError("loader: plain=True comes with labels; leave out one of the two.")
     if drop_last and len(part) < batch_size:
         raise SettingsError(
             f"loader: batch_size={batch_size} with drop_last=True leaves no batch of the "
@@ -115,7 +125,7 @@ def loader(
         )
     generator = torch.Generator().manual_seed(seed) if isinstance(seed, int) else seed
     return DataLoader(
-        ImageBatches(part, augment, finish, plain),
+        ImageBatches(part, augment, finish, plain, labels),
         batch_size,
         shuffle=shuffle,
         drop_last=drop_last,

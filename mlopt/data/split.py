@@ -53,8 +53,22 @@ def split_indices(data: ImageData, seed: int | None = None) -> tuple[Tensor, Ten
     if seed is None and data.split_in_order:
         indices = torch.arange(count)
         return indices[: count // 2], indices[count // 2 :]
+    order = by_class(data, seed)
+    return order[0::2], order[1::2]
+
+
+def by_class(data: ImageData, seed: int | None = None) -> Tensor:
+    """Indices of the training images class by class, shuffled within each.
+
+    Dealt out in turn they give parts of equal classes, up to one image of each class.
+
+    Args:
+        data: a data set.
+        seed: of the shuffle; none means 0.
+
+    Returns:
+        Indices, (N,), int64.
+    """
     generator = torch.Generator().manual_seed(0 if seed is None else seed)
-    shuffled = torch.randperm(count, generator=generator)
-    # By class, in shuffled order within each, dealt out in turn: balanced to one image per class.
-    dealt = shuffled[torch.argsort(data.train_labels[shuffled], stable=True)]
-    return dealt[0::2], dealt[1::2]
+    shuffled = torch.randperm(len(data.train_labels), generator=generator)
+    return shuffled[torch.argsort(data.train_labels[shuffled], stable=True)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from mlopt.nas.agreement import agreement, total_variation
 from mlopt.nas.architecture import Architecture, ArchitectureWeights
 from mlopt.nas.class_losses import ClassLosses, mean_per_class
 from mlopt.nas.cutout import Cutout
@@ -25,10 +26,12 @@ __all__ = [
     "EvaluationNetwork",
     "Genotype",
     "Supernet",
+    "agreement",
     "count_parameters",
     "derive",
     "draw",
     "evaluate",
     "mean_per_class",
     "retrain",
+    "total_variation",
 ]

@@ -35,7 +35,7 @@ def mean_per_class(losses: Tensor, labels: Tensor, classes: int) -> tuple[Tensor
             f"shapes {tuple(losses.shape)} and {tuple(labels.shape)}. Compute the losses with "
             "reduction='none'."
         )
-    if labels.device.type == "cpu":
+    if labels.device.type == "cpu" and not torch.compiler.is_compiling():
         lowest, highest = (int(bound) for bound in labels.aminmax())
         if lowest < 0 or highest >= classes:
             raise DataError(

@@ -12,9 +12,10 @@ from typing import Any
 from mlopt.report.figures import Line
 from mlopt.report.run_folder import METRICS, RunFolder
 
-__all__ = ["RunData", "number"]
+__all__ = ["RunData", "metric_of", "number"]
 
 _POSITION = {"phase", "step", "epoch", "seconds", "class_losses"}
+_LEARNER = re.compile(r"learner_(\d+)/(.+)")
 _FIRST_BYTES = {".png": b"\x89PNG", ".jpg": b"\xff\xd8", ".gif": b"GIF8"}
 
 
@@ -25,7 +26,8 @@ class RunData:
     Attributes:
         name: what the run is called in legends.
         phases: rows of metrics.jsonl by phase, each step once.
-        files: content of settings.json, environment.json, result.json and genotype.json.
+        files: content of settings.json, environment.json, result.json, genotype.json and
+            learners.json.
         cells: drawings of the learned cells.
         samples: grids of generated images with their captions, in the order of the epochs.
     """
@@ -59,7 +61,7 @@ class RunData:
             phases={phase: list(rows.values()) for phase, rows in phases.items()},
             files={
                 part: folder.read_json(f"{part}.json")
-                for part in ("settings", "environment", "result", "genotype")
+                for part in ("settings", "environment", "result", "genotype", "learners")
             },
             cells=_pictures(root, "cells*"),
             samples=[(_caption(path), path) for path in _pictures(root / "samples", "*")],
@@ -117,6 +119,28 @@ class RunData:
         ]
         return Line(self.name if label is None else label, *_unzip(points), series)
 
+    def lines(self, phase: str, metric: str, *, series: int, runs: int) -> list[Line]:
+        """A metric of the run and of each of its learners, which log "learner_1/<metric>".
+
+        Args:
+            phase: the phase.
+            metric: its name without a learner's.
+            series: colour of the run's own line.
+            runs: how many runs there are; learners have the colours after theirs.
+
+        Returns:
+            A line for each.
+        """
+        found = []
+        for key in self.keys(phase):
+            if key == metric:
+                found.append(self.line(phase, key, series=series))
+            elif (match := _LEARNER.fullmatch(key)) and match[2] == metric:
+                place = int(match[1])
+                label = f"learner {place}"
+                found.append(self.line(phase, key, label=label, series=runs - 1 + place))
+        return found
+
     def class_lines(self) -> list[Line]:
         """The class losses of the search, one line per class, named from result.json."""
         search = self.phases.get("search", [])
@@ -152,6 +176,12 @@ class RunData:
         times = [number(row.get("seconds")) or 0.0 for row in self.phases.get(phase, [])]
         rising = len(times) > 2 and all(a <= b for a, b in zip(times, times[1:], strict=False))
         return times[-1] if rising else sum(times)
+
+
+def metric_of(key: str) -> str:
+    """The name of a metric without the name of its learner."""
+    match = _LEARNER.fullmatch(key)
+    return match[2] if match else key
 
 
 def number(value: object) -> float | None:

@@ -10,7 +10,7 @@ from typing import Any
 from mlopt.report.figures import Line, line_chart
 from mlopt.report.page import card, escape, fold, grid, picture, section, table
 from mlopt.report.result import MISSING, plain, result_rows
-from mlopt.report.run_data import RunData, number
+from mlopt.report.run_data import RunData, metric_of, number
 
 __all__ = ["cells", "cost", "curves", "details", "mistakes"]
 
@@ -68,7 +68,7 @@ def mistakes(run: RunData) -> str:
     hidden = len(lines) > len(shown)
     more = f" The {len(shown)} hardest of {len(lines)} are shown." if hidden else ""
     left = (
-        f"<div><h3>Validation loss of each class</h3>\n<p class=\"how\">Hardest at the end first. "
+        f'<div><h3>Validation loss of each class</h3>\n<p class="how">Hardest at the end first. '
         f"Grey: all classes, from the lowest to the highest loss; dashed: their "
         f"mean.{more}</p>\n{panels}</div>"
         if panels
@@ -89,7 +89,7 @@ def mistakes(run: RunData) -> str:
 
 
 def curves(runs: Sequence[RunData]) -> str:
-    """Every logged number over time, runs beside each other where they logged the same."""
+    """Every logged number over time, runs and learners beside each other where they logged it."""
     groups = [
         ("Search: the architecture", "search-epoch", "search epoch"),
         ("Search: the problems", "search", "search epoch"),
@@ -97,14 +97,18 @@ def curves(runs: Sequence[RunData]) -> str:
     ]
     parts = []
     for title, phase, x_label in groups:
-        keys = list(dict.fromkeys(key for run in runs for key in run.keys(phase)))
+        keys = dict.fromkeys(metric_of(key) for run in runs for key in run.keys(phase))
         cards = []
         for key in keys:
             if "memory" in key:
                 continue
-            lines = [run.line(phase, key, series=index) for index, run in enumerate(runs)]
+            lines = [
+                line
+                for index, run in enumerate(runs)
+                for line in run.lines(phase, key, series=index, runs=len(runs))
+            ]
             chart = line_chart(lines, x_label=x_label, y_label=_unit(key))
-            cards.append(card(key.replace("/", " · "), chart))
+            cards.append(card(key.replace("/", " · ").replace("_", " "), chart))
         content = grid(cards)
         parts.append(f"<h3>{escape(title)}</h3>\n{content}<br>" if content else "")
     return section(
@@ -129,7 +133,7 @@ def cost(runs: Sequence[RunData]) -> str:
                 "search": _duration(searched),
                 "one search step (median)": _duration(statistics.median(steps)) if steps else None,
                 "retraining": _duration(run.total_seconds("retrain") or None),
-                "network passes per step": plain(row.get("passes")),
+                "network passes": plain(row.get("passes")),
                 "evaluations per step": plain(row.get("evaluations")),
                 "peak memory, MB": f"{memory:,.0f}" if memory else None,
             }
@@ -140,7 +144,10 @@ def cost(runs: Sequence[RunData]) -> str:
         if not head or any(row[head] not in (None, MISSING) for row in table_rows)
     ]
     body = [[row[head] or MISSING for head in heads] for row in table_rows]
-    how = "An evaluation is one call of an objective or signal; a pass is one call of a network."
+    how = (
+        "Network passes are calls of a network in the whole search. An evaluation is one call of "
+        "an objective or signal."
+    )
     return section("Cost", how, table(heads, body) if len(heads) > 1 else "")
 
 
@@ -175,6 +182,8 @@ def _unit(key: str) -> str:
     last = key.split("/")[-1]
     if key.startswith("entropy/"):
         return "entropy, nats"
+    if key in ("agreement/edges", "agreement/operations"):
+        return "fraction in common"
     return {"error": "error, %", "lr": "learning rate"}.get(last, last.replace("_", " "))
 
 

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import pickle
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from torchvision import datasets
+from image_files import CifarFiles
 
 from mlopt.data import ImageData
 
@@ -30,46 +28,6 @@ def colours() -> ImageData:
         mean=(0.5, 0.4, 0.3),
         std=(0.2, 0.25, 0.5),
     )
-
-
-class CifarFiles:
-    """Writes small CIFAR folders; torchvision's checksums are replaced by mere existence."""
-
-    def __init__(self, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.root = root
-        for kind in (datasets.CIFAR10, datasets.CIFAR100):
-            for name in ("train_list", "test_list"):
-                files = [[file, None] for file, _ in getattr(kind, name)]
-                monkeypatch.setattr(kind, name, files)
-            monkeypatch.setattr(kind, "meta", kind.meta | {"md5": None})
-
-    def write(self, path: str, content: object) -> None:
-        file = self.root / path
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_bytes(pickle.dumps(content, protocol=2))
-
-    def cifar10(self, per_file: int = 4) -> np.ndarray:
-        """Returns the pixels of all files in order, (6 * per_file, 3072)."""
-        pixels = np.random.default_rng(0).integers(0, 256, (6 * per_file, 3072), dtype=np.uint8)
-        names = [f"data_batch_{k}" for k in range(1, 6)] + ["test_batch"]
-        for k, name in enumerate(names):
-            rows = slice(k * per_file, (k + 1) * per_file)
-            content = {"data": pixels[rows], "labels": [(k + i) % 10 for i in range(per_file)]}
-            self.write(f"cifar-10-batches-py/{name}", content)
-        meta = {"label_names": [f"thing {c}" for c in range(10)]}
-        self.write("cifar-10-batches-py/batches.meta", meta)
-        return pixels
-
-    def cifar100(self, count: int = 6) -> None:
-        for name in ("train", "test"):
-            content = {
-                "data": np.full((count, 3072), 7, dtype=np.uint8),
-                "fine_labels": list(range(94, 94 + count)),
-                "coarse_labels": [0] * count,
-            }
-            self.write(f"cifar-100-python/{name}", content)
-        meta = {"fine_label_names": [f"thing {c}" for c in range(100)], "coarse_label_names": []}
-        self.write("cifar-100-python/meta", meta)
 
 
 @pytest.fixture

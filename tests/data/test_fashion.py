@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import gzip
-import struct
 from pathlib import Path
 
 import pytest
 import torch
+from image_files import idx
 from torchvision import datasets
 
 from mlopt._errors import DataError
@@ -20,11 +20,6 @@ FILES = {
     "t10k-images-idx3-ubyte": (3, 28, 28),
     "t10k-labels-idx1-ubyte": (3,),
 }
-
-
-def idx(values: torch.Tensor) -> bytes:
-    header = bytes([0, 0, 8, values.ndim]) + struct.pack(f">{values.ndim}I", *values.shape)
-    return header + values.to(torch.uint8).numpy().tobytes()
 
 
 @pytest.fixture

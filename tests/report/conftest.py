@@ -6,6 +6,7 @@ import math
 import random
 import struct
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -112,3 +113,40 @@ def make_run(root: Path) -> RunFolder:
 def run(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
     """The made-up run; tests must not change it."""
     return make_run(tmp_path_factory.mktemp("runs") / "first")
+
+
+def _make_group(root: Path, learners: int) -> RunFolder:
+    """The folder of a run of several learners, the last of whom is the best."""
+    folder = RunFolder.create(root, {"learners": learners})
+    everyone = range(1, learners + 1)
+    for epoch in range(6):
+        loss = {k: 2.0 / (epoch + k) for k in everyone}
+        metrics = {f"learner_{k}/validation/loss": loss[k] for k in everyone}
+        metrics |= {f"learner_{k}/entropy/normal": 2.08 - 0.1 * k * epoch for k in everyone}
+        metrics |= {"agreement/edges": 0.5, "agreement/total_variation": 0.02 * epoch}
+        folder.log("search-epoch", epoch=epoch, **metrics)
+        folder.log("search", step=epoch, **{f"learner_{k}/stage1/loss": loss[k] for k in everyone})
+        folder.log("retrain", epoch=epoch, **{f"learner_{learners}/train/loss": 1.0 / (epoch + 1)})
+    rows = [
+        {"name": f"learner {k}", "validation/loss": 2.0 / (5 + k), "entropy/normal": 2.08 - 0.5 * k}
+        | {"genotype": f"normal cell of {k}\n  2 = skip_connect(0)"}
+        for k in reversed(everyone)
+    ]
+    rows[0] |= {"test_error": 3.25, "standard_error": 0.5, "parameters": 1234}
+    pairs = [
+        {"names": ["learner 1", f"learner {k}"], "edges": 0.75, "operations": 0.25}
+        | {"total_variation": 0.1}
+        for k in everyone[1:]
+    ]
+    folder.save_json("learners.json", {"learners": rows, "pairs": pairs})
+    folder.save_json("result.json", {"rows": [{"name": "SGL", "test_error": 3.25}]})
+    for k in everyone:
+        folder.path(f"cells_learner_{k}.svg").write_text(CELL)
+    folder.close()
+    return folder
+
+
+@pytest.fixture
+def make_group() -> Callable[[Path, int], RunFolder]:
+    """Makes a made-up run of several learners in a folder."""
+    return _make_group
