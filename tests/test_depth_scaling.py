@@ -1,0 +1,86 @@
+"""The ladder: evaluations are linear in its depth, and the hypergradient is that of all paths."""
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
+
+import depth_scaling  # noqa: E402
+from depth_ladder import LR, Ladder, betty_ladder, ladder_engine  # noqa: E402
+
+
+def truth(ladder):
+    """The top's gradient through all look-aheads, by autograd alone."""
+    t = ladder.modules["top"].value.detach().clone().requires_grad_()
+    ahead = {"top": t}
+    for name in ladder.names[:-1]:
+        x = ladder.modules[name].value.detach().clone().requires_grad_()
+        reads = [ahead[read] for read in ladder.reads[name]]
+        (g,) = torch.autograd.grad(ladder.objective(name, x, reads), x, create_graph=True)
+        ahead[name] = x.detach() - LR * g
+    loss = ladder.objective("top", t, [ahead[read] for read in ladder.reads["top"]])
+    return torch.autograd.grad(loss, t)[0]
+
+
+def through_the_ladder(ladder, gradient):
+    """A gradient without the top's own term, which would hide what comes through many layers."""
+    return gradient - ladder.modules["top"].value.detach() / 10
+
+
+@pytest.mark.parametrize(("product", "error"), [("exact", 1e-9), ("central", 1e-3)])
+@pytest.mark.parametrize("depth", [1, 2, 4, 8])
+def test_hypergradient_through_all_paths(depth, product, error):
+    ladder = Ladder(depth, 6, dtype=torch.float64)
+    engine, problems = ladder_engine(ladder, product)
+    (found,) = next(iter(engine.hypergradient(problems["top"]).values())).values()
+    found, wanted = (through_the_ladder(ladder, g) for g in (found, truth(ladder)))
+    assert (found - wanted).norm() < error * wanted.norm()
+
+
+@pytest.mark.parametrize("depth", range(2, 9))
+def test_evaluations_are_linear_in_depth(depth):
+    ladder = Ladder(depth, 4)
+    engine, _ = ladder_engine(ladder)
+    problems = 2 * depth + 2
+    assert len(ladder.names) == problems
+    assert ladder.edges == 4 * depth + 1
+    planned = engine.plan().evaluations
+    engine.step()  # the first step is preceded by the reading check
+    ladder.evaluations = 0
+    engine.step()
+    assert ladder.evaluations == planned == problems + 2 * (problems - 1)
+
+
+def test_eight_layers_need_52_evaluations():
+    row = depth_scaling.measure(8, 4, 0, "cpu")
+    assert row["plan, mlopt"] == row["evaluations, mlopt"] == 52
+    assert (row["problems"], row["edges"], row["paths"]) == (18, 33, 256)
+
+
+@pytest.mark.parametrize(("depth", "wanted"), [(1, 12), (2, 30), (4, 170), (6, 910), (8, 4626)])
+def test_evaluations_in_betty_grow_with_the_paths(depth, wanted):
+    pytest.importorskip("betty")
+    ladder = Ladder(depth, 4)
+    step, paths = betty_ladder(ladder)
+    step()
+    ladder.evaluations = 0
+    step()
+    assert paths == 2**depth
+    assert ladder.evaluations == wanted
+
+
+def test_benchmark_runs(tmp_path, monkeypatch):
+    path = tmp_path / "x.md"
+    arguments = ["--depths", "1", "2", "--size", "4", "--pairs", "2", "--output", str(path)]
+    monkeypatch.setattr(sys, "argv", [depth_scaling.__file__, *arguments])
+    monkeypatch.setattr("logging.disable", lambda level: None)
+    depth_scaling.main()
+    assert "| layers" in path.read_text(encoding="utf-8")
+    assert path.with_suffix(".svg").stat().st_size > 1000
+
+
+def test_ladder_runs_on_the_device(device):
+    ladder_engine(Ladder(2, 4, str(device)))[0].step()

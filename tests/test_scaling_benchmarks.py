@@ -1,0 +1,173 @@
+"""SGL's benchmark and the engine's: like is compared with like, and each runs at its smallest."""
+
+import argparse
+import itertools
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
+
+import engine_overhead  # noqa: E402
+import engine_overhead_steps  # noqa: E402
+import sgl_scaling  # noqa: E402
+from engine_overhead_steps import CONTESTANTS, World  # noqa: E402
+from lfm_cw_step import count_passes  # noqa: E402
+from scaling_chart import chart  # noqa: E402
+from sgl_graph import PRODUCTS, sgl_engine  # noqa: E402
+
+TINY = sgl_scaling.Size(channels=1, cells=3, nodes=1, image=8, batch=4)
+# Network passes of a step, and evaluations, for each learner; a lone one has no teachers.
+PASSES = {"first": 5, "one-sided": 8, "central": 11}
+EVALUATIONS = {"first": 3, "one-sided": 5, "central": 7}
+ALONE = {"first": 3, "one-sided": 4, "central": 5}
+
+
+# SGL.
+
+
+@pytest.mark.parametrize("learners", [1, 2, 3])
+@pytest.mark.parametrize("product", PRODUCTS)
+def test_hand_written_sgl_has_the_same_gradients(product, learners):
+    steps = 2 if learners == 2 else 1
+    assert sgl_scaling.check(learners, product, TINY, steps=steps) < 1e-9
+
+
+@pytest.mark.parametrize("learners", [1, 2, 3])
+@pytest.mark.parametrize("product", PRODUCTS)
+def test_passes_of_an_sgl_step(product, learners):
+    wanted = PASSES[product] * learners if learners > 1 else ALONE[product]
+    for method in ("mlopt", "hand"):
+        step = sgl_scaling.contestant(method, learners, product, TINY, "cpu")
+        assert count_passes(step) == wanted
+
+
+@pytest.mark.parametrize("learners", [2, 4, 8])
+@pytest.mark.parametrize("product", PRODUCTS)
+def test_planned_evaluations_of_an_sgl_step(product, learners):
+    engine = sgl_engine(sgl_scaling.World.make(learners, TINY, "cpu"), product)
+    assert engine.plan().evaluations == EVALUATIONS[product] * learners + 1
+
+
+def test_sgl_in_betty_takes_a_pass_for_every_path():
+    pytest.importorskip("betty")
+    step = sgl_scaling.contestant("Betty", 3, "central", TINY, "cpu")
+    # V once, W twice and once for each teacher, A once; two more of W for each path through it,
+    # two of W and two of V for each path through both.
+    learners, teachers = 3, 2
+    w = 2 + teachers
+    base = learners * (1 + w) + learners
+    one = 2 * w
+    both = 2 * w + 2
+    assert count_passes(step) == base + learners * one + learners * teachers * both
+
+
+def test_sgl_benchmark_runs(tmp_path, monkeypatch, capsys):
+    sizes = ["--channels", "1", "--cells", "3", "--nodes", "1", "--image", "8", "--batch", "4"]
+    run(
+        monkeypatch, sgl_scaling,
+        "--learners", "2", "--methods", "mlopt", "hand", "--pairs", "2", "--no-memory",
+        "--product", "first", "--output", str(tmp_path / "x.md"), *sizes,
+    )  # fmt: skip
+    table = (tmp_path / "x.md").read_text(encoding="utf-8")
+    assert "| learners" in table
+    assert "mlopt / hand" in table
+    assert "x.svg" in table
+    assert (tmp_path / "x.svg").stat().st_size > 1000
+    assert "learners" in capsys.readouterr().out
+
+
+def test_growth_is_the_time_of_more_learners_by_that_of_fewer(monkeypatch):
+    times = {"1": [1.0, 2.0], "3": [3.0, 6.0]}
+    monkeypatch.setattr(sgl_scaling, "rounds", lambda steps, *_: {k: times[k] for k in steps})
+    options = argparse.Namespace(product="first", device="cpu", pairs=2)
+    assert sgl_scaling.growth("mlopt", 1, 3, options, TINY).startswith("3.000 ")
+
+
+def test_sgl_runs_on_the_device(device):
+    sgl_scaling.contestant("mlopt", 2, "central", TINY, str(device))()
+
+
+# The engine's overhead.
+
+
+@pytest.mark.parametrize("product", engine_overhead_steps.PRODUCTS)
+@pytest.mark.parametrize("name", ["hand", "TorchOpt", "higher"])
+def test_contestants_take_the_same_steps(name, product):
+    if name in ("TorchOpt", "higher"):
+        pytest.importorskip(name.lower())
+    ours, theirs = (World(10, "cpu", torch.float64) for _ in range(2))
+    mine, other = CONTESTANTS["mlopt"](ours, product), CONTESTANTS[name](theirs, product)
+    if other is None:
+        pytest.skip("it has no such product")
+    for _ in range(3):
+        mine()
+        other()
+    for variable in ("w", "a"):
+        torch.testing.assert_close(
+            getattr(ours, variable).value, getattr(theirs, variable).value, rtol=1e-12, atol=1e-13
+        )
+
+
+def test_betty_steps_the_small_problem():
+    pytest.importorskip("betty")
+    world, still = World(10, "cpu"), World(10, "cpu")
+    CONTESTANTS["Betty"](world, "central")()
+    for variable in ("w", "a"):
+        assert not torch.equal(getattr(world, variable).value, getattr(still, variable).value)
+
+
+def test_loops_over_many_tensors_take_the_same_steps(monkeypatch):
+    made = []
+
+    class Recorded(engine_overhead.Many):
+        def __init__(self, count):
+            super().__init__(count)
+            self.double()
+            made.append(self)
+
+    monkeypatch.setattr(engine_overhead, "Many", Recorded)
+    previous = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        ours = engine_overhead.tensors_step(5, "cpu")
+        theirs = engine_overhead.tensors_hand(5, "cpu")
+    finally:
+        torch.set_default_dtype(previous)
+    for _ in range(3):
+        ours()
+        theirs()
+    mine, other = made[0](), made[1]()
+    assert not torch.equal(mine, torch.full_like(mine, 0.5))
+    torch.testing.assert_close(mine, other, rtol=1e-12, atol=1e-13)
+
+
+def test_overhead_benchmark_runs(tmp_path, monkeypatch):
+    run(
+        monkeypatch, engine_overhead,
+        "--pairs", "2", "--block", "2", "--problems", "1", "2", "--tensors", "1", "3",
+        "--output", str(tmp_path / "x.md"),
+    )  # fmt: skip
+    table = (tmp_path / "x.md").read_text(encoding="utf-8")
+    for heading in ("| product", "| problems", "| tensors"):
+        assert heading in table
+
+
+def test_slope_is_that_of_the_ends():
+    rows = [{"n": 10, "mlopt, us": 7.0}, {"n": 20, "mlopt, us": 9.0}, {"n": 30, "mlopt, us": 17.0}]
+    assert engine_overhead.slope(rows, "n", "mlopt") == pytest.approx(0.5)
+
+
+def test_chart_leaves_out_lines_without_points(tmp_path):
+    path = tmp_path / "x.svg"
+    points = list(itertools.pairwise([1.0, 2.0, 3.0]))
+    assert chart({"ms": {"mlopt": points, "Betty": []}}, "learners", path)
+    assert path.stat().st_size > 1000
+
+
+def run(monkeypatch, module, *arguments):
+    monkeypatch.setattr(sys, "argv", [module.__file__, *arguments])
+    monkeypatch.setattr("logging.disable", lambda level: None)
+    module.main()
