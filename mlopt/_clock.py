@@ -6,8 +6,8 @@ from torch import Tensor
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from ._graph import Graph
+from ._outcome import Outcome
 from ._problem import PerStep, Problem
-from ._step import Outcome
 
 __all__ = ["Clock"]
 
@@ -27,19 +27,21 @@ class Clock:
         self._sums: dict[Problem, Tensor] = {}
         self._counts: dict[Problem, int] = {}
 
-    def after_step(self, outcome: Outcome, *, ended: bool) -> None:
+    def after_step(self, outcome: Outcome, *, epochs: bool, ended: bool) -> None:
         """Count a step; at an epoch's end step its schedulers and take the means.
 
         Args:
             outcome: of the step.
+            epochs: whether there are any to take means over.
             ended: whether an epoch ended with it.
         """
         for problem in self.graph.problems:
             if problem not in outcome.updated:
                 continue
-            loss = outcome.metrics[f"{self.graph.labels[problem]}/loss"]
-            self._sums[problem] = self._sums[problem] + loss if problem in self._sums else loss
-            self._counts[problem] = self._counts.get(problem, 0) + 1
+            if epochs:
+                loss = outcome.metrics[f"{self.graph.labels[problem]}/loss"]
+                self._sums[problem] = self._sums[problem] + loss if problem in self._sums else loss
+                self._counts[problem] = self._counts.get(problem, 0) + 1
             if isinstance(problem.scheduler, PerStep):
                 problem.scheduler.scheduler.step()
         if ended:

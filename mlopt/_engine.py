@@ -20,13 +20,14 @@ from ._loop import Loop
 from ._measure import Measurement, measure
 from ._node import Node
 from ._operations import Iterate, Nest
+from ._outcome import Outcome
 from ._plan import Builder, Plan
 from ._point import Evaluator, cuda_devices
 from ._problem import Problem
 from ._replay import derive_seed
 from ._schedule import AbstractSchedule, Simultaneous
 from ._stack_check import compare_stacks
-from ._step import Outcome, Step
+from ._step import Step
 from ._stream import Feed, Stream
 from ._variable import Variable
 
@@ -96,13 +97,13 @@ class Engine:
         self.signals: dict[str, Any] = {}
         self.skipped: NonFiniteError | None = None
         self.measurement: Measurement | None = None
-        self.clock = Clock(self.graph)
         streams = dict.fromkeys(s for node in self.graph.nodes for s in node.streams)
         self._feed = Feed(streams, self._seed_of_stream, self.device)
         # A problem that waits for its start draws nothing: its stream cannot count towards it.
         self._epoch_stream: Stream | None = next(
             (p.streams[0] for p in self.graph.problems if p.streams and not p.start), None
         )
+        self.clock = Clock(self.graph)
         self._check_starts()
         self._evaluator = Evaluator(
             self.graph.nodes, self.graph.variables, cuda_devices(self.graph.variables, self.device)
@@ -307,7 +308,8 @@ class Engine:
         self.steps += 1
         if self._epoch_stream is not None:
             self.epoch = self._feed.passes[self._epoch_stream]
-        self.clock.after_step(outcome, ended=self.epoch > before)
+        epochs = self._epoch_stream is not None
+        self.clock.after_step(outcome, epochs=epochs, ended=self.epoch > before)
 
     def _non_finite(self, label: str, what: str) -> NonFiniteError:
         return NonFiniteError(

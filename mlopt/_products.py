@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -221,8 +222,8 @@ def check_product(method: object, product: Any) -> None:
 def _step(radius: float, direction: Tensors) -> tuple[Tensor, Tensor]:
     """The step e = radius / |u| and 1/e; both zero for a zero direction, decided on the device."""
     length = norm(direction).detach()  # where the product is differentiated, e is a constant
-    zero = torch.zeros_like(length)
-    return torch.where(length > 0, radius / length, zero), length / radius
+    inverse = length / radius
+    return inverse.reciprocal().nan_to_num(math.nan, posinf=0.0), inverse
 
 
 def _check_radius(product: AbstractProduct, radius: float) -> None:

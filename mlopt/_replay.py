@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 
 import torch
 
@@ -17,8 +16,7 @@ def derive_seed(*parts: object) -> int:
     return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "big") >> 1
 
 
-@contextmanager
-def replay(seed: int, cuda: Sequence[int] = ()) -> Iterator[None]:
+class replay:  # noqa: N801 - used as a function; a generator would cost twice its time
     """Seed torch's default generators for a block, and put them back as they were.
 
     Generators are seeded one by one: `torch.manual_seed` also queues work for devices that are
@@ -27,16 +25,19 @@ def replay(seed: int, cuda: Sequence[int] = ()) -> Iterator[None]:
     Args:
         seed: any integer of 64 bits.
         cuda: indices of the CUDA devices whose generators are seeded as well.
-
-    Yields:
-        Nothing.
     """
-    generators = [torch.default_generator, *(torch.cuda.default_generators[i] for i in cuda)]
-    states = [g.get_state() for g in generators]
-    try:
-        for generator in generators:
-            generator.manual_seed(seed)
-        yield
-    finally:
-        for generator, state in zip(generators, states, strict=True):
+
+    def __init__(self, seed: int, cuda: Sequence[int] = ()) -> None:
+        self._seed = seed
+        self._generators = [torch.default_generator]
+        if cuda:
+            self._generators += [torch.cuda.default_generators[i] for i in cuda]
+
+    def __enter__(self) -> None:
+        self._states = [generator.get_state() for generator in self._generators]
+        for generator in self._generators:
+            generator.manual_seed(self._seed)
+
+    def __exit__(self, *exception: object) -> None:
+        for generator, state in zip(self._generators, self._states, strict=True):
             generator.set_state(state)

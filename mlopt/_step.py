@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -24,6 +24,7 @@ from ._operations import (
     Settled,
     Total,
 )
+from ._outcome import Outcome
 from ._plan import Plan
 from ._point import Evaluator
 from ._problem import Problem
@@ -37,27 +38,7 @@ from ._total import TotalObjectives
 from ._transaction import Transaction
 from ._variable import Variable
 
-__all__ = ["Outcome", "Step"]
-
-
-@dataclass
-class Outcome:
-    """What a step did.
-
-    Attributes:
-        metrics: of the base evaluations, detached, on their devices.
-        signals: the signals' values by label, detached.
-        failed: the label of the first problem with a non-finite loss or gradient, and which of the
-            two it was; None if all was finite.
-        updated: the problems that were updated.
-        gradients: the total gradient of each problem by key.
-    """
-
-    metrics: dict[str, Any] = field(default_factory=dict)
-    signals: dict[str, Any] = field(default_factory=dict)
-    failed: tuple[str, str] | None = None
-    updated: set[Problem] = field(default_factory=set)
-    gradients: dict[Problem, Tensors] = field(default_factory=dict)
+__all__ = ["Step"]
 
 
 class Step:
@@ -83,11 +64,9 @@ class Step:
     ) -> None:
         self.graph, self.plan, self.evaluator, self._draw = graph, plan, evaluator, draw
         self.parameters = {p: trainable(p, evaluator.parameters) for p in graph.problems}
-        self.ascent = Ascent(graph, evaluator, self.parameters, dormant, self.batch, seed)
-        self._totals = lambda: TotalObjectives(
-            graph, evaluator, self.parameters, dormant, self._batch_in, seed
-        )
-        self.totals = self._totals()
+        self.dormant, self.seed = dormant, functools.cache(seed)
+        self.ascent = Ascent(graph, evaluator, self.parameters, dormant, self.batch, self.seed)
+        self._total_objectives: TotalObjectives | None = None
         self._inner_batches: dict[tuple[Problem, int, Stream], Any] = {}
         self.transaction = Transaction(evaluator)
         self.outcome = Outcome()
@@ -97,6 +76,20 @@ class Step:
         self._norms: dict[Problem, Tensor] = {}
         self._placing: dict[Problem, Any] = {}
         self._written: dict[Node, dict[Any, list[Tensor]]] = {}
+
+    @property
+    def totals(self) -> TotalObjectives:
+        """What has followed so far; it begins anew after an early commit or a draw."""
+        if self._total_objectives is None:
+            self._total_objectives = TotalObjectives(
+                self.graph,
+                self.evaluator,
+                self.parameters,
+                self.dormant,
+                self._batch_in,
+                self.seed,
+            )
+        return self._total_objectives
 
     def run(self) -> Outcome:
         """Carry out the plan's operations in order.
@@ -263,7 +256,7 @@ class Step:
             )
         self.ascent.forget(operation.forget)
         if operation.early:
-            self.totals = self._totals()
+            self._total_objectives = None
             self._inner_batches.clear()
 
     def _settled(self, operation: Settled) -> bool:
@@ -299,7 +292,7 @@ class Step:
             for node in operation.readers:
                 self._own_batches.setdefault(node, {}).update(fresh)
         self.ascent.forget(operation.forget)
-        self.totals = self._totals()
+        self._total_objectives = None
 
     def batch(self, node: Node) -> Any:
         """The batch that a node reads now: from each of its streams, drawn when first read."""

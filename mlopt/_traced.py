@@ -33,6 +33,7 @@ class Trajectory:
         losses: of each step.
         metrics: of the first.
         written: the buffers after it.
+        starts: those before each step, from which a segment is computed again.
     """
 
     value: Tensors = field(default_factory=dict)
@@ -40,6 +41,7 @@ class Trajectory:
     losses: list[Tensor] = field(default_factory=list)
     metrics: dict[str, Any] = field(default_factory=dict)
     written: dict[Any, list[Tensor]] = field(default_factory=dict)
+    starts: list[dict[Any, list[Tensor]]] = field(default_factory=list)
 
 
 class Tracer:
@@ -128,7 +130,9 @@ class Tracer:
         def objective(other: Tensors, inner: int = 0, arguments: Tensors | None = None) -> Tensor:
             at = Scope(self.total, problem, other, cut.moved(arguments) if arguments else cut,
                        differentiable=True, displaced=True, inner=inner)  # fmt: skip
-            start = own.written if buffers is None else buffers
+            if len(own.starts) == inner:
+                own.starts.append(own.written)
+            start = own.starts[inner] if buffers is None else buffers
             result, written = self.total.evaluate(problem, at, owner=problem.over, start=start)
             loss, metrics = split_loss(result, problem.name)
             # Without a game there is one evaluation a step, but where a segment is computed again.

@@ -374,3 +374,30 @@ def test_a_default_is_for_problems_that_are_read() -> None:
     assert_close(w["R"].value.detach(), before - 0.1 * gradient, 1e-12)
     upper.optimizer = None
     mlopt.Engine([w["target"], lower, upper], hypergrad=Unrolled(2)).hypergradient(upper)
+
+
+def test_recomputed_steps_start_from_the_buffers_of_their_time() -> None:
+    """Spectral norm's vectors are read as well as written: later ones give another gradient."""
+
+    def gradient(recompute: bool) -> Tensor:
+        torch.manual_seed(3)
+        net = torch.nn.utils.parametrizations.spectral_norm(
+            torch.nn.Linear(4, 4, dtype=torch.float64), n_power_iterations=1
+        )
+        x = torch.randn(6, 4, dtype=torch.float64)
+        W = mlopt.Variable(net, "w")
+        A = mlopt.Variable(torch.nn.Parameter(torch.ones(4, dtype=torch.float64)), "a")
+
+        @mlopt.problem(over=W, given=[A], optimizer=torch.optim.SGD(W.parameters(), 0.5),
+                       hypergrad=Unrolled(5, recompute=recompute))  # fmt: skip
+        def train(w, a):
+            return (torch.tanh(w(x)) * a).pow(3).mean() - w(x).sin().mean()
+
+        @mlopt.problem(over=A, given=[W])
+        def valid(a, w):
+            return w(x).square().mean() + a.square().sum()
+
+        return mlopt.Engine([train, valid]).hypergradient(valid)[A][""]
+
+    stored, recomputed = gradient(False), gradient(True)
+    assert torch.linalg.vector_norm(stored - recomputed) < 1e-12 * torch.linalg.vector_norm(stored)
