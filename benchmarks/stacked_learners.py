@@ -13,14 +13,13 @@ Steps are taken in pairs, in alternating order: a ratio holds on a noisy machine
 from __future__ import annotations
 
 import argparse
-import platform
 import statistics
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from error_vs_cost import header
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
@@ -180,17 +179,13 @@ def main(arguments: list[str] | None = None) -> list[dict[str, object]]:
         for size in options.sizes
         for learners in options.learners
     ]
-    threads = f"{torch.get_num_threads()} CPU threads"
-    machine = torch.cuda.get_device_name() if options.device != "cpu" else threads
-    given = " ".join(sys.argv[1:] if arguments is None else arguments)
-    text = (
-        f"# Stacked learners\n\n`python benchmarks/stacked_learners.py {given}`\n\n"
-        f"{machine}, {platform.machine()}, torch {torch.__version__}; {options.pairs} pairs of "
-        f"steps, {options.product} product. Times: medians. Ratio: of the medians, and the "
-        "quartiles of the pairs' ratios; below 1 the stack is faster. Difference: of all gradients "
-        "of the first step, relative, in float64.\n\n"
-        f"{format_table(rows, markdown=True)}\n"
+    extra = (
+        f"{options.pairs} pairs of steps, {options.product} product. Times: medians. Ratio: of the "
+        "medians, and the quartiles of the pairs' ratios; below 1 the stack is faster. Difference: "
+        "of all gradients of the first step, relative, in float64."
     )
+    text = f"{header('Stacked learners', options.device, extra)}\n"
+    text += f"{format_table(rows, markdown=True)}\n"
     print(text)
     if options.output:
         options.output.write_text(text, encoding="utf-8")
