@@ -131,22 +131,21 @@ class Compiler:
                 ) from error
             self._functions[node] = self._counted(node, function)
 
-    def choose(self, node: Node, plain: Callable[..., Any], keep: bool) -> Callable[..., Any]:
+    def choose(self, node: Node, keep: bool) -> Callable[..., Any]:
         """What is called for one evaluation.
 
         Args:
             node: the problem or signal.
-            plain: what is called without compilation.
             keep: whether the evaluation's graph outlives it.
 
         Returns:
             A function of the node's arguments.
         """
-        if self._paused or plain is not node.fn or node not in self._functions:
-            return plain
+        if self._paused or node not in self._functions:
+            return node.fn
         twice = keep and not (isinstance(node, Signal) and self._once)
         # `outputs` cuts the graph while the model's outputs are marked, for second derivatives.
-        return plain if twice or _marked.get() is not None else self._functions[node]
+        return node.fn if twice or _marked.get() is not None else self._functions[node]
 
     @contextmanager
     def paused(self) -> Iterator[None]:

@@ -107,10 +107,8 @@ class Evaluator:
         self.count: Counter[Node] = Counter()
         # how a node is evaluated where second derivatives will be taken, if not as it is
         self.regions: dict[Any, Callable[[], AbstractContextManager[Any]]] = {}
-        # what is called for a node, if not its function as it is
-        self.functions: dict[Any, Callable[..., Any]] = {}
-        # (node, that function, keep) -> the same function, or another that computes the same
-        self.choose: Callable[..., Callable[..., Any]] = lambda node, function, keep: function
+        # (node, keep) -> its function, or another that computes the same
+        self.choose: Callable[[Node, bool], Callable[..., Any]] = lambda node, keep: node.fn
         self._lent: list[tuple[Binding, list[Tensor]]] = []
         self.bindings: dict[Any, Binding] = {
             v: Binding.of(v.value) for v in variables if isinstance(v.value, nn.Module)
@@ -161,7 +159,7 @@ class Evaluator:
                         slot[key] = copy
             region = self.regions.get(node, nullcontext) if keep else nullcontext
             with replay(point.seed, self.cuda), region():
-                call = self.choose(node, self.functions.get(node, node.fn), keep)
+                call = self.choose(node, keep)
                 result = call(*self.arguments(node, point))
             owners = tuple(owner)
             for source, binding, copies in lent:
