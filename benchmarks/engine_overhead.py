@@ -2,7 +2,8 @@
 
 The problems are so small that nothing else is measured. A bilevel problem of ten numbers is stepped
 by mlopt, by a bare loop, and by the libraries that can: Betty (type darts) beside the central
-difference, TorchOpt's MetaSGD and higher (one unrolled step) beside the exact product.
+difference, TorchOpt's MetaSGD and higher (one unrolled step) beside the exact product. "own" is
+what mlopt's step takes beyond the loop's.
 
     python benchmarks/engine_overhead.py
     python benchmarks/engine_overhead.py --device cuda --output benchmarks/results/x.md
@@ -64,6 +65,11 @@ def bilevel_row(product: str, size: int, count: int, block: int, device: str) ->
     row: Row = {"product": product}
     row |= {f"{name}, us": round(statistics.median(found)) for name, found in times.items()}
     row |= {f"mlopt / {n}": ratio(times["mlopt"], t) for n, t in times.items() if n != "mlopt"}
+    # What the engine adds to the loop, and what part that is of Betty's whole step.
+    own = [ours - bare for ours, bare in zip(times["mlopt"], times["hand"], strict=True)]
+    row["own, us"] = round(statistics.median(own))
+    if "Betty" in times:
+        row["own / Betty"] = ratio(own, times["Betty"])
     row["hand / hand"] = ratio(again, times["hand"])
     return row
 

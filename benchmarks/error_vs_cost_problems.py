@@ -22,6 +22,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, softplus
 
+from mlopt import _derivatives
+
 Batch = tuple[Tensor, Tensor]
 Objective = Callable[[Tensor, Tensor, Batch], Tensor]
 Solve = Callable[[Tensor, Tensor], Tensor]
@@ -203,10 +205,14 @@ def counted(problem: Problem) -> Iterator[tuple[Problem, Counts]]:
         return call
 
     torch.autograd.grad, torch.autograd.backward = counting(grad), counting(backward)
+    found = _derivatives._engine
+    if (direct := found()) is not None:  # mlopt calls this in place of torch.autograd.grad
+        _derivatives._engine = lambda: counting(direct)
     try:
         yield dataclasses.replace(problem, lower=lower), counts
     finally:
         torch.autograd.grad, torch.autograd.backward = grad, backward
+        _derivatives._engine = found
 
 
 def smooth(seed: int = 0, features: int = 200, samples: int = 300) -> Problem:

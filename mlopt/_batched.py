@@ -13,7 +13,6 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from ._node import Node
 from ._point import Evaluator, Point
-from ._replay import replay
 from ._signal import Signal, join, split
 from ._variable import Variable
 
@@ -111,7 +110,8 @@ def evaluate_as_one(
     if 0 not in call.columns.dims:
         raise NotStackable("they read nothing that differs.", lasting=True)
     run = torch.func.vmap(call, in_dims=(call.columns.dims,), randomness=randomness)
-    with replay(points[0].seed, evaluator.cuda), region():
+    with evaluator.generators, region():
+        evaluator.generators.seed(points[0].seed)
         try:
             outputs, buffers = run(call.columns.tensors)
         except Exception as error:  # the user's function under vmap may raise anything

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -43,12 +44,36 @@ def derivatives(
     if not outputs or not inputs:
         return {}
     _count += 1
-    found = torch.autograd.grad(
-        list(outputs),
-        list(inputs.values()),
-        None if cotangents is None else list(cotangents),
-        create_graph=create_graph,
-        retain_graph=retain_graph,
-        allow_unused=True,
-    )
+    keep = create_graph if retain_graph is None else retain_graph
+    by = tuple(inputs.values())
+    run = _engine()
+    if run is None:
+        found = torch.autograd.grad(
+            outputs, by, cotangents, retain_graph=keep, create_graph=create_graph, allow_unused=True
+        )
+    else:
+        along = [torch.ones_like(t) for t in outputs] if cotangents is None else cotangents
+        found = run(tuple(outputs), tuple(along), keep, create_graph, by, True, False)
     return {k: g for k, g in zip(inputs, found, strict=True) if g is not None}
+
+
+@functools.cache
+def _engine() -> Callable[..., Sequence[Tensor | None]] | None:
+    """The call that `torch.autograd.grad` ends in, if this torch has it as it is known here.
+
+    The checks before it, of arguments that are always right here, are a good part of a small pass.
+
+    Returns:
+        (outputs, cotangents, keep the graph, make one of the result, inputs, may some be unused,
+        add to .grad) -> gradients; None where it is not found or does something else.
+    """
+    try:
+        run = torch.autograd.Variable._execution_engine.run_backward  # type: ignore[attr-defined]
+        with torch.enable_grad():
+            x, unused = (torch.ones((), requires_grad=True) for _ in range(2))
+            y = 3 * x
+            found = run((y,), (torch.ones_like(y),), False, False, (x, unused), True, False)
+    except Exception:  # whatever a torch raises that has no such call
+        return None
+    as_known = len(found) == 2 and found[1] is None and x.grad is None and found[0].item() == 3
+    return run if as_known else None

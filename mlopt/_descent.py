@@ -5,17 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import torch
-
 from ._derivatives import derivatives
 from ._graph import Graph, Sweep
-from ._hypergrad import Response
 from ._node import Node
 from ._problem import Problem
 from ._signal import Signal
 from ._sweep import Ascent
-from ._tensors import Tensors, accumulate
-from ._together import pull_together
+from ._tensors import Tensors
+from ._together import Together, pull_together
 
 __all__ = ["total_gradients"]
 
@@ -33,33 +30,18 @@ def total_gradients(ascent: Ascent, sweeps: Sequence[Sweep]) -> list[Tensors]:
     Returns:
         Their gradients by key; parameters that nothing depends on are absent.
     """
-    graph = ascent.graph
-    walks = []
-    for sweep in sweeps:
-        response = ascent.problems[sweep.upper].response
-        walks.append(walk := _Walk(sweep, response))
-        if sweep.nodes:
-            walk.distribute(graph, sweep.upper, response.argument_gradient)
+    walks = [_Walk(ascent, sweep) for sweep in sweeps]
     seen: set[Node] = set()
-    for node in _downwards(graph, sweeps):
-        if node in seen:
-            continue
+    for node in _downwards(ascent.graph, sweeps):
         together = ascent.together.get(node)
-        visited = {node} if together is None else set(together.nodes)
-        seen |= visited
-        waiting = [(n, walk) for walk in walks for n in walk.cotangents if n in visited]
-        while waiting:
-            now: dict[Node, _Walk] = {}  # one cotangent on each node at a time
-            for n, walk in waiting:
-                now.setdefault(n, walk)
-            waiting = [(n, walk) for n, walk in waiting if now[n] is not walk]
-            asked = [(n, w.cotangents.pop(n), w.sweep.edges[n]) for n, w in now.items()]
-            if together is None:
-                found = [_pullback(ascent, *each) for each in asked]
-            else:
-                found = pull_together(ascent, together, asked)
-            for (n, walk), passed in zip(now.items(), found, strict=True):
-                walk.distribute(graph, n, passed)
+        if together is None:
+            for walk in walks:
+                cotangent = walk.cotangents.pop(node, None)
+                if cotangent is not None:
+                    walk.distribute(node, _pullback(ascent, node, cotangent, walk.edges[node]))
+        elif node not in seen:
+            seen.update(together.nodes)
+            _pass_together(ascent, together, walks)
     return [walk.total for walk in walks]
 
 
@@ -67,25 +49,50 @@ class _Walk:
     """One problem's way down: the cotangents on what it has yet to visit, and its gradient.
 
     Args:
+        ascent: holds the evaluations.
         sweep: the walk.
-        response: the problem's base evaluation.
     """
 
-    def __init__(self, sweep: Sweep, response: Response) -> None:
-        self.sweep = sweep
+    def __init__(self, ascent: Ascent, sweep: Sweep) -> None:
+        self.graph, self.upper, self.edges = ascent.graph, sweep.upper, sweep.edges
         self.cotangents: dict[Node, Tensors] = {}
+        response = ascent.problems[sweep.upper].response
         gradient = response.gradient
         self.total = {k: g.detach() if g.requires_grad else g for k, g in gradient.items()}
+        if sweep.nodes:
+            self.distribute(sweep.upper, response.argument_gradient)
 
-    def distribute(self, graph: Graph, node: Node, passed: Tensors) -> None:
+    def distribute(self, node: Node, passed: Tensors) -> None:
         """Add what arrives at each source of a node to that source's sum."""
+        sums: dict[Any, Tensors] = {}
         for key, tensor in passed.items():
-            if key[0] in self.sweep.upper.over:
-                accumulate(self.total, {key: tensor})
-            else:
-                below = graph.source_node(node, key[0])
-                assert below is not None
-                accumulate(self.cotangents.setdefault(below, {}), {key: tensor})
+            source = key[0]
+            if source not in sums:
+                sums[source] = self._sum(node, source)
+            held = sums[source].get(key)
+            sums[source][key] = tensor if held is None else held + tensor
+
+    def _sum(self, node: Node, source: Any) -> Tensors:
+        """Where cotangents from a node on one of its sources are added up."""
+        if source in self.upper.over:
+            return self.total
+        below = self.graph.source_node(node, source)
+        assert below is not None
+        return self.cotangents.setdefault(below, {})
+
+
+def _pass_together(ascent: Ascent, together: Together, walks: Sequence[_Walk]) -> None:
+    """Pull back what waits on nodes that were evaluated as one."""
+    waiting = [(n, walk) for walk in walks for n in walk.cotangents if n in together.nodes]
+    while waiting:
+        now: dict[Node, _Walk] = {}  # one cotangent on each node at a time
+        for n, walk in waiting:
+            now.setdefault(n, walk)
+        waiting = [(n, walk) for n, walk in waiting if now[n] is not walk]
+        asked = [(n, walk.cotangents.pop(n), walk.edges[n]) for n, walk in now.items()]
+        found = pull_together(ascent, together, asked)
+        for (n, walk), passed in zip(now.items(), found, strict=True):
+            walk.distribute(n, passed)
 
 
 def _downwards(graph: Graph, sweeps: Sequence[Sweep]) -> Sequence[Node]:
@@ -103,5 +110,4 @@ def _pullback(ascent: Ascent, node: Node, cotangent: Tensors, edges: Sequence[An
     assert isinstance(node, Problem)
     response = ascent.problems[node].response
     wanted = [k for k in response.arguments if k[0] in edges]
-    with torch.no_grad():
-        return ascent.graph.methods[node].pullback(response, cotangent, wanted)
+    return ascent.graph.methods[node].pullback(response, cotangent, wanted)

@@ -138,7 +138,7 @@ class Engine:
             The plan; print it for a table.
         """
         self._check()
-        plan, dormant = self._compose(), self._active()[1]
+        plan, dormant = self._compose()
         trials = [o for o in plan.operations if isinstance(o, Nest | Iterate)]
         if any(o.calls is None for o in trials):
             try:
@@ -147,14 +147,14 @@ class Engine:
                 self._feed.give_back()
         return plan
 
-    def _compose(self) -> Plan:
-        active, dormant = self._active()
-        key = (active, dormant)
+    def _compose(self) -> tuple[Plan, frozenset[Problem]]:
+        """The plan of the next step, and the problems before their start."""
+        active, dormant = key = self._active()
         if key not in self._plans:
             builder = Builder(self.graph, dormant)
             self.schedule.compose(builder, active)
             self._plans[key] = Plan(self.graph, tuple(builder.operations))
-        return self._plans[key]
+        return self._plans[key], dormant
 
     def seed_of(self, node: Node, inner: int = 0, *, step: int | None = None) -> int:
         """The seed of a node's evaluations: torch's generators are set to it, and put back.
@@ -222,10 +222,9 @@ class Engine:
                 more than `skip_nonfinite` steps in a row have failed.
         """
         self._check()
-        active, dormant = self._active()
-        if not any(p.optimizer for p in self.graph.problems):
+        if all(p.optimizer is None for p in self.graph.problems):
             raise GraphError("Engine: no problem has an optimizer, so there is nothing to step.")
-        plan = self._compose()
+        plan, dormant = self._compose()
         try:
             if self.measurement is None:
                 # Its hooks would be compiled into the functions.
@@ -335,8 +334,8 @@ class Engine:
         step = self._step(Plan(self.graph, ()), frozenset())
         try:
             with self._compiler.paused():
-                check_reads(self.graph, self._evaluator, step.batch, self.seed_of)
-                compare_stacks(self.graph, self._evaluator, step.batch, self.seed_of)
+                check_reads(self.graph, self._evaluator, step.batches, self.seed_of)
+                compare_stacks(self.graph, self._evaluator, step.batches, self.seed_of)
         finally:
             self._feed.give_back()
         self._checked = True

@@ -89,11 +89,12 @@ class Response:
         own = {k: t.view_as(t) if again and t.requires_grad else t.detach().requires_grad_()
                for k, t in value.items() if k in wanted}  # fmt: skip
         with torch.enable_grad():
-            # The value may depend on the arguments too; what is wanted is the partial derivative.
-            arguments = {k: t.view_as(t) for k, t in self.arguments.items()} if again else None
-            loss = self.objective({**value, **own}, 0, arguments)
-            inputs = {**(arguments or self.arguments), **own}
-            inputs = {k: inputs[k] for k in wanted}
+            arguments = self.arguments
+            if again:  # w may depend on them too; what is wanted is the partial derivative
+                arguments = {k: t.view_as(t) for k, t in arguments.items()}
+            at = {**value, **own} if own else value
+            loss = self.objective(at, 0, arguments if again else None)
+            inputs = {k: own[k] if k in own else arguments[k] for k in wanted}
             return gradient(loss, inputs, self.name, create_graph=again)
 
 

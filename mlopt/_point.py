@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ._node import Node
-from ._replay import replay
+from ._replay import Generators
 from ._signal import Signal
 from ._tensors import clone
 from ._variable import Variable
@@ -104,6 +104,7 @@ class Evaluator:
         self, nodes: Iterable[Node], variables: Iterable[Variable], cuda: tuple[int, ...]
     ) -> None:
         self.cuda = cuda
+        self.generators = Generators(cuda)
         self.count: Counter[Node] = Counter()
         # how a node is evaluated where second derivatives will be taken, if not as it is
         self.regions: dict[Any, Callable[[], AbstractContextManager[Any]]] = {}
@@ -113,9 +114,13 @@ class Evaluator:
         self.bindings: dict[Any, Binding] = {
             v: Binding.of(v.value) for v in variables if isinstance(v.value, nn.Module)
         }
+        self._bound: dict[Node, list[Any]] = {}
         for node in nodes:
+            read = (r.source for r in node.reads if not isinstance(r.source, Signal))
+            self._bound[node] = [source for source in read if source in self.bindings]
             if isinstance(node, Signal) and node.state is not None:
                 self.bindings[node] = Binding.of(node.state)
+                self._bound[node].append(node)
 
     def __call__(
         self,
@@ -143,7 +148,7 @@ class Evaluator:
         lent: list[tuple[Any, Binding, list[Tensor]]] = []
         written: dict[Any, list[Tensor]] = {}
         try:
-            for source in self.bound(node):
+            for source in self._bound[node]:
                 binding = self.bindings[source]
                 for name, tensor in point.values.get(source, {}).items():
                     for slot, key in binding.parameters[name]:
@@ -158,9 +163,9 @@ class Evaluator:
                         swapped.append((slot, key, slot[key]))
                         slot[key] = copy
             region = self.regions.get(node, nullcontext) if keep else nullcontext
-            with replay(point.seed, self.cuda), region():
-                call = self.choose(node, keep)
-                result = call(*self.arguments(node, point))
+            with self.generators, region():
+                self.generators.seed(point.seed)
+                result = self.choose(node, keep)(*self.arguments(node, point))
             owners = tuple(owner)
             for source, binding, copies in lent:
                 if source in owners:  # a module may assign its buffers anew instead of writing them
@@ -187,6 +192,8 @@ class Evaluator:
 
     def commit(self, written: Mapping[Any, list[Tensor]]) -> None:
         """Write buffers into the modules they belong to."""
+        if not written:
+            return
         with torch.no_grad():
             for source, tensors in written.items():
                 binding = self.bindings[source]
@@ -207,19 +214,16 @@ class Evaluator:
 
     def bound(self, node: Node) -> list[Any]:
         """What a node reads that is a module, and its own memory."""
-        bound = [
-            r.source
-            for r in node.reads
-            if r.source in self.bindings and not isinstance(r.source, Signal)
-        ]
-        return [*bound, node] if node in self.bindings else bound
+        return self._bound[node]
 
     def arguments(self, node: Node, point: Point) -> list[Any]:
         """What a node's function is called with."""
         arguments: list[Any] = []
         for argument in node.arguments:
-            values = [_value(read.source, point) for read in argument.reads]
-            arguments.append(values if argument.is_list else values[0])
+            if argument.is_list:
+                arguments.append([_value(read.source, point) for read in argument.reads])
+            else:
+                arguments.append(_value(argument.reads[0].source, point))
         if node.streams:
             arguments.append(point.batch)
         return arguments
@@ -227,11 +231,12 @@ class Evaluator:
 
 def _value(source: Any, point: Point) -> Any:
     """What a function receives: a signal's value, the tensor, or the module itself."""
-    if isinstance(source, Signal):
+    if source in point.signals:
         return point.signals[source]
-    if isinstance(source.value, Tensor):
-        return point.values.get(source, {}).get("", source.value)
-    return source.value
+    if source.is_module:
+        return source.value
+    swapped = point.values.get(source)
+    return source.value if swapped is None else swapped.get("", source.value)
 
 
 def cuda_devices(variables: Iterable[Variable], device: torch.device | None) -> tuple[int, ...]:

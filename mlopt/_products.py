@@ -14,7 +14,7 @@ from torch import Tensor
 from ._derivatives import derivatives
 from ._errors import GraphError
 from ._hypergrad import Cost, Response
-from ._tensors import Key, Tensors, add_scaled, difference, norm
+from ._tensors import Key, Tensors, add_scaled, apart, difference, norm
 
 __all__ = ["AbstractProduct", "Central", "Differences", "Exact", "OneSided", "check_product"]
 
@@ -156,7 +156,7 @@ class Central(Differences):
 
     def points(self, response: Response, direction: Tensors) -> tuple[list[Tensors], Tensor]:
         step, inverse = _step(self.radius, direction)
-        return [add_scaled(response.value, direction, s) for s in (step, -step)], inverse
+        return apart(response.value, direction, step), inverse
 
     def combine(
         self, response: Response, wanted: Sequence[Key], answers: Sequence[Tensors], inverse: Tensor

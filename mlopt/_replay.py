@@ -1,4 +1,4 @@
-"""Seeds, and generators that are set for one evaluation and then put back."""
+"""Seeds, and generators that are lent to evaluations and then put back."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import torch
 
-__all__ = ["derive_seed", "replay"]
+__all__ = ["Generators", "derive_seed", "replay"]
 
 
 def derive_seed(*parts: object) -> int:
@@ -16,11 +16,51 @@ def derive_seed(*parts: object) -> int:
     return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "big") >> 1
 
 
-class replay:  # noqa: N801 - used as a function; a generator would cost twice its time
-    """Seed torch's default generators for a block, and put them back as they were.
+class Generators:
+    """Torch's default generators: put back, after a block, as they were before it.
 
-    Generators are seeded one by one: `torch.manual_seed` also queues work for devices that are
-    never used, and formats a stack trace for each.
+    Blocks may be nested. The outermost one alone reads the states, which takes longer than seeding:
+    a step opens one block around all of its evaluations.
+
+    Args:
+        cuda: indices of the CUDA devices whose generators are meant as well.
+    """
+
+    def __init__(self, cuda: Sequence[int] = ()) -> None:
+        self.cuda = tuple(cuda)
+        self._depth = 0
+        self._generators: list[torch.Generator] = []
+        self._states: list[torch.Tensor] = []
+
+    def __enter__(self) -> Generators:
+        if self._depth == 0:
+            cuda = [torch.cuda.default_generators[i] for i in self.cuda]
+            self._generators = [torch.default_generator, *cuda]
+            self._states = [generator.get_state() for generator in self._generators]
+        self._depth += 1
+        return self
+
+    def seed(self, seed: int) -> None:
+        """Seed them; only inside a block.
+
+        They are seeded one by one: `torch.manual_seed` also queues work for devices that are never
+        used, and formats a stack trace for each.
+
+        Args:
+            seed: any integer of 64 bits.
+        """
+        for generator in self._generators:
+            generator.manual_seed(seed)
+
+    def __exit__(self, *exception: object) -> None:
+        self._depth -= 1
+        if self._depth == 0:
+            for generator, state in zip(self._generators, self._states, strict=True):
+                generator.set_state(state)
+
+
+class replay(Generators):  # noqa: N801 - used as a function
+    """Seed torch's default generators for a block, and put them back as they were.
 
     Args:
         seed: any integer of 64 bits.
@@ -28,16 +68,10 @@ class replay:  # noqa: N801 - used as a function; a generator would cost twice i
     """
 
     def __init__(self, seed: int, cuda: Sequence[int] = ()) -> None:
+        super().__init__(cuda)
         self._seed = seed
-        self._generators = [torch.default_generator]
-        if cuda:
-            self._generators += [torch.cuda.default_generators[i] for i in cuda]
 
-    def __enter__(self) -> None:
-        self._states = [generator.get_state() for generator in self._generators]
-        for generator in self._generators:
-            generator.manual_seed(self._seed)
-
-    def __exit__(self, *exception: object) -> None:
-        for generator, state in zip(self._generators, self._states, strict=True):
-            generator.set_state(state)
+    def __enter__(self) -> Generators:
+        super().__enter__()
+        self.seed(self._seed)
+        return self

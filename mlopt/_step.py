@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ._batches import Batches
 from ._derivatives import backward_passes
 from ._descent import total_gradients
 from ._graph import Graph
@@ -62,16 +64,15 @@ class Step:
         draw: Callable[[Stream], Any],
         seed: Callable[[Node, int], int],
     ) -> None:
-        self.graph, self.plan, self.evaluator, self._draw = graph, plan, evaluator, draw
+        self.graph, self.plan, self.evaluator = graph, plan, evaluator
         self.parameters = {p: trainable(p, evaluator.parameters) for p in graph.problems}
-        self.dormant, self.seed = dormant, functools.cache(seed)
-        self.ascent = Ascent(graph, evaluator, self.parameters, dormant, self.batch, self.seed)
-        self._total_objectives: TotalObjectives | None = None
-        self._inner_batches: dict[tuple[Problem, int, Stream], Any] = {}
+        self.dormant, self.seed = dormant, seed
+        # Nothing in here refers back to the step: what it held is freed with it, at once.
+        self.batches = Batches(graph, draw)
+        self.ascent = Ascent(graph, evaluator, self.parameters, dormant, self.batches, seed)
         self.transaction = Transaction(evaluator)
         self.outcome = Outcome()
-        self._batches: dict[Stream, Any] = {}
-        self._own_batches: dict[Node, dict[Stream, Any]] = {}
+        self._total_objectives: TotalObjectives | None = None
         self._watched: list[tuple[Node, str, Tensor]] = []
         self._norms: dict[Problem, Tensor] = {}
         self._placing: dict[Problem, Any] = {}
@@ -86,8 +87,8 @@ class Step:
                 self.evaluator,
                 self.parameters,
                 self.dormant,
-                self._batch_in,
-                self.seed,
+                self.batches.inside,
+                functools.cache(self.seed),
             )
         return self._total_objectives
 
@@ -97,32 +98,19 @@ class Step:
         Returns:
             The outcome; if something was not finite, nothing has been committed.
         """
+        operations, at = self.plan.operations, 0
         try:
-            at = 0
-            while at < len(self.plan.operations):
-                operation = self.plan.operations[at]
-                at += 1
-                if isinstance(operation, Evaluate):
-                    self._evaluate(operation)
-                elif isinstance(operation, Total):
-                    totals = self._beside(at - 1)
-                    self._total(totals)
-                    at += len(totals) - 1
-                elif isinstance(operation, Nest | Iterate):
-                    with self._counted(operation):
-                        if isinstance(operation, Nest):
-                            self._nest(operation.problem)
-                        else:
-                            self._iterate(operation.problem)
-                elif isinstance(operation, Commit):
+            while at < len(operations) and self.outcome.failed is None:
+                operation = operations[at]
+                if isinstance(operation, Commit):
                     self._commit(operation)
-                elif isinstance(operation, Draw):
-                    self._redraw(operation)
-                elif isinstance(operation, Settled):
-                    at = operation.end if self._settled(operation) else at
-                elif isinstance(operation, Decide) and not self._decide():
-                    self.transaction.undo()
-                    return self.outcome
+                    at += 1
+                else:
+                    # Optimizers have the caller's grad mode and generators, evaluations their own.
+                    with torch.no_grad(), self.evaluator.generators:
+                        at = self._compute(at)
+            if self.outcome.failed is not None:
+                self.transaction.undo()
         except BaseException:
             self.transaction.undo()
             raise
@@ -133,6 +121,35 @@ class Step:
                 self.evaluator.commit(self._written.get(signal, {}))
         self.outcome.updated = self.transaction.updated
         return self.outcome
+
+    def _compute(self, at: int) -> int:
+        """Carry out operations from here to the next commit; where it stands, or the end."""
+        operations = self.plan.operations
+        while at < len(operations):
+            operation = operations[at]
+            if isinstance(operation, Evaluate):
+                self._evaluate(operation)
+            elif isinstance(operation, Total):
+                totals = self._beside(at)
+                self._total(totals)
+                at += len(totals) - 1
+            elif isinstance(operation, Commit):
+                break
+            elif isinstance(operation, Nest | Iterate):
+                with self._counted(operation):
+                    if isinstance(operation, Nest):
+                        self._nest(operation.problem)
+                    else:
+                        self._iterate(operation.problem)
+            elif isinstance(operation, Draw):
+                self._redraw(operation)
+            elif isinstance(operation, Settled):
+                if self._settled(operation):
+                    return operation.end
+            elif isinstance(operation, Decide) and not self._decide():
+                break
+            at += 1
+        return at
 
     def _evaluate(self, operation: Evaluate) -> None:
         stack = operation.together
@@ -174,12 +191,14 @@ class Step:
 
     def _beside(self, at: int) -> list[Total]:
         """The operation at this place, and those right behind it for others of its stack."""
+        first = self.plan.operations[at]
+        assert isinstance(first, Total)
+        stack = self.graph.stacks.get(first.problem)
+        if stack is None:
+            return [first]
         totals: list[Total] = []
         for operation in self.plan.operations[at:]:
-            if not isinstance(operation, Total):
-                break
-            stack = self.graph.stacks.get(operation.problem)
-            if totals and (stack is None or stack is not self.graph.stacks.get(totals[0].problem)):
+            if not (isinstance(operation, Total) and operation.problem in stack.members):
                 break
             totals.append(operation)
         return totals
@@ -257,7 +276,7 @@ class Step:
         self.ascent.forget(operation.forget)
         if operation.early:
             self._total_objectives = None
-            self._inner_batches.clear()
+            self.batches.begin_anew()
 
     def _settled(self, operation: Settled) -> bool:
         """Whether a turn has come to its end: one host synchronisation a round."""
@@ -273,11 +292,9 @@ class Step:
         if not self._watched:
             return True
         values = [t for _, _, t in self._watched]
-        device = values[0].device
-        if len({(t.dtype, t.device) for t in values}) == 1:
-            finite = torch.isfinite(torch.stack(values)).tolist()
-        else:
-            finite = torch.stack([torch.isfinite(t).to(device) for t in values]).tolist()
+        if len({t.device for t in values}) > 1:
+            values = [t.to(values[0].device) for t in values]
+        finite = [math.isfinite(x) for x in torch.stack(values).tolist()]
         if all(finite):
             return True
         node, what, _ = self._watched[finite.index(False)]  # the first that was computed
@@ -285,39 +302,9 @@ class Step:
         return False
 
     def _redraw(self, operation: Draw) -> None:
-        fresh = {s: self._draw(s) for s in operation.streams}
-        if operation.readers is None:
-            self._batches.update(fresh)
-        else:
-            for node in operation.readers:
-                self._own_batches.setdefault(node, {}).update(fresh)
+        self.batches.redraw(operation.streams, operation.readers)
         self.ascent.forget(operation.forget)
         self._total_objectives = None
-
-    def batch(self, node: Node) -> Any:
-        """The batch that a node reads now: from each of its streams, drawn when first read."""
-        own = self._own_batches.get(node, {})
-        batches = []
-        for stream in node.streams:
-            if stream not in own and stream not in self._batches:
-                self._batches[stream] = self._draw(stream)
-            batches.append(own[stream] if stream in own else self._batches[stream])
-        return tuple(batches) if node.data_is_tuple else batches[0] if batches else None
-
-    def _batch_in(self, node: Node, loops: Sequence[tuple[Problem, int]]) -> Any:
-        """The batch that a node reads inside the inner steps of problems, innermost first."""
-        batches = []
-        standing = self.batch(node)
-        for i, stream in enumerate(node.streams):
-            looping = next(((p, k) for p, k in loops if stream in self.graph.streams(p)), None)
-            if looping is None:
-                batches.append(standing[i] if node.data_is_tuple else standing)
-                continue
-            key = (*looping, stream)
-            if key not in self._inner_batches:
-                self._inner_batches[key] = self._draw(stream)
-            batches.append(self._inner_batches[key])
-        return tuple(batches) if node.data_is_tuple else batches[0] if batches else None
 
 
 def trainable(

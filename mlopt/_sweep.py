@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -15,6 +14,7 @@ from ._loss import split_loss
 from ._node import Node
 from ._point import Evaluator, Point
 from ._problem import Problem
+from ._records import Base, ProblemRecord, SignalRecord, Values, objective_at
 from ._signal import Signal, join, split
 from ._tensors import Tensors, grouped
 from ._variable import Variable
@@ -22,67 +22,7 @@ from ._variable import Variable
 if TYPE_CHECKING:
     from ._together import Together
 
-__all__ = ["Ascent", "ProblemRecord", "SignalRecord", "split_loss"]
-
-
-@dataclass
-class SignalRecord:
-    """A signal's value at this point, and the graph behind it where cotangents will come back."""
-
-    value: Any
-    parts: dict[str, Tensor]
-    leaves: dict[str, Tensor]
-    inputs: Tensors
-    written: dict[Any, list[Tensor]]
-
-    def terms(
-        self, cotangent: Tensors, edges: Collection[Any]
-    ) -> tuple[list[Tensor], Tensors, list[Tensor]]:
-        """What is differentiated where cotangents pass the signal.
-
-        Args:
-            cotangent: on its value, by key.
-            edges: the sources that cotangents pass to.
-
-        Returns:
-            Outputs, inputs by key, and the outputs' cotangents.
-        """
-        inputs = {k: t for k, t in self.inputs.items() if k[0] in edges}
-        outputs = {k: t for k, t in cotangent.items() if self.parts[k[1]].requires_grad}
-        return [self.parts[k[1]] for k in outputs], inputs, list(outputs.values())
-
-
-@dataclass
-class ProblemRecord:
-    """A problem's base evaluation at this point."""
-
-    loss: Tensor
-    metrics: dict[str, Any]
-    response: Response
-    solution: Tensors = field(default_factory=dict)
-    leaves: Tensors = field(default_factory=dict)
-    written: dict[Any, list[Tensor]] = field(default_factory=dict)
-
-
-@dataclass
-class Base:
-    """A problem's base evaluation before it is made.
-
-    Attributes:
-        node: the problem.
-        point: with leaves for the wanted sources.
-        at: where it is evaluated: `point`, or the same without leaves.
-        arguments: the leaves by key.
-        inputs: what the base evaluation is differentiated by.
-        keep: whether its gradient is differentiated in its turn.
-    """
-
-    node: Problem
-    point: Point
-    at: Point
-    arguments: Tensors
-    inputs: Tensors
-    keep: bool
+__all__ = ["Ascent", "split_loss"]
 
 
 class Ascent:
@@ -120,7 +60,7 @@ class Ascent:
         self.signals: dict[Signal, SignalRecord] = {}
         #: those that were evaluated as one; a node that is not there was evaluated alone
         self.together: dict[Node, Together] = {}
-        self._constants: dict[Variable, dict[str, Tensor]] = {}
+        self._constants: dict[Variable, Values] = {}
 
     def forget(self, nodes: Iterable[Node]) -> None:
         """Drop what these nodes gave: something they read has changed."""
@@ -199,13 +139,13 @@ class Ascent:
         """
         cost, own = self.graph.methods[node].cost, self.parameters[node]
         point, arguments = self.point(node, wanted, inner, apart)
-        keep = pulled and cost.keeps_graph
-        inputs, at = {**own, **arguments}, point
-        if pulled and not cost.keeps_base:
-            inputs = own
-            if not keep:  # arguments without gradient: nothing is stored for their derivatives
-                at, _ = self.point(node, (), inner)
-        return Base(node, point, at, arguments, inputs, keep)
+        if not pulled or cost.keeps_base:
+            inputs = {**own, **arguments} if arguments else own
+            return Base(node, point, point, arguments, inputs, pulled and cost.keeps_graph)
+        if cost.keeps_graph:
+            return Base(node, point, point, arguments, own, keep=True)
+        # arguments without gradient: nothing is stored for their derivatives
+        return Base(node, point, self._still(node, point, wanted), arguments, own, keep=False)
 
     def note_problem(
         self,
@@ -235,32 +175,17 @@ class Ascent:
             argument_gradient={k: g for k in arguments if (g := grads.get(k)) is not None},
             parameters=own,
             optimizer=node.optimizer,
-            objective=self._objective(node, point),
+            objective=objective_at(self.evaluator, node, point),
             seed=point.seed,
         )
-        record = ProblemRecord(loss.detach(), metrics, response, written=written)
+        record = ProblemRecord(loss.detach(), metrics, response, written)
         if method.moves and not method.traced and node not in self.dormant:
-            with torch.no_grad():
-                record.solution = method.solution(response)
-            record.leaves = {k: t.detach().requires_grad_() for k, t in record.solution.items()}
+            record.solution = grouped(method.solution(response))
+            record.leaves = {
+                v: {name: t.detach().requires_grad_() for name, t in seen.items()}
+                for v, seen in record.solution.items()
+            }
         self.problems[node] = record
-
-    def _objective(self, node: Problem, point: Point) -> Callable[..., Tensor]:
-        def objective(value: Tensors, inner: int = 0, arguments: Tensors | None = None) -> Tensor:
-            """F at another w: same batch, same seed, buffers from the start of the step."""
-            assert inner == 0, f"{node.name}: a staged problem is evaluated at one batch"
-            values, signals = dict(point.values), dict(point.signals)
-            for source, tensors in grouped({**value, **(arguments or {})}).items():
-                if isinstance(source, Signal):
-                    parts = split(signals[source], source.name)
-                    signals[source] = join(signals[source], {**parts, **tensors})
-                else:
-                    values[source] = {**values.get(source, {}), **tensors}
-            moved = Point(values, signals, point.batch, point.seed)
-            result, _ = self.evaluator(node, moved)
-            return split_loss(result, node.name)[0]
-
-        return objective
 
     def point(
         self, node: Node, wanted: Sequence[Any], inner: int, apart: bool = False
@@ -276,51 +201,61 @@ class Ascent:
         Returns:
             The point, and the leaves by key.
         """
-        values: dict[Variable, dict[str, Tensor]] = {}
+        values: dict[Variable, Values] = {}
         signals: dict[Signal, Any] = {}
         leaves: Tensors = {}
         own = node.over if isinstance(node, Problem) else ()
-        for source in (read.source for read in node.reads):
+        for read in node.reads:
+            source = read.source
             if source in own:
                 continue  # the module stands as it is: its parameters are the leaves
             if isinstance(source, Signal):
-                record = self.signals[source]
-                if source in wanted:
-                    parts = _alone(record.leaves) if apart else record.leaves
-                    leaves.update({(source, k): t for k, t in parts.items() if t.requires_grad})
-                else:
-                    parts = {k: t.detach() for k, t in record.parts.items()}
-                signals[source] = join(record.value, parts)
+                signals[source] = self._heard(source, source in wanted, leaves, apart)
             else:
-                values[source] = self._read(node, source, wanted, leaves, apart)
+                values[source] = self._read(node, source, source in wanted, leaves, apart)
         return Point(values, signals, self.batch(node), self.seed(node, inner)), leaves
 
+    def _still(self, node: Node, point: Point, sources: Sequence[Any]) -> Point:
+        """The same point with these sources as constants."""
+        values, signals = dict(point.values), dict(point.signals)
+        for source in sources:
+            if isinstance(source, Signal):
+                signals[source] = self._heard(source, False, {}, False)
+            else:
+                values[source] = self._read(node, source, False, {}, False)
+        return Point(values, signals, point.batch, point.seed)
+
+    def _heard(self, signal: Signal, wanted: bool, leaves: Tensors, apart: bool) -> Any:
+        """The value of a signal; its parts are among the leaves if it is wanted."""
+        record = self.signals[signal]
+        if wanted:
+            parts = _alone(record.leaves) if apart else record.leaves
+            leaves.update({(signal, k): t for k, t in parts.items() if t.requires_grad})
+        else:
+            parts = {k: t.detach() for k, t in record.parts.items()}
+        return join(record.value, parts)
+
     def _read(
-        self,
-        node: Node,
-        variable: Variable,
-        wanted: Sequence[Any],
-        leaves: Tensors,
-        apart: bool,
-    ) -> dict[str, Tensor]:
-        """The tensors of a variable as this node sees them."""
+        self, node: Node, variable: Variable, wanted: bool, leaves: Tensors, apart: bool
+    ) -> Values:
+        """The tensors of a variable as this node sees them; among the leaves if it is wanted."""
         below = self.graph.source_node(node, variable)
-        if isinstance(below, Problem) and (moved := self.problems.get(below)) and moved.solution:
-            chosen = moved.leaves if variable in wanted else moved.solution
-        elif variable in wanted:
-            chosen = self.parameters[self.graph.owner[variable]]
+        record = self.problems.get(below) if below is not None else None  # type: ignore[call-overload]
+        if record is not None and record.solution:
+            seen = (record.leaves if wanted else record.solution).get(variable, {})
+        elif wanted:
+            own = self.parameters[self.graph.owner[variable]]
+            seen = {name: t for (v, name), t in own.items() if v is variable}
         else:
             return self._constant(variable)
-        chosen = {key: tensor for key, tensor in chosen.items() if key[0] is variable}
-        if variable in wanted:
-            chosen = _alone(chosen) if apart else chosen
-            leaves.update(chosen)
-        seen = {name: tensor for (_, name), tensor in chosen.items()}
+        if wanted:
+            seen = _alone(seen) if apart else seen
+            leaves.update({(variable, name): t for name, t in seen.items()})
         if len(seen) < self.evaluator.size(variable):  # some are frozen, or not the optimizer's
             seen = {**self._constant(variable), **seen}
         return seen
 
-    def _constant(self, variable: Variable) -> dict[str, Tensor]:
+    def _constant(self, variable: Variable) -> Values:
         """The standing value without gradient: nothing is stored for unasked derivatives."""
         if variable not in self._constants:
             self._constants[variable] = {

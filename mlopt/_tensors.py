@@ -13,9 +13,11 @@ __all__ = [
     "Tensors",
     "accumulate",
     "add_scaled",
+    "apart",
     "clone",
     "difference",
     "grouped",
+    "negative",
     "norm",
     "scale",
 ]
@@ -47,14 +49,32 @@ def add_scaled(base: Tensors, direction: Tensors, factor: Tensor | float) -> Ten
     return {**base, **dict(zip(keys, moved, strict=True))}
 
 
+def apart(base: Tensors, direction: Tensors, factor: Tensor) -> list[Tensors]:
+    """Move by factor * direction to both sides of base: plus, then minus."""
+    keys = list(direction)
+    if not keys:
+        return [dict(base), dict(base)]
+    held, change = [base[k] for k in keys], torch._foreach_mul(list(direction.values()), factor)
+    sides = torch._foreach_add(held, change), torch._foreach_sub(held, change)
+    return [{**base, **dict(zip(keys, side, strict=True))} for side in sides]
+
+
 def difference(plus: Tensors, minus: Tensors, factor: Tensor | float) -> Tensors:
     """Take factor * (plus - minus); a key that one side lacks counts as zero there."""
     both = [k for k in plus if k in minus]
     values = torch._foreach_sub([plus[k] for k in both], [minus[k] for k in both]) if both else ()
     out = dict(zip(both, values, strict=True))
-    out.update({k: t for k, t in plus.items() if k not in minus})
-    out.update({k: -t for k, t in minus.items() if k not in plus})
+    if len(both) < len(plus) or len(both) < len(minus):
+        out.update({k: t for k, t in plus.items() if k not in minus})
+        out.update({k: -t for k, t in minus.items() if k not in plus})
     return scale(out, factor)
+
+
+def negative(tensors: Tensors) -> Tensors:
+    """Each with the other sign."""
+    if not tensors:
+        return {}
+    return dict(zip(tensors, torch._foreach_neg(list(tensors.values())), strict=True))
 
 
 def scale(tensors: Tensors, factor: Tensor | float) -> Tensors:

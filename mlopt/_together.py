@@ -18,7 +18,7 @@ from ._operations import Evaluate
 from ._point import Point
 from ._products import Differences, Exact
 from ._signal import Signal
-from ._tensors import Tensors, grouped, scale
+from ._tensors import Tensors, grouped, negative
 from .hypergrad import OneStep
 
 if TYPE_CHECKING:
@@ -129,8 +129,7 @@ def pull_together(ascent: Ascent, together: Together, asked: Sequence[Asked]) ->
             inputs.append(by)
         found = derivatives(outputs, _numbered(inputs), cotangents, retain_graph=True)
         return _apart(found, len(asked))
-    with torch.no_grad():
-        return _pull_problems(ascent, together, asked)
+    return _pull_problems(ascent, together, asked)
 
 
 def _pull_problems(ascent: Ascent, together: Together, asked: Sequence[Asked]) -> list[Tensors]:
@@ -156,7 +155,7 @@ def _pull_problems(ascent: Ascent, together: Together, asked: Sequence[Asked]) -
         else:
             found = _exact(together, product, directions, wanted)
         for k, mixed in found.items():
-            out[passing[k]] = scale(mixed, -1.0)
+            out[passing[k]] = negative(mixed)
     return out
 
 

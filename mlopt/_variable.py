@@ -50,6 +50,8 @@ class Variable:
             )
         self.value = value
         self.name = name
+        #: Whether it is a module; else it is one tensor.
+        self.is_module = isinstance(value, nn.Module)
 
     @property
     def tensor(self) -> Tensor:

@@ -67,7 +67,7 @@ class Study:
         """Of the graph, on a run's batches."""
         step = made.step
         return Values(
-            self.depends, self.evaluator, step._batch_in, self.engine.seed_of, self.dense_limit
+            self.depends, self.evaluator, step.batches.inside, self.engine.seed_of, self.dense_limit
         )
 
     def probe(self, lower: Problem) -> Probe:

@@ -9,7 +9,7 @@ from typing import Any
 from .._errors import GraphError
 from .._hypergrad import AbstractHypergradient, Cost, Response
 from .._products import AbstractProduct, Exact, check_product
-from .._tensors import Key, Tensors, add_scaled, scale
+from .._tensors import Key, Tensors, add_scaled, negative, scale
 from ..optim import update_of
 
 __all__ = ["OneStep"]
@@ -84,7 +84,7 @@ class OneStep(AbstractHypergradient):
         if not cotangent:
             return {}
         direction = self.direction(response, cotangent)
-        return scale(self.product.mixed(response, direction, wanted), -1.0)
+        return negative(self.product.mixed(response, direction, wanted))
 
     def direction(self, response: Response, cotangent: Tensors) -> Tensors:
         """D c, the cotangent through the update.

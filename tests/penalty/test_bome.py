@@ -154,6 +154,7 @@ def test_running_statistics_count_a_batch_once() -> None:
 
 def test_a_module_over_which_the_upper_level_is() -> None:
     case = Quadratic()
+    torch.manual_seed(0)
     layer = nn.Linear(2, 3, bias=False).double()
     L = mlopt.Variable(layer, "layer")
     s = torch.ones(2, dtype=F64)
