@@ -1,4 +1,4 @@
-"""Small image files in the published formats: CIFAR's pickles and Fashion-MNIST's idx."""
+"""Small image files in the published formats: CIFAR, Fashion-MNIST (idx), ImageNet (folders)."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torchvision import datasets
 
 
@@ -65,3 +66,34 @@ def write_fashion(root: Path, train: int, test: int) -> None:
         pixels = torch.randint(0, 256, (count, 28, 28), generator=generator)
         (root / f"{part}-images-idx3-ubyte").write_bytes(idx(pixels))
         (root / f"{part}-labels-idx1-ubyte").write_bytes(idx(torch.arange(count) % 10))
+
+
+def write_imagenet(root: Path, classes: int = 3, images: int = 4, val: int = 2) -> Path:
+    """ImageNet's folders with small JPEGs: root/train/<class>/*.JPEG, root/val/<class>/*.JPEG.
+
+    Every image has its own size, none is square. Of each class the second image is grey, the third
+    CMYK. A class has its own colour, with noise.
+
+    Args:
+        root: made if it is not there.
+        classes: how many folders.
+        images: of each class in train.
+        val: of each class in val.
+
+    Returns:
+        The root.
+    """
+    random = np.random.default_rng(0)
+    for part, count in (("train", images), ("val", val)):
+        for c in range(classes):
+            name = f"n{c + 1:08d}"
+            folder = root / part / name
+            folder.mkdir(parents=True)
+            colour = np.array([40 + 170 * c // classes, 200 - 150 * c // classes, 90])
+            for k in range(count):
+                shape = (35 + 3 * k + c, 52 - 2 * k + 5 * c, 3)
+                pixels = np.clip(colour + random.integers(-40, 41, shape), 0, 255)
+                image = Image.fromarray(pixels.astype(np.uint8))
+                image = image.convert({1: "L", 2: "CMYK"}.get(k, "RGB"))
+                image.save(folder / f"{name}_{k}.JPEG", quality=90)
+    return root

@@ -2,16 +2,73 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 
+import torch
 from torch import Tensor
 
 from mlopt._errors import SettingsError
 
-__all__ = ["augmentation", "standard_augmentation"]
+__all__ = ["CropAndFlip", "WholeBatch", "augmentation", "standard_augmentation"]
 
 
-def augmentation(image_size: int, padding: int, flip: bool) -> Callable[[Tensor], Tensor]:
+class WholeBatch(ABC):
+    """A change of images that `loader` calls once for a batch, and not once for each image.
+
+    Derive from it only what draws for every image on its own: transforms of `torchvision` draw once
+    in each call, so on a batch they would shift all its images alike.
+    """
+
+    @abstractmethod
+    def __call__(self, images: Tensor) -> Tensor:
+        """Change images (B, C, H, W), or one image (C, H, W)."""
+
+
+class CropAndFlip(WholeBatch):
+    """Random crop of each image padded with black, then a horizontal flip of half of the images.
+
+    Offsets are uniform, and so is the flip; all are independent, from torch's global generator.
+
+    Args:
+        image_size: side of the crop, in pixels.
+        padding: pixels added on each side before the crop: the largest shift.
+        flip: whether to flip.
+    """
+
+    def __init__(self, image_size: int, padding: int, flip: bool) -> None:
+        self.image_size, self.padding, self.flip = image_size, padding, flip
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Crops of side `image_size`, in the images' own type."""
+        if images.ndim == 3:
+            return self(images.unsqueeze(0)).squeeze(0)
+        padded = torch.nn.functional.pad(images, [self.padding] * 4)
+        rows = self._window(len(images), padded.shape[2])
+        columns = self._window(len(images), padded.shape[3])
+        if self.flip:
+            flipped = torch.rand(len(images), 1) < 0.5
+            columns = torch.where(flipped, columns.flip(1), columns)
+        # One gather from each image's pixels in a row: no loop over images, no index per channel.
+        where = rows[:, :, None] * padded.shape[3] + columns[:, None, :]
+        where = where.flatten(1).unsqueeze(1).expand(-1, images.shape[1], -1)
+        crops = padded.flatten(2).gather(2, where)
+        return crops.unflatten(2, (self.image_size, self.image_size))
+
+    def _window(self, count: int, length: int) -> Tensor:
+        if length < self.image_size:
+            raise SettingsError(
+                f"CropAndFlip: {length} pixels with the padding hold no crop of {self.image_size}; "
+                "give the data set's image_size."
+            )
+        first = torch.randint(length - self.image_size + 1, (count, 1))
+        return first + torch.arange(self.image_size)
+
+    def __repr__(self) -> str:
+        return f"CropAndFlip({self.image_size}, padding={self.padding}, flip={self.flip})"
+
+
+def augmentation(image_size: int, padding: int, flip: bool) -> CropAndFlip:
     """Random crop of the image padded with black, then a horizontal flip of half of the images.
 
     Args:
@@ -20,46 +77,47 @@ def augmentation(image_size: int, padding: int, flip: bool) -> Callable[[Tensor]
         flip: whether to flip.
 
     Returns:
-        A function from one image of pixels, (C, S, S), to another; it draws from torch's global
-        generator.
+        A function from pixels, (B, C, S, S) or (C, S, S), to others; it draws for each image from
+        torch's global generator.
 
     Raises:
-        SettingsError: `image_size` is not positive or `padding` is negative, or torchvision is
-            missing.
+        SettingsError: `image_size` is not positive or `padding` is negative.
     """
     if image_size < 1 or padding < 0:
         raise SettingsError(
             f"augmentation: image_size={image_size} must be at least 1 and padding={padding} at "
             "least 0."
         )
-    try:
-        from torchvision.transforms import v2
-    except ImportError as error:
-        raise SettingsError(
-            'augmentation: torchvision is missing; install it with: pip install "mlopt[nas]".'
-        ) from error
-    crop = v2.RandomCrop(image_size, padding=padding)
-    return v2.Compose([crop, v2.RandomHorizontalFlip()]) if flip else crop
+    return CropAndFlip(image_size, padding, flip)
 
 
-def standard_augmentation(name: str, image_size: int) -> Callable[[Tensor], Tensor]:
+def standard_augmentation(
+    name: str, image_size: int, *, search: bool = False
+) -> Callable[[Tensor], Tensor]:
     """The usual augmentation of a data set of `load`.
 
     CIFAR: shift by at most 4 pixels and flip, as DARTS; Fashion-MNIST: 2 pixels and flip; digits: 1
-    pixel, no flip, since a mirrored digit is no digit.
+    pixel, no flip, since a mirrored digit is no digit. ImageNet: a crop of random place, size and
+    aspect ratio, resized, and a flip; networks that are evaluated are also trained with changes of
+    brightness, contrast, saturation (0.4 each) and hue (0.2), searches are not, as PC-DARTS.
 
     Args:
         name: a name that `load` takes.
         image_size: side of the images, in pixels.
+        search: whether it is for a search; only ImageNet makes a difference.
 
     Returns:
-        As `augmentation`.
+        A function for `loader(augment=)`: of whole batches, and for ImageNet of one image of any
+        size, (3, H, W).
 
     Raises:
-        SettingsError: no augmentation is known for this name, or torchvision is missing.
+        SettingsError: no augmentation is known for this name, or torchvision, which ImageNet needs,
+            is missing.
     """
+    if name == "imagenet":
+        return _resized_crop(image_size, jitter=not search)
     if name not in _STANDARD:
-        names = ", ".join(_STANDARD)
+        names = ", ".join([*_STANDARD, "imagenet"])
         raise SettingsError(
             f"standard_augmentation: none is known for {name!r}, only for {names}; make one with "
             "`augmentation(image_size, padding, flip)`."
@@ -74,3 +132,17 @@ _STANDARD = {
     "cifar10": (4, True),
     "cifar100": (4, True),
 }
+
+
+def _resized_crop(image_size: int, jitter: bool) -> Callable[[Tensor], Tensor]:
+    try:
+        from torchvision.transforms import v2
+    except ImportError as error:
+        raise SettingsError(
+            "standard_augmentation: torchvision is missing; install it with: "
+            'pip install "mlopt[nas]".'
+        ) from error
+    changes = [v2.RandomResizedCrop(image_size, antialias=True), v2.RandomHorizontalFlip()]
+    if jitter:
+        changes.append(v2.ColorJitter(brightness=0.4, contrast=0.4, saturation=0.4, hue=0.2))
+    return v2.Compose(changes)

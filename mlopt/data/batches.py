@@ -1,18 +1,31 @@
-"""Batches of normalized images from memory."""
+"""The images of a part as a data set that is read a batch at a time."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
-from mlopt._errors import SettingsError
+from mlopt.data.augment import WholeBatch
+from mlopt.data.files import ImageFiles
 from mlopt.data.images import ImagePart
 
-__all__ = ["ImageBatches", "loader"]
+__all__ = ["Draw", "ImageBatches"]
+
+
+class Draw(NamedTuple):
+    """Which images a batch has, and the seed of everything random in it.
+
+    Args:
+        seed: of the batch.
+        indices: of the images.
+    """
+
+    seed: int
+    indices: list[int]
 
 
 class ImageBatches(Dataset[Any]):
@@ -20,9 +33,10 @@ class ImageBatches(Dataset[Any]):
 
     Args:
         part: images with their labels.
-        augment: a function of one image's pixels, (C, S, S), in the images' own type.
-        finish: a function of one normalized image, (C, S, S), applied last; cutout belongs here, so
-            that its hole is 0.
+        augment: a function of pixels in their own type: of a batch (B, C, S, S) if it is a
+            `WholeBatch`, else of one image, (C, S, S), or (3, H, W) of any size from a file.
+        finish: the same of normalized images, applied last; cutout belongs here, so that its hole
+            is 0.
         plain: whether to give each image also without `augment` and `finish`.
         labels: whether to give the labels; else a batch is the images alone, a tensor.
     """
@@ -43,98 +57,41 @@ class ImageBatches(Dataset[Any]):
         """Number of images."""
         return len(self.part)
 
-    def __getitem__(self, index: int) -> Tensor | tuple[Tensor, ...]:
-        """One image as in a batch of one, without the batch axis."""
+    def __getitem__(self, index: int | Draw) -> Tensor | tuple[Tensor, ...]:
+        """A batch with its own seed, or one image as in a batch of one, without the batch axis."""
+        if isinstance(index, Draw):
+            with torch.random.fork_rng(devices=[]):
+                torch.default_generator.manual_seed(index.seed)  # the CPU's alone
+                return self.__getitems__(index.indices)
         batch = self.__getitems__([index])
         return batch[0] if isinstance(batch, Tensor) else tuple(tensor[0] for tensor in batch)
 
     def __getitems__(self, indices: Sequence[int]) -> Tensor | tuple[Tensor, ...]:
         """A batch: x, `(x, y)` or `(x, y, plain)`; x and plain (B, C, S, S), y (B,)."""
         chosen = torch.as_tensor(indices)
-        pixels, labels = self.part.images[chosen], self.part.labels[chosen]
-        changed = pixels
-        if self.augment is not None:
-            changed = torch.stack([self.augment(image) for image in pixels])
-        x = self.normalization.from_pixels(changed)
+        images, labels = self.part.images[chosen], self.part.labels[chosen]
+        in_files = isinstance(self.part.images, ImageFiles)
+        pixels = images.read() if in_files else images  # from files a list: they have own sizes
+
+        def fitted() -> Tensor:
+            return images.fit(pixels) if in_files else pixels
+
+        if self.augment is None:
+            x = self.normalization.from_pixels(fitted())
+        elif isinstance(self.augment, WholeBatch):
+            x = self.normalization.from_pixels(self.augment(fitted()))
+        else:
+            x = self.normalization.from_pixels(_each(self.augment, pixels))
         if self.finish is not None:
-            x = torch.stack([self.finish(image) for image in x])
+            x = self.finish(x) if isinstance(self.finish, WholeBatch) else _each(self.finish, x)
         if not self.labels:
             return x
         if not self.plain:
             return x, labels
         if self.augment is None and self.finish is None:
             return x, labels, x
-        return x, labels, self.normalization.from_pixels(pixels)
+        return x, labels, self.normalization.from_pixels(fitted())
 
 
-def loader(
-    part: ImagePart,
-    batch_size: int,
-    *,
-    augment: Callable[[Tensor], Tensor] | None = None,
-    finish: Callable[[Tensor], Tensor] | None = None,
-    plain: bool = False,
-    labels: bool = True,
-    shuffle: bool = True,
-    drop_last: bool = False,
-    seed: int | torch.Generator | None = None,
-    workers: int = 0,
-    pin_memory: bool = False,
-) -> DataLoader[Any]:
-    """Batches `(x, y)` of normalized images and labels, or `(x, y, plain)`, or x alone.
-
-    `plain` is the same image without augmentation: what a discriminator compares generated images
-    with while a classifier sees x. Use `loader(data.test, size, shuffle=False)` for the test images
-    in order and `loader(data.train, ...)` to retrain on both halves of a search.
-
-    Augmentation draws from torch's global generator, separately for each image; so does the shuffle
-    unless `seed` is given. Under an mlopt `Engine` give no seed: the engine seeds every draw.
-
-    Args:
-        part: images with their labels, from `search_split`, `data.train` or `data.test`.
-        batch_size: images in a batch, at least 1.
-        augment: a function of one image's pixels, (C, S, S), such as `standard_augmentation(...)`.
-        finish: a function of one normalized image, (C, S, S), applied last, such as cutout.
-        plain: whether each batch has the un-augmented images too.
-        labels: whether each batch has labels; without them it is x itself, not a tuple.
-        shuffle: whether to draw in random order.
-        drop_last: whether to leave out a last batch that is smaller than `batch_size`.
-        seed: of the shuffle (a generator is used as it is and moves on with every pass).
-        workers: processes that prepare batches; 0 prepares them in this process.
-        pin_memory: whether batches are put in page-locked memory for faster transfer; ignored
-            without an accelerator.
-
-    Returns:
-        A loader with x and plain of shape (B, C, S, S), float32 or the images' own floating-point
-        type, and y of shape (B,), int64.
-
-    Raises:
-        SettingsError: `batch_size` or `workers` is out of range, `drop_last` leaves no batch, or
-            `plain` images are asked for without labels.
-    """
-    if batch_size < 1 or workers < 0:
-        raise SettingsError(
-            f"loader: batch_size={batch_size} must be at least 1 and workers={workers} at least 0."
-        )
-    if plain and not labels:
-        raise SettingsError("loader: plain=True comes with labels; leave out one of the two.")
-    if drop_last and len(part) < batch_size:
-        raise SettingsError(
-            f"loader: batch_size={batch_size} with drop_last=True leaves no batch of the "
-            f"{len(part)} images of {part.data.name}; take smaller batches or drop_last=False."
-        )
-    generator = torch.Generator().manual_seed(seed) if isinstance(seed, int) else seed
-    return DataLoader(
-        ImageBatches(part, augment, finish, plain, labels),
-        batch_size,
-        shuffle=shuffle,
-        drop_last=drop_last,
-        generator=generator,
-        num_workers=workers,
-        pin_memory=pin_memory and torch.cuda.is_available(),
-        collate_fn=_as_it_is,
-    )
-
-
-def _as_it_is(batch: Any) -> Any:
-    return batch
+def _each(change: Callable[[Tensor], Tensor], images: Tensor | list[Tensor]) -> Tensor:
+    return torch.stack([change(image) for image in images])

@@ -1,8 +1,9 @@
-"""A labelled image data set in memory, and parts of it."""
+"""A labelled image data set, in memory or in files, and parts of it."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,13 +16,17 @@ __all__ = ["ImageData", "ImagePart"]
 
 @dataclass(frozen=True, eq=False)
 class ImageData:
-    """A labelled image data set in memory, with its fixed split into training and test images.
+    """A labelled image data set with its fixed split into training and test images.
+
+    The images are tensors in memory, or `ImageFiles`, which are read when a batch is made; parts,
+    splits and loaders are the same for both.
 
     Args:
         name: what the data set is called in messages.
-        train_images: pixels in 0..pixel_max, (N, C, H, W), uint8 or floating point.
+        train_images: pixels in 0..pixel_max, (N, C, S, S), uint8 or floating point; or
+            `ImageFiles`.
         train_labels: class indices, (N,), int64.
-        test_images: pixels, (M, C, H, W).
+        test_images: the same, (M, C, S, S).
         test_labels: class indices, (M,), int64.
         class_names: one name per class.
         mean: mean of each channel, in units of [0, 1].
@@ -29,6 +34,8 @@ class ImageData:
         pixel_max: the pixel value that means white.
         split_in_order: whether `search_split` cuts the training images in the middle, as DARTS does
             on CIFAR, when it is given no seed.
+        search_shares: the shares of each class that `search_split` takes to train and to validate;
+            None takes half and half.
 
     Raises:
         DataError: an empty set, images that are not square or not in the pixel range, images and
@@ -36,15 +43,16 @@ class ImageData:
     """
 
     name: str
-    train_images: Tensor
+    train_images: Any  # Tensor or ImageFiles: who uses it knows which one it is
     train_labels: Tensor
-    test_images: Tensor
+    test_images: Any
     test_labels: Tensor
     class_names: tuple[str, ...]
     mean: tuple[float, ...]
     std: tuple[float, ...]
     pixel_max: float = 255.0
     split_in_order: bool = False
+    search_shares: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
         for part in ("train", "test"):
@@ -93,7 +101,7 @@ class ImagePart:
 
     Args:
         data: the data set that they come from.
-        images: pixels, (N, C, H, W).
+        images: pixels, (N, C, S, S), or `ImageFiles`.
         labels: class indices, (N,).
 
     Raises:
@@ -101,7 +109,7 @@ class ImagePart:
     """
 
     data: ImageData
-    images: Tensor
+    images: Any
     labels: Tensor
 
     def __post_init__(self) -> None:
@@ -118,7 +126,7 @@ class ImagePart:
             indices: which ones, (K,), int64.
 
         Returns:
-            Copies of these images and labels.
+            These images and labels: copies of pixels, names of files.
 
         Raises:
             DataError: no indices.
@@ -126,7 +134,7 @@ class ImagePart:
         return ImagePart(self.data, self.images[indices], self.labels[indices])
 
 
-def _check(where: str, images: Tensor, labels: Tensor, data: ImageData) -> None:
+def _check(where: str, images: Any, labels: Tensor, data: ImageData) -> None:
     if images.ndim != 4 or images.shape[1] != len(data.mean) or images.shape[2] != images.shape[3]:
         raise DataError(
             f"{where}: images have shape {tuple(images.shape)}; give "

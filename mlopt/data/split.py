@@ -1,60 +1,101 @@
-"""The two halves of the training images that an architecture search uses."""
+"""The two parts of the training images that an architecture search uses."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from mlopt._errors import DataError
+from mlopt._errors import DataError, SettingsError
 from mlopt.data.images import ImageData, ImagePart
 
 __all__ = ["search_split", "split_indices"]
 
 
-def search_split(data: ImageData, seed: int | None = None) -> tuple[ImagePart, ImagePart]:
-    """Cut the training images in half: one half trains weights, one validates architectures.
+def search_split(
+    data: ImageData, seed: int | None = None, shares: tuple[float, float] | None = None
+) -> tuple[ImagePart, ImagePart]:
+    """Cut the training images in two parts: one trains weights, one validates architectures.
 
-    Without a seed, CIFAR follows DARTS: the first half trains, the second validates, in order. The
-    other data sets, and CIFAR with a seed, are shuffled; each half then has the same number of
-    images of every class, up to one. The halves are disjoint, their union is the training set, and
-    the same seed gives the same halves on every machine. Test images are not touched.
+    The parts are halves, or for ImageNet subsets: 10 % and 2.5 % of the images of each class, as
+    PC-DARTS. `shares` makes subsets of any data set.
+
+    Without a seed, CIFAR's halves follow DARTS: the first trains, the second validates, in order.
+    The other halves, and CIFAR's with a seed, are shuffled; each then has the same number of images
+    of every class, up to one, and their union is the training set. Of a subset, each class gives
+    the nearest number of images, and at least one to each part. The parts are disjoint, and the
+    same seed gives the same parts on every machine. Test images are not touched.
 
     Args:
         data: a data set.
         seed: seed of the shuffle; no seed means the data set's own rule, always the same.
+        shares: of each class's images, for training and for validation; None means the data set's
+            own rule.
 
     Returns:
-        The training half, which has the extra image of an odd number if the cut is a shuffle, and
-        the validation half.
+        The training part, which has the extra image of an odd number if the cut is a shuffle, and
+        the validation part.
 
     Raises:
-        DataError: fewer than two training images.
+        DataError: fewer than two training images, or of a class, for subsets.
+        SettingsError: a share is not positive, or they add up to more than 1.
     """
-    train, valid = split_indices(data, seed)
+    train, valid = split_indices(data, seed, shares)
     return data.train.take(train), data.train.take(valid)
 
 
-def split_indices(data: ImageData, seed: int | None = None) -> tuple[Tensor, Tensor]:
-    """Indices of the two halves of `search_split` among the training images.
+def split_indices(
+    data: ImageData, seed: int | None = None, shares: tuple[float, float] | None = None
+) -> tuple[Tensor, Tensor]:
+    """Indices of the two parts of `search_split` among the training images.
 
     Args:
         data: a data set.
         seed: as in `search_split`.
+        shares: as in `search_split`.
 
     Returns:
-        Indices of the training half and of the validation half, each (about N/2,), int64.
+        Indices of the training part and of the validation part, int64; about (N/2,) each for
+        halves.
 
     Raises:
-        DataError: fewer than two training images.
+        DataError: fewer than two training images, or of a class, for subsets.
+        SettingsError: a share is not positive, or they add up to more than 1.
     """
     count = len(data.train_labels)
     if count < 2:
         raise DataError(f"{data.name}: {count} training image cannot be split; give at least two.")
+    if shares is None:
+        shares = data.search_shares
+    if shares is not None:
+        return _subsets(data, seed, shares)
     if seed is None and data.split_in_order:
         indices = torch.arange(count)
         return indices[: count // 2], indices[count // 2 :]
     order = by_class(data, seed)
     return order[0::2], order[1::2]
+
+
+def _subsets(
+    data: ImageData, seed: int | None, shares: tuple[float, float]
+) -> tuple[Tensor, Tensor]:
+    if not (min(shares) > 0 and sum(shares) < 1 + 1e-9):
+        raise SettingsError(
+            f"search_split: shares={shares} must be positive and at most 1 together."
+        )
+    counts = data.train_labels.bincount(minlength=data.classes).tolist()
+    train, valid = [], []
+    for name, images in zip(data.class_names, by_class(data, seed).split(counts), strict=True):
+        count = len(images)
+        if count == 1:
+            raise DataError(
+                f"{data.name}: class {name} has one training image, and a search needs one to "
+                "train and one to validate; give at least two."
+            )
+        first = min(max(1, round(shares[0] * count)), count - 1) if count else 0
+        second = min(max(1, round(shares[1] * count)), count - first)
+        train.append(images[:first])
+        valid.append(images[first : first + second])
+    return torch.cat(train), torch.cat(valid)
 
 
 def by_class(data: ImageData, seed: int | None = None) -> Tensor:

@@ -18,7 +18,7 @@ def hold_out(
 ) -> tuple[ImageData, ImagePart]:
     """Take every `one_in`-th training image of each class away from a data set.
 
-    With the default, `search_split` of what stays gives halves of the same size as what is held
+    With the default, halves that `search_split` makes of what stays are as large as what is held
     out. Read it by `loader(..., labels=False)`. The same seed gives the same images on every
     machine; test images are not touched.
 

@@ -6,9 +6,17 @@ import time
 
 import pytest
 import torch
+from image_files import write_imagenet
 
-from mlopt._errors import SettingsError
-from mlopt.data import load, loader, search_split, standard_augmentation
+import mlopt
+from mlopt._errors import DataError, SettingsError
+from mlopt.data import Cutout, WholeBatch, load, loader, search_split, standard_augmentation
+
+# Machines with one core, and Pythons that find starting processes beside threads unwise.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:This DataLoader will create"),
+    pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning"),
+]
 
 
 def index(data, x: torch.Tensor) -> list[int]:
@@ -100,15 +108,129 @@ def test_each_image_has_its_own_randomness() -> None:
     assert len(plain.unique(dim=0)) == 1
 
 
-def test_workers_give_the_same_pass_again(colours) -> None:
-    def passes():
-        torch.manual_seed(3)
-        batches = loader(
-            colours.train, 8, augment=standard_augmentation("cifar10", 6), seed=0, workers=1
-        )
-        return torch.cat([x for x, _ in batches])
+class Noise(WholeBatch):
+    """Counts its calls."""
 
-    assert torch.equal(passes(), passes())
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def __call__(self, images: torch.Tensor) -> torch.Tensor:
+        self.calls += 1
+        return images + torch.rand(images.shape)
+
+
+def test_a_whole_batch_is_changed_at_once(colours) -> None:
+    first, last = Noise(), Noise()
+    for x, _, plain in loader(colours.train, 8, augment=first, finish=last, plain=True):
+        assert x.shape == plain.shape
+    assert first.calls == last.calls == 4
+
+
+def passes(part, seeds, **options) -> list[list[torch.Tensor]]:
+    """Passes of one loader, the global generator set before each."""
+    batches = loader(part, 8, plain=True, **options)
+    found = []
+    for seed in seeds:
+        torch.manual_seed(seed)
+        found.append([tensor for batch in batches for tensor in batch])
+    return found
+
+
+def same(one, other) -> bool:
+    return len(one) == len(other) and all(map(torch.equal, one, other))
+
+
+@pytest.fixture(params=["memory", "one by one", "files"])
+def part_and_options(request, colours, tmp_path):
+    """Images in memory with changes of whole batches or of single images, and in files."""
+    if request.param == "files":
+        data = load("imagenet", write_imagenet(tmp_path / "imagenet", images=7), image_size=12)
+        return data.train, {"augment": standard_augmentation("imagenet", 12)}
+    augment = standard_augmentation("cifar10", 6)
+    if request.param == "one by one":
+        return colours.train, {"augment": lambda image: augment(image) // 2, "finish": Cutout(2)}
+    return colours.train, {"augment": augment, "finish": Cutout(4)}
+
+
+def test_a_pass_is_the_same_with_and_without_workers(part_and_options) -> None:
+    part, options = part_and_options
+    alone = passes(part, (3, 3, 4), **options)
+    assert same(alone[0], alone[1])
+    assert not same(alone[0], alone[2])
+    helped = passes(part, (3, 3, 4), workers=2, **options)
+    assert all(map(same, alone, helped))
+
+
+def test_passes_that_follow_each_other_are_too(part_and_options) -> None:
+    """Nothing is set in between, so the passes must draw as much with workers as without."""
+    part, options = part_and_options
+
+    def two(workers: int) -> list[torch.Tensor]:
+        torch.manual_seed(0)
+        batches = loader(part, 8, workers=workers, **options)
+        return [tensor for _ in range(2) for batch in batches for tensor in batch]
+
+    alone = two(0)
+    after = torch.rand(())
+    assert same(alone, two(2))
+    assert torch.rand(()) == after
+    assert not same(alone[: len(alone) // 2], alone[len(alone) // 2 :])
+
+
+@pytest.mark.parametrize("seed", [5, None])
+def test_the_seed_of_a_loader_decides_all(colours, seed) -> None:
+    state = torch.get_rng_state()
+    options = {"augment": standard_augmentation("cifar10", 6), "seed": seed}
+    one = passes(colours.train, (1, 2), **options)
+    other = passes(colours.train, (3, 4), workers=1, **options)
+    assert all(map(same, one, other)) == (seed is not None)
+    assert not same(*one)
+    torch.set_rng_state(state)
+    list(loader(colours.train, 8, **options))
+    assert torch.equal(torch.get_rng_state(), state) == (seed is not None)
+
+
+def test_an_engine_reads_the_same_with_workers(colours) -> None:
+    def trajectory(workers: int) -> torch.Tensor:
+        W = mlopt.Variable(torch.nn.Parameter(torch.zeros(3 * 6 * 6)), "w")
+        batches = loader(
+            colours.train, 8, augment=standard_augmentation("cifar10", 6), workers=workers
+        )
+
+        @mlopt.problem(over=W, data=batches, optimizer=torch.optim.SGD([W.tensor], lr=0.1))
+        def fit(w, batch):
+            x, y = batch
+            return ((x.flatten(1) @ w - y) ** 2).mean()
+
+        engine = mlopt.Engine([fit], seed=3)
+        for _ in range(7):  # more than a pass
+            engine.step()
+        return W.tensor.detach()
+
+    assert torch.equal(trajectory(0), trajectory(2))
+
+
+def test_workers_stay_and_passes_within_passes_have_their_own(colours) -> None:
+    batches = loader(colours.train, 8, shuffle=False, workers=1)
+    whole = [y for _, y in batches]
+    kept = batches._iterator
+    outer, inner = [], []
+    for _, y in batches:
+        outer.append(y)
+        inner.append([y for _, y in batches])
+    assert same(outer, whole)
+    assert all(same(each, whole) for each in inner)
+    next(iter(batches))  # a pass that is given up
+    assert same([y for _, y in batches], whole)
+    assert batches._iterator is kept
+
+
+def test_a_corrupt_file_is_named_by_a_worker(tmp_path) -> None:
+    root = write_imagenet(tmp_path)
+    (root / "train" / "n00000001" / "n00000001_2.JPEG").write_bytes(b"no image")
+    data = load("imagenet", root, image_size=8)
+    with pytest.raises(DataError, match=r"n00000001_2\.JPEG cannot be read"):
+        list(loader(data.train, 4, workers=1))
 
 
 def test_one_item_is_a_row_of_a_batch(colours) -> None:
@@ -123,6 +245,8 @@ def test_what_is_refused(colours) -> None:
         loader(colours.train, 0)
     with pytest.raises(SettingsError, match="workers=-1"):
         loader(colours.train, 1, workers=-1)
+    with pytest.raises(SettingsError, match="prefetch=0"):
+        loader(colours.train, 1, workers=1, prefetch=0)
     with pytest.raises(SettingsError, match="no batch of the 7 images of colours"):
         loader(colours.test, 8, drop_last=True)
 

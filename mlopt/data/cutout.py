@@ -1,0 +1,53 @@
+"""Cutout: an augmentation that erases a square."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from mlopt._errors import SettingsError
+from mlopt.data.augment import WholeBatch
+
+__all__ = ["Cutout"]
+
+
+class Cutout(WholeBatch):
+    """Set a square of each image to zero; use it last, after normalisation.
+
+        rows [y - length // 2, y + length // 2), the same columns around x, clipped to the image
+
+    The centre (y, x) is uniform over the pixels, drawn for each image from torch's global
+    generator.
+
+    Args:
+        length: side of the square; 16 is usual for images of 32 pixels.
+
+    Raises:
+        SettingsError: if `length` is less than two.
+
+    Reference: DeVries, Taylor, "Improved Regularization of Convolutional Neural Networks with
+        Cutout", 2017.
+    """
+
+    def __init__(self, length: int) -> None:
+        if length < 2:
+            raise SettingsError(
+                f"Cutout: length must be at least 2, got {length}; to erase nothing, leave it out."
+            )
+        self.length = length
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Copies of images (B, C, H, W), or of one image (C, H, W), each with a square erased."""
+        if images.ndim == 3:
+            return self(images.unsqueeze(0)).squeeze(0)
+        rows, columns = (self._inside(len(images), side) for side in images.shape[2:])
+        hole = rows[:, :, None] & columns[:, None, :]
+        return images.masked_fill(hole.unsqueeze(1).to(images.device), 0)
+
+    def _inside(self, count: int, side: int) -> Tensor:
+        distance = torch.arange(side) - torch.randint(side, (count, 1))
+        half = self.length // 2
+        return (distance >= -half) & (distance < half)
+
+    def __repr__(self) -> str:
+        return f"Cutout(length={self.length})"
