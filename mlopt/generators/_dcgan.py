@@ -1,4 +1,4 @@
-"""What DCGAN's two networks have in common: sizes, initialisation, and the check of labels."""
+"""What the convolutional pairs have in common: sizes, initialisation, and the checks of input."""
 
 from __future__ import annotations
 
@@ -6,6 +6,12 @@ import torch
 from torch import Tensor, nn
 
 from mlopt._errors import DataError, SettingsError
+
+#: image size -> (side of the smallest feature map, how often it doubles up to the image)
+STAGES = {8: (4, 1), 16: (4, 2), 28: (7, 2), 32: (4, 3), 64: (4, 4), 128: (4, 5)}
+#: The same for discriminators. 8x8 has one convolution more than the generator: with a single one
+#: it sees little beyond the mean image, and samples of a class become equal.
+DOWN_STAGES = {**STAGES, 8: (2, 2)}
 
 
 def stage(image_size: int, table: dict[int, tuple[int, int]], where: str) -> tuple[int, int]:
@@ -40,6 +46,28 @@ def check_labels(labels: Tensor, classes: int, where: str) -> None:
                 f"{where}: labels range over {low}..{high}, but there are {classes} classes: "
                 f"give indices in 0..{classes - 1}."
             )
+
+
+def check_images(x: Tensor, labels: Tensor, channels: int, image_size: int, where: str) -> None:
+    """Raise `DataError` unless there is one image of the right shape for each label."""
+    expected = (labels.shape[0], channels, image_size, image_size)
+    if x.shape != expected:
+        raise DataError(
+            f"{where}: images have shape {tuple(x.shape)}; for {labels.shape[0]} labels "
+            f"give {expected}."
+        )
+
+
+def noise_for(labels: Tensor, z: Tensor | None, size: int, like: Tensor, where: str) -> Tensor:
+    """Noise (B, size): what was given, if its shape is right; else drawn in the type of `like`."""
+    if z is None:
+        return torch.randn(labels.shape[0], size, device=like.device, dtype=like.dtype)
+    if z.shape != (labels.shape[0], size):
+        raise DataError(
+            f"{where}: noise has shape {tuple(z.shape)}; for {labels.shape[0]} labels "
+            f"give ({labels.shape[0]}, {size})."
+        )
+    return z
 
 
 def init_dcgan(module: nn.Module) -> None:

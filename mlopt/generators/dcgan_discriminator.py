@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from mlopt._errors import DataError
-from mlopt.generators._dcgan import check_labels, check_positive, init_dcgan, stage
+from mlopt.generators._dcgan import (
+    DOWN_STAGES,
+    check_images,
+    check_labels,
+    check_positive,
+    init_dcgan,
+    stage,
+)
 
 __all__ = ["DCGANDiscriminator"]
-
-# image size -> (side of the last feature map, number of convolutions). 8x8 has one more than the
-# generator: with a single convolution it sees little beyond the mean image, and samples of a class
-# become equal.
-_STAGES = {8: (2, 2), 28: (7, 2), 32: (4, 3)}
 
 
 class DCGANDiscriminator(nn.Module):
@@ -28,7 +29,7 @@ class DCGANDiscriminator(nn.Module):
     Do not use it with a penalty per sample (WGAN-GP): BatchNorm couples the samples of a batch.
 
     Args:
-        image_size: side of the images: 8, 28 or 32.
+        image_size: side of the images: 8, 16, 28, 32, 64 or 128.
         channels: channels of the images.
         classes: number of classes.
         width: channels of the first convolution.
@@ -42,7 +43,7 @@ class DCGANDiscriminator(nn.Module):
 
     def __init__(self, image_size: int, channels: int, classes: int, width: int = 64) -> None:
         super().__init__()
-        side, count = stage(image_size, _STAGES, "DCGANDiscriminator")
+        side, count = stage(image_size, DOWN_STAGES, "DCGANDiscriminator")
         check_positive("DCGANDiscriminator", channels=channels, classes=classes, width=width)
         self.image_size, self.channels, self.classes = image_size, channels, classes
         layers: list[nn.Module] = [
@@ -77,11 +78,6 @@ class DCGANDiscriminator(nn.Module):
                 range is checked on the CPU alone).
         """
         check_labels(labels, self.classes, "DCGANDiscriminator")
-        expected = (labels.shape[0], self.channels, self.image_size, self.image_size)
-        if x.shape != expected:
-            raise DataError(
-                f"DCGANDiscriminator: images have shape {tuple(x.shape)}; for "
-                f"{labels.shape[0]} labels give {expected}."
-            )
+        check_images(x, labels, self.channels, self.image_size, "DCGANDiscriminator")
         h = self.layers(x)
         return self.linear(h).squeeze(1) + (self.embedding(labels) * h).sum(dim=1)

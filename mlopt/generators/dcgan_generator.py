@@ -5,13 +5,16 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from mlopt._errors import DataError
-from mlopt.generators._dcgan import check_labels, check_positive, init_dcgan, stage
+from mlopt.generators._dcgan import (
+    STAGES,
+    check_labels,
+    check_positive,
+    init_dcgan,
+    noise_for,
+    stage,
+)
 
 __all__ = ["DCGANGenerator"]
-
-# image size -> (side of the first feature map, how often the side doubles up to the image)
-_STAGES = {8: (4, 1), 28: (7, 2), 32: (4, 3)}
 
 
 class DCGANGenerator(nn.Module):
@@ -21,10 +24,11 @@ class DCGANGenerator(nn.Module):
 
     `start` is a transposed convolution from 1x1 to 4x4 (7x7 for 28x28 images); each `up` is one of
     kernel 4 and stride 2 that doubles the side. The widest stage comes first and widths halve down
-    to `width`: 1 hidden stage for 8x8 images, 2 for 28x28, 3 for 32x32.
+    to `width`: 1 hidden stage for 8x8 images, 2 for 16x16 and 28x28, 3 for 32x32, 4 for 64x64 (the
+    published network), 5 for 128x128.
 
     Args:
-        image_size: side of the images: 8, 28 or 32.
+        image_size: side of the images: 8, 16, 28, 32, 64 or 128.
         channels: channels of the images.
         classes: number of classes.
         z: numbers of noise per image.
@@ -49,7 +53,7 @@ class DCGANGenerator(nn.Module):
         embedding: int = 32,
     ) -> None:
         super().__init__()
-        side, doublings = stage(image_size, _STAGES, "DCGANGenerator")
+        side, doublings = stage(image_size, STAGES, "DCGANGenerator")
         check_positive(
             "DCGANGenerator",
             channels=channels, classes=classes, z=z, width=width, embedding=embedding,
@@ -89,11 +93,5 @@ class DCGANGenerator(nn.Module):
         """
         check_labels(labels, self.classes, "DCGANGenerator")
         condition = self.embedding(labels)
-        if z is None:
-            z = torch.randn(labels.shape[0], self.z, device=condition.device, dtype=condition.dtype)
-        elif z.shape != (labels.shape[0], self.z):
-            raise DataError(
-                f"DCGANGenerator: noise has shape {tuple(z.shape)}; for {labels.shape[0]} labels "
-                f"give ({labels.shape[0]}, {self.z})."
-            )
+        z = noise_for(labels, z, self.z, condition, "DCGANGenerator")
         return self.layers(torch.cat([z, condition], dim=1)[:, :, None, None])

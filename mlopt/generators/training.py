@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
 from torch.optim import Adam
+from tqdm import tqdm
 
-from mlopt._errors import DataError
+from mlopt._errors import DataError, NonFiniteError, SettingsError
 from mlopt.generators._dcgan import check_positive
-from mlopt.generators.losses import discriminator_loss, generator_loss
+from mlopt.generators.ema import ExponentialAverage
+from mlopt.generators.gradient_penalty import couples_samples
+from mlopt.generators.gradient_penalty import gradient_penalty as slope_penalty
+from mlopt.generators.losses import LOSSES
 
 __all__ = ["train_gan"]
+
+DECAYS = ("none", "linear")
 
 
 def train_gan(
@@ -22,69 +30,190 @@ def train_gan(
     batches: Iterable[tuple[Tensor, Tensor]],
     steps: int,
     *,
+    loss: str = "non-saturating",
     lr: float = 2e-4,
     discriminator_lr: float | None = None,
     betas: tuple[float, float] = (0.5, 0.999),
+    decay: str = "none",
+    d_steps: int = 1,
+    gradient_penalty: float = 0.0,
+    auxiliary: tuple[float, float] = (1.0, 0.1),
+    per_class: int = 0,
     together: bool = False,
+    average: ExponentialAverage | None = None,
+    on_log: Callable[[int, dict[str, float]], None] | None = None,
+    log_every: int = 50,
+    progress: bool = False,
 ) -> dict[str, float]:
-    """Alternate one discriminator and one generator step, each with Adam, on the standard loss.
+    """Alternate discriminator steps, each on a new batch, and one generator step, with Adam.
 
-    Generated images have the labels of the real ones of the same batch. Both modules are trained in
-    place, in the mode that they are in, on the device where they and the batches are; noise is
-    drawn from torch's global generator.
+    Generated images have the labels of the real ones of the same batch, but see `per_class`. Both
+    modules are trained in place, in the mode that they are in, on the device where the generator
+    is; noise is drawn from torch's global generator.
+
+    `make_gan` makes the networks of a family, and `GANS[name].training()` gives the arguments that
+    it was published with: `train_gan(g, d, batches, 1000, **GANS["biggan"].training())`.
 
     Args:
         generator: called with labels (B,), gives images in the range that the discriminator reads.
         discriminator: called with images and labels, gives logits (B,).
         batches: real images and labels, gone through again and again.
-        steps: steps of each network.
+        steps: steps of the generator.
+        loss: a name of `LOSSES`.
         lr: step size of the generator's Adam.
         discriminator_lr: step size of the discriminator's Adam; by default `lr`.
         betas: of both.
+        decay: `none`, or `linear`: both step sizes fall to 0 over the steps.
+        d_steps: steps of the discriminator for each one of the generator.
+        gradient_penalty: factor of the `gradient_penalty` in the discriminator's loss; 0 for none.
+        auxiliary: weights of the cross-entropy of real images in the discriminator's loss and of
+            generated ones in the generator's, if the discriminator has an auxiliary classifier.
+        per_class: how many images of each class the generator's step draws, instead of as many as
+            the batch has, with the batch's labels (0). The generator's attribute `classes` says of
+            how many classes.
         together: whether the discriminator gets real and generated images as one batch, as
             `SharedDiscriminator` needs it, instead of in two calls.
+        average: the generator's running average, updated after each of its steps.
+        on_log: called with the number of steps done and the losses, every `log_every` steps and at
+            the end.
+        log_every: steps between two calls of `on_log`.
+        progress: whether to show a progress bar.
 
     Returns:
-        The last step's losses, `discriminator` and `generator`.
+        The last step's losses, `discriminator` and `generator`, and with a penalty `penalty`, which
+        is part of the discriminator's.
 
     Raises:
         DataError: there are no batches.
-        SettingsError: `steps` is smaller than 1.
+        SettingsError: a number is out of range, a name is unknown, or a penalty is asked for with a
+            discriminator that couples the samples of a batch.
+        NonFiniteError: a loss is not finite; the step of that network was not taken.
     """
-    check_positive("train_gan", steps=steps)
-    g_optimizer = Adam(generator.parameters(), lr, betas)
+    check_positive("train_gan", steps=steps, d_steps=d_steps, log_every=log_every)
+    if loss not in LOSSES or decay not in DECAYS:
+        raise SettingsError(
+            f"train_gan: loss={loss!r} must be one of {', '.join(LOSSES)}, and decay={decay!r} "
+            f"one of {', '.join(DECAYS)}."
+        )
+    classes = getattr(generator, "classes", None)
+    if per_class < 0 or (per_class and not isinstance(classes, int)):
+        raise SettingsError(
+            f"train_gan: per_class={per_class} must be at least 0, and needs a generator with an "
+            "int attribute `classes`."
+        )
+    if gradient_penalty < 0 or (gradient_penalty and (together or couples_samples(discriminator))):
+        raise SettingsError(
+            f"train_gan: gradient_penalty={gradient_penalty} must be at least 0, and only 0 goes "
+            "with together=True or a discriminator with BatchNorm: the penalty is on each sample's "
+            "slope, and BatchNorm couples the samples. Take a critic without it, or no penalty."
+        )
+    has_classifier = getattr(discriminator, "conditioning", None) == "auxiliary"
+    players = _Players(
+        generator,
+        discriminator,
+        *LOSSES[loss],
+        gradient_penalty,
+        auxiliary if has_classifier else None,
+        together,
+    )
     d_lr = lr if discriminator_lr is None else discriminator_lr
-    d_optimizer = Adam(discriminator.parameters(), d_lr, betas)
+    optimizers = [
+        Adam(network.parameters(), rate, betas)
+        for network, rate in ((generator, lr), (discriminator, d_lr))
+    ]
+    device = next((p.device for p in generator.parameters()), torch.device("cpu"))
     stream = _endless(batches)
     losses: dict[str, Tensor] = {}
-    for _ in range(steps):
-        real, labels = next(stream)[:2]
-        fake = generator(labels)
-        if together:
-            real_logits, fake_logits = _pair(discriminator, real, fake.detach(), labels)
+    for done in tqdm(range(steps), desc="GAN", unit="step", disable=not progress):
+        if decay == "linear":
+            for optimizer, rate in zip(optimizers, (lr, d_lr), strict=True):
+                optimizer.param_groups[0]["lr"] = rate * (1 - done / steps)
+        for _ in range(d_steps):
+            real, labels = (tensor.to(device) for tensor in next(stream)[:2])
+            losses.update(players.discriminator_losses(real, labels))
+            _descend(discriminator, optimizers[1], losses, "discriminator", done)
+        asked = torch.arange(classes or 0, device=device).repeat_interleave(per_class)
+        losses["generator"] = players.generator_loss(real, labels, asked if per_class else labels)
+        _descend(generator, optimizers[0], losses, "generator", done)
+        if average is not None:
+            average.update()
+        if on_log is not None and ((done + 1) % log_every == 0 or done + 1 == steps):
+            on_log(done + 1, _numbers(losses))
+    return _numbers(losses)
+
+
+@dataclass(frozen=True)
+class _Players:
+    """The two networks, and what each of them minimises."""
+
+    g: nn.Module
+    d: nn.Module
+    d_loss: Callable[[Tensor, Tensor], Tensor]
+    g_loss: Callable[[Tensor], Tensor]
+    penalty: float
+    auxiliary: tuple[float, float] | None
+    together: bool
+
+    def discriminator_losses(self, real: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        with torch.no_grad():
+            fake = self.g(labels)
+        if self.together:
+            real_logits, fake_logits = self.pair(real, labels, fake, labels)
+            known = None
         else:
-            real_logits = discriminator(real, labels)
-            fake_logits = discriminator(fake.detach(), labels)
-        loss = discriminator_loss(real_logits, fake_logits)
-        d_optimizer.zero_grad()
-        loss.backward()
-        d_optimizer.step()
-        losses["discriminator"] = loss.detach()
-        fake = generator(labels)
-        if together:
-            fake_logits = _pair(discriminator, real, fake, labels)[1]
-        else:
-            fake_logits = discriminator(fake, labels)
-        loss = generator_loss(fake_logits)
-        g_optimizer.zero_grad()
-        loss.backward()
-        g_optimizer.step()
-        losses["generator"] = loss.detach()
+            real_logits, known = self.judge(real, labels)
+            fake_logits = self.d(fake, labels)
+        loss = self.d_loss(real_logits, fake_logits)
+        if self.auxiliary is not None and known is not None:
+            loss = loss + self.auxiliary[0] * cross_entropy(known, labels)
+        if not self.penalty:
+            return {"discriminator": loss}
+        penalty = self.penalty * slope_penalty(self.d, real, fake, labels)
+        return {"discriminator": loss + penalty, "penalty": penalty.detach()}
+
+    def generator_loss(self, real: Tensor, labels: Tensor, asked: Tensor) -> Tensor:
+        fake = self.g(asked)
+        if self.together:
+            return self.g_loss(self.pair(real, labels, fake, asked)[1])
+        logits, known = self.judge(fake, asked)
+        if self.auxiliary is None or known is None:
+            return self.g_loss(logits)
+        return self.g_loss(logits) + self.auxiliary[1] * cross_entropy(known, asked)
+
+    def judge(self, x: Tensor, labels: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Logits, and those of the classes if there is a classifier."""
+        if self.auxiliary is None:
+            return self.d(x, labels), None
+        judge: Any = self.d.judge
+        return judge(x, labels)
+
+    def pair(self, real: Tensor, y: Tensor, fake: Tensor, y_fake: Tensor) -> Sequence[Tensor]:
+        logits = self.d(torch.cat([real, fake]), torch.cat([y, y_fake]))
+        return logits.split([len(real), len(fake)])
+
+
+def _descend(
+    network: nn.Module, optimizer: Adam, losses: dict[str, Tensor], name: str, step: int
+) -> None:
+    """One step on a loss, by this network's parameters alone; the loss is then detached."""
+    if not bool(losses[name].isfinite()):
+        raise NonFiniteError(
+            f"train_gan: the {name}'s loss is {losses[name].item()} in step {step}; that step was "
+            "not taken. Lower the step sizes, or look at the images.",
+            problem=name,
+            step=step,
+        )
+    parameters = [p for p in network.parameters() if p.requires_grad]
+    gradients = torch.autograd.grad(losses[name], parameters, allow_unused=True)
+    for parameter, gradient in zip(parameters, gradients, strict=True):
+        parameter.grad = gradient
+    optimizer.step()
+    optimizer.zero_grad()
+    losses[name] = losses[name].detach()
+
+
+def _numbers(losses: dict[str, Tensor]) -> dict[str, float]:
     return {name: float(value) for name, value in losses.items()}
-
-
-def _pair(d: nn.Module, real: Tensor, fake: Tensor, labels: Tensor) -> Sequence[Tensor]:
-    return d(torch.cat([real, fake]), torch.cat([labels, labels])).chunk(2)
 
 
 def _endless(batches: Iterable[Any]) -> Iterator[Any]:

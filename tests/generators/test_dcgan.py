@@ -8,7 +8,7 @@ import torch
 from mlopt._errors import DataError, SettingsError
 from mlopt.generators import DCGANDiscriminator, DCGANGenerator
 
-SIZES = [(8, 1), (28, 1), (32, 3)]
+SIZES = [(8, 1), (16, 3), (28, 1), (32, 3), (64, 3), (128, 1)]
 LABELS = torch.tensor([0, 1, 2, 2, 1])
 
 
@@ -51,6 +51,10 @@ def count(module: torch.nn.Module) -> int:
         (28, 1, 960_705, 1_088 + 131_072 + 256 + 6_273 + 62_720),
         # embedding 320; start 132*256*16 + 512; ups 524_288 + 256 and 131_072 + 128; image 3_075
         (32, 3, 1_200_323, 3_136 + 131_072 + 256 + 524_288 + 512 + 4_097 + 40_960),
+        # The published 64-pixel networks have 3_576_704 and 2_765_568. Ours: embedding 320, 32 more
+        # inputs of the start 262_144, bias of the image 3; bias of the first convolution 64, of the
+        # last 1, projection 81_920.
+        (64, 3, 3_576_704 + 320 + 262_144 + 3, 2_765_568 + 64 + 1 + 81_920),
     ],
 )
 def test_parameter_counts(size, channels, of_generator, of_discriminator) -> None:
@@ -153,8 +157,8 @@ def test_double_backward() -> None:
 
 @pytest.mark.parametrize("make", [generator, discriminator])
 def test_settings_that_are_refused(make) -> None:
-    with pytest.raises(SettingsError, match="image_size=16 is not supported.* 8, 28, 32"):
-        make(image_size=16)
+    with pytest.raises(SettingsError, match="image_size=24 is not supported.* 8, 16, 28, 32"):
+        make(image_size=24)
     for name in ("channels", "classes", "width"):
         with pytest.raises(SettingsError, match=f"{name}=0 must be at least 1"):
             make(**{name: 0})

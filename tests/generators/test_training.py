@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
 from torch import nn
 
-from mlopt._errors import DataError, SettingsError
+from mlopt._errors import DataError, NonFiniteError, SettingsError
 from mlopt.data import load, loader, search_split
 from mlopt.generators import (
     DCGANDiscriminator,
     DCGANGenerator,
+    ExponentialAverage,
     discriminator_loss,
     generator_loss,
     sample_grid,
@@ -89,11 +92,141 @@ def test_together_is_one_call_in_each_step() -> None:
     assert results[0] == results[1]  # a network without BatchNorm does not notice
 
 
+BATCH = (torch.tensor([0.5, 0.9], dtype=torch.float64).view(2, 1, 1, 1), torch.tensor([0, 1]))
+
+
+class Watch(Slope):
+    """Counts what it is shown."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[tuple[list[float], list[int]]] = []
+
+    def forward(self, x: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        self.seen.append((x.flatten().tolist(), labels.tolist()))
+        return super().forward(x, labels)
+
+
+def test_discriminator_steps_take_a_batch_each() -> None:
+    d, label = Watch(), torch.tensor([0])
+    batches = [(torch.full((1, 1, 1, 1), v).double(), label) for v in (5.0, 6.0, 7.0)]
+    train_gan(Shift(), d, batches, 2, d_steps=2)
+    reals = [x[0] for x, _ in d.seen if x[0] >= 5]
+    assert reals == [5, 6, 7, 5]
+    assert len(d.seen) == 2 * (2 * 2 + 1)  # real and generated twice, then the generator's
+
+
+def test_one_step_with_the_penalty_by_hand() -> None:
+    g, d = Shift(), Slope()
+    losses = train_gan(
+        g, d, [BATCH], 1, loss="wasserstein", gradient_penalty=10.0, lr=0.01, discriminator_lr=0.1
+    )
+    # D(x, y) = v x (1 + y) has the slopes v and 2 v; v = 0.3 rises: the penalty is 5 ((v - 1)^2 +
+    # (2 v - 1)^2) = 3.25 with the derivative -11; the rest is v ((0.1 - 0.4) - (0.5 + 1.8)) / 2.
+    assert losses["penalty"] == pytest.approx(3.25, rel=1e-12)
+    assert losses["discriminator"] == pytest.approx(3.25 + 0.3 * (-0.3 - 2.3) / 2, rel=1e-12)
+    assert d.value.item() == pytest.approx(0.4, abs=1e-6)
+    assert losses["generator"] == pytest.approx(-0.4 * (0.1 - 0.4) / 2, rel=1e-6)
+    assert g.value.tolist() == pytest.approx([0.11, -0.19], abs=1e-6)
+
+
+def test_hinge_by_hand() -> None:
+    losses = train_gan(Shift(), Slope(), [BATCH], 1, loss="hinge", discriminator_lr=1e-9)
+    real, fake = [0.15, 0.54], [0.03, -0.12]
+    expected = sum(1 - r for r in real) / 2 + sum(1 + f for f in fake) / 2
+    assert losses["discriminator"] == pytest.approx(expected)
+    assert losses["generator"] == pytest.approx(-sum(fake) / 2)
+
+
+def test_linear_decay() -> None:
+    """A gradient of constant sign: Adam moves by the step size, here 4, 3, 2 and 1 quarters."""
+    g = Shift()
+    train_gan(
+        g, Slope(), [BATCH], 4, loss="wasserstein", lr=0.01, discriminator_lr=1e-9, decay="linear"
+    )
+    assert g.value.tolist() == pytest.approx([0.1 + 0.025, -0.2 + 0.025], abs=1e-6)
+
+
+def test_images_of_each_class() -> None:
+    class Three(Shift):
+        classes = 2
+
+    d = Watch()
+    train_gan(Three(), d, [BATCH], 1, per_class=3)
+    assert [labels for _, labels in d.seen] == [[0, 1], [0, 1], [0, 0, 0, 1, 1, 1]]
+
+
+def test_the_average_follows_each_generator_step() -> None:
+    g = Shift()
+    average = ExponentialAverage(g, decay=0.75)
+    places = []
+
+    def log(step: int, losses: dict[str, float]) -> None:
+        places.append((step, g.value.tolist(), losses))
+
+    train_gan(g, Slope(), [BATCH], 3, d_steps=2, average=average, on_log=log, log_every=1)
+    expected = torch.tensor([0.1, -0.2]).double()
+    for _, value, _ in places:
+        expected = 0.75 * expected + 0.25 * torch.tensor(value).double()
+    torch.testing.assert_close(average.module.value, expected)
+    assert [step for step, _, _ in places] == [1, 2, 3]
+    assert set(places[0][2]) == {"discriminator", "generator"}
+
+
+def test_log_every_and_at_the_end() -> None:
+    steps = []
+    train_gan(Shift(), Slope(), [BATCH], 5, on_log=lambda step, _: steps.append(step), log_every=2)
+    assert steps == [2, 4, 5]
+
+
+def test_the_auxiliary_classifier_is_trained_and_teaches() -> None:
+    class Auxiliary(Slope):
+        conditioning = "auxiliary"
+
+        def judge(self, x: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            known = torch.stack([0 * x.flatten(), x.flatten()], dim=1)  # class 1 is bright
+            return self(x, y), known
+
+    losses = train_gan(
+        Shift(), Auxiliary(), [BATCH], 1, discriminator_lr=1e-9, auxiliary=(2.0, 0.5)
+    )
+    plain = train_gan(Shift(), Slope(), [BATCH], 1, discriminator_lr=1e-9)
+
+    def softplus(t: float) -> float:
+        return math.log1p(math.exp(t))
+
+    of_real = (softplus(0.5) + softplus(-0.9)) / 2  # labels 0 and 1 of 0.5 and 0.9
+    of_fake = (softplus(0.1) + softplus(0.2)) / 2
+    assert losses["discriminator"] - plain["discriminator"] == pytest.approx(2 * of_real)
+    assert losses["generator"] - plain["generator"] == pytest.approx(0.5 * of_fake)
+
+
+def test_a_loss_that_is_not_finite_takes_no_step() -> None:
+    bad = (torch.full((2, 1, 1, 1), math.nan).double(), BATCH[1])
+    g, d = Shift(), Slope()
+    with pytest.raises(NonFiniteError, match="discriminator's loss is nan in step 1") as caught:
+        train_gan(g, d, [BATCH, bad], 2)
+    assert (caught.value.problem, caught.value.step) == ("discriminator", 1)
+    assert math.isfinite(d.value.item())
+    assert g.value.isfinite().all()
+
+
 def test_what_is_refused() -> None:
     with pytest.raises(DataError, match="batches are empty"):
         train_gan(Shift(), Slope(), [], 1)
-    with pytest.raises(SettingsError, match="steps=0"):
-        train_gan(Shift(), Slope(), [], 0)
+    for name in ("steps", "d_steps", "log_every"):
+        with pytest.raises(SettingsError, match=f"{name}=0"):
+            train_gan(Shift(), Slope(), [BATCH], **{"steps": 1, name: 0})
+    for name, value in (("loss", "hing"), ("decay", "cosine")):
+        with pytest.raises(SettingsError, match=f"{name}='{value}'"):
+            train_gan(Shift(), Slope(), [BATCH], 1, **{name: value})
+    with pytest.raises(SettingsError, match="per_class=2 .*needs a generator with .*`classes`"):
+        train_gan(Shift(), Slope(), [BATCH], 1, per_class=2)
+    coupled = DCGANDiscriminator(8, 1, 2, width=2)
+    for d, more in ((coupled, {}), (Slope(), {"together": True}), (Slope(), {})):
+        penalty = 10.0 if more or d is coupled else -1.0
+        with pytest.raises(SettingsError, match=f"gradient_penalty={penalty} .*BatchNorm"):
+            train_gan(Shift(), d, [BATCH], 1, gradient_penalty=penalty, **more)
 
 
 def test_digits_become_recognisable_and_differ() -> None:

@@ -1,0 +1,186 @@
+"""WGAN-GP's convolutional pair: a conditional generator and critic."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import leaky_relu
+
+from mlopt.generators._dcgan import (
+    DOWN_STAGES,
+    STAGES,
+    check_images,
+    check_labels,
+    check_positive,
+    noise_for,
+    stage,
+)
+from mlopt.generators._wgan_gp import CriticHead, init_he
+from mlopt.generators.conditional_batch_norm import ConditionalBatchNorm
+
+__all__ = ["WGANConvCritic", "WGANConvGenerator"]
+
+
+class WGANConvGenerator(nn.Module):
+    """5x5 transposed convolutions from noise to an image with values in [-1, 1], given a class.
+
+        image = tanh(up(... ReLU(cBN(up(ReLU(cBN(linear(z)), label)), label))))),   z ~ N(0, 1)
+
+    `linear` makes the first map, 4x4 (7x7 for 28x28 images), and its conditional BatchNorm has a
+    gain and an offset for every number of it; every other one, for every channel. Each `up` doubles
+    the side. Widths halve down to `width`, as in `DCGANGenerator`.
+
+    The published network has no classes; the conditional BatchNorm is the usual addition. With
+    `classes=1` and 32x32 colour images this is the published network.
+
+    Args:
+        image_size: side of the images: 8, 16, 28, 32, 64 or 128.
+        channels: channels of the images.
+        classes: number of classes.
+        z: numbers of noise per image.
+        width: channels of the last hidden stage.
+
+    Raises:
+        SettingsError: `image_size` is not supported, or another setting is smaller than 1.
+
+    Reference: Gulrajani et al., "Improved training of Wasserstein GANs", 2017, and the network for
+    CIFAR-10 in its published code.
+    """
+
+    def __init__(
+        self, image_size: int, channels: int, classes: int, z: int = 128, width: int = 128
+    ) -> None:
+        super().__init__()
+        side, doublings = stage(image_size, STAGES, "WGANConvGenerator")
+        check_positive(
+            "WGANConvGenerator", channels=channels, classes=classes, z=z, width=width
+        )  # fmt: skip
+        self.image_size, self.channels, self.classes, self.z = image_size, channels, classes, z
+        self.side = side
+        widths = [width * 2**k for k in reversed(range(doublings))]
+        first = widths[0] * side**2
+        self.linear = nn.Linear(z, first)
+        self.norms = nn.ModuleList(
+            ConditionalBatchNorm(c, classes=classes) for c in (first, *widths[1:])
+        )
+        self.ups = nn.ModuleList(
+            nn.ConvTranspose2d(before, after, 5, stride=2, padding=2, output_padding=1)
+            for before, after in zip(widths, (*widths[1:], channels), strict=True)
+        )
+        init_he(self)
+
+    def forward(self, labels: Tensor, z: Tensor | None = None) -> Tensor:
+        """Draw one image per label.
+
+        Args:
+            labels: class indices, (B,).
+            z: noise, (B, z); by default drawn from torch's global generator, on the device and in
+                the type of the parameters.
+
+        Returns:
+            Images in [-1, 1], (B, channels, image_size, image_size).
+
+        Raises:
+            DataError: the labels are not class indices (their range is checked on the CPU alone),
+                or the noise has another shape.
+        """
+        check_labels(labels, self.classes, "WGANConvGenerator")
+        z = noise_for(labels, z, self.z, self.linear.weight, "WGANConvGenerator")
+        x = self.linear(z)[:, :, None, None]
+        for norm, up in zip(self.norms, self.ups, strict=True):
+            x = torch.relu(norm(x, labels))
+            if x.shape[-1] == 1:  # the numbers of the first map, normalised one by one
+                x = x.view(len(x), -1, self.side, self.side)
+            x = up(x)
+        return torch.tanh(x)
+
+
+class WGANConvCritic(nn.Module):
+    """5x5 convolutions of stride 2 with LeakyReLU(.2), without BatchNorm, and a linear score.
+
+        score(x, y) = linear(h(x)) + <embedding(y), h(x)>      conditioning="projection"
+        score(x, y) = linear(h(x))                             conditioning="auxiliary"
+
+    h is the last feature map, flattened: 4x4 (7x7 for 28x28 images, 2x2 for 8x8). Widths double
+    from `width`. The auxiliary form reads no label; it has a classifier beside the score, see
+    `judge`, whose loss makes the generator draw the classes. No operation couples the samples of a
+    batch, so `gradient_penalty` is what it says.
+
+    The published network has no classes: it is the auxiliary form without its classifier.
+
+    Args:
+        image_size: side of the images: 8, 16, 28, 32, 64 or 128.
+        channels: channels of the images.
+        classes: number of classes.
+        width: channels of the first convolution.
+        conditioning: `projection` or `auxiliary`.
+
+    Raises:
+        SettingsError: `image_size` or `conditioning` is not supported, or another setting is
+            smaller than 1.
+
+    Reference: as in `WGANConvGenerator`; projection: Miyato, Koyama, "cGANs with projection
+    discriminator", 2018; auxiliary classifier: Odena, Olah, Shlens, "Conditional image synthesis
+    with auxiliary classifier GANs", 2017.
+    """
+
+    def __init__(
+        self,
+        image_size: int,
+        channels: int,
+        classes: int,
+        width: int = 128,
+        conditioning: str = "projection",
+    ) -> None:
+        super().__init__()
+        side, count = stage(image_size, DOWN_STAGES, "WGANConvCritic")
+        check_positive("WGANConvCritic", channels=channels, classes=classes, width=width)
+        self.image_size, self.channels, self.classes = image_size, channels, classes
+        self.conditioning = conditioning
+        widths = [channels, *(width * 2**k for k in range(count))]
+        self.downs = nn.ModuleList(
+            nn.Conv2d(before, after, 5, stride=2, padding=2)
+            for before, after in zip(widths, widths[1:], strict=False)
+        )
+        self.head = CriticHead(widths[-1] * side**2, classes, conditioning, "WGANConvCritic")
+        init_he(self)
+
+    def forward(self, x: Tensor, labels: Tensor) -> Tensor:
+        """Score images of given classes.
+
+        Args:
+            x: images, (B, channels, image_size, image_size).
+            labels: class indices, (B,).
+
+        Returns:
+            Scores, (B,), without bounds: higher means more real.
+
+        Raises:
+            DataError: the images have another shape, or the labels are not class indices (their
+                range is checked on the CPU alone).
+        """
+        return self.head(self._features(x, labels), labels)
+
+    def judge(self, x: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Scores, and the auxiliary classifier's logits, from one pass.
+
+        Args:
+            x: images, (B, channels, image_size, image_size).
+            labels: class indices, (B,).
+
+        Returns:
+            Scores (B,) and class logits (B, classes).
+
+        Raises:
+            DataError: as `forward`.
+            SettingsError: the critic has no classifier.
+        """
+        h = self._features(x, labels)
+        return self.head(h, labels), self.head.classify(h)
+
+    def _features(self, x: Tensor, labels: Tensor) -> Tensor:
+        check_labels(labels, self.classes, "WGANConvCritic")
+        check_images(x, labels, self.channels, self.image_size, "WGANConvCritic")
+        for down in self.downs:
+            x = leaky_relu(down(x), 0.2)
+        return x.flatten(1)
