@@ -11,14 +11,37 @@ from torch import Tensor, nn
 from mlopt._errors import SettingsError
 from mlopt.nas.operations import PRIMITIVES
 
-__all__ = ["Architecture", "ArchitectureWeights", "count_edges"]
+__all__ = ["Architecture", "ArchitectureWeights", "CellOperations", "count_edges"]
 
 
 class ArchitectureWeights(NamedTuple):
-    """Mixture weights (edges, operations) for each kind of cell; every row sums to one."""
+    """What a supernet reads, for each kind of cell.
+
+        node_j = sum_{i<j} edges[(i, j)] * sum_o weights[(i, j), o] * o(node_i)
+
+    Attributes:
+        normal: mixture weights (edges, operations) of the normal cells; every row sums to one.
+        reduce: the same of the reduction cells.
+        normal_edges: weights (edges,) of the normal cells' edges; None stands for ones.
+        reduce_edges: the same of the reduction cells.
+    """
 
     normal: Tensor
     reduce: Tensor
+    normal_edges: Tensor | None = None
+    reduce_edges: Tensor | None = None
+
+
+class CellOperations(NamedTuple):
+    """Names of the operations that each edge has, edge by edge, for each kind of cell."""
+
+    normal: tuple[tuple[str, ...], ...]
+    reduce: tuple[tuple[str, ...], ...]
+
+    @classmethod
+    def full(cls, nodes: int) -> CellOperations:
+        """Return all eight operations of DARTS on every edge of cells with so many nodes."""
+        return cls(*[(PRIMITIVES,) * count_edges(nodes)] * 2)
 
 
 def count_edges(nodes: int) -> int:

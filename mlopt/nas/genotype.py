@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from mlopt._errors import SettingsError
-from mlopt.nas.operations import OPERATIONS
+from mlopt.nas.operations import OPERATIONS, PRIMITIVES
 
 __all__ = ["Genotype"]
 
@@ -79,6 +80,30 @@ class Genotype:
                 f"got {given}."
             )
         return cls(**fields)
+
+    def check(self, nodes: int = 4, operations: Sequence[str] = PRIMITIVES) -> None:
+        """Refuse a genotype of another search space.
+
+        Args:
+            nodes: intermediate nodes of the space's cells.
+            operations: what an edge may be; 'none' is never chosen. By default those of DARTS,
+                P-DARTS, PC-DARTS and DARTS-.
+
+        Raises:
+            SettingsError: if a cell has another number of nodes or an operation that is not one of
+                the space's; the first such operation is named.
+        """
+        for kind in ("normal", "reduce"):
+            where = f"This genotype is of another search space: its {kind} cell has"
+            pairs: Pairs = getattr(self, kind)
+            for position, (operation, source) in enumerate(pairs):
+                if operation not in operations:
+                    raise SettingsError(
+                        f"{where} {operation!r} at node {position // 2 + 2}, on state {source}. "
+                        f"The space's operations are: {', '.join(operations)}."
+                    )
+            if len(pairs) != 2 * nodes:
+                raise SettingsError(f"{where} {len(pairs) // 2} nodes, the space's have {nodes}.")
 
     def text(self) -> str:
         """Return one line for each node; `sep_conv_3x3(0)` is that operation on state 0."""

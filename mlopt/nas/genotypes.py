@@ -1,10 +1,14 @@
-"""Published genotypes."""
+"""Published genotypes, and where a genotype comes from: one of them, or a file."""
 
 from __future__ import annotations
 
+import difflib
+from pathlib import Path
+
+from mlopt._errors import SettingsError
 from mlopt.nas.genotype import Genotype
 
-__all__ = ["GENOTYPES"]
+__all__ = ["GENOTYPES", "load_genotype"]
 
 _SHORT = {
     "mp": "max_pool_3x3",
@@ -76,5 +80,88 @@ GENOTYPES: dict[str, Genotype] = {
         "sk@0 d3@1 | sk@0 s3@1 | s3@1 s3@3 | s3@0 d5@4",
         "ap@0 s5@1 | s3@0 d5@2 | mp@0 d3@1 | d3@1 d5@3",
     ),
+    # Chu et al., "DARTS-: Robustly Stepping out of Performance Collapse without Indicators", ICLR
+    # 2021: searches with different seeds in DARTS' space (S0), on CIFAR-10 and on CIFAR-100. The
+    # first of each is the best one.
+    "DARTS_minus_cifar10_s0_0": _genotype(
+        "s3@0 s5@1 | s3@1 d3@2 | sk@1 s3@0 | sk@1 s3@0",
+        "s3@0 mp@1 | sk@2 mp@0 | sk@2 sk@3 | sk@2 sk@3",
+    ),
+    "DARTS_minus_cifar10_s0_1": _genotype(
+        "s3@0 d5@1 | s3@0 s3@1 | d5@1 s3@0 | sk@1 s3@0",
+        "s3@1 mp@0 | sk@2 mp@1 | sk@2 sk@3 | sk@2 sk@3",
+    ),
+    "DARTS_minus_cifar10_s0_2": _genotype(
+        "s5@1 s3@0 | s3@0 s3@1 | sk@1 s5@0 | s3@0 sk@1",
+        "s3@1 s3@0 | sk@2 mp@1 | sk@2 sk@3 | sk@2 sk@3",
+    ),
+    "DARTS_minus_cifar10_s0_3": _genotype(
+        "s3@0 s3@1 | s3@0 s3@1 | s3@0 d5@1 | sk@1 sk@0",
+        "mp@0 mp@1 | sk@2 s5@0 | sk@3 sk@2 | sk@3 sk@2",
+    ),
+    "DARTS_minus_cifar10_s0_4": _genotype(
+        "s3@0 s5@1 | s3@1 s3@0 | sk@1 d3@0 | sk@1 s5@0",
+        "mp@0 mp@1 | mp@0 sk@2 | sk@2 sk@3 | sk@2 sk@3",
+    ),
+    "DARTS_minus_cifar100_s0_0": _genotype(
+        "d5@0 d3@1 | s3@1 d3@0 | d5@0 d3@1 | s3@1 d5@0",
+        "mp@0 s5@1 | sk@2 s5@0 | sk@2 sk@3 | sk@2 sk@3",
+    ),
+    "DARTS_minus_cifar100_s0_1": _genotype(
+        "s3@1 d3@0 | d5@1 d5@0 | d5@1 d3@0 | s3@1 s3@0",
+        "ap@1 ap@0 | ap@1 sk@2 | sk@2 ap@1 | sk@2 sk@3",
+    ),
+    "DARTS_minus_cifar100_s0_2": _genotype(
+        "d3@0 s3@1 | d3@0 s5@1 | s3@1 d3@0 | sk@1 d3@0",
+        "ap@1 sk@0 | sk@2 ap@1 | sk@2 sk@3 | sk@2 sk@3",
+    ),
+    "DARTS_minus_cifar100_s0_3": _genotype(
+        "d5@0 s5@1 | s3@0 sk@1 | s3@1 s3@0 | sk@1 d3@0",
+        "s3@1 s3@0 | sk@2 ap@0 | sk@2 sk@3 | sk@2 sk@3",
+    ),
+    # Du and Xie, "Small-Group Learning, with Application to Neural Architecture Search", 2020: the
+    # authors' searches on CIFAR-100, plain DARTS of first order and the first learner of SGL on it.
+    "DARTS_CIFAR100_1ST": _genotype(
+        "sk@0 sk@1 | sk@0 s3@1 | sk@0 sk@1 | sk@0 sk@1",
+        "ap@0 ap@1 | sk@2 ap@0 | ap@0 sk@2 | sk@2 ap@0",
+    ),
+    "SGL_DARTS_CIFAR100_1ST": _genotype(
+        "s3@0 s3@1 | sk@0 sk@1 | sk@0 sk@1 | sk@0 sk@1",
+        "sk@1 ap@0 | ap@0 d5@2 | sk@2 ap@0 | sk@2 ap@0",
+    ),
 }
 """Genotypes by name."""
+
+
+def load_genotype(name_or_file: str | Path) -> Genotype:
+    """Return a published genotype, or one that a search has written.
+
+    Args:
+        name_or_file: a key of `GENOTYPES`, a file as `Genotype.to_json` makes it, or a run folder
+            with such a file, `genotype.json`.
+
+    Returns:
+        The genotype.
+
+    Raises:
+        SettingsError: if it is none of these, or the file describes no genotype.
+    """
+    if name_or_file in GENOTYPES:
+        return GENOTYPES[str(name_or_file)]
+    path = Path(name_or_file)
+    if path.is_dir():
+        path = path / "genotype.json"
+    try:
+        return Genotype.from_json(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        names = {name.lower(): name for name in GENOTYPES}
+        close = difflib.get_close_matches(str(name_or_file).lower(), names, n=3)
+        hint = f" Did you mean {', '.join(names[name] for name in close)}?" if close else ""
+        raise SettingsError(
+            f"load_genotype: {str(name_or_file)!r} is no published genotype, and there is no file "
+            f"{path}.{hint} Published are: {', '.join(GENOTYPES)}."
+        ) from error
+    except (OSError, ValueError) as error:
+        raise SettingsError(f"load_genotype: {path} cannot be read: {error}.") from error
+    except SettingsError as error:
+        raise SettingsError(f"load_genotype: {path} describes no genotype. {error}") from error

@@ -14,208 +14,170 @@ edge and convolution.
 from __future__ import annotations
 
 import math
-from typing import NamedTuple, cast
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mlopt.nas.operations import half_pixels
+from mlopt.nas.edge_convolutions import (
+    Normalisation,
+    ReducingSkips,
+    SeparableConvolutions,
+    SeparableHalves,
+)
+from mlopt.nas.operations import PRIMITIVES
 
-__all__ = ["DENSE_CHANNELS", "MixedEdges", "MixtureWeights", "mixture_weights"]
+__all__ = ["MixedEdges", "Mixture"]
 
-DENSE_CHANNELS = 32
-"""Up to this width a depthwise and a pointwise convolution are run as their product, one dense
-convolution.
-
-It multiplies more, but is several times faster than depthwise convolutions on narrow layers.
-"""
+_CONVOLUTIONS = ("dil_conv_3x3", "dil_conv_5x5", "sep_conv_3x3", "sep_conv_5x5", "skip_connect")
+"""Operations whose last step is a batch normalisation of their own; the skip only if it reduces."""
 
 
-class MixtureWeights(NamedTuple):
-    """Mixture weights of edges from `sources` states to `targets` nodes, as `MixedEdges` uses them.
+class Mixture(NamedTuple):
+    """What decides the sums of one group of edges, which are listed source by source.
 
     Attributes:
-        linear: (targets, 3 * sources), max pooling, average pooling and skip of each source.
-        scales: (5, sources * targets), rows skip, sep_conv 3 and 5, dil_conv 3 and 5; columns
-            source by source.
+        weights: (edges, 8), the mixture weights, times the weights of the edges.
+        edges: (edges,), the weights of the edges; None if they have none.
+        scheduled: the scalar that `Supernet.begin_epoch` sets; None if the space has none.
     """
 
-    linear: Tensor
-    scales: Tensor
-
-
-def mixture_weights(rows: Tensor, sources: int) -> MixtureWeights:
-    """Arrange mixture weights (sources * targets, 8), source by source, for `MixedEdges`."""
-    linear = rows[:, 1:4].unflatten(0, (sources, -1)).permute(1, 2, 0).flatten(1)
-    return MixtureWeights(linear, rows[:, 3:].t())
-
-
-class _Norm(nn.Module):
-    """Batch normalisation whose scale is an input."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.running_mean: Tensor
-        self.running_var: Tensor
-        self.register_buffer("running_mean", torch.zeros(channels))
-        self.register_buffer("running_var", torch.ones(channels))
-
-    def forward(self, x: Tensor, scale: Tensor | None = None) -> Tensor:
-        return F.batch_norm(x, self.running_mean, self.running_var, scale, training=self.training)
-
-
-def _weights(count: int, *shape: int) -> nn.ParameterList:
-    """One convolution weight for each edge, initialised as `torch.nn.Conv2d` does."""
-    weights = [nn.Parameter(torch.empty(shape)) for _ in range(count)]
-    for weight in weights:
-        nn.init.kaiming_uniform_(weight, a=math.sqrt(5))
-    return nn.ParameterList(weights)
-
-
-def _joined(weights: nn.ParameterList) -> Tensor:
-    return torch.cat(cast("list[Tensor]", list(weights)))
-
-
-class _SeparableHalf(nn.Module):
-    """Depthwise convolution, pointwise convolution, normalisation; the input is already rectified.
-
-    (B, inputs * C, H, W) -> (B, edges * C, H / stride, W / stride); each input feeds
-    edges / inputs consecutive edges.
-    """
-
-    def __init__(
-        self,
-        channels: int,
-        inputs: int,
-        edges: int,
-        kernel: int,
-        *,
-        stride: int = 1,
-        dilation: int = 1,
-    ) -> None:
-        super().__init__()
-        self.channels = channels
-        self.inputs = inputs
-        self.edges = edges
-        self.kernel = kernel
-        self.stride = stride
-        self.dilation = dilation
-        self.padding = dilation * (kernel - 1) // 2
-        self.depthwise = _weights(edges, channels, 1, kernel, kernel)
-        self.pointwise = _weights(edges, channels, channels, 1, 1)
-        self.norm = _Norm(edges * channels)
-
-    def forward(self, x: Tensor, scale: Tensor | None = None) -> Tensor:
-        convolve = self._dense if self.channels <= DENSE_CHANNELS else self._separable
-        return self.norm(convolve(x, _joined(self.depthwise), _joined(self.pointwise)), scale)
-
-    def _dense(self, x: Tensor, depthwise: Tensor, pointwise: Tensor) -> Tensor:
-        edges, channels, kernel = self.edges, self.channels, self.kernel
-        product = pointwise.view(edges, channels, channels, 1, 1) * depthwise.view(
-            edges, 1, channels, kernel, kernel
-        )
-        weight = product.view(edges * channels, channels, kernel, kernel)
-        return F.conv2d(x, weight, None, self.stride, self.padding, self.dilation, self.inputs)
-
-    def _separable(self, x: Tensor, depthwise: Tensor, pointwise: Tensor) -> Tensor:
-        edges, channels = self.edges, self.channels
-        if self.inputs < edges:
-            copies = x.unflatten(1, (self.inputs, 1, channels)).expand(
-                -1, -1, edges // self.inputs, -1, -1, -1
-            )
-            x = copies.flatten(1, 3)
-        x = F.conv2d(x, depthwise, None, self.stride, self.padding, self.dilation, edges * channels)
-        # A batched matrix product is faster than a grouped 1x1 convolution, forwards and backwards.
-        weight = pointwise.view(edges, channels, channels).expand(len(x), -1, -1, -1)
-        return torch.matmul(weight, x.view(len(x), edges, channels, -1)).view(x.shape)
-
-
-class _ReducingSkips(nn.Module):
-    """Skip connections of stride 2, a factorized reduction each; the input is already rectified.
-
-    (B, inputs * C, H, W) -> (B, edges * C, ceil(H / 2), ceil(W / 2)).
-    """
-
-    def __init__(self, channels: int, inputs: int, edges: int) -> None:
-        super().__init__()
-        self.inputs = inputs
-        self.edges = edges
-        self.even = _weights(edges, channels // 2, channels, 1, 1)
-        self.odd = _weights(edges, channels // 2, channels, 1, 1)
-        self.norm = _Norm(edges * channels)
-
-    def forward(self, x: Tensor, scale: Tensor) -> Tensor:
-        even = F.conv2d(x, _joined(self.even), stride=2, groups=self.inputs)
-        odd = F.conv2d(half_pixels(x), _joined(self.odd), groups=self.inputs)
-        halves = [half.unflatten(1, (self.edges, -1)) for half in (even, odd)]
-        return self.norm(torch.cat(halves, dim=2).flatten(1, 2), scale)
+    weights: Tensor
+    edges: Tensor | None = None
+    scheduled: Tensor | None = None
 
 
 class MixedEdges(nn.Module):
     """Every edge from each of `sources` states to each of `targets` nodes, summed over the sources.
 
-        output[:, t] = sum_s sum_o w[(s, t), o] * o(source_s)
+        output_t = sum_s sum_o w[(s, t), o] * o(source_s)
 
-    (B, sources * C, H, W) -> (B, targets, C, H / stride, W / stride). Normalisations have no
-    learned scale or shift, and each pooling is followed by one; 'none' adds zero.
+    Edges are listed source by source. Normalisations have no learned scale or shift, and each
+    pooling is followed by one; 'none' adds zero.
 
     Args:
         channels: C, of every state.
         sources: states that the edges leave.
         targets: nodes that they reach.
         stride: 1, or 2 for edges that leave the inputs of a reduction cell.
+        operations: names of the operations that each edge has; all eight by default. Edges of
+            several sources must have the same ones.
 
     Reference: Liu, Simonyan, Yang, "DARTS: Differentiable Architecture Search", ICLR 2019.
     """
 
-    def __init__(self, channels: int, sources: int, targets: int, stride: int) -> None:
+    def __init__(
+        self,
+        channels: int,
+        sources: int,
+        targets: int,
+        stride: int,
+        operations: Sequence[Sequence[str]] | None = None,
+    ) -> None:
         super().__init__()
         edges = sources * targets
         self.channels = channels
         self.sources = sources
         self.targets = targets
         self.stride = stride
-        self.max_norm = _Norm(sources * channels)
-        self.avg_norm = _Norm(sources * channels)
-        self.skips = _ReducingSkips(channels, sources, edges) if stride == 2 else None
-        self.sep3 = self._separable(3)
-        self.sep5 = self._separable(5)
-        self.dil3 = _SeparableHalf(channels, sources, edges, 3, stride=stride, dilation=2)
-        self.dil5 = _SeparableHalf(channels, sources, edges, 5, stride=stride, dilation=2)
+        names = operations or [PRIMITIVES] * edges
+        self.edges_with = {
+            name: tuple(edge for edge in range(edges) if name in names[edge]) for name in PRIMITIVES
+        }
+        self.max_norm = self._normalisation("max_pool_3x3")
+        self.avg_norm = self._normalisation("avg_pool_3x3")
+        self.skips: ReducingSkips | None = None
+        if stride == 2 and (skips := len(self.edges_with["skip_connect"])):
+            self.skips = ReducingSkips(channels, sources, skips)
+        self.sep3 = self._separable("sep_conv_3x3", 3)
+        self.sep5 = self._separable("sep_conv_5x5", 5)
+        self.dil3 = self._dilated("dil_conv_3x3", 3)
+        self.dil5 = self._dilated("dil_conv_5x5", 5)
+        self._scale_counts = [len(self.edges_with[name]) for name, _ in self._convolutions()]
+        self.scale_index: Tensor
+        positions = [
+            edge * len(PRIMITIVES) + PRIMITIVES.index(name)
+            for name, _ in self._convolutions()
+            for edge in self.edges_with[name]
+        ]
+        index = torch.tensor(positions, dtype=torch.long)
+        self.register_buffer("scale_index", index, persistent=False)
 
-    def _separable(self, kernel: int) -> nn.ModuleList:
-        edges = self.sources * self.targets
-        first = _SeparableHalf(self.channels, self.sources, edges, kernel, stride=self.stride)
-        return nn.ModuleList([first, _SeparableHalf(self.channels, edges, edges, kernel)])
+    def _normalisation(self, name: str) -> Normalisation | None:
+        return Normalisation(self.sources * self.channels) if self.edges_with[name] else None
 
-    def forward(self, x: Tensor, mixture: MixtureWeights) -> Tensor:
-        """Return the sums of the mixed edges, one for each target."""
-        rectified = F.relu(x)
-        scales = mixture.scales.unsqueeze(-1).expand(-1, -1, self.channels).flatten(1)
-        skip, sep3, sep5, dil3, dil5 = scales.unbind()
-        total = self.dil3(rectified, dil3) + self.dil5(rectified, dil5)
-        for (first, second), scale in ((self.sep3, sep3), (self.sep5, sep5)):
-            total = total + second(F.relu(first(rectified)), scale)
-        if self.skips is not None:
-            total = total + self.skips(rectified, skip)
-        batch, _, height, width = total.shape
-        per_source = total.view(
-            batch, self.sources, self.targets, self.channels, height, width
-        ).unbind(1)
-        linear = self._linear(x, mixture.linear).view(
-            batch, self.targets, self.channels, height, width
+    def _separable(self, name: str, kernel: int) -> SeparableConvolutions | None:
+        edges = len(self.edges_with[name])
+        if not edges:
+            return None
+        return SeparableConvolutions(self.channels, self.sources, edges, kernel, stride=self.stride)
+
+    def _dilated(self, name: str, kernel: int) -> SeparableHalves | None:
+        edges, stride = len(self.edges_with[name]), self.stride
+        if not edges:
+            return None
+        return SeparableHalves(
+            self.channels, self.sources, edges, kernel, stride=stride, dilation=2
         )
-        return sum(per_source, start=linear)
+
+    def _convolutions(self) -> Iterator[tuple[str, nn.Module]]:
+        """The operations that end in a normalisation of their own, in the order of `_scales`."""
+        modules = (self.dil3, self.dil5, self.sep3, self.sep5, self.skips)
+        for name, module in zip(_CONVOLUTIONS, modules, strict=True):
+            if module is not None:
+                yield name, module
+
+    def forward(self, x: Tensor, mixture: Mixture) -> list[Tensor]:
+        """Return the sums of the mixed edges.
+
+        Args:
+            x: the states side by side, (B, sources * C, H, W).
+            mixture: see there.
+
+        Returns:
+            For each target a tensor (B, C, ceil(H / stride), ceil(W / stride)).
+        """
+        nodes = list(self._linear(x, mixture.weights).unbind(1))
+        rectified = F.relu(x)
+        # Operations that the same edges have are added together first: fewer, larger additions.
+        totals: dict[tuple[int, ...], Tensor] = {}
+        scales = self._scales(mixture.weights)
+        for (name, operation), scale in zip(self._convolutions(), scales, strict=True):
+            y = operation(rectified, scale)
+            edges = self.edges_with[name]
+            totals[edges] = totals[edges] + y if edges in totals else y
+        for edges, total in totals.items():
+            parts = total.unflatten(1, (len(edges), self.channels)).unbind(1)
+            for edge, part in zip(edges, parts, strict=True):
+                nodes[edge % self.targets] = nodes[edge % self.targets] + part
+        return nodes
+
+    def _scales(self, weights: Tensor) -> Sequence[Tensor]:
+        """Of each convolution the weights of its edges, once for each channel."""
+        chosen = weights.flatten().index_select(0, self.scale_index)
+        repeated = chosen.unsqueeze(1).expand(-1, self.channels).flatten()
+        return repeated.split([count * self.channels for count in self._scale_counts])
 
     def _linear(self, x: Tensor, weights: Tensor) -> Tensor:
-        """Poolings, and identities where the stride is 1: (B, targets, C * H * W)."""
-        branches = [
-            self.max_norm(F.max_pool2d(x, 3, self.stride, 1)),
-            self.avg_norm(F.avg_pool2d(x, 3, self.stride, 1, count_include_pad=False)),
-        ]
-        if self.stride == 1:
-            branches.append(x)
-        terms = len(branches) * self.sources
-        stacked = torch.cat(branches, dim=1).view(len(x), terms, -1)
-        return torch.bmm(weights[:, :terms].expand(len(x), -1, -1), stacked)
+        """Poolings, and identities where the stride is 1: (B, targets, C, H, W)."""
+        branches: list[tuple[str, Tensor]] = []
+        if self.max_norm is not None:
+            pooled = F.max_pool2d(x, 3, self.stride, 1)
+            branches.append(("max_pool_3x3", self.max_norm(pooled)))
+        if self.avg_norm is not None:
+            pooled = F.avg_pool2d(x, 3, self.stride, 1, count_include_pad=False)
+            branches.append(("avg_pool_3x3", self.avg_norm(pooled)))
+        if self.stride == 1 and self.edges_with["skip_connect"]:
+            branches.append(("skip_connect", x))
+        height, width = (math.ceil(size / self.stride) for size in x.shape[2:])
+        if not branches:
+            return x.new_zeros(len(x), self.targets, self.channels, height, width)
+        columns = torch.stack([weights[:, PRIMITIVES.index(name)] for name, _ in branches])
+        # (operations, sources * targets) -> (targets, operations * sources)
+        matrix = columns.unflatten(1, (self.sources, -1)).permute(2, 0, 1).flatten(1)
+        stacked = torch.cat([y for _, y in branches], dim=1)
+        stacked = stacked.reshape(len(x), matrix.shape[1], -1)
+        mixed = torch.bmm(matrix.expand(len(x), -1, -1), stacked)
+        return mixed.unflatten(2, (self.channels, height, width))

@@ -1,9 +1,11 @@
-"""Training a derived network from scratch, and measuring its error."""
+"""Training a derived network from scratch."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,19 +14,22 @@ from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from mlopt._errors import DataError, NonFiniteError, SettingsError
-from mlopt.nas.evaluation import EvaluationNetwork
+from mlopt._errors import NonFiniteError, SettingsError
+from mlopt.nas.cell_network import CellNetwork
+from mlopt.nas.checkpoint import (
+    generator_states,
+    read_checkpoint,
+    restore_generators,
+    write_checkpoint,
+)
+from mlopt.nas.measure import Totals, device_of
+from mlopt.nas.schedules import lr_schedule
 
-__all__ = ["count_parameters", "evaluate", "retrain"]
-
-
-def count_parameters(network: nn.Module) -> int:
-    """Return the number of parameters whose name lacks 'auxiliary', as papers report it."""
-    return sum(p.numel() for name, p in network.named_parameters() if "auxiliary" not in name)
+__all__ = ["retrain"]
 
 
 def retrain(
-    network: EvaluationNetwork,
+    network: nn.Module,
     train_loader: DataLoader[Any],
     *,
     epochs: int,
@@ -36,25 +41,29 @@ def retrain(
     drop_path: float = 0.0,
     label_smoothing: float = 0.0,
     min_lr: float = 0.0,
+    schedule: str = "cosine",
+    warmup: int = 0,
     device: torch.device | str | None = None,
     seed: int = 0,
+    checkpoint: str | Path | None = None,
     on_epoch: Callable[[dict[str, float]], None] | None = None,
     progress: bool = True,
 ) -> list[dict[str, float]]:
-    """Train a network with SGD and a cosine schedule.
+    """Train a network with SGD.
 
         loss = CE(logits, y) + auxiliary_weight * CE(auxiliary logits, y)
-        lr(e) = min_lr + (lr - min_lr) * (1 + cos(pi * e / epochs)) / 2,    drop path(e) =
-        drop_path * e / epochs
+        lr(e) as in `lr_schedule`,    drop path(e) = drop_path * e / epochs
 
     Randomness (drop path, the loader's shuffling if it has no generator of its own) comes from
     `seed`; the global generators are restored at the end.
 
     Args:
-        network: trained in place; its `drop_path` is set at every epoch.
+        network: called as `logits, auxiliary = network(images)`, with None for no auxiliary logits,
+            and trained in place; the `drop_path` of an evaluation network, which may stand inside a
+            wrapper, is set at every epoch.
         train_loader: batches (images, labels).
         epochs: passes over the data.
-        lr: learning rate of the first epoch.
+        lr: learning rate of the first epoch; with warm-up, of the epoch that ends it.
         momentum: of SGD.
         weight_decay: of SGD.
         clip: largest norm of a step's gradient.
@@ -62,9 +71,16 @@ def retrain(
         drop_path: the rate that drop path approaches.
         label_smoothing: probability mass spread over all classes in the training target.
         min_lr: the learning rate that the schedule approaches.
+        schedule: `cosine` or `linear`.
+        warmup: first epochs in which the learning rate rises.
         device: where to train; by default where the network is.
         seed: of all randomness.
-        on_epoch: called after each epoch with its metrics.
+        checkpoint: a file that is written after every epoch; if it is there at the start, the
+            training goes on after its last epoch, with the same numbers as if it had not been
+            interrupted (on the same device, and if what workers of the loader draw comes from its
+            generators, as with `mlopt.data.loader`). The checkpoint of a finished training gives
+            its network and metrics at once.
+        on_epoch: called after each epoch with its metrics, before the checkpoint is written.
         progress: whether to show a progress bar.
 
     Returns:
@@ -73,135 +89,167 @@ def retrain(
 
     Raises:
         NonFiniteError: if the loss is not finite; the step was not taken.
-        SettingsError: if `epochs` is less than one or `drop_path` is not in [0, 1).
-        DataError: if the loader gives no batch.
+        SettingsError: if `epochs` is less than one, `drop_path` is not in [0, 1), the schedule is
+            unknown, or the checkpoint is that of another training.
+        DataError: if the loader gives no batch, or a label that the network has no logit for.
 
     Reference: Liu, Simonyan, Yang, "DARTS: Differentiable Architecture Search", ICLR 2019, section
         3.2.
     """
-    if epochs < 1:
-        raise SettingsError(f"retrain: epochs must be at least 1, got {epochs}.")
-    if not 0 <= drop_path < 1:
-        raise SettingsError(f"retrain: drop_path must be in [0, 1), got {drop_path}.")
-    where = _device_of(network) if device is None else torch.device(device)
-    network.to(where)
-    optimizer = torch.optim.SGD(
-        network.parameters(), lr, momentum=momentum, weight_decay=weight_decay
-    )
-    history: list[dict[str, float]] = []
-    step = 0
-    with (
-        torch.random.fork_rng(devices=[where] if where.type == "cuda" else []),
-        tqdm(
-            desc="retrain", unit="step", total=epochs * len(train_loader), disable=not progress
-        ) as bar,
-    ):
+    recipe = _Recipe(
+        epochs, lr, momentum, weight_decay, clip, auxiliary_weight, drop_path, label_smoothing,
+        min_lr, schedule, warmup, seed,
+    )  # fmt: skip
+    where = device_of(network) if device is None else torch.device(device)
+    path = None if checkpoint is None else Path(checkpoint)
+    with torch.random.fork_rng(devices=[where] if where.type == "cuda" else []):
         torch.manual_seed(seed)
-        for epoch in range(epochs):
-            rate = min_lr + (lr - min_lr) * (1 + math.cos(math.pi * epoch / epochs)) / 2
-            for group in optimizer.param_groups:
-                group["lr"] = rate
-            network.train()
-            network.drop_path = drop_path * epoch / epochs
-            totals = _Totals(where)
-            for images, labels in train_loader:
-                images, labels = images.to(where), labels.to(where)
-                logits, auxiliary = network(images)
-                main = cross_entropy(logits, labels, label_smoothing=label_smoothing)
-                loss = main
-                if auxiliary is not None:
-                    aux_loss = cross_entropy(auxiliary, labels, label_smoothing=label_smoothing)
-                    loss = main + auxiliary_weight * aux_loss
-                if not math.isfinite(loss.item()):
-                    raise NonFiniteError(
-                        f"retrain: the loss is {loss.item()} in step {step} (epoch {epoch}, lr "
-                        f"{rate:.4g}); the step was not taken. Lower lr, or check the images for "
-                        "values that are not finite.",
-                        problem="retrain",
-                        step=step,
-                    )
-                optimizer.zero_grad()
-                loss.backward()
-                nn.utils.clip_grad_norm_(network.parameters(), clip)
-                optimizer.step()
-                totals.add(main.detach() * len(labels), logits, labels)
-                step += 1
-                bar.update()
-            measured = totals.result("retrain")
-            metrics = {
-                "epoch": epoch,
-                "lr": rate,
-                "drop_path": network.drop_path,
-                "loss": measured["loss"],
-                "error": measured["error"],
-            }
-            history.append(metrics)
-            bar.set_postfix(
-                epoch=epoch + 1, loss=f"{metrics['loss']:.4f}", error=f"{metrics['error']:.2f}%"
-            )
-            if on_epoch is not None:
-                on_epoch(metrics)
-    return history
+        training = _Training(network.to(where), train_loader, recipe, where)
+        if path is not None and path.exists():
+            training.resume(path)
+        steps, done = len(train_loader), len(training.history)
+        with tqdm(
+            desc="retrain",
+            unit="step",
+            total=epochs * steps,
+            initial=done * steps,
+            disable=not progress,
+        ) as bar:
+            for epoch in range(done, epochs):
+                metrics = training.epoch(epoch, bar)
+                if on_epoch is not None:
+                    on_epoch(metrics)
+                if path is not None:
+                    training.save(path)
+    return training.history
 
 
-@torch.no_grad()
-def evaluate(
-    network: EvaluationNetwork, loader: Iterable[Any], device: torch.device | str | None = None
-) -> dict[str, float]:
-    """Measure a network in evaluation mode; its mode is restored.
+@dataclass(frozen=True)
+class _Recipe:
+    """What a training depends on, besides the network and the data; see `retrain`."""
 
-    Args:
-        network: the network.
-        loader: batches (images, labels).
-        device: where to evaluate; by default where the network is.
+    epochs: int
+    lr: float
+    momentum: float
+    weight_decay: float
+    clip: float
+    auxiliary_weight: float
+    drop_path: float
+    label_smoothing: float
+    min_lr: float
+    schedule: str
+    warmup: int
+    seed: int
 
-    Returns:
-        error (percent), loss (mean cross entropy), correct and total (numbers of images).
-
-    Raises:
-        DataError: if the loader gives no batch.
-    """
-    where = _device_of(network) if device is None else torch.device(device)
-    network.to(where)
-    training = network.training
-    network.eval()
-    totals = _Totals(where)
-    try:
-        for images, labels in loader:
-            images, labels = images.to(where), labels.to(where)
-            logits, _ = network(images)
-            totals.add(cross_entropy(logits, labels, reduction="sum"), logits, labels)
-    finally:
-        network.train(training)
-    return totals.result("evaluate")
+    def __post_init__(self) -> None:
+        if self.epochs < 1:
+            raise SettingsError(f"retrain: epochs must be at least 1, got {self.epochs}.")
+        for name in ("drop_path", "label_smoothing"):
+            value = getattr(self, name)
+            if not 0 <= value < 1:
+                raise SettingsError(f"retrain: {name} must be in [0, 1), got {value}.")
 
 
-def _device_of(network: nn.Module) -> torch.device:
-    return next(network.parameters()).device
+class _Training:
+    """A network with its optimizer and schedule, an epoch at a time."""
 
+    def __init__(
+        self, network: nn.Module, loader: DataLoader[Any], recipe: _Recipe, device: torch.device
+    ) -> None:
+        self.network, self.loader, self.recipe, self.device = network, loader, recipe, device
+        self.optimizer = torch.optim.SGD(
+            network.parameters(),
+            recipe.lr,
+            momentum=recipe.momentum,
+            weight_decay=recipe.weight_decay,
+        )
+        self.scheduler = lr_schedule(
+            self.optimizer,
+            recipe.schedule,
+            recipe.epochs,
+            warmup=recipe.warmup,
+            min_lr=recipe.min_lr,
+        )
+        self.history: list[dict[str, float]] = []
 
-class _Totals:
-    """Sums over batches, kept on the device until they are asked for."""
-
-    def __init__(self, device: torch.device) -> None:
-        self.loss = torch.zeros((), dtype=torch.float32, device=device)
-        self.correct = torch.zeros((), dtype=torch.int64, device=device)
-        self.total = 0
-
-    def add(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
-        self.loss = self.loss + loss
-        self.correct = self.correct + (logits.argmax(dim=1) == labels).sum()
-        self.total += len(labels)
-
-    def result(self, who: str) -> dict[str, float]:
-        if not self.total:
-            raise DataError(
-                f"{who}: the loader gave no batch. With drop_last=True one batch must be full."
-            )
-        correct = int(self.correct)
-        return {
-            "error": 100 * (1 - correct / self.total),
-            "loss": self.loss.item() / self.total,
-            "correct": correct,
-            "total": self.total,
+    def epoch(self, epoch: int, bar: Any) -> dict[str, float]:
+        """Train on all batches once; the metrics."""
+        lr = self.optimizer.param_groups[0]["lr"]
+        drop_path = self.recipe.drop_path * epoch / self.recipe.epochs
+        self.network.train()
+        for module in self.network.modules():
+            if isinstance(module, CellNetwork):
+                module.drop_path = drop_path
+        totals = Totals("retrain", self.device)
+        for number, (images, labels) in enumerate(self.loader):
+            logits, auxiliary = self.network(images.to(self.device))
+            totals.check(logits, labels)
+            labels = labels.to(self.device)
+            loss, main = self._losses(logits, auxiliary, labels)
+            self._step(loss, epoch, epoch * len(self.loader) + number)
+            totals.add(main.detach() * len(labels), logits.detach(), labels)
+            bar.update()
+        measured = totals.result()
+        self.scheduler.step()
+        metrics = {"epoch": epoch, "lr": lr, "drop_path": drop_path} | {
+            name: measured[name] for name in ("loss", "error")
         }
+        self.history.append(metrics)
+        bar.set_postfix(
+            epoch=epoch + 1, loss=f"{metrics['loss']:.4f}", error=f"{metrics['error']:.2f}%"
+        )
+        return metrics
+
+    def _losses(
+        self, logits: Tensor, auxiliary: Tensor | None, labels: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """What is minimized, and the main classifier's part of it."""
+        smoothing = self.recipe.label_smoothing
+        main = cross_entropy(logits, labels, label_smoothing=smoothing)
+        if auxiliary is None:
+            return main, main
+        second = cross_entropy(auxiliary, labels, label_smoothing=smoothing)
+        return main + self.recipe.auxiliary_weight * second, main
+
+    def _step(self, loss: Tensor, epoch: int, step: int) -> None:
+        if not math.isfinite(loss.item()):
+            raise NonFiniteError(
+                f"retrain: the loss is {loss.item()} in step {step} (epoch {epoch}, lr "
+                f"{self.optimizer.param_groups[0]['lr']:.4g}); the step was not taken. Lower lr, "
+                "or check the images for values that are not finite.",
+                problem="retrain",
+                step=step,
+            )
+        self.optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.network.parameters(), self.recipe.clip)
+        self.optimizer.step()
+
+    def save(self, path: Path) -> None:
+        """Write everything that the next epoch depends on."""
+        write_checkpoint(
+            path,
+            {
+                "settings": asdict(self.recipe),
+                "network": self.network.state_dict(),
+                "optimizer": self.optimizer.state_dict(),
+                "scheduler": self.scheduler.state_dict(),
+                "history": self.history,
+                "generators": generator_states(self.loader, self.device),
+            },
+        )
+
+    def resume(self, path: Path) -> None:
+        """Go back to where `save` was called."""
+        content = read_checkpoint(path, asdict(self.recipe))
+        try:
+            self.network.load_state_dict(content["network"])
+        except RuntimeError as error:
+            raise SettingsError(
+                f"{path}: is the checkpoint of another network. Give another file, or remove this "
+                "one to start anew."
+            ) from error
+        self.optimizer.load_state_dict(content["optimizer"])
+        self.scheduler.load_state_dict(content["scheduler"])
+        self.history = content["history"]
+        restore_generators(content["generators"], self.loader, self.device)

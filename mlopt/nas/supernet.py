@@ -2,74 +2,35 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Literal
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mlopt._errors import SettingsError
-from mlopt.nas.architecture import ArchitectureWeights, count_edges
-from mlopt.nas.mixed_edges import MixedEdges, MixtureWeights, mixture_weights
-from mlopt.nas.operations import PRIMITIVES, FactorizedReduce, ReLUConvBN
+from mlopt.nas.architecture import ArchitectureWeights, CellOperations, count_edges
+from mlopt.nas.mixed_cell import MakeEdges, MixedCell, edges_by_source, groups_of_edges
+from mlopt.nas.mixed_edges import MixedEdges, Mixture
+from mlopt.nas.operations import PRIMITIVES
 
-__all__ = ["Supernet"]
+__all__ = ["Schedule", "Supernet"]
 
-
-class _Cell(nn.Module):
-    """Nodes fed by the two inputs and all earlier nodes; the output is all nodes side by side.
-
-    Edges are grouped by the moment their source is known: first those that leave the two inputs,
-    then those that leave each node. The last node feeds none.
-    """
-
-    def __init__(
-        self,
-        nodes: int,
-        in_channels: tuple[int, int],
-        channels: int,
-        *,
-        reduction: bool,
-        after_reduction: bool,
-    ) -> None:
-        super().__init__()
-        preprocess = FactorizedReduce if after_reduction else ReLUConvBN
-        self.nodes = nodes
-        self.reduction = reduction
-        self.preprocess0 = preprocess(in_channels[0], channels, affine=False)
-        self.preprocess1 = ReLUConvBN(in_channels[1], channels, affine=False)
-        groups = [MixedEdges(channels, sources=2, targets=nodes, stride=2 if reduction else 1)]
-        groups += [
-            MixedEdges(channels, sources=1, targets=targets, stride=1)
-            for targets in range(nodes - 1, 0, -1)
-        ]
-        self.groups = nn.ModuleList(groups)
-
-    def forward(self, input0: Tensor, input1: Tensor, weights: list[MixtureWeights]) -> Tensor:
-        """Map two rectified cell inputs to (B, nodes * channels, H, W)."""
-        source = torch.cat(
-            [self.preprocess0.normalised(input0), self.preprocess1.normalised(input1)], dim=1
-        )
-        outputs: list[Tensor] = []
-        pending: Tensor | None = (
-            None  # (B, targets, C, H, W): sums so far of the nodes still to come
-        )
-        for edges, mixture in zip(self.groups, weights, strict=True):
-            mixed = edges(source, mixture)
-            if pending is not None:
-                mixed = mixed + pending
-            node, pending = mixed.split([1, mixed.shape[1] - 1], dim=1)
-            source = node.squeeze(1)
-            outputs.append(source)
-        return torch.cat(outputs, dim=1)
+Schedule = Callable[[int, int, int], float]
+"""(epoch, epochs, warmup) -> a number."""
 
 
 class Supernet(nn.Module):
-    """Network of cells in which every edge is a mixture of all eight DARTS operations.
+    """Network of cells in which every edge is a mixture of operations.
 
         node_j = sum_{i<j} sum_o w[(i, j), o] * o(node_i),    cell output = its nodes side by side
 
     The mixture weights are an input, so that one architecture can drive several networks. Cells
     `layers // 3` and `2 * layers // 3` halve the image and double the channels. Batch
     normalisation has a learned scale and shift in the stem only.
+
+    The defaults are DARTS' network; `mlopt.nas.spaces` has the others.
 
     Args:
         channels: channels of the first cells.
@@ -78,14 +39,20 @@ class Supernet(nn.Module):
         nodes: intermediate nodes of a cell.
         in_channels: channels of the images.
         stem_multiplier: the stem has `stem_multiplier * channels` channels.
+        form: `cifar` keeps the size of the images in the stem; `imagenet` divides it by eight.
+        operations: the operations that each edge has; all eight by default.
+        edges: makes the modules that evaluate the edges.
+        schedule: gives the number that the edges read as `Mixture.scheduled` from the epoch.
 
     Attributes:
         out_features: number of pooled features before the classifier.
 
     Raises:
-        SettingsError: if a number is less than one.
+        SettingsError: if a number is less than one, or there is no such form.
 
-    Reference: Liu, Simonyan, Yang, "DARTS: Differentiable Architecture Search", ICLR 2019.
+    References: Liu, Simonyan, Yang, "DARTS: Differentiable Architecture Search", ICLR 2019; Xu et
+        al., "PC-DARTS: Partial Channel Connections for Memory-Efficient Architecture Search", ICLR
+        2020 (the form for ImageNet).
     """
 
     def __init__(
@@ -96,6 +63,11 @@ class Supernet(nn.Module):
         nodes: int = 4,
         in_channels: int = 3,
         stem_multiplier: int = 3,
+        *,
+        form: Literal["cifar", "imagenet"] = "cifar",
+        operations: CellOperations | None = None,
+        edges: MakeEdges = MixedEdges,
+        schedule: Schedule | None = None,
     ) -> None:
         super().__init__()
         given = {
@@ -111,36 +83,68 @@ class Supernet(nn.Module):
                 raise SettingsError(f"Supernet: {name} must be at least 1, got {value}.")
         self.nodes = nodes
         stem_channels = stem_multiplier * channels
-        self.stem = nn.Sequential(
-            nn.Conv2d(in_channels, stem_channels, 3, padding=1, bias=False),
-            nn.BatchNorm2d(stem_channels),
-        )
-        cells: list[_Cell] = []
+        self.stem, self.second_stem = _stem(in_channels, stem_channels, form)
+        if operations is None:
+            operations = CellOperations.full(nodes)
+        cells: list[MixedCell] = []
         widths = (stem_channels, stem_channels)
-        after_reduction = False
+        after_reduction = self.second_stem is not None
         for layer in range(layers):
             reduction = layer in (layers // 3, 2 * layers // 3)
             if reduction:
                 channels *= 2
-            cells.append(
-                _Cell(nodes, widths, channels, reduction=reduction, after_reduction=after_reduction)
+            cell = MixedCell(
+                nodes,
+                widths,
+                channels,
+                reduction=reduction,
+                after_reduction=after_reduction,
+                operations=operations.reduce if reduction else operations.normal,
+                edges=edges,
             )
+            cells.append(cell)
             widths = (widths[1], nodes * channels)
             after_reduction = reduction
         self.cells = nn.ModuleList(cells)
         self.out_features = widths[1]
         self.classifier = nn.Linear(self.out_features, classes)
-        order, self._group_sizes = _order_edges(nodes)
         self.edge_order: Tensor
-        self.register_buffer("edge_order", torch.tensor(order), persistent=False)
+        order = torch.tensor(edges_by_source(nodes))
+        self.register_buffer("edge_order", order, persistent=False)
+        self._groups = {
+            kind: groups_of_edges(nodes, getattr(operations, kind)) for kind in ("normal", "reduce")
+        }
+        self._schedule = schedule
+        self.scheduled: Tensor | None
+        start = None if schedule is None else torch.tensor(schedule(0, 1, 0))
+        self.register_buffer("scheduled", start)
+
+    def begin_epoch(self, epoch: int, epochs: int, warmup: int = 0) -> None:
+        """Set what changes from epoch to epoch; call it first in each. For DARTS that is nothing.
+
+        Args:
+            epoch: which epoch begins, from 0.
+            epochs: how many there are in this stage of the search.
+            warmup: first epochs that do not update the architecture.
+
+        Raises:
+            SettingsError: if there is no such epoch.
+        """
+        if not 0 <= epoch < epochs or warmup < 0:
+            raise SettingsError(
+                f"Supernet.begin_epoch: epoch must be 0 to epochs - 1 and warmup at least 0, got "
+                f"epoch={epoch}, epochs={epochs}, warmup={warmup}."
+            )
+        if self._schedule is not None and self.scheduled is not None:
+            self.scheduled.fill_(self._schedule(epoch, epochs, warmup))
 
     def forward(self, x: Tensor, weights: ArchitectureWeights) -> Tensor:
         """Return the logits.
 
         Args:
             x: images (B, in_channels, H, W).
-            weights: mixture weights, (edges, 8) for normal and for reduction cells; see
-                `Architecture`.
+            weights: mixture weights, (edges, 8) for normal and for reduction cells, and weights of
+                the edges if there are any; see `Architecture`.
 
         Returns:
             (B, classes).
@@ -163,33 +167,51 @@ class Supernet(nn.Module):
         Raises:
             SettingsError: if the weights have another shape.
         """
-        normal, reduce = self._arrange(weights.normal), self._arrange(weights.reduce)
+        normal = self._arrange("normal", weights.normal, weights.normal_edges)
+        reduce = self._arrange("reduce", weights.reduce, weights.reduce_edges)
         x = self.stem(x)
+        # Cells read their inputs through a ReLU only: it is shared by the next two.
         older: Tensor | None = None
+        if self.second_stem is not None:
+            older = F.relu(x)
+            x = self.second_stem(older)
         for cell in self.cells:
-            newer = F.relu(x)  # cells read their inputs through a ReLU only: shared by the next two
+            newer = F.relu(x)
             x = cell(newer if older is None else older, newer, reduce if cell.reduction else normal)
             older = newer
         return x.mean(dim=(2, 3))
 
-    def _arrange(self, weights: Tensor) -> list[MixtureWeights]:
+    def _arrange(self, kind: str, weights: Tensor, edges: Tensor | None) -> list[Mixture]:
         """Bring (edges, 8) into the order of the cells' groups of edges."""
         expected = (count_edges(self.nodes), len(PRIMITIVES))
-        if weights.shape != expected:
+        if weights.shape != expected or (edges is not None and edges.shape != expected[:1]):
+            edge_shape = None if edges is None else tuple(edges.shape)
             raise SettingsError(
-                f"Supernet: mixture weights must have shape {expected} (edges, operations) for "
-                f"nodes={self.nodes}, got {tuple(weights.shape)}. Make the architecture with "
-                f"Architecture(nodes={self.nodes})."
+                f"Supernet: mixture weights must have shape {expected} (edges, operations) and "
+                f"weights of edges {expected[:1]} for nodes={self.nodes}, got "
+                f"{tuple(weights.shape)} and {edge_shape}. Make the architecture with "
+                f"Architecture(nodes={self.nodes}), or by the space that made this network."
             )
-        groups = weights.index_select(0, self.edge_order).split(self._group_sizes)
-        return [mixture_weights(rows, 2 if index == 0 else 1) for index, rows in enumerate(groups)]
+        sizes = [sources * targets for sources, targets in self._groups[kind]]
+        rows = weights.index_select(0, self.edge_order)
+        if edges is None:
+            return [Mixture(part, None, self.scheduled) for part in rows.split(sizes)]
+        edges = edges.index_select(0, self.edge_order)
+        parts = zip((rows * edges.unsqueeze(1)).split(sizes), edges.split(sizes), strict=True)
+        return [Mixture(part, shares, self.scheduled) for part, shares in parts]
 
 
-def _order_edges(nodes: int) -> tuple[list[int], list[int]]:
-    """Order edges by source instead of by node, and size the groups of edges of `_Cell`."""
-    by_source = [
-        [count_edges(node) + source for node in range(max(0, source - 1), nodes)]
-        for source in range(nodes + 1)
-    ]
-    order = [edge for edges in by_source for edge in edges]
-    return order, [2 * nodes, *range(nodes - 1, 0, -1)]
+def _stem(in_channels: int, channels: int, form: str) -> tuple[nn.Sequential, nn.Sequential | None]:
+    """What makes the input of the first cell, and if it divides the size, the other input."""
+
+    def conv(inputs: int, outputs: int, stride: int) -> list[nn.Module]:
+        kernel = nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1, bias=False)
+        return [kernel, nn.BatchNorm2d(outputs)]
+
+    if form == "cifar":
+        return nn.Sequential(*conv(in_channels, channels, 1)), None
+    if form != "imagenet":
+        raise SettingsError(f"Supernet: form must be 'cifar' or 'imagenet', got {form!r}.")
+    half = max(1, channels // 2)
+    first = nn.Sequential(*conv(in_channels, half, 2), nn.ReLU(), *conv(half, channels, 2))
+    return first, nn.Sequential(*conv(channels, channels, 2))

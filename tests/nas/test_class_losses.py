@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from mlopt._errors import DataError, SettingsError
-from mlopt.nas import ClassLosses, Cutout, mean_per_class
+from mlopt.nas import ClassLosses, mean_per_class
 
 
 def test_mean_per_class():
@@ -79,26 +79,3 @@ def test_bad_data(losses, labels, message):
 def test_bad_settings(kwargs):
     with pytest.raises(SettingsError):
         ClassLosses(**{"classes": 3, **kwargs})
-
-
-def test_cutout():
-    torch.manual_seed(0)
-    image = torch.ones(3, 6, 5)
-    cut, corners, rows, columns = Cutout(4), set(), set(), set()
-    for _ in range(400):
-        hole = cut(image) == 0
-        assert torch.equal(hole[0], hole[2])
-        ys, xs = (torch.nonzero(hole[0].any(1 - d)).flatten().tolist() for d in (0, 1))
-        assert hole[0].sum() == len(ys) * len(xs)
-        corners.add((ys[0], ys[-1], xs[0], xs[-1]))
-        rows.add((ys[0], ys[-1]))
-        columns.add((xs[0], xs[-1]))
-    assert rows == {(max(0, y - 2), min(5, y + 1)) for y in range(6)}
-    assert columns == {(max(0, x - 2), min(4, x + 1)) for x in range(5)}
-    assert len(corners) == 30
-    assert image.all()
-
-
-def test_cutout_refuses_nothing_to_cut():
-    with pytest.raises(SettingsError, match="at least 2"):
-        Cutout(1)

@@ -1,38 +1,161 @@
-"""Evaluation networks: published sizes, image sizes, drop path, training."""
+"""Evaluation networks: published sizes, image sizes, heads, drop path."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 from torch import nn
-from torch.utils.data import DataLoader, TensorDataset
 
-from mlopt._errors import DataError, NonFiniteError, SettingsError
-from mlopt.nas import GENOTYPES, EvaluationNetwork, count_parameters, evaluate, retrain
-from mlopt.nas.evaluation import _drop_path
+from mlopt._errors import SettingsError
+from mlopt.nas import (
+    GENOTYPES,
+    EvaluationNetwork,
+    ImageNetNetwork,
+    count_parameters,
+    multiply_adds,
+)
+from mlopt.nas.cell_network import AuxiliaryHead, drop_samples
 from mlopt.nas.operations import OPERATIONS, FactorizedReduce, make_operation
 
-# name: parameters for 10 classes without and with the auxiliary head, for 100 classes, tensors
-PUBLISHED = {
-    "NASNet": (3_830_950, 4_288_944, 3_895_840, 4_423_044, 935),
-    "AmoebaNet": (3_145_078, 3_603_072, 3_184_048, 3_711_252, 783),
-    "DARTS_V1": (3_169_414, 3_645_840, 3_221_344, 3_766_980, 855),
-    "DARTS_V2": (3_349_342, 3_825_768, 3_401_272, 3_946_908, 927),
-    "PC_DARTS_cifar": (3_634_678, 4_111_104, 3_686_608, 4_232_244, 967),
-    "PC_DARTS_image": (3_721_510, 4_197_936, 3_773_440, 4_319_076, 1023),
-    "PDARTS": (3_433_798, 3_910_224, 3_485_728, 4_031_364, 919),
+# for 10 classes: parameters without and with the auxiliary head; the same for 100 classes; tensors;
+# multiply-adds for 10 classes
+CIFAR = {
+    "NASNet": (3_830_950, 4_288_944, 3_895_840, 4_423_044, 935, 603_452_448),
+    "AmoebaNet": (3_145_078, 3_603_072, 3_184_048, 3_711_252, 783, 488_931_552),
+    "DARTS_V1": (3_169_414, 3_645_840, 3_221_344, 3_766_980, 855, 500_987_520),
+    "DARTS_V2": (3_349_342, 3_825_768, 3_401_272, 3_946_908, 927, 528_359_040),
+    "PC_DARTS_cifar": (3_634_678, 4_111_104, 3_686_608, 4_232_244, 967, 556_670_592),
+    "PC_DARTS_image": (3_721_510, 4_197_936, 3_773_440, 4_319_076, 1023, 570_466_944),
+    "PDARTS": (3_433_798, 3_910_224, 3_485_728, 4_031_364, 919, 532_174_464),
+    "DARTS_minus_cifar10_s0_0": (3_454_318, 3_930_744, 3_506_248, 4_051_884, 943, 546_551_424),
+}
+# parameters for 10 and 100 classes without the auxiliary head, of those with few convolutions
+SMALLER = {
+    "DARTS_CIFAR100_1ST": (1_729_990, 1_781_920),
+    "SGL_DARTS_CIFAR100_1ST": (None, 2_199_880),
+}
+# parameters without the auxiliary head, with it, with its second normalisation; multiply-adds
+IMAGENET = {
+    "DARTS_V1": (4_510_432, 5_771_208, 5_772_744, 505_864_704),
+    "DARTS_V2": (4_718_752, 5_979_528, 5_981_064, 529_911_552),
+    "PC_DARTS_cifar": (5_270_560, 6_531_336, 6_532_872, 571_137_408),
+    "PC_DARTS_image": (5_342_464, 6_603_240, 6_604_776, 581_627_328),
+    "PDARTS": (4_944_352, 6_205_128, 6_206_664, 542_819_328),
 }
 
 
-@pytest.mark.parametrize("name", GENOTYPES)
+def all_parameters(network):
+    return sum(p.numel() for p in network.parameters())
+
+
+def unmade(kind, *args, **kwargs):
+    """A network of shapes alone."""
+    with torch.device("meta"):
+        return kind(*args, **kwargs)
+
+
+@pytest.mark.parametrize("name", CIFAR)
 def test_published_size(name):
     sizes = []
     for classes in (10, 100):
-        network = EvaluationNetwork(GENOTYPES[name], classes=classes)
-        sizes += [count_parameters(network), sum(p.numel() for p in network.parameters())]
-    assert (*sizes, len(list(network.parameters()))) == PUBLISHED[name]
-    bare = EvaluationNetwork(GENOTYPES[name], auxiliary=False)
-    assert sum(p.numel() for p in bare.parameters()) == PUBLISHED[name][0]
+        network = unmade(EvaluationNetwork, GENOTYPES[name], classes=classes)
+        sizes += [count_parameters(network), all_parameters(network)]
+    network = unmade(EvaluationNetwork, GENOTYPES[name])
+    macs = multiply_adds(network, (3, 32, 32))
+    assert (*sizes, len(list(network.parameters())), macs) == CIFAR[name]
+    assert network.training
+    bare = unmade(EvaluationNetwork, GENOTYPES[name], auxiliary=False)
+    assert all_parameters(bare) == CIFAR[name][0]
+
+
+@pytest.mark.parametrize("name", SMALLER)
+def test_published_size_of_the_smaller_ones(name):
+    for classes, size in zip((10, 100), SMALLER[name], strict=True):
+        network = unmade(EvaluationNetwork, GENOTYPES[name], classes=classes, auxiliary=False)
+        assert size in (None, all_parameters(network))
+
+
+@pytest.mark.parametrize("name", IMAGENET)
+def test_published_size_on_imagenet(name):
+    network = unmade(ImageNetNetwork, GENOTYPES[name])
+    normed = unmade(ImageNetNetwork, GENOTYPES[name], auxiliary_norm=True)
+    bare = unmade(ImageNetNetwork, GENOTYPES[name], auxiliary=False, auxiliary_norm=True)
+    assert IMAGENET[name] == (
+        all_parameters(bare),
+        all_parameters(network),
+        all_parameters(normed),
+        multiply_adds(network, (3, 224, 224)),
+    )
+    assert count_parameters(normed) == IMAGENET[name][0]
+
+
+def test_every_published_genotype_makes_both_networks():
+    for genotype in GENOTYPES.values():
+        for kind in (EvaluationNetwork, ImageNetNetwork):
+            network = unmade(kind, genotype, 4, 3, 5, auxiliary=False)
+            assert network(torch.empty(2, 3, 32, 32, device="meta"))[0].shape == (2, 5)
+
+
+def test_multiply_adds_by_hand():
+    layers = nn.Sequential(
+        nn.Conv2d(3, 8, 3, stride=2, padding=1), nn.BatchNorm2d(8), nn.ReLU(),
+        nn.Conv2d(8, 8, 5, padding=2, groups=4), nn.AvgPool2d(2), nn.Flatten(), nn.Linear(72, 7),
+    ).double()  # fmt: skip
+    before = [tensor.clone() for tensor in layers.state_dict().values()]
+    by_hand = 6 * 6 * 8 * (3 * 9) + 6 * 6 * 8 * (2 * 25) + 72 * 7
+    assert multiply_adds(layers, (3, 12, 12)) == by_hand
+    after = layers.state_dict().values()
+    assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
+
+
+def test_stem_of_large_images():
+    """Two feature maps, of a quarter and an eighth; the first cell reduces the older one."""
+    network = ImageNetNetwork(GENOTYPES["DARTS_V2"], 4, 3, 5, auxiliary=False).double().eval()
+    x = torch.randn(2, 3, 64, 64, dtype=torch.float64)
+    conv1, norm1, conv2, norm2 = (network.stem0[k] for k in (0, 1, 3, 4))
+    conv3, norm3 = network.stem1[1], network.stem1[2]
+
+    def convolve(x, conv):
+        return nn.functional.conv2d(x, conv.weight, stride=2, padding=1)
+
+    quarter = norm2(convolve(norm1(convolve(x, conv1)).relu(), conv2))
+    eighth = norm3(convolve(quarter.relu(), conv3))
+    assert (quarter.shape, eighth.shape) == ((2, 4, 16, 16), (2, 4, 8, 8))
+    assert (conv1.out_channels, isinstance(network.cells[0].preprocess0, FactorizedReduce)) == (
+        2,
+        True,
+    )
+    states = [quarter, eighth]
+    for cell in network.cells:
+        states.append(cell(states[-2], states[-1], 0.0))
+    assert [s.shape[1:] for s in states[2:]] == [(16, 8, 8), (32, 4, 4), (64, 2, 2)]
+    expected = network.classifier(states[-1].mean((2, 3)))
+    torch.testing.assert_close(network(x)[0], expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("norm", [False, True])
+def test_auxiliary_head_of_large_images(norm):
+    """Seven pixels are pooled with stride 2 to four windows of 5x5."""
+    head = AuxiliaryHead(6, 5, norm).double()
+    x = torch.randn(3, 6, 7, 7, dtype=torch.float64)
+    windows = [x.relu()[..., i : i + 5, j : j + 5].mean((2, 3)) for i in (0, 2) for j in (0, 2)]
+    pooled = torch.stack(windows, 2).view(3, 6, 2, 2)
+    hidden = nn.BatchNorm2d(128).double()(head.conv1(pooled)).relu()
+    hidden = head.conv2(hidden)
+    if norm:
+        hidden = nn.BatchNorm2d(768).double()(hidden)
+    expected = head.classifier(hidden.relu().flatten(1))
+    torch.testing.assert_close(head(x), expected, rtol=1e-10, atol=1e-10)
+
+
+def test_auxiliary_head_stands_after_the_second_reduction():
+    network = ImageNetNetwork(GENOTYPES["PDARTS"], 4, 4, 5)
+    x = torch.randn(2, 3, 224, 224)
+    with torch.no_grad():
+        logits, auxiliary = network(x)
+        assert logits.shape == auxiliary.shape == (2, 5)
+        assert network.eval()(x)[1] is None
+    assert network.auxiliary_layer == 2
 
 
 def small(name="DARTS_V2", **kwargs):
@@ -59,6 +182,13 @@ def test_small_images_cannot_have_the_auxiliary_head():
 def test_refuses(kwargs):
     with pytest.raises(SettingsError):
         small(**kwargs)
+    with pytest.raises(SettingsError, match="^ImageNetNetwork"):
+        ImageNetNetwork(GENOTYPES["DARTS_V2"], **kwargs)
+
+
+def test_an_odd_width_cannot_be_halved():
+    with pytest.raises(SettingsError, match="even, got 5"):
+        ImageNetNetwork(GENOTYPES["DARTS_V2"], 5)
 
 
 @pytest.mark.parametrize("name", OPERATIONS)
@@ -104,7 +234,7 @@ def test_factorized_reduce_refuses_odd_channels():
 def test_drop_path_zeroes_samples_and_keeps_the_mean():
     torch.manual_seed(0)
     x = torch.ones(4000, 2, 3, 1)
-    dropped = _drop_path(x, 0.2)
+    dropped = drop_samples(x, 0.2)
     per_sample = dropped.flatten(1)
     assert torch.equal(per_sample.amin(1), per_sample.amax(1))
     torch.testing.assert_close(per_sample.unique(), torch.tensor([0.0, 1.25]))
@@ -127,99 +257,3 @@ def test_drop_path_acts_in_training_only_and_not_on_identities():
     output = cell(network.stem(x), network.stem(x), network.drop_path)
     torch.testing.assert_close(output[:, 8:12], state)
     assert not output[:, :8].any()
-
-
-def loader(count=48, classes=2, size=8, batch=16):
-    generator = torch.Generator().manual_seed(3)
-    labels = torch.arange(count) % classes
-    images = 0.3 * torch.randn(count, 1, size, size, generator=generator)
-    images += labels[:, None, None, None]
-    return DataLoader(TensorDataset(images, labels), batch_size=batch, shuffle=True)
-
-
-def learner(seed=0):
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return small("DARTS_V1", classes=2, in_channels=1, auxiliary=False)
-
-
-def test_retrain_learns_and_reports():
-    network, seen = learner(), []
-    before = torch.random.get_rng_state()
-    history = retrain(
-        network,
-        loader(),
-        epochs=4,
-        lr=0.02,
-        min_lr=0.01,
-        on_epoch=seen.append,
-        progress=False,
-    )
-    assert torch.equal(torch.random.get_rng_state(), before)
-    assert history == seen
-    assert [m["epoch"] for m in history] == [0, 1, 2, 3]
-    assert [m["lr"] for m in history][::2] == pytest.approx([0.02, 0.015])
-    assert history[-1]["loss"] < history[0]["loss"]
-    result = evaluate(network, loader())
-    assert result["total"] == 48
-    assert result["error"] == pytest.approx(100 * (1 - result["correct"] / 48))
-    assert result["error"] < 10
-    assert network.training
-
-
-def test_retrain_is_reproducible_and_shows_progress(capsys):
-    runs = []
-    for _ in range(2):
-        torch.rand(3)
-        runs.append(retrain(learner(), loader(), epochs=3, drop_path=0.3, seed=5))
-    assert runs[0] == runs[1]
-    assert [m["drop_path"] for m in runs[0]] == pytest.approx([0, 0.1, 0.2])
-    other = retrain(learner(), loader(), epochs=3, drop_path=0.3, seed=6, progress=False)
-    assert other != runs[0]
-    assert "loss=" in capsys.readouterr().err
-
-
-def test_first_step_is_clipped_sgd_on_the_weighted_sum():
-    network = small(classes=2, in_channels=1)
-    start = [p.detach().clone() for p in network.parameters()]
-    images = torch.randn(4, 1, 28, 28)
-    labels = torch.tensor([0, 1, 1, 0])
-    logits, auxiliary = network(images)
-    criterion = nn.CrossEntropyLoss(label_smoothing=0.1)
-    loss = criterion(logits, labels) + 0.4 * criterion(auxiliary, labels)
-    gradients = torch.autograd.grad(loss, list(network.parameters()))
-    norm = torch.cat([g.flatten() for g in gradients]).norm()
-    assert norm > 0.1
-    retrain(
-        network,
-        [(images, labels)],  # type: ignore[arg-type]
-        epochs=1,
-        lr=0.5,
-        clip=0.1,
-        weight_decay=0.0,
-        label_smoothing=0.1,
-        progress=False,
-    )
-    for p, s, g in zip(network.parameters(), start, gradients, strict=True):
-        torch.testing.assert_close(p.detach(), s - 0.5 * g * 0.1 / norm, rtol=1e-3, atol=1e-5)
-
-
-def test_retrain_stops_at_a_non_finite_loss():
-    network = learner()
-    start = [p.detach().clone() for p in network.parameters()]
-    data = [(torch.full((2, 1, 8, 8), torch.nan), torch.tensor([0, 1]))]
-    with pytest.raises(NonFiniteError, match="step 0") as error:
-        retrain(network, data, epochs=1, progress=False)  # type: ignore[arg-type]
-    assert (error.value.problem, error.value.step) == ("retrain", 0)
-    assert all(torch.equal(p, s) for p, s in zip(network.parameters(), start, strict=True))
-
-
-def test_retrain_refuses_bad_settings():
-    with pytest.raises(SettingsError, match="epochs"):
-        retrain(learner(), loader(), epochs=0)
-    with pytest.raises(SettingsError, match="drop_path"):
-        retrain(learner(), loader(), epochs=1, drop_path=1.0)
-    with pytest.raises(DataError, match="no batch"):
-        retrain(learner(), [], epochs=1, progress=False)  # type: ignore[arg-type]
-    with pytest.raises(DataError, match="no batch"):
-        evaluate(learner(), [])

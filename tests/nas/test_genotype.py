@@ -1,4 +1,4 @@
-"""Genotypes: validation, JSON, derivation, drawing."""
+"""Genotypes: validation, JSON, names and files, spaces, drawing."""
 
 from __future__ import annotations
 
@@ -7,11 +7,9 @@ import json
 
 import pytest
 import torch
-from nas.reference import fill_architecture
 
 from mlopt._errors import SettingsError
-from mlopt.nas import GENOTYPES, PRIMITIVES, Architecture, Genotype, derive, draw
-from mlopt.nas.genotypes import _cell
+from mlopt.nas import GENOTYPES, PRIMITIVES, Architecture, Genotype, draw, load_genotype
 
 
 @pytest.mark.parametrize("name", GENOTYPES)
@@ -69,37 +67,70 @@ def test_malformed(text, message):
         Genotype.from_json(text)
 
 
-def test_derivation_of_the_reference_point():
-    genotype = derive(fill_architecture(Architecture()))
-    assert genotype.normal == _cell("s5@1 d5@0 | sk@0 ap@1 | sk@1 s5@0 | s3@0 sk@4")
-    assert genotype.reduce == _cell("s3@1 s5@0 | s5@2 ap@0 | sk@0 s3@3 | s3@3 ap@0")
-    assert genotype.normal_concat == genotype.reduce_concat == (2, 3, 4, 5)
+# Published genotypes and files.
 
 
-def test_derivation_breaks_ties_downwards():
-    a = Architecture()
-    with torch.no_grad():
-        a.normal.zero_()
-        a.reduce.zero_()
-        a.reduce[:, 4] = 1
-        a.reduce[4, 4] = 2  # node 3, from state 2
-    genotype = derive(a)
-    assert genotype.normal == (("max_pool_3x3", 0), ("max_pool_3x3", 1)) * 4
-    assert genotype.reduce[2:4] == (("sep_conv_3x3", 2), ("sep_conv_3x3", 0))
+def test_load_genotype(tmp_path):
+    found = GENOTYPES["PDARTS"]
+    assert load_genotype("PDARTS") is found
+    path = tmp_path / "genotype.json"
+    path.write_text(found.to_json())
+    assert load_genotype(path) == load_genotype(str(path)) == load_genotype(tmp_path) == found
 
 
-def test_none_counts_through_the_normalisation_only():
-    a = Architecture(nodes=2)
-    with torch.no_grad():
-        a.normal.zero_()
-        a.normal[2:, 0] = torch.tensor([0.0, 9.0, 0.0])  # node 3: state 1 is nearly all 'none'
-        a.normal[2:, 5] = 1
-    assert derive(a).normal[2:] == (("sep_conv_5x5", 0), ("sep_conv_5x5", 2))
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("DARTS_V3", "'DARTS_V3' is no published genotype.*Did you mean DARTS_V[12], DARTS_V[12]"),
+        ("pdarts", r"Did you mean PDARTS"),
+        ("zzz", r"no file zzz\. Published are: NASNet, .*PDARTS"),
+        ("runs/here/genotype.json", r"no file runs/here/genotype\.json"),
+        ("a\0b", "cannot be read"),
+    ],
+)
+def test_unknown_genotype(name, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SettingsError, match=message):
+        load_genotype(name)
 
 
-def test_derivation_refuses_an_operation_without_a_network():
-    with pytest.raises(SettingsError, match="names no operation: 'noise'"):
-        derive(Architecture(operations=["none", "noise"]))
+def test_a_file_without_a_genotype(tmp_path):
+    path = tmp_path / "cells.json"
+    path.write_text(changed(normal=[["noise", 0], ["none", 1]]))
+    with pytest.raises(SettingsError, match=r"cells\.json describes no genotype.*'noise'"):
+        load_genotype(path)
+    path.write_bytes(b"\xff\xfe\xff")
+    with pytest.raises(SettingsError, match=r"cells\.json cannot be read"):
+        load_genotype(path)
+    with pytest.raises(SettingsError, match=r"no file .*genotype\.json"):
+        load_genotype(tmp_path)  # a folder without one
+
+
+# Search spaces.
+
+
+@pytest.mark.parametrize("name", sorted(set(GENOTYPES) - {"NASNet", "AmoebaNet"}))
+def test_belongs_to_the_space(name):
+    GENOTYPES[name].check()
+    with pytest.raises(SettingsError, match="normal cell has 4 nodes, the space's have 2"):
+        GENOTYPES[name].check(nodes=2)
+
+
+@pytest.mark.parametrize(
+    ("name", "operations", "message"),
+    [
+        ("NASNet", PRIMITIVES, "reduce cell has 'sep_conv_7x7' at node 2, on state 0"),
+        ("AmoebaNet", PRIMITIVES, "reduce cell has 'sep_conv_7x7' at node 3, on state 2"),
+        ("PDARTS", PRIMITIVES[:-1], "normal cell has 'dil_conv_5x5' at node 5, on state 4"),
+        ("DARTS_V2", ("none", "sep_conv_3x3"), "'skip_connect'.*are: none, sep_conv_3x3"),
+    ],
+)
+def test_the_operation_that_is_not_in_the_space_is_named(name, operations, message):
+    with pytest.raises(SettingsError, match=message):
+        GENOTYPES[name].check(len(GENOTYPES[name].normal) // 2, operations)
+
+
+# Architectures.
 
 
 def test_architecture():

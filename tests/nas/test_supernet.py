@@ -8,7 +8,7 @@ from nas.reference import NaiveSupernet, paired_parameters
 from torch.nn.functional import cross_entropy
 
 from mlopt._errors import SettingsError
-from mlopt.nas import Architecture, Supernet, mixed_edges
+from mlopt.nas import Architecture, Supernet, edge_convolutions
 
 EXACT = {"rtol": 1e-10, "atol": 1e-10}
 
@@ -53,7 +53,7 @@ def twins(nodes, channels=2, in_channels=1):
 
 @pytest.fixture(params=["dense", "separable"])
 def _convolutions(request, monkeypatch):
-    monkeypatch.setattr(mixed_edges, "DENSE_CHANNELS", 1000 if request.param == "dense" else 0)
+    monkeypatch.setattr(edge_convolutions, "DENSE_CHANNELS", 1000 * (request.param == "dense"))
 
 
 @pytest.mark.usefixtures("_convolutions")

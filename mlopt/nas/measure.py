@@ -1,0 +1,156 @@
+"""Measuring a network: test error, parameters, and the spread over seeds."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from mlopt._errors import DataError, SettingsError
+
+__all__ = ["Spread", "Totals", "count_parameters", "device_of", "evaluate", "spread"]
+
+
+def count_parameters(network: nn.Module) -> int:
+    """Return the number of parameters whose name lacks 'auxiliary', as papers report it."""
+    return sum(p.numel() for name, p in network.named_parameters() if "auxiliary" not in name)
+
+
+@torch.no_grad()
+def evaluate(
+    network: nn.Module, loader: Iterable[Any], device: torch.device | str | None = None
+) -> dict[str, float]:
+    """Measure a network in evaluation mode; its mode is restored.
+
+    Args:
+        network: called as `logits, _ = network(images)`.
+        loader: batches (images, labels).
+        device: where to evaluate; by default where the network is.
+
+    Returns:
+        error (percent, of the first choice), error_top5 (percent of the images whose class is not
+        among the five highest logits; 0 with five classes or fewer), loss (mean cross entropy),
+        correct, correct_top5 and total (numbers of images).
+
+    Raises:
+        DataError: if the loader gives no batch, or a label that the network has no logit for.
+    """
+    where = device_of(network) if device is None else torch.device(device)
+    network.to(where)
+    training = network.training
+    network.eval()
+    totals = Totals("evaluate", where)
+    try:
+        for images, labels in loader:
+            logits, _ = network(images.to(where))
+            totals.check(logits, labels)
+            labels = labels.to(where)
+            totals.add(cross_entropy(logits, labels, reduction="sum"), logits, labels)
+    finally:
+        network.train(training)
+    return totals.result()
+
+
+def device_of(network: nn.Module) -> torch.device:
+    """The device of a network's first parameter."""
+    return next(network.parameters()).device
+
+
+class Totals:
+    """Sums over batches, kept on the device until they are asked for.
+
+    Args:
+        who: whose they are, for errors.
+        device: where the batches are.
+    """
+
+    def __init__(self, who: str, device: torch.device) -> None:
+        self.who = who
+        self.loss = torch.zeros((), dtype=torch.float32, device=device)
+        self.correct = torch.zeros(2, dtype=torch.int64, device=device)
+        self.total = 0
+
+    def check(self, logits: Tensor, labels: Tensor) -> None:
+        """Refuse labels that the network has no logit for: on a GPU they would end the process.
+
+        Args:
+            logits: (B, classes).
+            labels: (B,), as they come from the loader: to look at them needs no wait for a GPU.
+
+        Raises:
+            DataError: if there is such a label.
+        """
+        classes, greatest = logits.shape[1], int(labels.max())
+        if greatest >= classes:
+            raise DataError(
+                f"{self.who}: a batch has the label {greatest}, but the network has {classes} "
+                f"classes. Build the network with classes={greatest + 1} or more, the number of "
+                "classes of the data."
+            )
+
+    def add(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
+        """Add a batch: the sum of its losses, (B, classes) logits and (B,) labels."""
+        best = logits.topk(min(5, logits.shape[1]), dim=1).indices == labels[:, None]
+        self.loss = self.loss + loss
+        self.correct = self.correct + torch.stack([best[:, 0].sum(), best.sum()])
+        self.total += len(labels)
+
+    def result(self) -> dict[str, float]:
+        """What `evaluate` returns."""
+        if not self.total:
+            raise DataError(
+                f"{self.who}: the loader gave no batch. With drop_last=True one batch must be full."
+            )
+        correct, correct_top5 = (int(count) for count in self.correct)
+        return {
+            "error": 100 * (1 - correct / self.total),
+            "error_top5": 100 * (1 - correct_top5 / self.total),
+            "loss": self.loss.item() / self.total,
+            "correct": correct,
+            "correct_top5": correct_top5,
+            "total": self.total,
+        }
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Mean and standard deviation of one number over seeds.
+
+    Attributes:
+        mean: over the seeds.
+        deviation: of the sample (divided by count - 1); None with one seed.
+        count: number of seeds.
+    """
+
+    mean: float
+    deviation: float | None
+    count: int
+
+    def __str__(self) -> str:
+        """As papers print it: 2.76 ± 0.09."""
+        more = "" if self.deviation is None else f" ± {self.deviation:.2f}"
+        return f"{self.mean:.2f}{more}"
+
+
+def spread(values: Iterable[float]) -> Spread:
+    """Mean and deviation of what several seeds gave.
+
+    Args:
+        values: one for each seed.
+
+    Returns:
+        Both; it prints as `2.76 ± 0.09`.
+
+    Raises:
+        SettingsError: if there are none.
+    """
+    numbers = list(values)
+    if not numbers:
+        raise SettingsError("spread: there are no values; give one for each seed.")
+    deviation = statistics.stdev(numbers) if len(numbers) > 1 else None
+    return Spread(statistics.fmean(numbers), deviation, len(numbers))

@@ -1,0 +1,92 @@
+"""Learning rates of a training from scratch: cosine or linear, with warm-up."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from functools import partial
+
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+from mlopt._errors import SettingsError
+
+__all__ = ["SCHEDULES", "lr_schedule"]
+
+SCHEDULES = ("cosine", "linear")
+"""What `lr_schedule` can follow."""
+
+_TAIL = 5
+
+
+def lr_schedule(
+    optimizer: Optimizer, schedule: str, epochs: int, *, warmup: int = 0, min_lr: float = 0.0
+) -> LambdaLR:
+    """A scheduler that is stepped at the end of each epoch.
+
+        lr(e) = min_lr + (lr - min_lr) * f(e),    e = 0, ..., epochs - 1
+
+        cosine:  f(e) = (1 + cos(pi e / epochs)) / 2
+        linear:  f(e) = (epochs - 5 - e) / (epochs - 5),     e < epochs - 5
+                 f(e) = (epochs - e) / (5 (epochs - 5))      in the last five epochs
+
+    In the first `warmup` epochs it is lr(e) = lr * (e + 1) / warmup instead, as in PC-DARTS.
+    A linear schedule of at most ten epochs has no such tail: f(e) = (epochs - e) / epochs.
+
+    Args:
+        optimizer: its learning rates are the greatest ones, lr.
+        schedule: a name of `SCHEDULES`.
+        epochs: of the whole training, warm-up included.
+        warmup: epochs of warm-up, fewer than `epochs`.
+        min_lr: the learning rate that the schedule approaches.
+
+    Returns:
+        The scheduler; it has set the learning rates of epoch 0.
+
+    Raises:
+        SettingsError: there is no such schedule, a number of epochs is out of range, or `min_lr` is
+            negative or greater than a learning rate.
+
+    Reference: Xu et al., "PC-DARTS: Partial Channel Connections for Memory-Efficient Architecture
+        Search", ICLR 2020, section 4.4 (linear, with warm-up; the tail is in its published code).
+        Loshchilov, Hutter, "SGDR: Stochastic Gradient Descent with Warm Restarts", ICLR 2017
+        (cosine).
+    """
+    if schedule not in SCHEDULES:
+        raise SettingsError(
+            f"lr_schedule: there is no schedule {schedule!r}; give one of {', '.join(SCHEDULES)}."
+        )
+    if not 0 <= warmup < epochs:
+        raise SettingsError(
+            f"lr_schedule: {epochs} epochs and {warmup} of warm-up; give at least one epoch, and "
+            "less warm-up than that."
+        )
+    rates = [group["lr"] for group in optimizer.param_groups]
+    if not 0 <= min_lr <= min(rates):
+        raise SettingsError(
+            f"lr_schedule: min_lr must be between 0 and the learning rate {min(rates)}, got "
+            f"{min_lr}."
+        )
+    shape = _cosine if schedule == "cosine" else _linear
+    return LambdaLR(optimizer, [partial(_factor, shape, epochs, warmup, min_lr / r) for r in rates])
+
+
+def _factor(
+    shape: Callable[[int, int], float], epochs: int, warmup: int, least: float, epoch: int
+) -> float:
+    if epoch < warmup:
+        return (epoch + 1) / warmup
+    return least + (1 - least) * shape(epoch, epochs)
+
+
+def _cosine(epoch: int, epochs: int) -> float:
+    return (1 + math.cos(math.pi * epoch / epochs)) / 2
+
+
+def _linear(epoch: int, epochs: int) -> float:
+    if epochs <= 2 * _TAIL:
+        return (epochs - epoch) / epochs
+    falling = epochs - _TAIL
+    if epoch < falling:
+        return (falling - epoch) / falling
+    return (epochs - epoch) / (_TAIL * falling)
