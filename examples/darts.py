@@ -1,20 +1,26 @@
-"""DARTS (Liu, Simonyan, Yang, ICLR 2019): architecture A over weights W.
+"""The plain search of DARTS (Liu, Simonyan, Yang, ICLR 2019): architecture A over weights W.
 
 min over A  L(w*(A), A, D_val)    where    w*(A) = argmin over w  L(w, A, D_tr)
 
-python examples/darts.py                                  # second order, digits
+in any search space; P-DARTS, PC-DARTS and DARTS- are this search in spaces of their own.
+
+python examples/darts.py                                      # second order, digits
 python examples/darts.py --order first --steps upper-first    # the published script's order
+python examples/darts.py --space pc-darts                     # or p-darts, darts-minus
 """
 
 from __future__ import annotations
 
-from pipeline import Search, adam, hypergradient_method, main, sgd
+from measuring import Learner
+from optimizers import adam, hypergradient_method, sgd
+from pipeline import main
+from searching import Scheme, Search
 from settings import Settings
 from torch.nn.functional import cross_entropy
 
 import mlopt
 from mlopt.data import ImageData
-from mlopt.nas import Architecture, Supernet
+from mlopt.nas import Architecture, SearchSpace, Supernet
 
 
 def darts(a: Architecture, w: Supernet, train, valid, s: Settings) -> mlopt.Engine:
@@ -24,12 +30,12 @@ def darts(a: Architecture, w: Supernet, train, valid, s: Settings) -> mlopt.Engi
     if s.steps == "upper-first":
         schedule = mlopt.UpperFirst()
 
-    @mlopt.problem(over=W, given=[A], data=train, clip=s.clip, **sgd(W, s))
+    @mlopt.problem(over=W, given=[A], data=train, **sgd(W, s))
     def weights(w, a, batch):
         x, y = batch
         return cross_entropy(w(x, a()), y)
 
-    @mlopt.problem(over=A, given=[W], data=valid, start=s.pretrain + s.warmup, optimizer=adam(A, s))
+    @mlopt.problem(over=A, given=[W], data=valid, start=s.pretrain + s.warmup, **adam(A, s))
     def architecture(a, w, batch):
         x, y = batch
         return cross_entropy(w(x, a()), y)
@@ -43,13 +49,20 @@ def darts(a: Architecture, w: Supernet, train, valid, s: Settings) -> mlopt.Engi
     )
 
 
-def scheme(data: ImageData, train, valid, s: Settings) -> Search:
+def search(space: SearchSpace, data: ImageData, train, valid, s: Settings) -> Search:
     """The networks and the graph, ready to run."""
-    a = Architecture(s.nodes).to(s.device)
-    w = Supernet(s.channels, s.cells, data.classes, s.nodes, data.channels).to(s.device)
-    engine = darts(a, w, train, valid, s)
-    return Search(engine, a, classifier=w, networks=(w,), epochs=s.pretrain + s.epochs)
+    a = space.architecture().to(s.device)
+    w = space.supernet(data.classes, data.channels).to(s.device)
+    return Search(
+        engine=darts(a, w, train, valid, s),
+        learners=[Learner(space, a, classifier=w, training="weights/loss")],
+        networks=[w],
+        before=s.pretrain,
+        epochs=s.epochs,
+    )
 
+
+scheme = Scheme("", search)
 
 if __name__ == "__main__":
-    main("darts", scheme, __doc__, plain=False)
+    main("darts", scheme, __doc__)

@@ -15,29 +15,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import darts
 import lfm_cw_darts
 import torch
-from pipeline import load_data, result_table, run, save_result
+from pipeline import result_table, run_beside_base
 from settings import Settings, read_preset
 
 import mlopt
-from mlopt.report import RunFolder, write_report
-
-
-def compare(s: Settings, root: Path) -> list[dict[str, Any]]:
-    """Both schemes with one seed; the report shows both, DARTS from a folder inside the other's."""
-    print(f"LFM-CW on {s.dataset}, seed {s.seed}, into {root}")
-    main_run = dataclasses.replace(s, run_folder=str(root))
-    rows = run("lfm_cw_darts", lfm_cw_darts.scheme, main_run, plain=True)
-    print(f"\nplain DARTS, same budget and seed, into {root / 'darts'}")
-    plain_run = dataclasses.replace(s, run_folder=str(root / "darts"))
-    plain = run("darts", darts.scheme, plain_run, plain=False)
-    together = [rows[0], plain[0], *rows[1:]]
-    with RunFolder.open(root) as folder:
-        save_result(folder, "lfm_cw_darts", load_data(s), together)
-        write_report(folder)
-    return together
 
 
 def free_folder(s: Settings) -> Path:
@@ -87,7 +70,9 @@ def main() -> None:
         for seed in options.seeds:
             s = Settings(**{**preset, "seed": seed, "device": options.device})
             root = free_folder(s)
-            tables.append(compare(s, root))
+            print(f"LFM-CW and DARTS on {s.dataset}, seed {seed}, into {root}")
+            s = dataclasses.replace(s, run_folder=str(root))
+            tables.append(run_beside_base("lfm_cw_darts", lfm_cw_darts.scheme, s))
             reports.append(root / "report.html")
     except mlopt.MloptError as error:
         sys.exit(f"error: {error}")

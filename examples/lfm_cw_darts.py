@@ -1,10 +1,13 @@
-"""LFM-CW on DARTS: learning from mistakes based on class weighting (Gala and Xie).
+"""LFM-CW: learning from mistakes based on class weighting (Gala and Xie), in any search space.
 
 A classifier W1 is trained and makes mistakes; a conditional generator G draws images of each class;
 a second classifier W2 is trained on real images and on generated ones, weighted by W1's validation
 loss of their class; the architecture A that all of them share is judged by W2's validation loss.
 
     python examples/lfm_cw_darts.py                      # digits, a few minutes on two CPU cores
+    python examples/lfm_cw_darts.py --space p-darts
+    python examples/lfm_cw_darts.py --generator biggan --d-steps 4 --ema 0.999
+    python examples/lfm_cw_darts.py --images-per-class 2 --synthetic-only
     python examples/lfm_cw_darts.py --preset paper --dataset cifar10 --data-root data --device cuda
 """
 
@@ -13,49 +16,43 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, cast
 
+import darts
 import torch
-from pipeline import Search, adam, hypergradient_method, main, sgd
+from callbacks import Follow
+from gan import Pixels, gan, make_average, make_players
+from measuring import Learner
+from optimizers import adam, hypergradient_method, sgd
+from pipeline import main
+from searching import Scheme, Search
 from settings import Settings
 from torch import nn
 from torch.nn.functional import cross_entropy
-from torch.optim.lr_scheduler import CosineAnnealingLR
 
 import mlopt
 from mlopt.data import ImageData
-from mlopt.generators import (
-    DCGANDiscriminator,
-    DCGANGenerator,
-    SharedDiscriminator,
-    discriminator_loss,
-    generator_loss,
-)
-from mlopt.nas import Architecture, ClassLosses, Supernet
+from mlopt.generators import ExponentialAverage
+from mlopt.nas import Architecture, ClassLosses, SearchSpace, Supernet
 
 
 @dataclass
 class Networks:
-    """The architecture, and the four networks."""
+    """The architecture, and the four networks; with `--ema` the generator's average, too."""
 
     a: Architecture
     w1: Supernet
     w2: Supernet
-    g: DCGANGenerator
+    g: nn.Module
     h: nn.Module
+    average: ExponentialAverage | None = None
 
     @classmethod
-    def make(cls, data: ImageData, s: Settings) -> Networks:
-        def supernet() -> Supernet:
-            return Supernet(s.channels, s.cells, data.classes, s.nodes, data.channels)
-
-        images = (data.image_size, data.channels, data.classes)
-        own = s.discriminator == "own"
-        return cls(
-            a=Architecture(s.nodes),
-            w1=supernet(),
-            w2=supernet(),
-            g=DCGANGenerator(*images, z=s.noise, width=s.generator_width),
-            h=DCGANDiscriminator(*images) if own else SharedDiscriminator(supernet(), data.classes),
-        )
+    def make(cls, space: SearchSpace, data: ImageData, s: Settings) -> Networks:
+        a = space.architecture()
+        w1, w2 = (space.supernet(data.classes, data.channels) for _ in "12")
+        g, h = make_players(space, data, s)
+        for network in (a, w1, w2, g, h):
+            network.to(s.device)
+        return cls(a, w1, w2, g, h, make_average(g, s))
 
 
 def lfm_cw(nets: Networks, train, valid, data: ImageData, s: Settings) -> mlopt.Engine:
@@ -66,115 +63,78 @@ def lfm_cw(nets: Networks, train, valid, data: ImageData, s: Settings) -> mlopt.
         mlopt.Variable(nets.w2, "w2"),
     )
     G, H = mlopt.Variable(nets.g, "g"), mlopt.Variable(nets.h, "h")
-    to_images = data.normalization.from_generator  # from [-1, 1] to what classifiers read
-    method, gan_method, schedule = hypergradient_method(s), hypergradient_method(s, s.gan_lr), None
-    if s.order == "first":
-        schedule = mlopt.Sequential()
     first, second = s.generator_epochs, s.generator_epochs + s.pretrain
+    pixels = Pixels(data, s.generator_size)
     state = ClassLosses(data.classes, normalize=cast(Any, s.class_loss_normalization))
+    each_class = torch.arange(data.classes, device=s.device).repeat(s.images_per_class)
 
-    @mlopt.problem(over=W1, given=[A], data=train, clip=s.clip, start=first, **sgd(W1, s))
+    def labels(y):  # of generated images: the batch's, or M of each class
+        return each_class if s.images_per_class else y
+
+    @mlopt.problem(over=W1, given=[A], data=train, start=first, **sgd(W1, s))
     def stage1(w1, a, batch):  # Eq. 1
         x, y, _ = batch
         return cross_entropy(w1(x, a()), y)
 
-    discriminator, generator = gan(G, H, A, train, to_images, gan_method, s)  # Eq. 2
+    discriminator, generator = gan(G, H, A, train, pixels, s)  # Eq. 2
 
     @mlopt.signal(given=[W1, A], data=valid, state=state)
     def class_losses(w1, a, batch):  # l_c(A, W1*, D_val) in Eq. 3
         x, y = batch
         return state(cross_entropy(w1(x, a()), y, reduction="none"), y)
 
-    @mlopt.signal(given=[G], data=train)
-    def synthetic(g, batch):  # x_cm = f(c, noise, G*) in Eq. 3
+    def draw(g, batch):  # x_cm = f(c, noise, G*) in Eq. 3
         _, y, _ = batch
-        return to_images(g(y))
+        return pixels.synthetic(g(labels(y)))
+
+    synthetic = mlopt.signal(given=[G], data=train, name="synthetic")(draw)
+    if nets.average is not None:  # a constant of the step: A is not judged by what it does to G
+        average = nets.average.module
+        synthetic = mlopt.signal(given=[], data=train, name="synthetic")(
+            lambda batch: draw(average, batch)
+        )
 
     @mlopt.problem(
-        over=W2,
-        given=[A, class_losses, synthetic],
-        data=train,
-        clip=s.clip,
-        start=second,
-        **sgd(W2, s),
+        over=W2, given=[A, class_losses, synthetic], data=train, start=second, **sgd(W2, s)
     )
     def stage2(w2, a, weights, fake, batch):  # Eq. 3
         x, y, _ = batch
-        mistakes = cross_entropy(w2(fake, a()), y, reduction="none")
-        return cross_entropy(w2(x, a()), y) + s.lambda_ * (weights[y] * mistakes).mean()
+        c = labels(y)
+        mistakes = weights[c] * cross_entropy(w2(fake, a()), c, reduction="none")
+        generated = mistakes.sum() if s.images_per_class else mistakes.mean()
+        real = 0.0 if s.synthetic_only else cross_entropy(w2(x, a()), y)  # Eq. 19 leaves it out
+        return real + s.lambda_ * generated
 
-    @mlopt.problem(over=A, given=[W2], data=valid, start=second + s.warmup, optimizer=adam(A, s))
+    @mlopt.problem(over=A, given=[W2], data=valid, start=second + s.warmup, **adam(A, s))
     def stage3(a, w2, batch):  # Eq. 4
         x, y = batch
         return cross_entropy(w2(x, a()), y)
 
     return mlopt.Engine(
         [stage1, discriminator, generator, class_losses, synthetic, stage2, stage3],
-        hypergrad=method,
-        schedule=schedule,
+        hypergrad=hypergradient_method(s),
+        schedule=mlopt.Sequential() if s.order == "first" else None,
         device=s.device,
         seed=s.seed,
     )
 
 
-def gan(G, H, A, train, to_images, method, s: Settings) -> tuple[mlopt.Problem, mlopt.Problem]:
-    """Eq. 2: H against G; by default H is the search network at the architecture A."""
-    shared = s.discriminator == "shared"
-    d_options = {"over": H, "data": train, **gan_adam(H, s), "hypergrad": mlopt.Frozen()}
-    g_options = {"over": G, "data": train, **gan_adam(G, s), "hypergrad": method}
-
-    if not shared:
-
-        @mlopt.problem(given=[G], **d_options)
-        def own_discriminator(h, g, batch):
-            _, y, real = batch
-            return discriminator_loss(h(real, y), h(to_images(g(y)), y))
-
-        @mlopt.problem(given=[H], **g_options)
-        def own_generator(g, h, batch):
-            _, y, _ = batch
-            return generator_loss(h(to_images(g(y)), y))
-
-        return own_discriminator, own_generator
-
-    # Real and generated images of a step go through H as one batch: its cells end in BatchNorm
-    # without gain, so that the mean features of a batch of either kind alone are zero.
-
-    @mlopt.problem(given=[G, A], **d_options)
-    def discriminator(h, g, a, batch):
-        _, y, real = batch
-        return discriminator_loss(*h.pair(real, to_images(g(y)), y, a()))
-
-    @mlopt.problem(given=[H, A], **g_options)
-    def generator(g, h, a, batch):
-        _, y, real = batch
-        return generator_loss(h.pair(real, to_images(g(y)), y, a())[1])
-
-    return discriminator, generator
-
-
-def gan_adam(variable: mlopt.Variable, s: Settings) -> dict[str, Any]:
-    """Optimizer and scheduler of a GAN's two players: Adam, cosine over the whole run."""
-    optimizer = torch.optim.Adam(variable.parameters(), s.gan_lr, betas=(s.gan_beta1, 0.999))
-    epochs = s.generator_epochs + s.pretrain + s.epochs
-    scheduler = CosineAnnealingLR(optimizer, epochs, eta_min=min(s.gan_min_lr, s.gan_lr))
-    return {"optimizer": optimizer, "scheduler": scheduler}
-
-
-def scheme(data: ImageData, train, valid, s: Settings) -> Search:
+def search(space: SearchSpace, data: ImageData, train, valid, s: Settings) -> Search:
     """The networks and the graph, ready to run."""
-    nets = Networks.make(data, s)
-    for network in (nets.a, nets.w1, nets.w2, nets.g, nets.h):
-        network.to(s.device)
+    nets = Networks.make(space, data, s)
+    average = nets.average
     return Search(
         engine=lfm_cw(nets, train, valid, data, s),
-        architecture=nets.a,
-        classifier=nets.w2,
-        networks=(nets.w1, nets.w2, nets.g, nets.h),
-        epochs=s.generator_epochs + s.pretrain + s.epochs,
-        generator=nets.g,
+        learners=[Learner(space, nets.a, classifier=nets.w2, training="stage1/loss")],
+        networks=[nets.w1, nets.w2, nets.g, nets.h],
+        before=s.generator_epochs + s.pretrain,
+        epochs=s.epochs,
+        generator=average.module if average else nets.g,
+        callbacks=[Follow(average)] if average else [],
     )
 
 
+scheme = Scheme("LFM-CW", search, plain=True, base=darts.scheme)
+
 if __name__ == "__main__":
-    main("lfm_cw_darts", scheme, __doc__, plain=True)
+    main("lfm_cw_darts", scheme, __doc__)

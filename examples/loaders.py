@@ -1,4 +1,4 @@
-"""The batches of a search: the two halves, and unlabeled images if it needs them."""
+"""The batches of a search: the two parts, and unlabeled images if it needs them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,8 @@ OTHER = {"cifar10": "cifar100", "cifar100": "cifar10"}
 
 def load_data(s: Settings) -> ImageData:
     """The data set, its training part cut to `train_images` if asked for."""
-    data = load(s.dataset, s.data_root or None)
+    size = {"image_size": s.image_size} if s.image_size else {}
+    data = load(s.dataset, s.data_root or None, **size)
     if not s.train_images or s.train_images >= len(data.train):
         return data
     order = torch.randperm(len(data.train), generator=torch.Generator().manual_seed(0))
@@ -39,7 +40,7 @@ def load_data(s: Settings) -> ImageData:
 def search_loaders(
     data: ImageData, s: Settings, *, plain: bool = False, unlabeled: bool = False
 ) -> tuple[Any, ...]:
-    """Loaders of the two halves, and of unlabeled images; all keep pace with the training batches.
+    """Loaders of the two parts, and of unlabeled images; all keep pace with the training batches.
 
     Args:
         data: whose training images are searched with.
@@ -53,10 +54,16 @@ def search_loaders(
     searched, images = unlabeled_images(data, s) if unlabeled else (data, None)
     train, valid = search_split(searched)
     smallest = min(len(part) for part in (valid, images) if part is not None)
-    augment = None if data.name == "digits" else standard_augmentation(data.name, data.image_size)
-    options = {"batch_size": min(s.batch_size, smallest), "drop_last": True, "augment": augment}
-    halves = loader(train, plain=plain, **options), loader(valid, **options)
-    return halves if images is None else (*halves, loader(images, labels=False, **options))
+    augment = standard_augmentation(data.name, data.image_size, search=True)
+    options = {
+        "batch_size": min(s.batch_size, smallest),
+        "drop_last": True,
+        "augment": None if data.name == "digits" else augment,
+        "workers": s.workers,
+        "pin_memory": s.device.startswith("cuda"),
+    }
+    parts = loader(train, plain=plain, **options), loader(valid, **options)
+    return parts if images is None else (*parts, loader(images, labels=False, **options))
 
 
 def unlabeled_images(data: ImageData, s: Settings) -> tuple[ImageData, ImagePart]:

@@ -6,112 +6,80 @@ import dataclasses
 import itertools
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from loaders import load_data, search_loaders
-from retraining import baselines, result_table, retrain_and_test, save_result
-from searching import Search, pair_agreement, run_search
+from measuring import pair_agreement
+from retraining import (
+    BASELINES,
+    baselines,
+    check,
+    result_table,
+    retrain_and_test,
+    save_result,
+)
+from searching import Scheme, Search, run_stages
 from settings import Settings, parse
+from spaces import TITLES
 
 import mlopt
 from mlopt.data import ImageData
-from mlopt.nas import Genotype, derive, draw
+from mlopt.nas import Genotype, draw
 from mlopt.report import RunFolder, write_report
 
-#: Makes a search from the data, the loaders of `search_loaders`, and the settings.
-Scheme = Callable[..., Search]
 
-TITLES = {"lfm_cw_darts": "LFM-CW", "darts": "DARTS", "sgl_darts": "SGL"}
-
-
-def sgd(variable: mlopt.Variable, s: Settings) -> dict[str, Any]:
-    """Optimizer and scheduler of a network's weights: SGD, cosine over the search."""
-    optimizer = torch.optim.SGD(
-        variable.parameters(), s.lr, momentum=s.momentum, weight_decay=s.weight_decay
-    )
-    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(
-        optimizer, s.epochs + s.pretrain, eta_min=min(s.min_lr, s.lr)
-    )
-    return {"optimizer": optimizer, "scheduler": scheduler}
-
-
-def adam(variable: mlopt.Variable | Sequence[mlopt.Variable], s: Settings) -> torch.optim.Optimizer:
-    """Optimizer of an architecture, or of several."""
-    variables = [variable] if isinstance(variable, mlopt.Variable) else variable
-    parameters = [p for v in variables for p in v.parameters()]
-    return torch.optim.Adam(
-        parameters, s.arch_lr, betas=(0.5, 0.999), weight_decay=s.arch_weight_decay
-    )
-
-
-def hypergradient_method(s: Settings, lr: float | None = None) -> mlopt.AbstractHypergradient:
-    """First order, or one step ahead: by the optimizer, or the plain gradient step of this lr."""
-    if s.order == "first":
-        return mlopt.Frozen()
-    product: mlopt.AbstractProduct = {
-        "central": mlopt.Central(s.radius),
-        "one-sided": mlopt.OneSided(s.radius),
-        "exact": mlopt.Exact(),
-    }[s.product]
-    return mlopt.OneStep(lr=lr, product=product)
-
-
-def main(
-    example: str,
-    scheme: Scheme,
-    description: str | None,
-    plain: bool = False,
-    unlabeled: bool = False,
-) -> None:
+def main(example: str, scheme: Scheme, description: str | None) -> None:
     """The command line of an example.
 
     Args:
         example: its name, of the run folder and of its table in the presets.
         scheme: makes the search.
         description: the help text.
-        plain: whether training batches carry the images without augmentation too.
-        unlabeled: whether the search needs unlabeled images.
     """
     try:
         s = parse(description, example=example)
-        rows = run(example, scheme, s, plain=plain, unlabeled=unlabeled)
+        rows = (run_beside_base if s.beside_plain else run)(example, scheme, s)
     except mlopt.MloptError as error:
         sys.exit(f"error: {error}")
     print(result_table(rows))
 
 
-def run(
-    example: str, scheme: Scheme, s: Settings, *, plain: bool = False, unlabeled: bool = False
-) -> list[dict[str, Any]]:
-    """One whole run into its folder.
+def run(example: str, scheme: Scheme, s: Settings) -> list[dict[str, Any]]:
+    """One whole run into its folder: search through all stages, derive, retrain, test, report.
 
     Args:
         example: its name.
         scheme: makes the search.
-        s: the settings.
-        plain: whether training batches carry the images without augmentation too.
-        unlabeled: whether the search needs unlabeled images.
+        s: the settings; `s.run_path(example)` is the folder, which afterwards has result.json.
 
     Returns:
         The rows of the result: the run, further learners, logistic regression, chance.
+
+    Raises:
+        MloptError: the settings, the data or the folder cannot be used; no folder is made then.
     """
+    if scheme.of(s) is not scheme:
+        print(f"{scheme.title} with one learner: nobody teaches it, so this is the plain search.")
+        scheme = scheme.of(s)
     data = load_data(s)
-    loaders = search_loaders(data, s, plain=plain, unlabeled=unlabeled)
+    check(data, s)
+    loaders = search_loaders(data, s, plain=scheme.plain, unlabeled=scheme.unlabeled)
+    torch.manual_seed(s.seed)  # of the initial weights; the engine has generators of its own
+    search = scheme(data, *loaders, s)
     with RunFolder.create(
         s.run_path(example), {"example": example, **dataclasses.asdict(s)}, overwrite=s.overwrite
     ) as folder:
-        torch.manual_seed(s.seed)  # of the initial weights; the engine has generators of its own
-        search = scheme(data, *loaders, s)
-        seconds = run_search(search, loaders[1], folder, data, s)
-        title = TITLES.get(example, example)
-        genotypes = derive_all(search, folder, f"{example} on {data.name}")
+        search = run_stages(scheme, search, loaders, folder, data, s)
+        title = title_of(scheme, s)
+        genotypes = derive_all(search, folder, f"{title} on {data.name}")
         tested = retrain_learners(search, genotypes, data, folder, s)
         row = {
             "name": title,
-            "search_seconds": seconds,
-            "passes": search.passes,
+            "space": s.space,
+            "search_seconds": search.spent.seconds,
+            "passes": search.spent.passes,
             "evaluations": search.engine.plan().evaluations,
             **tested[search.best],
         }
@@ -127,11 +95,51 @@ def run(
     return rows
 
 
+def run_beside_base(example: str, scheme: Scheme, s: Settings) -> list[dict[str, Any]]:
+    """Run a scheme, then the plain search in the same space, into a folder inside the other's.
+
+    Args:
+        example: the scheme's name.
+        scheme: makes the search.
+        s: the settings of both.
+
+    Returns:
+        The rows of the result: the run, further learners, the plain search, the baselines. The
+        scheme's report has them all.
+
+    Raises:
+        MloptError: as `run`.
+    """
+    rows = run(example, scheme, s)
+    if scheme.base is None or scheme.of(s) is scheme.base:
+        return rows
+    root = s.run_path(example)
+    print(f"\nplain search, same settings and seed, into {root / 'darts'}")
+    plain = run("darts", scheme.base, dataclasses.replace(s, run_folder=str(root / "darts")))
+    last = [row for row in rows if row["name"] in BASELINES]
+    rows = [*rows[: len(rows) - len(last)], plain[0], *last]
+    with RunFolder.open(root) as folder:
+        result = folder.read_json("result.json")
+        note = "The plain search has the images that are unlabeled here with their labels."
+        result["notes"] += [note] if scheme.unlabeled else []
+        folder.save_json("result.json", {**result, "rows": rows})
+        print(f"report of both: {write_report(folder)}")
+    return rows
+
+
+def title_of(scheme: Scheme, s: Settings) -> str:
+    """What results call a scheme in a space: "LFM-CW", "LFM-CW on P-DARTS", "P-DARTS"."""
+    space = TITLES[s.space]
+    if not scheme.title:
+        return space
+    return scheme.title if s.space == "darts" else f"{scheme.title} on {space}"
+
+
 def derive_all(search: Search, folder: RunFolder, title: str) -> list[Genotype]:
     """What each learner found, printed, drawn and written; genotype.json is the best learner's."""
-    genotypes = [derive(x.architecture) for x in search.learners]
+    genotypes = [x.space.derive(x.architecture) for x in search.learners]
     for learner, genotype in zip(search.learners, genotypes, strict=True):
-        spoken = learner.name.replace("_", " ")
+        spoken = learner.title
         print(f"\n{spoken}\n{genotype}\n" if spoken else f"\n{genotype}\n")
         suffix = f"_{learner.name}" if learner.name else ""
         picture = folder.path(f"cells{suffix}.svg")
@@ -167,7 +175,7 @@ def save_learners(
     metrics = ("validation/loss", "validation/error", "entropy/normal", "entropy/reduce")
     rows = [
         {
-            "name": x.name.replace("_", " "),
+            "name": x.title,
             **{name: search.validation[x.key(name)] for name in metrics},
             **tested.get(k, {}),
             "genotype": str(genotypes[k]),
@@ -176,17 +184,18 @@ def save_learners(
     ]
     rows.insert(0, rows.pop(search.best))
     pairs = [
-        {"names": [x.name.replace("_", " ") for x in pair], **pair_agreement(*pair)}
+        {"names": [x.title for x in pair], **pair_agreement(*pair)}
         for pair in itertools.combinations(learners, 2)
     ]
     folder.save_json("learners.json", {"learners": rows, "pairs": pairs})
 
 
 def notes(search: Search) -> list[str]:
-    """What the result of several learners is."""
-    if len(search.learners) == 1:
-        return []
-    return [
-        f"Of {len(search.learners)} learners, the result is that of learner {search.best + 1}, "
-        "whose validation loss was the lowest at the end of the search."
-    ]
+    """What a reader of the result must know of the search."""
+    found = list(search.spent.notes)
+    if len(search.learners) > 1:
+        found.append(
+            f"Of {len(search.learners)} learners, the result is that of learner {search.best + 1}, "
+            "whose validation loss was the lowest at the end of the search."
+        )
+    return found

@@ -1,73 +1,75 @@
-"""The search of the NAS examples: run the engine, and follow each learner into the run folder."""
+"""The search of the NAS examples: a scheme on a search space, through all stages of the space."""
 
 from __future__ import annotations
 
-import itertools
 import math
-import statistics
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
+from callbacks import Epochs, Log, Watch
+from measuring import Learner, validation
 from settings import Settings
-from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
+from spaces import search_space
+from torch import nn
 
 import mlopt
 from mlopt.data import ImageData
-from mlopt.generators import sample_grid, save_grid
-from mlopt.nas import Architecture, agreement, derive, total_variation
+from mlopt.nas import SearchSpace
 from mlopt.report import RunFolder
 
 
-@dataclass(frozen=True)
-class Learner:
-    """One of those who learn in a search, with its name in files and metrics ("" if alone)."""
+@dataclass
+class Spent:
+    """What a search took so far, over all of its stages.
 
-    name: str
-    architecture: Architecture
-    classifier: nn.Module
+    Attributes:
+        steps: of the engines.
+        epochs: of the engines.
+        seconds: of the engines, validation included.
+        passes: forward passes of the networks.
+        notes: what a reader of the result must know.
+    """
 
-    def key(self, metric: str) -> str:
-        """The name of one of its metrics."""
-        return f"{self.name}/{metric}" if self.name else metric
+    steps: int = 0
+    epochs: int = 0
+    seconds: float = 0.0
+    passes: int = 0
+    notes: list[str] = field(default_factory=list)
 
 
 @dataclass
 class Search:
-    """A search ready to run.
+    """A search ready to run: one stage of a search space.
 
     Attributes:
         engine: of the scheme.
-        architecture: what it learns; a list of them if there are several learners.
-        classifier: the network whose validation error is followed; a list of them likewise.
-        networks: those whose forward passes are counted.
-        epochs: of the whole run, pretraining included.
+        learners: those who learn an architecture; of several, each has a name.
+        networks: those whose forward passes are counted, and who are told each epoch.
+        epochs: in which the architecture is learned.
+        before: epochs of the run before these.
         generator: whose samples are saved, if there is one.
-        passes: forward passes of the networks, counted by the run.
+        callbacks: further observers of the engine.
+        spent: by this stage and those before it.
         validation: the metrics of the last validation.
     """
 
     engine: mlopt.Engine
-    architecture: Architecture | Sequence[Architecture]
-    classifier: nn.Module | Sequence[nn.Module]
-    networks: Iterable[nn.Module]
+    learners: Sequence[Learner]
+    networks: Sequence[nn.Module]
     epochs: int
+    before: int = 0
     generator: nn.Module | None = None
-    passes: int = field(default=0, init=False)
+    callbacks: Sequence[mlopt.Callback] = ()
+    spent: Spent = field(default_factory=Spent, init=False)
     validation: dict[str, float] = field(default_factory=dict, init=False)
 
     @property
-    def learners(self) -> list[Learner]:
-        """Everyone who learns, by name."""
-        if isinstance(self.architecture, Architecture):
-            assert isinstance(self.classifier, nn.Module)
-            return [Learner("", self.architecture, self.classifier)]
-        assert not isinstance(self.classifier, nn.Module)
-        pairs = zip(self.architecture, self.classifier, strict=True)
-        return [Learner(f"learner_{k}", a, w) for k, (a, w) in enumerate(pairs, start=1)]
+    def stage(self) -> tuple[int, int]:
+        """Which stage this is, from 1, and how many there are."""
+        space = self.learners[0].space
+        return space.stage + 1, len(space.stages)
 
     @property
     def best(self) -> int:
@@ -76,18 +78,87 @@ class Search:
         known = [math.inf if math.isnan(loss) else loss for loss in losses]
         return known.index(min(known))
 
+    def following(self) -> list[SearchSpace]:
+        """The spaces of the next stage, one for each learner; none after the last."""
+        found = [x.space.following(x.architecture) for x in self.learners]
+        return [space for space in found if space is not None]
+
+
+@dataclass(frozen=True)
+class Scheme:
+    """A way to search, in any search space.
+
+        search = scheme(data, *loaders, s)                    # the first stage
+        search = scheme(data, *loaders, s, spaces=spaces)     # a later one
+
+    Attributes:
+        title: what results call it; "" for a plain search, which has the name of its space.
+        make: (space, data, *loaders, settings) -> `Search`; a group gets a list of spaces.
+        plain: whether its training batches carry the images without augmentation too.
+        unlabeled: whether it needs unlabeled images.
+        group: whether several learners search, each in a space of its own.
+        base: the plain search, which results are compared with.
+    """
+
+    title: str
+    make: Callable[..., Search]
+    plain: bool = False
+    unlabeled: bool = False
+    group: bool = False
+    base: Scheme | None = None
+
+    def of(self, s: Settings) -> Scheme:
+        """This scheme; or the plain search, for a group of one learner, whom nobody teaches."""
+        return self.base if self.base and self.group and s.learners == 1 else self
+
+    def __call__(
+        self, data: ImageData, *rest: Any, spaces: Sequence[SearchSpace] | None = None
+    ) -> Search:
+        """Networks, new ones, and the graph; `rest` are the loaders and the settings."""
+        s: Settings = rest[-1]
+        found = spaces or [search_space(data.name, s)] * (s.learners if self.group else 1)
+        return self.make(list(found) if self.group else found[0], data, *rest)
+
+
+def run_stages(
+    scheme: Scheme, search: Search, loaders: Sequence[Any], folder: RunFolder, data: ImageData,
+    s: Settings,
+) -> Search:  # fmt: skip
+    """Run a search through all stages of its space.
+
+    Args:
+        scheme: that made it; it makes the later stages.
+        search: the first stage.
+        loaders: of `search_loaders`.
+        folder: of the run.
+        data: what is searched with.
+        s: the settings.
+
+    Returns:
+        The last stage, as it ended.
+    """
+    while True:
+        run_search(search, loaders, folder, data, s)
+        spaces = search.following()
+        if not spaces:
+            return search
+        spent = search.spent
+        search = scheme(data, *loaders, s, spaces=spaces)
+        search.spent = spent
+
 
 def run_search(
-    search: Search, valid: Any, folder: RunFolder, data: ImageData, s: Settings
-) -> float:
-    """Run the engine; the seconds it took."""
+    search: Search, loaders: Sequence[Any], folder: RunFolder, data: ImageData, s: Settings
+) -> None:
+    """Run the engine of one stage."""
+    spent, (train, valid, *_) = search.spent, loaders
 
     def count(module: nn.Module, args: Any) -> None:
-        search.passes += 1
+        spent.passes += 1
 
     def validate() -> dict[str, float]:
-        search.validation = validation(search.learners, valid, s.device)
-        return search.validation
+        search.validation = validation(search.learners, valid, s.device, search.engine.clock.means)
+        return dict(search.validation)
 
     for network in (*(x.architecture for x in search.learners), *search.networks):
         network.to(s.device)
@@ -95,84 +166,20 @@ def run_search(
     began = time.perf_counter()
     try:
         search.engine.run(
-            epochs=search.epochs,
+            epochs=search.before + search.epochs,
+            epoch=train,
             validate=validate,
-            callbacks=[_Log(search, folder, data)],
+            callbacks=[
+                Epochs(search, s.warmup),
+                *search.callbacks,
+                Watch(search, s.warmup, s.stop_on_collapse),
+                Log(search, folder, data),
+            ],
             log_every=10,
         )
     finally:
         for hook in hooks:
             hook.remove()
-    return time.perf_counter() - began
-
-
-def validation(learners: Sequence[Learner], valid: Any, device: str) -> dict[str, float]:
-    """What is measured of each learner; of several, how much they found the same, too."""
-    metrics = {x.key(k): v for x in learners for k, v in measured(x, valid, device).items()}
-    pairs = [pair_agreement(a, b) for a, b in itertools.combinations(learners, 2)]
-    for name in pairs[0] if pairs else ():
-        metrics[f"agreement/{name}"] = statistics.mean(pair[name] for pair in pairs)
-    return metrics
-
-
-def measured(learner: Learner, valid: Any, device: str) -> dict[str, float]:
-    """A learner's validation error and loss, and the entropy of its mixtures."""
-    with torch.no_grad():
-        weights = learner.architecture()
-    error, loss = classify(
-        lambda x: learner.classifier(x, weights), learner.classifier, valid, device
-    )
-    entropy = {f"entropy/{kind}": value for kind, value in learner.architecture.entropy().items()}
-    return {"validation/error": error, "validation/loss": loss, **entropy}
-
-
-def pair_agreement(a: Learner, b: Learner) -> dict[str, float]:
-    """How much two learners found the same: edges, operations, and the distance of the mixtures."""
-    shared = agreement(derive(a.architecture), derive(b.architecture))
-    return {**shared, "total_variation": total_variation(a.architecture, b.architecture)}
-
-
-@torch.no_grad()
-def classify(
-    logits: Callable[[Tensor], Tensor], network: nn.Module, batches: Any, device: str
-) -> tuple[float, float]:
-    """Error (percent) and mean loss over a loader, in evaluation mode, on randomness of its own."""
-    wrong, loss, total = 0, 0.0, 0
-    training = network.training
-    network.eval()
-    with torch.random.fork_rng(devices=[]):
-        for x, y in batches:
-            x, y = x.to(device), y.to(device)
-            out = logits(x)
-            wrong += int((out.argmax(1) != y).sum())
-            loss += float(cross_entropy(out, y, reduction="sum"))
-            total += len(y)
-    network.train(training)
-    return 100 * wrong / total, loss / total
-
-
-class _Log(mlopt.Callback):
-    """Writes a search into its run folder."""
-
-    def __init__(self, search: Search, folder: RunFolder, data: ImageData) -> None:
-        self.search, self.folder, self.data = search, folder, data
-        self.began = time.perf_counter()
-
-    def on_log(self, engine: mlopt.Engine, metrics: dict[str, Any]) -> None:
-        row = {k: v for k, v in metrics.items() if not k.startswith("signal/")}
-        if "signal/class_losses" in metrics:
-            row["class_losses"] = metrics["signal/class_losses"]
-        seconds = time.perf_counter() - self.began
-        self.folder.log("search", step=engine.steps, epoch=engine.epoch, seconds=seconds, **row)
-
-    def on_epoch(self, engine: mlopt.Engine, metrics: dict[str, Any]) -> None:
-        last = engine.epoch == self.search.epochs
-        if self.search.generator is not None and (
-            last or engine.epoch % max(1, self.search.epochs // 6) == 0
-        ):
-            images = sample_grid(self.search.generator, self.data.classes, 10, seed=0)
-            path = self.folder.path(f"samples/epoch_{engine.epoch:04d}.png")
-            save_grid(images, path, per_row=10, scale=max(1, 32 // self.data.image_size))
-
-    def on_validation(self, engine: mlopt.Engine, metrics: dict[str, Any]) -> None:
-        self.folder.log("search-epoch", step=engine.steps, epoch=engine.epoch, **metrics)
+    spent.seconds += time.perf_counter() - began
+    spent.steps += search.engine.steps
+    spent.epochs += search.engine.epoch

@@ -1,4 +1,4 @@
-"""SGL on DARTS: small-group learning.
+"""SGL: small-group learning, in any search space.
 
 K learners, each with an architecture A_k, learn together. Each first learns alone (weights V_k) and
 labels images that have no labels; each then learns again (weights W_k), from labelled images and
@@ -6,6 +6,7 @@ from the pseudo-labels of the others; all architectures are judged by the valida
 
     python examples/sgl_darts.py                         # two learners, digits
     python examples/sgl_darts.py --learners 3 --order first --retrain all
+    python examples/sgl_darts.py --space darts-minus
     python examples/sgl_darts.py --preset paper --dataset cifar10 --data-root data --device cuda
 """
 
@@ -13,13 +14,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from pipeline import Search, adam, hypergradient_method, main, sgd
+import darts
+from measuring import Learner
+from optimizers import adam, hypergradient_method, sgd
+from pipeline import main
+from searching import Scheme, Search
 from settings import Settings
 from torch.nn.functional import cross_entropy
 
 import mlopt
 from mlopt.data import ImageData
-from mlopt.nas import Architecture, Supernet
+from mlopt.nas import Architecture, SearchSpace, Supernet
 
 
 @dataclass
@@ -41,9 +46,7 @@ def sgl(learners: list[Networks], train, valid, unlabeled, s: Settings) -> mlopt
     def learner(k: int) -> tuple[mlopt.Problem, mlopt.Signal]:
         name = f"learner_{k + 1}"
 
-        @mlopt.problem(
-            over=V[k], given=[A[k]], data=train, clip=s.clip, name=f"{name}/stage1", **sgd(V[k], s)
-        )
+        @mlopt.problem(over=V[k], given=[A[k]], data=train, name=f"{name}/stage1", **sgd(V[k], s))
         def stage1(v, a, batch):  # Eq. 1
             x, y = batch
             return cross_entropy(v(x, a()), y)
@@ -61,7 +64,6 @@ def sgl(learners: list[Networks], train, valid, unlabeled, s: Settings) -> mlopt
             over=W[k],
             given=[A[k], [pseudo_labels[j] for j in everyone if j != k]],
             data=(train, unlabeled),
-            clip=s.clip,
             start=s.pretrain,
             name=f"learner_{k + 1}/stage2",
             **sgd(W[k], s),
@@ -75,7 +77,7 @@ def sgl(learners: list[Networks], train, valid, unlabeled, s: Settings) -> mlopt
 
         return stage2
 
-    @mlopt.problem(over=A, given=[W], data=valid, start=s.pretrain + s.warmup, optimizer=adam(A, s))
+    @mlopt.problem(over=A, given=[W], data=valid, start=s.pretrain + s.warmup, **adam(A, s))
     def stage3(a, w, batch):  # Eq. 3
         x, y = batch
         return sum(cross_entropy(w[k](x, a[k]()), y) for k in everyone)
@@ -89,25 +91,34 @@ def sgl(learners: list[Networks], train, valid, unlabeled, s: Settings) -> mlopt
     )
 
 
-def scheme(data: ImageData, train, valid, unlabeled, s: Settings) -> Search:
-    """The networks, each with initial weights of its own, and the graph, ready to run."""
+def search(
+    spaces: list[SearchSpace], data: ImageData, train, valid, unlabeled, s: Settings
+) -> Search:
+    """The networks, each with initial weights of its own, and the graph, ready to run.
 
-    def supernet() -> Supernet:
-        net = Supernet(s.channels, s.cells, data.classes, s.nodes, data.channels)
-        return net.to(s.device)
-
-    learners = [
-        Networks(Architecture(s.nodes).to(s.device), supernet(), supernet())
-        for _ in range(s.learners)
-    ]
+    Each learner has a space of its own: after a stage of P-DARTS they have kept different
+    operations.
+    """
+    learners, group = [], []
+    for k, space in enumerate(spaces, start=1):
+        nets = Networks(
+            a=space.architecture().to(s.device),
+            v=space.supernet(data.classes, data.channels).to(s.device),
+            w=space.supernet(data.classes, data.channels).to(s.device),
+        )
+        name = f"learner_{k}"
+        group.append(nets)
+        learners.append(Learner(space, nets.a, nets.w, training=f"{name}/stage1/loss", name=name))
     return Search(
-        engine=sgl(learners, train, valid, unlabeled, s),
-        architecture=[nets.a for nets in learners],
-        classifier=[nets.w for nets in learners],
-        networks=[net for nets in learners for net in (nets.v, nets.w)],
-        epochs=s.pretrain + s.epochs,
+        engine=sgl(group, train, valid, unlabeled, s),
+        learners=learners,
+        networks=[net for nets in group for net in (nets.v, nets.w)],
+        before=s.pretrain,
+        epochs=s.epochs,
     )
 
 
+scheme = Scheme("SGL", search, unlabeled=True, group=True, base=darts.scheme)
+
 if __name__ == "__main__":
-    main("sgl_darts", scheme, __doc__, unlabeled=True)
+    main("sgl_darts", scheme, __doc__)

@@ -1,5 +1,6 @@
 """The examples run, end to end and small, and refuse bad input before any training."""
 
+import dataclasses
 import json
 import math
 import subprocess
@@ -16,6 +17,7 @@ sys.path.insert(0, str(EXAMPLES))
 import darts  # noqa: E402
 import hpo_ridge  # noqa: E402
 import lfm_cw_darts  # noqa: E402
+import measuring  # noqa: E402
 import pipeline  # noqa: E402
 import retraining  # noqa: E402
 import searching  # noqa: E402
@@ -55,7 +57,7 @@ def test_ridge_penalties_beat_a_single_one():
 )
 def test_lfm_cw_runs_whole(tmp_path, more, capsys):
     s = small(tmp_path, *more)
-    rows = pipeline.run("lfm_cw_darts", lfm_cw_darts.scheme, s, plain=True)
+    rows = pipeline.run("lfm_cw_darts", lfm_cw_darts.scheme, s)
     folder = tmp_path / "run"
     assert rows[0]["name"] == "LFM-CW"
     assert rows[0]["passes"] > 0
@@ -73,7 +75,7 @@ def test_lfm_cw_runs_whole(tmp_path, more, capsys):
 @pytest.mark.parametrize("steps", ["lower-first", "upper-first"])
 def test_darts_runs_whole(tmp_path, order, steps):
     s = small(tmp_path, "--order", order, "--steps", steps)
-    rows = pipeline.run("darts", darts.scheme, s, plain=False)
+    rows = pipeline.run("darts", darts.scheme, s)
     assert [row["name"] for row in rows] == ["DARTS", "logistic regression", "chance"]
     assert rows[0]["parameters"] > 0
 
@@ -110,7 +112,7 @@ def sgl(tmp_path, *more):
 def test_sgl_runs_whole(tmp_path, learners, more, capsys):
     s = sgl(tmp_path, "--learners", str(learners), *more)
     assert s.lambda_ == 0.1
-    rows = pipeline.run("sgl_darts", sgl_darts.scheme, s, unlabeled=True)
+    rows = pipeline.run("sgl_darts", sgl_darts.scheme, s)
     folder = tmp_path / "run"
 
     found = json.loads((folder / "learners.json").read_text())
@@ -144,6 +146,39 @@ def test_sgl_runs_whole(tmp_path, learners, more, capsys):
     assert capsys.readouterr().out.count("reduce cell") == learners
 
 
+def test_a_group_of_one_is_the_plain_search(tmp_path, capsys):
+    s = sgl(tmp_path, "--learners", "1")
+    (one, *_) = pipeline.run("sgl_darts", sgl_darts.scheme, s)
+    assert "nobody teaches it, so this is the plain search" in capsys.readouterr().out
+    plain = dataclasses.replace(s, learners=2, run_folder=str(tmp_path / "plain"))
+    (other, *_) = pipeline.run("darts", darts.scheme, plain)
+    assert one["name"] == other["name"] == "DARTS"
+    assert one["test_error"] == other["test_error"]
+    found = [(tmp_path / f / "genotype.json").read_text() for f in ("run", "plain")]
+    assert found[0] == found[1]
+
+
+@pytest.mark.parametrize("example", [sgl_darts, lfm_cw_darts])
+def test_a_scheme_beside_the_plain_search(tmp_path, monkeypatch, capsys, example):
+    name = example.__name__
+    monkeypatch.chdir(tmp_path)
+    arguments = [*SMALL, "--run-folder", "both", "--beside-plain", "--learners", "2"]
+    monkeypatch.setattr(sys, "argv", [f"{name}.py", *arguments, "--retrain", "all"])
+    pipeline.main(name, example.scheme, example.__doc__)
+    title = example.scheme.title
+    result = json.loads((tmp_path / "both" / "result.json").read_text())
+    names = [row["name"] for row in result["rows"]]
+    group = [f"{title} learner"] * (name == "sgl_darts")
+    assert [row.rstrip(" 12") for row in names] == [
+        title, *group, "DARTS", "logistic regression", "chance",
+    ]  # fmt: skip
+    plain = json.loads((tmp_path / "both" / "darts" / "result.json").read_text())["rows"][0]
+    assert plain == result["rows"][names.index("DARTS")]
+    shown = capsys.readouterr().out.splitlines()[-len(names) :]
+    assert [line.split("  ")[0].strip("| ") for line in shown] == names
+    assert "DARTS" in (tmp_path / "both" / "report.html").read_text()
+
+
 def test_sgl_passes_are_counted_over_all_learners(tmp_path):
     """Two learners in first order: 10 passes a step, and a validation pass each and batch."""
     s = sgl(tmp_path, "--order", "first")
@@ -152,8 +187,8 @@ def test_sgl_passes_are_counted_over_all_learners(tmp_path):
     search = sgl_darts.scheme(data, *loaders, s)
     search.engine.step()  # preceded by the reading check
     with mlopt.report.RunFolder.create(tmp_path / "run", {}) as folder:
-        pipeline.run_search(search, loaders[1], folder, data, s)
-    assert search.passes == 10 * len(loaders[0]) + 2 * len(loaders[1])
+        searching.run_search(search, loaders, folder, data, s)
+    assert search.spent.passes == 10 * len(loaders[0]) + 2 * len(loaders[1])
 
 
 @pytest.mark.parametrize(
@@ -165,7 +200,7 @@ def test_the_best_learner_is_that_of_the_lowest_validation_loss(tmp_path, losses
     data = pipeline.load_data(s)
     loaders = pipeline.search_loaders(data, s, unlabeled=True)
     search = sgl_darts.scheme(data, *loaders, s)
-    search.validation = searching.validation(search.learners, loaders[1], "cpu")
+    search.validation = measuring.validation(search.learners, loaders[1], "cpu")
     for k, loss in enumerate(losses, start=1):
         search.validation[f"learner_{k}/validation/loss"] = loss
     assert search.best == best
@@ -204,7 +239,10 @@ def cifar(tmp_path, monkeypatch):
 
 def test_cifar10_takes_the_images_of_cifar100(tmp_path, cifar):
     """They are read with CIFAR-10's mean and deviation; CIFAR-100's images are all sevens."""
-    s = sgl(tmp_path, "--dataset", "cifar10", "--data-root", str(cifar), "--batch-size", "6")
+    s = sgl(
+        tmp_path, "--dataset", "cifar10", "--data-root", str(cifar), "--batch-size", "6",
+        "--retrain", "best",
+    )  # fmt: skip
     data = pipeline.load_data(s)
     train, valid, unlabeled = pipeline.search_loaders(data, s, unlabeled=True)
     assert (len(train.dataset), len(valid.dataset), len(unlabeled.dataset)) == (30, 30, 6)
@@ -215,7 +253,7 @@ def test_cifar10_takes_the_images_of_cifar100(tmp_path, cifar):
     assert distance.max() < 1e-6
     assert ((u - seven).abs() < 1e-6).all(0).any()
 
-    rows = pipeline.run("sgl_darts", sgl_darts.scheme, s, unlabeled=True)
+    rows = pipeline.run("sgl_darts", sgl_darts.scheme, s)
     assert [row["name"] for row in rows] == ["SGL", "logistic regression", "chance"]
 
 
@@ -241,7 +279,7 @@ def test_unlabeled_images_may_lie_elsewhere(tmp_path, monkeypatch):
     options = ["--dataset", "cifar10", "--data-root", str(ten.root), "--batch-size", "2"]
     s = sgl(tmp_path, *options)
     with pytest.raises(mlopt.DataError, match="cifar100: there is no folder"):
-        pipeline.run("sgl_darts", sgl_darts.scheme, s, unlabeled=True)
+        pipeline.run("sgl_darts", sgl_darts.scheme, s)
     assert not (tmp_path / "run").exists()
     s = sgl(tmp_path, *options, "--unlabeled-root", str(hundred.root))
     loaders = pipeline.search_loaders(pipeline.load_data(s), s, unlabeled=True)
@@ -253,14 +291,14 @@ def test_sgl_on_fashion_mnist(tmp_path):
     s = sgl(
         tmp_path, "--dataset", "fashion-mnist", "--data-root", str(tmp_path), "--batch-size", "10"
     )
-    rows = pipeline.run("sgl_darts", sgl_darts.scheme, s, unlabeled=True)
+    rows = pipeline.run("sgl_darts", sgl_darts.scheme, s)
     assert rows[0]["name"] == "SGL"
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--learners", "1"], "learners = 1 is too small"),
+        (["--learners", "0"], "learners = 0 is too small"),
         (["--unlabeled", "cifar10"], "give root, the folder that holds"),
         (["--lambda", "-1"], "lambda_ = -1.0 is too small"),
     ],
@@ -269,7 +307,7 @@ def test_bad_options_of_sgl_end_with_one_line(arguments, message, tmp_path, monk
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["sgl_darts.py", *arguments])
     with pytest.raises(SystemExit, match=message) as ended:
-        pipeline.main("sgl_darts", sgl_darts.scheme, sgl_darts.__doc__, unlabeled=True)
+        pipeline.main("sgl_darts", sgl_darts.scheme, sgl_darts.__doc__)
     assert str(ended.value).startswith("error: ")
     assert "\n" not in str(ended.value)
     assert not (tmp_path / "runs").exists()
@@ -282,7 +320,7 @@ def test_bad_options_of_sgl_end_with_one_line(arguments, message, tmp_path, monk
 def test_unlabeled_images_that_do_not_fit(tmp_path, cifar, dataset, message):
     s = sgl(tmp_path, "--dataset", dataset, "--data-root", str(cifar), "--unlabeled", "cifar10")
     with pytest.raises(mlopt.MloptError, match=message):
-        pipeline.run("sgl_darts", sgl_darts.scheme, s, unlabeled=True)
+        pipeline.run("sgl_darts", sgl_darts.scheme, s)
     assert not (tmp_path / "run").exists()
 
 
@@ -291,7 +329,7 @@ def test_an_existing_run_folder_is_refused(tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "mine.txt").write_text("keep me")
     with pytest.raises(mlopt.SettingsError, match=r"run.*(overwrite|another)"):
-        pipeline.run("darts", darts.scheme, s, plain=False)
+        pipeline.run("darts", darts.scheme, s)
     assert (tmp_path / "run" / "mine.txt").read_text() == "keep me"
 
 
@@ -320,45 +358,3 @@ def test_the_standard_error_is_never_zero():
     assert retraining.standard_error(2.0, 400) == pytest.approx(0.7)
     assert retraining.standard_error(0.0, 98) == pytest.approx(100 * (0.01 * 0.99 / 98) ** 0.5)
     assert retraining.standard_error(100.0, 98) == pytest.approx(retraining.standard_error(0.0, 98))
-
-
-def test_a_preset_with_an_unknown_setting_is_refused(tmp_path, monkeypatch):
-    (tmp_path / "mine.toml").write_text("chanels = 3\n")
-    monkeypatch.setattr(settings, "CONFIGS", tmp_path)
-    with pytest.raises(mlopt.SettingsError, match="chanels"):
-        settings.read_preset("mine")
-    (tmp_path / "mine.toml").write_text('epochs = "many"\n')
-    with pytest.raises(mlopt.SettingsError, match="must be of type int"):
-        settings.read_preset("mine")
-
-
-def test_a_table_of_a_preset_is_for_its_example_alone(tmp_path, monkeypatch):
-    (tmp_path / "mine.toml").write_text("epochs = 7\nlr = 0.5\n[sgl_darts]\nlr = 1\n")
-    monkeypatch.setattr(settings, "CONFIGS", tmp_path)
-    assert settings.read_preset("mine") == {"epochs": 7, "lr": 0.5}
-    assert settings.read_preset("mine", "darts") == {"epochs": 7, "lr": 0.5}
-    assert settings.read_preset("mine", "sgl_darts") == {"epochs": 7, "lr": 1.0}
-    for table, message in (
-        ("[sgl]\nlr = 0.5", "sgl.*darts, lfm_cw_darts, sgl_darts"),
-        ("[sgl_darts]\nlearner = 3", r"\[sgl_darts\].*'learner'"),
-    ):
-        (tmp_path / "mine.toml").write_text(table)
-        with pytest.raises(mlopt.SettingsError, match=message):
-            settings.read_preset("mine")
-
-
-def test_the_paper_preset_of_sgl():
-    """Section 3.2: lambda 0.1, 50 epochs, batch 64, DARTS' settings otherwise."""
-    preset, base = settings.read_preset("paper", "sgl_darts"), settings.read_preset("paper")
-    s = settings.Settings(**preset)
-    assert (s.lambda_, s.epochs, s.batch_size, s.learners) == (0.1, 50, 64, 2)
-    assert {**preset, "lambda_": 1.0} == base
-
-
-def test_the_paper_preset_is_tables_6_and_7():
-    s = settings.Settings(**settings.read_preset("paper"))
-    assert (s.channels, s.cells, s.epochs, s.batch_size, s.lambda_) == (16, 8, 50, 64, 1.0)
-    assert (s.lr, s.min_lr, s.arch_lr, s.arch_weight_decay) == (0.025, 0.001, 3e-4, 1e-3)
-    assert (s.gan_lr, s.clip, s.momentum, s.weight_decay) == (2e-4, 5.0, 0.9, 3e-4)
-    assert (s.eval_channels, s.eval_cells, s.eval_epochs, s.eval_batch_size) == (36, 20, 600, 96)
-    assert (s.auxiliary, s.cutout, s.drop_path) == (0.4, 16, 0.3)

@@ -6,6 +6,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from mlopt.report.alarms import alarms
 from mlopt.report.learners import learners
 from mlopt.report.page import page
 from mlopt.report.result import result
@@ -24,8 +25,9 @@ def write_report(folder: RunFolder | str | Path, name: str = "report.html") -> P
     - `settings.json`, `environment.json`: as `RunFolder.create` writes them;
     - `metrics.jsonl`: rows as `RunFolder.log` writes them, of the phases "search" (a row per step:
       `seconds`, `<problem>/loss`, `class_losses`), "search-epoch" (`validation/error` in percent,
-      `validation/loss`, `entropy/normal` and `entropy/reduce` in nats) and "retrain" (a row per
-      epoch: `train/loss`, `train/error` in percent, `lr`, `seconds`);
+      `validation/loss`, `entropy/normal` and `entropy/reduce` in nats, `skips/normal`,
+      `none/normal` and `alarms`, a list of sentences; see `mlopt.nas.CollapseMonitor`) and
+      "retrain" (a row per epoch: `train/loss`, `train/error` in percent, `lr`, `seconds`);
     - `result.json`: `title`, `dataset`, `class_names`, `notes`, and `rows`, the run's own first:
       `name`, `test_error` and `standard_error` in percent, `parameters`, `search_seconds`,
       `passes` (of networks, in the whole search), `evaluations` (of objectives and signals, in a
@@ -58,6 +60,7 @@ def write_report(folder: RunFolder | str | Path, name: str = "report.html") -> P
             result(title, runs),
             learners(run),
             cells(runs),
+            alarms(runs),
             mistakes(run),
             curves(runs),
             cost(runs),

@@ -14,7 +14,7 @@ from mlopt.report.run_folder import METRICS, RunFolder
 
 __all__ = ["RunData", "metric_of", "number"]
 
-_POSITION = {"phase", "step", "epoch", "seconds", "class_losses"}
+_POSITION = {"phase", "stage", "step", "epoch", "seconds", "class_losses"}
 _LEARNER = re.compile(r"learner_(\d+)/(.+)")
 _FIRST_BYTES = {".png": b"\x89PNG", ".jpg": b"\xff\xd8", ".gif": b"GIF8"}
 

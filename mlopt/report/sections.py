@@ -184,6 +184,10 @@ def _unit(key: str) -> str:
         return "entropy, nats"
     if key in ("agreement/edges", "agreement/operations"):
         return "fraction in common"
+    if key.startswith(("skips/", "none/")):
+        return "share of what it keeps" if key.startswith("skips/") else "largest weight"
+    if key == "gap":
+        return "validation loss - training loss"
     return {"error": "error, %", "lr": "learning rate"}.get(last, last.replace("_", " "))
 
 

@@ -1,0 +1,148 @@
+"""Evaluate an architecture: train its network from scratch with one or several seeds, and test it.
+
+    python examples/evaluate.py --genotype DARTS_V2                    # a minute, on the digits
+    python examples/evaluate.py --genotype runs/darts-digits-seed0     # what a search has found
+    python examples/evaluate.py --genotype PDARTS --preset paper --dataset cifar10 \
+        --data-root data --eval-seeds 3 --device cuda
+    python examples/evaluate.py --genotype PC_DARTS_image --preset paper --dataset imagenet \
+        --data-root imagenet --workers 8 --device cuda
+
+--genotype is the name of a published architecture, a JSON file as searches write it, or the folder
+of a search. Cells may be evaluated on another data set than the one they were found on. With
+--resume an interrupted run goes on in its folder, given the same settings.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from loaders import load_data
+from retraining import baselines, check, over_seeds, result_table, retrain_seeds, save_result, size
+from settings import Settings, parse
+
+import mlopt
+from mlopt.nas import GENOTYPES, Genotype, draw, load_genotype
+from mlopt.report import RunFolder, write_report
+
+
+def run(genotype: str, s: Settings, resume: bool = False) -> list[dict[str, Any]]:
+    """Evaluate into a run folder.
+
+    Args:
+        genotype: a published name, a file, or the folder of a search.
+        s: the settings.
+        resume: whether to go on with an interrupted run.
+
+    Returns:
+        The rows of the result: the mean over seeds, baselines, and each seed if there are several.
+
+    Raises:
+        MloptError: the genotype, the settings, the data or the folder cannot be used.
+    """
+    found, name = load_genotype(genotype), label(genotype)
+    data = load_data(s)
+    check(data, s)
+    measured = size(found, data, s)
+    with open_folder(name, found, s, resume) as folder:
+        draw(found, folder.path("cells.svg"), title=name)
+        began = time.perf_counter() - spent_before(folder)
+        results = retrain_seeds(found, data, folder, s, "", began)
+        mean = {
+            "name": name,
+            **search_cost(genotype),
+            **measured,
+            **over_seeds(results, data, s),
+            "retrain_seconds": time.perf_counter() - began,
+        }
+        seeds = [
+            {"name": f"{name}, seed {result['seed']}", **over_seeds([result], data, s)}
+            for result in (results if len(results) > 1 else [])
+        ]
+        rows = [mean, *baselines(data), *seeds]
+        save_result(folder, "evaluate", data, rows)
+        print(f"report: {write_report(folder)}")
+    return rows
+
+
+def label(genotype: str) -> str:
+    """What the result calls an architecture: its published name, or that of its search."""
+    path = Path(genotype)
+    if genotype in GENOTYPES:
+        return genotype
+    return path.resolve().parent.name if path.name == "genotype.json" else path.resolve().stem
+
+
+def open_folder(name: str, genotype: Genotype, s: Settings, resume: bool) -> RunFolder:
+    """The run folder, new, or the one to go on with.
+
+    Raises:
+        SettingsError: the folder is there, but not asked for, or it is that of another run.
+    """
+    path = s.run_path(f"evaluate-{name}")
+    settings = {"example": "evaluate", "genotype": name, **dataclasses.asdict(s)}
+    if not resume:
+        folder = RunFolder.create(path, settings, overwrite=s.overwrite)
+        folder.path("genotype.json").write_text(genotype.to_json() + "\n", encoding="utf-8")
+        return folder
+    folder = RunFolder.open(path)
+    there, here = folder.read_json("settings.json"), json.loads(json.dumps(settings))
+    for key in {**here, **there}:
+        if key not in ("device", "workers", "overwrite") and here.get(key) != there.get(key):
+            raise mlopt.SettingsError(
+                f"--resume: the run in {path} has {key} = {there.get(key)!r}, not "
+                f"{here.get(key)!r}. Give its settings, or another --run-folder."
+            )
+    if load_genotype(folder.root) != genotype:
+        raise mlopt.SettingsError(
+            f"--resume: the run in {path} is that of another genotype. Give another --run-folder."
+        )
+    return folder
+
+
+def spent_before(folder: RunFolder) -> float:
+    """Seconds of retraining that an interrupted run has logged."""
+    return max((row["seconds"] for row in folder.metrics() if row["phase"] == "retrain"), default=0)
+
+
+def search_cost(genotype: str) -> dict[str, Any]:
+    """What the search took, if `genotype` lies in the folder of one that says so."""
+    path = Path(genotype)
+    root = path if path.is_dir() else path.parent
+    if genotype in GENOTYPES or not (root / "settings.json").is_file():
+        return {}
+    folder = RunFolder.open(root)
+    result, settings = folder.read_json("result.json"), folder.read_json("settings.json")
+    seconds = result["rows"][0].get("search_seconds") if result else None
+    if seconds is None:
+        return {}
+    return {"search_seconds": seconds, "search_device": settings.get("device", "cpu")}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--genotype", default="")
+    parser.add_argument("--resume", action="store_true")
+    own, others = parser.parse_known_args(arguments)
+    try:
+        s = parse(__doc__, others, example="evaluate")
+        if not own.genotype:
+            raise mlopt.SettingsError(
+                "--genotype is missing: give a file, the folder of a search, or one of "
+                f"{', '.join(GENOTYPES)}."
+            )
+        rows = run(own.genotype, s, own.resume)
+    except mlopt.MloptError as error:
+        sys.exit(f"error: {error}")
+    print(result_table(rows))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,235 @@
+"""Cells of a table of experiments: one row with one seed, which is one run folder.
+
+    <folder>/cells/lfm_cw_darts-p-darts-cifar100-1a2b3c4d/seed3/
+
+The last part of the first name stands for the settings. So rows of different tables that are the
+same run share it, and a row whose settings were changed has another folder.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import fcntl
+import hashlib
+import json
+import shutil
+import sys
+import traceback
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import darts
+import evaluate
+import lfm_cw_darts
+import pipeline
+import sgl_darts
+from experiment_tables import FREE, Row, referred
+from options import Settings
+
+import mlopt
+from mlopt.report import RunFolder
+
+SCHEMES = {
+    "darts": darts.scheme,
+    "lfm_cw_darts": lfm_cw_darts.scheme,
+    "sgl_darts": sgl_darts.scheme,
+}
+
+
+class Taken(Exception):
+    """Another process runs this cell."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run.
+
+    Attributes:
+        row: what it belongs to.
+        s: its settings; `run_folder` is its folder.
+        search: the search whose genotype it evaluates, if it does.
+    """
+
+    row: Row
+    s: Settings
+    search: Cell | None = None
+
+    @classmethod
+    def make(cls, row: Row, preset: str, seed: int, given: Mapping[str, Any], folder: Path) -> Cell:
+        """A cell of a row.
+
+        Args:
+            row: of a table.
+            preset: that the row starts from.
+            seed: of the run.
+            given: settings that are put above those of the row.
+            folder: of all experiments.
+
+        Raises:
+            SettingsError: the preset does not exist, or the row takes the genotype of no other one.
+        """
+        other = referred(row)
+        search = cls.make(other, preset, seed, given, folder) if other else None
+        s = row.resolved(preset, given)
+        found = search.identity if search else row.genotype
+        words = [row.example, s.space, s.dataset, _digest(row.example, found, s)]
+        path = folder / "cells" / "-".join(words) / f"seed{seed}"
+        return cls(row, dataclasses.replace(s, seed=seed, run_folder=str(path)), search)
+
+    @property
+    def folder(self) -> Path:
+        """The run folder."""
+        return Path(self.s.run_folder)
+
+    @property
+    def identity(self) -> str:
+        """What all seeds of the same run have in common."""
+        return self.folder.parent.name
+
+    @property
+    def failure(self) -> Path:
+        """The file with the error, if the last attempt ended in one."""
+        return self.folder.with_name(f"{self.folder.name}.error.json")
+
+    def result(self) -> dict[str, Any] | None:
+        """The first row of its result.json; None if it is not finished."""
+        if not (self.folder / "result.json").is_file():
+            return None
+        return RunFolder.open(self.folder).read_json("result.json")["rows"][0]
+
+    def error(self) -> str:
+        """What ended its last attempt; "" if nothing did."""
+        if self.result() is not None or not self.failure.is_file():
+            return ""
+        return json.loads(self.failure.read_text(encoding="utf-8"))["error"]
+
+    def state(self) -> str:
+        """One of done, running, failed, half done, to run."""
+        if self.result() is not None:
+            return "done"
+        if _is_locked(self._lock):
+            return "running"
+        if self.failure.is_file():
+            return "failed"
+        return "half done" if self.folder.exists() else "to run"
+
+    def check(self) -> None:
+        """Refuse a folder that an earlier version made with other defaults of the settings.
+
+        Raises:
+            SettingsError: it is one.
+        """
+        path = self.folder / "settings.json"
+        if self.result() is None or not path.is_file():
+            return
+        there = json.loads(path.read_text(encoding="utf-8"))
+        here = json.loads(json.dumps(dataclasses.asdict(self.s)))
+        for name in here.keys() & there.keys() - set(FREE):
+            if here[name] != there[name]:
+                raise mlopt.SettingsError(
+                    f"{self.folder} was run with {name} = {there[name]!r}, and {self.row.where} is "
+                    f"now {here[name]!r}. Remove that folder, or give another --folder."
+                )
+
+    def attempt(self) -> str:
+        """Run it, unless it is finished or another process is at it.
+
+        Returns:
+            What became of it: done, running (elsewhere), or failed, which the file `failure` says
+            more of.
+        """
+        try:
+            self.run()
+        except Taken:
+            return "running"
+        except Exception as error:  # the other cells go on
+            traceback.print_exc(file=sys.stderr)
+            self.folder.parent.mkdir(parents=True, exist_ok=True)
+            text = f"{type(error).__name__}: {error}"
+            content = {"error": text, "traceback": traceback.format_exc()}
+            self.failure.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+            return "failed"
+        return "done"
+
+    def run(self) -> None:
+        """Run it, and first the search that it depends on, unless they are finished.
+
+        Raises:
+            Taken: another process runs one of them.
+        """
+        if self.result() is not None:
+            return
+        if self.search is not None:
+            self._run_search(self.search)
+        with _locked(self._lock):
+            if self.result() is not None:  # finished by another process meanwhile
+                return
+            self.failure.unlink(missing_ok=True)
+            if self.row.example == "evaluate":
+                genotype = str(self.search.folder) if self.search else self.row.genotype
+                evaluate.run(genotype, self.s, resume=self._begun("genotype.json"))
+            else:
+                self._begun("result.json")
+                pipeline.run(self.row.example, SCHEMES[self.row.example], self.s)
+
+    def _run_search(self, search: Cell) -> None:
+        became = search.attempt()
+        if became == "running":
+            raise Taken
+        if became == "failed":
+            raise mlopt.MloptError(f"the search of {search.row.where} failed: {search.error()}")
+
+    @property
+    def _lock(self) -> Path:
+        return self.folder.with_name(f".{self.folder.name}.lock")
+
+    def _begun(self, needed: str) -> bool:
+        """Whether its folder has all that a run needs to go on; if not, it is removed."""
+        parts = ("settings.json", "environment.json", needed)
+        if all((self.folder / name).is_file() for name in parts):
+            return True
+        shutil.rmtree(self.folder, ignore_errors=True)
+        return False
+
+
+def _digest(example: str, genotype: str, s: Settings) -> str:
+    """Stands for a run; a setting that is added to `Settings` later does not change it."""
+    own = {
+        f.name: getattr(s, f.name)
+        for f in dataclasses.fields(s)
+        if f.name not in FREE and getattr(s, f.name) != f.default
+    }
+    text = json.dumps([example, genotype, own], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Hold a lock file; the system opens the lock of a process that has ended, however it did.
+
+    Raises:
+        Taken: another process holds it.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise Taken from None
+        try:
+            yield
+        finally:
+            fcntl.flock(file, fcntl.LOCK_UN)
+
+
+def _is_locked(path: Path) -> bool:
+    if not path.is_file():
+        return False
+    try:
+        with _locked(path):
+            return False
+    except Taken:
+        return True

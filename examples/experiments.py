@@ -1,0 +1,201 @@
+"""Run a table of a paper, or some of its rows: searches, then evaluations, for several seeds.
+
+    python examples/experiments.py --list
+    python examples/experiments.py --table matrix --dry-run
+    python examples/experiments.py --table ablation-lambda --preset quick --seeds 0 1 2
+    python examples/experiments.py --table lfm-cw-cifar10 --preset paper --data-root data \
+        --device cuda --rows lfm-cw-darts-1st
+    python examples/experiments.py --table matrix --set epochs=3 channels=4
+
+A cell of the table is one row with one seed, and has a run folder. The same command again goes on
+where it was: finished cells are read, one that was interrupted or failed is run again. Several of
+these commands may run at once on the same folder; none takes a cell that another is at. The table,
+with mean and deviation over the seeds beside the paper's figures, is printed, and written into
+<folder>/<table>-<preset>/ with a chart and a page of the learned cells and the generated images.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from experiment_cells import Cell
+from experiment_pictures import write_page
+from experiment_report import Experiment, Line, write
+from experiment_tables import PRESETS, names, read_table, tomllib
+from options import checked
+
+import mlopt
+from mlopt.report import format_table
+
+
+def make(
+    table: str,
+    preset: str = "quick",
+    seeds: Sequence[int] = (),
+    given: Mapping[str, Any] | None = None,
+    folder: str | Path = "runs/experiments",
+) -> Experiment:
+    """A table with the cells of all of its rows; nothing is run or written.
+
+    Args:
+        table: its name.
+        preset: that all rows start from.
+        seeds: of each row; none means those of the table.
+        given: settings that are put above those of the rows.
+        folder: of all experiments.
+
+    Raises:
+        SettingsError: something in the table is wrong, or a folder holds a run with other settings.
+    """
+    t, given, folder = read_table(table), given or {}, Path(folder)
+    seeds = list(dict.fromkeys(seeds or t.seeds.get(preset, (0,))))
+    lines = [
+        Line(row, [Cell.make(row, preset, seed, given, folder) for seed in seeds]) for row in t.rows
+    ]
+    for line in lines:
+        for cell in line.cells:
+            cell.check()
+    return Experiment(t, preset, given, lines, folder)
+
+
+def run(experiment: Experiment, rows: Sequence[str] = ()) -> int:
+    """Run what is not finished of a table, a seed of all rows after the other, and report it all.
+
+    Args:
+        experiment: a table with its cells.
+        rows: those to run; none means all.
+
+    Returns:
+        How many cells failed.
+
+    Raises:
+        SettingsError: there is no such row.
+    """
+    by_seed = zip(*(line.cells for line in chosen(experiment, rows)), strict=True)
+    cells = {cell.folder: cell for cells in by_seed for cell in cells}
+    todo = [cell for cell in cells.values() if cell.state() != "done"]
+    failed = 0
+    for number, cell in enumerate(todo, 1):
+        print(f"\n[{number} of {len(todo)}] {cell.row.label}, seed {cell.s.seed}: {cell.folder}")
+        became = cell.attempt()
+        failed += became == "failed"
+        if became == "running":
+            print("another process is at it")
+        write(experiment)
+    print("\n" + write(experiment))
+    print(f"page: {write_page(experiment)}")
+    return failed
+
+
+def chosen(experiment: Experiment, rows: Sequence[str]) -> list[Line]:
+    """The lines of these rows; all, if none is named.
+
+    Raises:
+        SettingsError: there is no such row.
+    """
+    wanted = {experiment.table.row(name).name for name in rows}
+    return [line for line in experiment.lines if not wanted or line.row.name in wanted]
+
+
+def plan(experiment: Experiment, rows: Sequence[str] = ()) -> str:
+    """What would run: the state of each cell, and how many there are of each kind."""
+    shown: list[dict[str, Any]] = []
+    states: list[str] = []
+    for line in chosen(experiment, rows):
+        s = line.cells[0].s
+        own = {f"seed {cell.s.seed}": cell.state() for cell in line.cells}
+        what = {"space": s.space, "order": s.order} if not line.row.genotype else {}
+        shown.append(
+            {"row": line.row.name, "example": line.row.example, "data set": s.dataset, **what,
+             "genotype": line.row.genotype or None, **own}
+        )  # fmt: skip
+        states += own.values()
+    counts = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
+    return f"{format_table(shown)}\n\n{len(states)} runs: {counts}."
+
+
+def listing(table: str) -> str:
+    """All tables, or the rows of one."""
+    if not table:
+        tables = [read_table(name) for name in names()]
+        return format_table(
+            [{"table": t.name, "rows": len(t.rows), "what": t.title} for t in tables]
+        )
+    rows = read_table(table).rows
+    return format_table(
+        [
+            {"row": r.name, "what": r.label, "example": r.example, "in the paper, %": r.published}
+            for r in rows
+        ]
+    )
+
+
+def given_settings(options: argparse.Namespace) -> dict[str, Any]:
+    """What the command line puts above the rows; `--set` takes values as TOML has them."""
+    values: dict[str, Any] = {}
+    for text in options.set:
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise mlopt.SettingsError(f"--set {text}: write name=value.")
+        try:
+            values[name.strip()] = tomllib.loads(f"value = {value}")["value"]
+        except tomllib.TOMLDecodeError:
+            values[name.strip()] = value  # a string without quotation marks
+    for name in ("seed", "run_folder", "overwrite"):
+        if name in values:
+            raise mlopt.SettingsError(f"--set {name}: use --seeds, --folder, or remove the folder.")
+    own = {"device": options.device, "data_root": options.data_root, "workers": options.workers}
+    values = checked(values, "--set")
+    return values | checked({k: v for k, v in own.items() if v is not None}, "the command line")
+
+
+def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--table", default="", help="one of those that --list names")
+    parser.add_argument("--preset", default="quick", choices=PRESETS, help="of all rows")
+    parser.add_argument("--rows", nargs="+", default=[], help="run these rows only")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[], help="default: the table's")
+    parser.add_argument("--folder", default="runs/experiments", help="of all experiments")
+    parser.add_argument("--device", help="cpu, cuda, cuda:1, ...")
+    parser.add_argument("--data-root", help="folder of the data set's files")
+    parser.add_argument("--workers", type=int, help="processes that load images")
+    parser.add_argument(
+        "--set", nargs="+", default=[], metavar="NAME=VALUE", help="settings above those of rows"
+    )
+    parser.add_argument("--list", action="store_true", help="the tables, or the rows of --table")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="say what would run, and run nothing"
+    )
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line; the exit code is 1 if a cell failed."""
+    options = parsed(arguments)
+    try:
+        for seed in options.seeds:
+            checked({"seed": seed}, "--seeds")
+        if options.list:
+            print(listing(options.table))
+            return 0
+        if not options.table:
+            raise mlopt.SettingsError(f"--table is missing: give one of {', '.join(names())}.")
+        experiment = make(
+            options.table, options.preset, options.seeds, given_settings(options), options.folder
+        )
+        if options.dry_run:
+            print(plan(experiment, options.rows))
+            return 0
+        return 1 if run(experiment, options.rows) else 0
+    except mlopt.MloptError as error:
+        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
