@@ -61,7 +61,7 @@ def derivatives(
 def _engine() -> Callable[..., Sequence[Tensor | None]] | None:
     """The call that `torch.autograd.grad` ends in, if this torch has it as it is known here.
 
-    The checks before it, of arguments that are always right here, are a good part of a small pass.
+    The checks before it are of arguments that are always right here.
 
     Returns:
         (outputs, cotangents, keep the graph, make one of the result, inputs, may some be unused,

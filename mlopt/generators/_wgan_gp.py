@@ -1,4 +1,4 @@
-"""What the WGAN-GP networks have in common: a critic's head, and the initialisation."""
+"""What the WGAN-GP networks have in common: a critic's way to score, and the initialisation."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import math
 from torch import Tensor, nn
 
 from mlopt._errors import SettingsError
+from mlopt.generators._dcgan import check_images, check_labels
 from mlopt.generators.conditional_batch_norm import ConditionalBatchNorm
 
 #: How a critic may read the class.
@@ -42,6 +43,58 @@ class CriticHead(nn.Module):
                 'conditioning="auxiliary".'
             )
         return self.classifier(h)
+
+
+class Critic(nn.Module):
+    """A critic of images of given classes; a subclass has `features` and makes the `head`."""
+
+    image_size: int
+    channels: int
+    classes: int
+    head: CriticHead
+
+    def features(self, x: Tensor) -> Tensor:
+        """What the head reads, (B, F), of images (B, channels, image_size, image_size)."""
+        raise NotImplementedError
+
+    def forward(self, x: Tensor, labels: Tensor) -> Tensor:
+        """Score images of given classes.
+
+        Args:
+            x: images, (B, channels, image_size, image_size).
+            labels: class indices, (B,).
+
+        Returns:
+            Scores, (B,), without bounds: higher means more real.
+
+        Raises:
+            DataError: the images have another shape, or the labels are not class indices (their
+                range is checked on the CPU alone).
+        """
+        return self.head(self._checked(x, labels), labels)
+
+    def judge(self, x: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Scores, and the auxiliary classifier's logits, from one pass.
+
+        Args:
+            x: images, (B, channels, image_size, image_size).
+            labels: class indices, (B,).
+
+        Returns:
+            Scores (B,) and class logits (B, classes).
+
+        Raises:
+            DataError: as `forward`.
+            SettingsError: the critic has no classifier.
+        """
+        h = self._checked(x, labels)
+        return self.head(h, labels), self.head.classify(h)
+
+    def _checked(self, x: Tensor, labels: Tensor) -> Tensor:
+        where = type(self).__name__
+        check_labels(labels, self.classes, where)
+        check_images(x, labels, self.channels, self.image_size, where)
+        return self.features(x)
 
 
 def init_he(module: nn.Module) -> None:

@@ -9,13 +9,12 @@ from torch.nn.functional import leaky_relu
 from mlopt.generators._dcgan import (
     DOWN_STAGES,
     STAGES,
-    check_images,
     check_labels,
     check_positive,
     noise_for,
     stage,
 )
-from mlopt.generators._wgan_gp import CriticHead, init_he
+from mlopt.generators._wgan_gp import Critic, CriticHead, init_he
 from mlopt.generators.conditional_batch_norm import ConditionalBatchNorm
 
 __all__ = ["WGANConvCritic", "WGANConvGenerator"]
@@ -95,7 +94,7 @@ class WGANConvGenerator(nn.Module):
         return torch.tanh(x)
 
 
-class WGANConvCritic(nn.Module):
+class WGANConvCritic(Critic):
     """5x5 convolutions of stride 2 with LeakyReLU(.2), without BatchNorm, and a linear score.
 
         score(x, y) = linear(h(x)) + <embedding(y), h(x)>      conditioning="projection"
@@ -145,42 +144,8 @@ class WGANConvCritic(nn.Module):
         self.head = CriticHead(widths[-1] * side**2, classes, conditioning, "WGANConvCritic")
         init_he(self)
 
-    def forward(self, x: Tensor, labels: Tensor) -> Tensor:
-        """Score images of given classes.
-
-        Args:
-            x: images, (B, channels, image_size, image_size).
-            labels: class indices, (B,).
-
-        Returns:
-            Scores, (B,), without bounds: higher means more real.
-
-        Raises:
-            DataError: the images have another shape, or the labels are not class indices (their
-                range is checked on the CPU alone).
-        """
-        return self.head(self._features(x, labels), labels)
-
-    def judge(self, x: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Scores, and the auxiliary classifier's logits, from one pass.
-
-        Args:
-            x: images, (B, channels, image_size, image_size).
-            labels: class indices, (B,).
-
-        Returns:
-            Scores (B,) and class logits (B, classes).
-
-        Raises:
-            DataError: as `forward`.
-            SettingsError: the critic has no classifier.
-        """
-        h = self._features(x, labels)
-        return self.head(h, labels), self.head.classify(h)
-
-    def _features(self, x: Tensor, labels: Tensor) -> Tensor:
-        check_labels(labels, self.classes, "WGANConvCritic")
-        check_images(x, labels, self.channels, self.image_size, "WGANConvCritic")
+    def features(self, x: Tensor) -> Tensor:
+        """What the head reads: (B, F)."""
         for down in self.downs:
             x = leaky_relu(down(x), 0.2)
         return x.flatten(1)

@@ -8,13 +8,12 @@ from torch.nn.functional import avg_pool2d, interpolate
 
 from mlopt.generators._dcgan import (
     STAGES,
-    check_images,
     check_labels,
     check_positive,
     noise_for,
     stage,
 )
-from mlopt.generators._wgan_gp import CriticHead, init_he
+from mlopt.generators._wgan_gp import Critic, CriticHead, init_he
 from mlopt.generators.conditional_batch_norm import ConditionalBatchNorm
 
 __all__ = ["WGANResidualCritic", "WGANResidualGenerator"]
@@ -130,7 +129,7 @@ class WGANResidualGenerator(nn.Module):
         return torch.tanh(self.conv(torch.relu(self.norm(x))))
 
 
-class WGANResidualCritic(nn.Module):
+class WGANResidualCritic(Critic):
     """Residual blocks without BatchNorm, the mean over space, and a linear score.
 
         score(x, y) = linear(h(x)) + <embedding(y), h(x)>      conditioning="projection"
@@ -179,40 +178,6 @@ class WGANResidualCritic(nn.Module):
         self.head = CriticHead(width, classes, conditioning, "WGANResidualCritic")
         init_he(self)
 
-    def forward(self, x: Tensor, labels: Tensor) -> Tensor:
-        """Score images of given classes.
-
-        Args:
-            x: images, (B, channels, image_size, image_size).
-            labels: class indices, (B,).
-
-        Returns:
-            Scores, (B,), without bounds: higher means more real.
-
-        Raises:
-            DataError: the images have another shape, or the labels are not class indices (their
-                range is checked on the CPU alone).
-        """
-        return self.head(self._features(x, labels), labels)
-
-    def judge(self, x: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Scores, and the auxiliary classifier's logits, from one pass.
-
-        Args:
-            x: images, (B, channels, image_size, image_size).
-            labels: class indices, (B,).
-
-        Returns:
-            Scores (B,) and class logits (B, classes).
-
-        Raises:
-            DataError: as `forward`.
-            SettingsError: the critic has no classifier.
-        """
-        h = self._features(x, labels)
-        return self.head(h, labels), self.head.classify(h)
-
-    def _features(self, x: Tensor, labels: Tensor) -> Tensor:
-        check_labels(labels, self.classes, "WGANResidualCritic")
-        check_images(x, labels, self.channels, self.image_size, "WGANResidualCritic")
+    def features(self, x: Tensor) -> Tensor:
+        """What the head reads: (B, F)."""
         return torch.relu(self.blocks(x)).mean(dim=(2, 3))
