@@ -18,6 +18,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default="cpu",
         help="device for the tests that compute, for example cuda (default: cpu)",
     )
+    parser.addoption(
+        "--runs",
+        default="",
+        help="folder of examples/experiments.py, whose finished runs the slow tests of the matrix "
+        "check instead of running them again (default: none)",
+    )
 
 
 @pytest.fixture(scope="session")

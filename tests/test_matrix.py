@@ -1,7 +1,8 @@
 """Every scheme in every search space, through the public examples: search, derive, retrain, test.
 
 The smallest runs, of one epoch for each stage, are for every day; the quick presets, whose tables
-of results lie in `benchmarks/results`, are slow.
+of results lie in `benchmarks/results`, are slow. They are cells of the table `matrix` of
+examples/experiments.py: with --runs, finished ones are not run again.
 """
 
 from __future__ import annotations
@@ -15,10 +16,12 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
 
 import darts  # noqa: E402
+import experiments  # noqa: E402
 import lfm_cw_darts  # noqa: E402
 import pipeline  # noqa: E402
 import settings  # noqa: E402
 import sgl_darts  # noqa: E402
+from experiment_tables import read_table  # noqa: E402
 
 from mlopt.nas import Genotype  # noqa: E402
 
@@ -35,6 +38,8 @@ TINY = [
     "--generator-epochs", "0", "--generator-width", "2", "--noise", "4", "--batch-size", "24",
     "--train-images", "64", "--eval-channels", "2", "--eval-cells", "1", "--eval-epochs", "1",
 ]  # fmt: skip
+
+QUICK = [row.name for row in read_table("matrix").rows]
 
 
 def run(example: str, folder: Path, *more: str) -> list[dict[str, float]]:
@@ -70,10 +75,13 @@ def test_tiny(example: str, space: str, tmp_path: Path, monkeypatch: pytest.Monk
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("space", SPACES)
-@pytest.mark.parametrize("example", SCHEMES)
-def test_quick(example: str, space: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", QUICK)
+def test_quick(name: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     """All ten classes are told apart better than by always guessing the most frequent one."""
-    rows = run(example, tmp_path / "run", *SPACES[space])
-    check(example, tmp_path / "run", space, rows)
+    folder = Path(request.config.getoption("--runs") or tmp_path)
+    (cell,) = next(line.cells for line in experiments.make("matrix", folder=folder).lines
+                   if line.row.name == name)  # fmt: skip
+    cell.run()
+    rows = json.loads((cell.folder / "result.json").read_text())["rows"]
+    check(cell.row.example, cell.folder, cell.s.space, rows)
     assert rows[0]["test_error"] < rows[-1]["test_error"] / 2

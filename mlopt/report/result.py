@@ -13,6 +13,13 @@ from mlopt.report.run_data import RunData, number
 __all__ = ["MISSING", "percent", "plain", "result", "result_rows"]
 
 MISSING = "–"
+#: Columns that are shown if a row has a number there, by their headings.
+_COLUMNS = {
+    "deviation over seeds, %": "deviation",
+    "top-5 error, %": "test_error_top5",
+    "parameters of the network": "parameters",
+    "multiply-adds": "multiply_adds",
+}
 _BASELINES = ("chance", "logistic regression")  # not what a search is compared with
 
 
@@ -48,8 +55,9 @@ def result(title: str, runs: Sequence[RunData]) -> str:
             big = f'<p class="big">{escape(value)}<small>{escape(small)}</small></p>'
             big += f'\n<p class="lead">{escape(_sentence(measured))}</p>'
     columns = {"": "name", "test error, % (± standard error)": "test_error"}
-    if any(number(row.get("parameters")) is not None for row in rows):
-        columns["parameters of the network"] = "parameters"
+    for heading, key in _COLUMNS.items():
+        if any(number(row.get(key)) is not None for row in rows):
+            columns[heading] = key
     body = [
         [percent(row) if key == "test_error" else plain(row.get(key)) for key in columns.values()]
         for row in rows

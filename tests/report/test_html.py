@@ -83,6 +83,28 @@ def test_a_full_run_shows_every_section(run: RunFolder) -> None:
     assert not re.search(r"#0[1-8]0[1-8]0[1-8]", path.read_text()), "a stand-in colour was left"
 
 
+def test_the_table_has_a_column_for_what_a_row_has(tmp_path: Path) -> None:
+    figures = {"parameters": 1, "multiply_adds": 123457, "test_error_top5": 7.25, "deviation": 0.5}
+    seen = {}
+    for name, more in {"all": figures, "none": {}}.items():
+        with RunFolder.create(tmp_path / name, {}) as folder:
+            rows = [{"name": "DARTS", "test_error": 3.0, **more}, {"name": "chance"}]
+            folder.save_json("result.json", {"title": "A run", "rows": rows})
+        seen[name] = write_report(folder).read_text(encoding="utf-8")
+    heads = {
+        name: set(re.findall(r"<th(?: [^>]*)?>(.*?)</th>", text)) for name, text in seen.items()
+    }
+    added = {
+        "parameters of the network",
+        "multiply-adds",
+        "top-5 error, %",
+        "deviation over seeds, %",
+    }
+    assert heads["all"] - heads["none"] == added
+    assert "test error, % (± standard error)" in heads["none"]
+    assert all(value in seen["all"] for value in ("123,457", "7.25", "0.5"))
+
+
 def test_an_empty_run_has_only_its_settings(tmp_path: Path) -> None:
     path = write_report(RunFolder.create(tmp_path / "empty", {"epochs": 1}))
     assert headings(check(path), path) == ["Settings and environment"]
