@@ -16,7 +16,7 @@ demo: $(STAMP)  ## search with LFM-CW on the embedded data set, retrain, write t
 	$(BIN)/python examples/demo.py
 
 test: lint  ## check style and types, then run the tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
 
 lint: $(STAMP)  ## check style (ruff) and types (pyright)
 	$(BIN)/python -m ruff check .

@@ -16,6 +16,7 @@ from optimizers import adam, hypergradient_method, sgd
 from pipeline import main
 from searching import Scheme, Search
 from settings import Settings
+from spaces import supernet
 from torch.nn.functional import cross_entropy
 
 import mlopt
@@ -46,13 +47,14 @@ def darts(a: Architecture, w: Supernet, train, valid, s: Settings) -> mlopt.Engi
         schedule=schedule,
         device=s.device,
         seed=s.seed,
+        compile=bool(s.compile) and {"backend": s.compile},
     )
 
 
 def search(space: SearchSpace, data: ImageData, train, valid, s: Settings) -> Search:
     """The networks and the graph, ready to run."""
     a = space.architecture().to(s.device)
-    w = space.supernet(data.classes, data.channels).to(s.device)
+    w = supernet(space, data, s)
     return Search(
         engine=darts(a, w, train, valid, s),
         learners=[Learner(space, a, classifier=w, training="weights/loss")],

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from optimizers import hypergradient_method
 from settings import Settings
+from spaces import supernet
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 from torch.optim.lr_scheduler import CosineAnnealingLR
@@ -51,7 +52,7 @@ def make_players(space: SearchSpace, data: ImageData, s: Settings) -> tuple[nn.M
     )
     if not shared:
         return generator, own
-    trunk = space.supernet(data.classes, data.channels)
+    trunk = supernet(space, data, s)
     return generator, SharedDiscriminator(trunk, data.classes)
 
 

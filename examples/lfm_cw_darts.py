@@ -25,6 +25,7 @@ from optimizers import adam, hypergradient_method, sgd
 from pipeline import main
 from searching import Scheme, Search
 from settings import Settings
+from spaces import supernet
 from torch import nn
 from torch.nn.functional import cross_entropy
 
@@ -48,9 +49,9 @@ class Networks:
     @classmethod
     def make(cls, space: SearchSpace, data: ImageData, s: Settings) -> Networks:
         a = space.architecture()
-        w1, w2 = (space.supernet(data.classes, data.channels) for _ in "12")
+        w1, w2 = (supernet(space, data, s) for _ in "12")
         g, h = make_players(space, data, s)
-        for network in (a, w1, w2, g, h):
+        for network in (a, g, h):
             network.to(s.device)
         return cls(a, w1, w2, g, h, make_average(g, s))
 
@@ -116,6 +117,7 @@ def lfm_cw(nets: Networks, train, valid, data: ImageData, s: Settings) -> mlopt.
         schedule=mlopt.Sequential() if s.order == "first" else None,
         device=s.device,
         seed=s.seed,
+        compile=bool(s.compile) and {"backend": s.compile},
     )
 
 

@@ -39,6 +39,13 @@ class Settings:
         "auto", "of the supernets' stem: auto is imagenet for that data set", *("auto", "cifar"),
         "imagenet",
     )  # fmt: skip
+    compile: str = _option(
+        "", "evaluate the search's problems through torch.compile with this backend: inductor, ..."
+    )
+    channels_last: bool = _option(False, "memory format of networks, for GPUs")
+    bf16: bool = _option(
+        False, "networks compute in bfloat16 (autocast); of the first order, or with exact products"
+    )
     order: str = _option("second", "of the hypergradients", "first", "second")
     product: str = _option("central", "second-order products", "central", "one-sided", "exact")
     radius: float = _option(0.01, "norm of the displacement in finite differences")

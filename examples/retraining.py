@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from settings import Settings
+from spaces import prepared
 from torch.utils.data import DataLoader
 
 from mlopt.data import Cutout, ImageData, loader, standard_augmentation
@@ -81,7 +82,7 @@ def retrain_seeds(
             )
 
         torch.manual_seed(seed)
-        network = build(genotype, data, s)
+        network = prepared(build(genotype, data, s), s)
         retrain(
             network,
             training_batches(data, s),

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from callbacks import Epochs, Log, Watch
 from measuring import Learner, validation
 from settings import Settings
@@ -152,9 +153,10 @@ def run_search(
 ) -> None:
     """Run the engine of one stage."""
     spent, (train, valid, *_) = search.spent, loaders
+    passes = torch.zeros((), dtype=torch.int64)  # compiled code has a guard on a plain number
 
     def count(module: nn.Module, args: Any) -> None:
-        spent.passes += 1
+        passes.add_(1)
 
     def validate() -> dict[str, float]:
         search.validation = validation(search.learners, valid, s.device, search.engine.clock.means)
@@ -180,6 +182,7 @@ def run_search(
     finally:
         for hook in hooks:
             hook.remove()
+    spent.passes += int(passes)
     spent.seconds += time.perf_counter() - began
     spent.steps += search.engine.steps
     spent.epochs += search.engine.epoch

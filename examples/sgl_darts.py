@@ -20,6 +20,7 @@ from optimizers import adam, hypergradient_method, sgd
 from pipeline import main
 from searching import Scheme, Search
 from settings import Settings
+from spaces import supernet
 from torch.nn.functional import cross_entropy
 
 import mlopt
@@ -88,6 +89,7 @@ def sgl(learners: list[Networks], train, valid, unlabeled, s: Settings) -> mlopt
         schedule=mlopt.Sequential() if s.order == "first" else None,
         device=s.device,
         seed=s.seed,
+        compile=bool(s.compile) and {"backend": s.compile},
     )
 
 
@@ -103,8 +105,8 @@ def search(
     for k, space in enumerate(spaces, start=1):
         nets = Networks(
             a=space.architecture().to(s.device),
-            v=space.supernet(data.classes, data.channels).to(s.device),
-            w=space.supernet(data.classes, data.channels).to(s.device),
+            v=supernet(space, data, s),
+            w=supernet(space, data, s),
         )
         name = f"learner_{k}"
         group.append(nets)

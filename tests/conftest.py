@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 import torch
 from hypothesis import settings
@@ -10,6 +12,11 @@ from hypothesis import settings
 # comes next. To look for new ones: pytest --hypothesis-profile default.
 settings.register_profile("same", derandomize=True, deadline=None)
 settings.load_profile("same")
+
+# The workers of pytest-xdist share the cores; networks as small as those here gain nothing from
+# several threads each.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    torch.set_num_threads(1)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -15,6 +15,7 @@ from mlopt.nas.imagenet_network import ImageNetNetwork
 from mlopt.nas.measure import Spread, count_parameters, evaluate, spread
 from mlopt.nas.multiply_adds import multiply_adds
 from mlopt.nas.operations import OPERATIONS, PRIMITIVES
+from mlopt.nas.precision import MixedPrecision
 from mlopt.nas.retrain import retrain
 from mlopt.nas.schedules import SCHEDULES, lr_schedule
 from mlopt.nas.space import SearchSpace
@@ -39,6 +40,7 @@ __all__ = [
     "EvaluationNetwork",
     "Genotype",
     "ImageNetNetwork",
+    "MixedPrecision",
     "SearchSpace",
     "Spread",
     "Supernet",

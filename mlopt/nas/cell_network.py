@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from mlopt._errors import SettingsError
 from mlopt.nas.genotype import Genotype
 from mlopt.nas.operations import FactorizedReduce, ReLUConvBN, make_operation
+from mlopt.nas.precision import MixedPrecision
 
 __all__ = ["AuxiliaryHead", "Cell", "CellNetwork", "drop_samples"]
 
@@ -100,7 +101,7 @@ class AuxiliaryHead(nn.Module):
         return self.classifier(x.flatten(1))
 
 
-class CellNetwork(nn.Module):
+class CellNetwork(MixedPrecision):
     """Cells of a genotype between a stem, which a subclass builds, and a classifier.
 
     Cells `layers // 3` and `2 * layers // 3` are reduction cells and double the channels. The
@@ -113,6 +114,7 @@ class CellNetwork(nn.Module):
     Attributes:
         drop_path: probability, in training mode, that a sample loses a branch (an operation other
             than the identity). It may be set at any time; usually it grows over the epochs.
+        autocast: number format that the network computes in; see `MixedPrecision`.
 
     Raises:
         SettingsError: if a number is less than one, or `drop_path` is not in [0, 1).
@@ -168,11 +170,28 @@ class CellNetwork(nn.Module):
         self.cells = nn.ModuleList(cells)
         self.classifier = nn.Linear(widths[1], classes)
 
-    def _classify(self, older: Tensor, newer: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Logits and auxiliary logits from the first cell's two inputs."""
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Classify images.
+
+        Args:
+            x: (B, in_channels, H, W).
+
+        Returns:
+            logits (B, classes), and those of the auxiliary classifier, or None without one or in
+            evaluation mode.
+
+        Raises:
+            SettingsError: if the images do not suit the auxiliary classifier.
+        """
         auxiliary: Tensor | None = None
-        for layer, cell in enumerate(self.cells):
-            older, newer = newer, cell(older, newer, self.drop_path if self.training else 0.0)
-            if self.training and self.auxiliary is not None and layer == self.auxiliary_layer:
-                auxiliary = self.auxiliary(newer)
-        return self.classifier(newer.mean(dim=(2, 3))), auxiliary
+        with self._precision(x):
+            older, newer = self._begin(x)
+            for layer, cell in enumerate(self.cells):
+                older, newer = newer, cell(older, newer, self.drop_path if self.training else 0.0)
+                if self.training and self.auxiliary is not None and layer == self.auxiliary_layer:
+                    auxiliary = self.auxiliary(newer).to(x.dtype)
+        return self.classifier(newer.to(x.dtype).mean(dim=(2, 3))), auxiliary
+
+    def _begin(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The first cell's two inputs."""
+        raise NotImplementedError

@@ -32,6 +32,7 @@ class EvaluationNetwork(CellNetwork):
     Attributes:
         drop_path: probability, in training mode, that a sample loses a branch (an operation other
             than the identity). It may be set at any time; usually it grows over the epochs.
+        autocast: number format that the network computes in; see `MixedPrecision`.
 
     Raises:
         SettingsError: if a number is less than one, or `drop_path` is not in [0, 1).
@@ -67,18 +68,6 @@ class EvaluationNetwork(CellNetwork):
             second_norm=True if auxiliary else None,
         )
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Classify images.
-
-        Args:
-            x: (B, in_channels, H, W).
-
-        Returns:
-            logits (B, classes), and those of the auxiliary classifier, or None without one or in
-            evaluation mode.
-
-        Raises:
-            SettingsError: if the images do not suit the auxiliary classifier.
-        """
+    def _begin(self, x: Tensor) -> tuple[Tensor, Tensor]:
         state = self.stem(x)
-        return self._classify(state, state)
+        return state, state

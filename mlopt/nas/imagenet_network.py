@@ -37,6 +37,7 @@ class ImageNetNetwork(CellNetwork):
 
     Attributes:
         drop_path: as in `EvaluationNetwork`.
+        autocast: as in `EvaluationNetwork`.
 
     Raises:
         SettingsError: if a number is less than one, `channels` is odd, or `drop_path` is not in
@@ -76,21 +77,9 @@ class ImageNetNetwork(CellNetwork):
             second_norm=auxiliary_norm if auxiliary else None,
         )
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Classify images.
-
-        Args:
-            x: (B, in_channels, H, W).
-
-        Returns:
-            logits (B, classes), and those of the auxiliary classifier, or None without one or in
-            evaluation mode.
-
-        Raises:
-            SettingsError: if the images do not suit the auxiliary classifier.
-        """
+    def _begin(self, x: Tensor) -> tuple[Tensor, Tensor]:
         older = self.stem0(x)
-        return self._classify(older, self.stem1(older))
+        return older, self.stem1(older)
 
 
 def _halve(in_channels: int, channels: int) -> tuple[nn.Module, nn.Module]:

@@ -14,6 +14,7 @@ from mlopt.nas.architecture import ArchitectureWeights, CellOperations, count_ed
 from mlopt.nas.mixed_cell import MakeEdges, MixedCell, edges_by_source, groups_of_edges
 from mlopt.nas.mixed_edges import MixedEdges, Mixture
 from mlopt.nas.operations import PRIMITIVES
+from mlopt.nas.precision import MixedPrecision
 
 __all__ = ["Schedule", "Supernet"]
 
@@ -21,7 +22,7 @@ Schedule = Callable[[int, int, int], float]
 """(epoch, epochs, warmup) -> a number."""
 
 
-class Supernet(nn.Module):
+class Supernet(MixedPrecision):
     """Network of cells in which every edge is a mixture of operations.
 
         node_j = sum_{i<j} sum_o w[(i, j), o] * o(node_i),    cell output = its nodes side by side
@@ -46,6 +47,7 @@ class Supernet(nn.Module):
 
     Attributes:
         out_features: number of pooled features before the classifier.
+        autocast: number format that the cells compute in; see `MixedPrecision`.
 
     Raises:
         SettingsError: if a number is less than one, or there is no such form.
@@ -169,17 +171,19 @@ class Supernet(nn.Module):
         """
         normal = self._arrange("normal", weights.normal, weights.normal_edges)
         reduce = self._arrange("reduce", weights.reduce, weights.reduce_edges)
-        x = self.stem(x)
-        # Cells read their inputs through a ReLU only: it is shared by the next two.
-        older: Tensor | None = None
-        if self.second_stem is not None:
-            older = F.relu(x)
-            x = self.second_stem(older)
-        for cell in self.cells:
-            newer = F.relu(x)
-            x = cell(newer if older is None else older, newer, reduce if cell.reduction else normal)
-            older = newer
-        return x.mean(dim=(2, 3))
+        with self._precision(x):
+            state = self.stem(x)
+            # Cells read their inputs through a ReLU only: it is shared by the next two.
+            older: Tensor | None = None
+            if self.second_stem is not None:
+                older = F.relu(state)
+                state = self.second_stem(older)
+            for cell in self.cells:
+                newer = F.relu(state)
+                mixtures = reduce if cell.reduction else normal
+                state = cell(newer if older is None else older, newer, mixtures)
+                older = newer
+        return state.to(x.dtype).mean(dim=(2, 3))
 
     def _arrange(self, kind: str, weights: Tensor, edges: Tensor | None) -> list[Mixture]:
         """Bring (edges, 8) into the order of the cells' groups of edges."""

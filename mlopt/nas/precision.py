@@ -1,0 +1,32 @@
+"""Networks that compute in a shorter number format than their parameters have."""
+
+from __future__ import annotations
+
+import contextlib
+from contextlib import AbstractContextManager
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["MixedPrecision"]
+
+
+class MixedPrecision(nn.Module):
+    """A network whose cells may run under `torch.autocast`; what it returns has the images' format.
+
+    Do not take second-order products by finite differences through it: a difference of two losses
+    a small step apart is mostly the rounding of eight bits of mantissa. First-order hypergradients
+    and `Exact` are as good as the gradients.
+
+    Attributes:
+        autocast: the format of convolutions and products of matrices, such as torch.bfloat16;
+            None, the default, for that of the parameters.
+    """
+
+    autocast: torch.dtype | None = None
+
+    def _precision(self, x: Tensor) -> AbstractContextManager[object]:
+        """What the forward pass of images `x` runs in."""
+        if self.autocast is None:
+            return contextlib.nullcontext()
+        return torch.autocast(x.device.type, self.autocast)
