@@ -1,0 +1,43 @@
+"""Tables and runs of the tests of examples/experiments.py."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+sys.path.insert(0, str(EXAMPLES))
+
+import evaluate  # noqa: E402
+import experiment_tables  # noqa: E402
+import pipeline  # noqa: E402
+from tables.experiment_runs import TABLE, TRANSFER, Evaluations, Runs  # noqa: E402
+
+
+@pytest.fixture
+def tables(tmp_path, monkeypatch):
+    """A folder of tables with one table "t"; returns how to write another."""
+    folder = tmp_path / "experiments"
+    folder.mkdir()
+    monkeypatch.setattr(experiment_tables, "TABLES", folder)
+
+    def write(text, name="t"):
+        (folder / f"{name}.toml").write_text(text)
+
+    write(TABLE)
+    return write
+
+
+@pytest.fixture
+def runs(tables, monkeypatch):
+    found = Runs()
+    monkeypatch.setattr(pipeline, "run", found)
+    return found
+
+
+@pytest.fixture
+def evaluations(tables, monkeypatch):
+    found = Evaluations()
+    tables(TRANSFER, "transfer")
+    monkeypatch.setattr(evaluate, "run", found)
+    return found
