@@ -9,6 +9,7 @@ from typing import Any
 
 from mlopt import SettingsError
 from mlopt.generators import GANS
+from mlopt.nas import SCHEDULES
 
 DATASETS = ("digits", "fashion-mnist", "cifar10", "cifar100", "imagenet")
 SPACE_NAMES = ("darts", "p-darts", "pc-darts", "darts-minus")
@@ -131,7 +132,7 @@ class Settings:
     eval_epochs: int = _option(600, "of retraining")
     eval_batch_size: int = _option(96, "of retraining")
     eval_lr: float = _option(0.025, "of retraining, at first")
-    eval_schedule: str = _option("cosine", "of its learning rate, down to 0", "cosine", "linear")
+    eval_schedule: str = _option("cosine", "of its learning rate, towards 0", *SCHEDULES)
     eval_warmup: int = _option(0, "first epochs of retraining, over which its lr rises")
     eval_weight_decay: float = _option(3e-4, "of retraining")
     eval_label_smoothing: float = _option(0.0, "of retraining")

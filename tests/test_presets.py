@@ -185,6 +185,10 @@ def test_the_reference_preset_is_that_of_the_published_scripts() -> None:
     assert (s.lr, s.lr_warmup, s.batch_size, s.arch_lr, s.warmup) == (0.5, 5, 1024, 6e-3, 35)
     assert (s.arch_clip, s.eval_schedule, s.eval_warmup, s.eval_lr) == (5.0, "linear", 5, 0.5)
     assert (s.drop_path, s.cutout, s.eval_batch_size) == (0.0, 0, 1024)
+    for space, size, schedule in (("darts", 128, "exponential"), ("p-darts", 256, "linear")):
+        s = parsed("reference", "--space", space, "--dataset", "imagenet")
+        assert (s.eval_batch_size, s.eval_schedule) == (size, schedule)
+        assert (s.eval_lr, s.eval_warmup, s.eval_epochs, s.drop_path) == (0.1, 0, 250, 0.0)
     s = parsed("reference", "--space", "darts-minus")
     assert (s.epochs, s.lr, s.auxiliary_skip, s.skip_decay) == (50, 0.025, "skip", "linear")
 

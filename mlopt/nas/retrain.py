@@ -71,7 +71,7 @@ def retrain(
         drop_path: the rate that drop path approaches.
         label_smoothing: probability mass spread over all classes in the training target.
         min_lr: the learning rate that the schedule approaches.
-        schedule: `cosine` or `linear`.
+        schedule: `cosine`, `linear` or `exponential`.
         warmup: first epochs in which the learning rate rises.
         device: where to train; by default where the network is.
         seed: of all randomness.

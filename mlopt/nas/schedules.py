@@ -1,4 +1,4 @@
-"""Learning rates of a training from scratch: cosine or linear, with warm-up."""
+"""Learning rates of a training from scratch: cosine, linear or exponential, with warm-up."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ from mlopt._errors import SettingsError
 
 __all__ = ["SCHEDULES", "lr_schedule"]
 
-SCHEDULES = ("cosine", "linear")
+SCHEDULES = ("cosine", "linear", "exponential")
 """What `lr_schedule` can follow."""
 
 _TAIL = 5
+_DECAY = 0.97
 
 
 def lr_schedule(
@@ -29,6 +30,7 @@ def lr_schedule(
         cosine:  f(e) = (1 + cos(pi e / epochs)) / 2
         linear:  f(e) = (epochs - 5 - e) / (epochs - 5),     e < epochs - 5
                  f(e) = (epochs - e) / (5 (epochs - 5))      in the last five epochs
+        exponential:  f(e) = 0.97^e
 
     In the first `warmup` epochs it is lr(e) = lr * (e + 1) / warmup instead, as in PC-DARTS.
     A linear schedule of at most ten epochs has no such tail: f(e) = (epochs - e) / epochs.
@@ -50,7 +52,8 @@ def lr_schedule(
     Reference: Xu et al., "PC-DARTS: Partial Channel Connections for Memory-Efficient Architecture
         Search", ICLR 2020, section 4.4 (linear, with warm-up; the tail is in its published code).
         Loshchilov, Hutter, "SGDR: Stochastic Gradient Descent with Warm Restarts", ICLR 2017
-        (cosine).
+        (cosine). Liu, Simonyan, Yang, "DARTS: Differentiable Architecture Search", ICLR 2019,
+        section 3.3 (exponential, on ImageNet).
     """
     if schedule not in SCHEDULES:
         raise SettingsError(
@@ -67,7 +70,7 @@ def lr_schedule(
             f"lr_schedule: min_lr must be between 0 and the learning rate {min(rates)}, got "
             f"{min_lr}."
         )
-    shape = _cosine if schedule == "cosine" else _linear
+    shape = {"cosine": _cosine, "linear": _linear, "exponential": _exponential}[schedule]
     return LambdaLR(optimizer, [partial(_factor, shape, epochs, warmup, min_lr / r) for r in rates])
 
 
@@ -90,3 +93,7 @@ def _linear(epoch: int, epochs: int) -> float:
     if epoch < falling:
         return (falling - epoch) / falling
     return (epochs - epoch) / (_TAIL * falling)
+
+
+def _exponential(epoch: int, epochs: int) -> float:
+    return _DECAY**epoch

@@ -161,6 +161,13 @@ def test_short_linear_schedules_have_no_tail():
     assert rates("linear", 11, 1.0)[4:8] == pytest.approx([1 / 3, 1 / 6, 1 / 6, 2 / 15])
 
 
+def test_the_exponential_schedule_of_darts():
+    seen = rates("exponential", 250, 0.1)
+    expected = {0: 0.1, 1: 0.097, 2: 0.09409, 249: 5.08349e-5}
+    assert [seen[e] for e in expected] == pytest.approx(list(expected.values()), rel=1e-4)
+    assert rates("exponential", 9, 1.0, min_lr=0.5)[1] == pytest.approx(0.985)
+
+
 def test_each_group_keeps_its_own_rate():
     weights = [nn.Parameter(torch.zeros(())) for _ in range(2)]
     groups = [{"params": [weights[0]], "lr": 1.0}, {"params": [weights[1]], "lr": 3.0}]
@@ -175,7 +182,7 @@ def test_each_group_keeps_its_own_rate():
 @pytest.mark.parametrize(
     ("kwargs", "message"),
     [
-        ({"schedule": "step"}, "'step'.*cosine, linear"),
+        ({"schedule": "step"}, "'step'.*cosine, linear, exponential"),
         ({"warmup": 3}, "3 epochs and 3 of warm-up"),
         ({"min_lr": 0.5}, "min_lr"),
         ({"min_lr": -0.5}, "min_lr"),
