@@ -42,14 +42,14 @@ def hypergradient_method(s: Settings, lr: float | None = None) -> mlopt.Abstract
     """First order, or one step ahead: by the optimizer, or the plain gradient step of this lr.
 
     Raises:
-        SettingsError: the products would be finite differences of losses in bfloat16.
+        SettingsError: the products would be finite differences in bfloat16.
     """
     if s.order == "first":
         return mlopt.Frozen()
     if s.bf16 and s.product != "exact":
         raise mlopt.SettingsError(
-            f"--bf16 with --product {s.product}: a finite difference of losses in bfloat16 is "
-            "mostly rounding. Use --order first or --product exact."
+            f"--bf16 with --product {s.product}: a finite difference in bfloat16 is as much "
+            "rounding as difference. Use --order first or --product exact."
         )
     product: mlopt.AbstractProduct = {
         "central": mlopt.Central(s.radius),

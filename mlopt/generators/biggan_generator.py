@@ -10,7 +10,8 @@ from torch.nn.functional import interpolate, relu
 
 from mlopt._errors import SettingsError
 from mlopt.generators._biggan import check_attention, row
-from mlopt.generators._dcgan import check_labels, check_positive, noise_for
+from mlopt.generators._dcgan import check_positive
+from mlopt.generators._generator import ConditionalGenerator
 from mlopt.generators.attention import SelfAttention
 from mlopt.generators.conditional_batch_norm import ConditionalBatchNorm
 from mlopt.generators.initialization import Init, initialize
@@ -31,7 +32,7 @@ _TABLE = {
 }
 
 
-class BigGANGenerator(nn.Module):
+class BigGANGenerator(ConditionalGenerator):
     """Residual blocks, told the class by conditional BatchNorm, from noise to an image.
 
         h_0   = linear(z_0)                                           a map of side 4 (7 for 28)
@@ -131,24 +132,7 @@ class BigGANGenerator(nn.Module):
         if spectral_norm:
             spectral_normalize(self)
 
-    def forward(self, labels: Tensor, z: Tensor | None = None) -> Tensor:
-        """Draw one image per label.
-
-        Args:
-            labels: class indices, (B,).
-            z: noise, (B, z); by default drawn from torch's global generator, on the device and in
-                the type of the parameters.
-
-        Returns:
-            Images in [-1, 1], (B, channels, image_size, image_size).
-
-        Raises:
-            DataError: the labels are not class indices (their range is checked on the CPU alone),
-                or the noise has another shape.
-        """
-        check_labels(labels, self.classes, "BigGANGenerator")
-        like = self.linear.bias  # a weight would be normalised anew by looking at it
-        z = noise_for(labels, z, self.z, like, "BigGANGenerator")
+    def _draw(self, labels: Tensor, z: Tensor) -> Tensor:
         first, *rest = z.split(self._part, dim=1)
         y = labels if self.embedding is None else self.embedding(labels)
         h = self.linear(first).unflatten(1, self.start)
@@ -157,6 +141,9 @@ class BigGANGenerator(nn.Module):
             if str(k) in self.attention:
                 h = self.attention[str(k)](h)
         return torch.tanh(self.image(relu(self.norm(h))))
+
+    def _like(self) -> Tensor:
+        return self.linear.bias  # a weight would be normalised anew by looking at it
 
 
 class _Block(nn.Module):

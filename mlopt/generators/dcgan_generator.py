@@ -7,17 +7,16 @@ from torch import Tensor, nn
 
 from mlopt.generators._dcgan import (
     STAGES,
-    check_labels,
     check_positive,
     init_dcgan,
-    noise_for,
     stage,
 )
+from mlopt.generators._generator import ConditionalGenerator
 
 __all__ = ["DCGANGenerator"]
 
 
-class DCGANGenerator(nn.Module):
+class DCGANGenerator(ConditionalGenerator):
     """Transposed convolutions from noise and a class to an image with values in [-1, 1].
 
         image = tanh(up(... ReLU(BN(up(ReLU(BN(start([z, embedding(label)])))))))),   z ~ N(0, 1)
@@ -76,22 +75,8 @@ class DCGANGenerator(nn.Module):
         self.layers = nn.Sequential(*layers)
         init_dcgan(self)
 
-    def forward(self, labels: Tensor, z: Tensor | None = None) -> Tensor:
-        """Draw one image per label.
+    def _draw(self, labels: Tensor, z: Tensor) -> Tensor:
+        return self.layers(torch.cat([z, self.embedding(labels)], dim=1)[:, :, None, None])
 
-        Args:
-            labels: class indices, (B,).
-            z: noise, (B, z); by default drawn from torch's global generator, on the device and in
-                the type of the parameters.
-
-        Returns:
-            Images in [-1, 1], (B, channels, image_size, image_size).
-
-        Raises:
-            DataError: the labels are not class indices (their range is checked on the CPU alone),
-                or the noise has another shape.
-        """
-        check_labels(labels, self.classes, "DCGANGenerator")
-        condition = self.embedding(labels)
-        z = noise_for(labels, z, self.z, condition, "DCGANGenerator")
-        return self.layers(torch.cat([z, condition], dim=1)[:, :, None, None])
+    def _like(self) -> Tensor:
+        return self.embedding.weight

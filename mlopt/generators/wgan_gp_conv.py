@@ -9,18 +9,17 @@ from torch.nn.functional import leaky_relu
 from mlopt.generators._dcgan import (
     DOWN_STAGES,
     STAGES,
-    check_labels,
     check_positive,
-    noise_for,
     stage,
 )
+from mlopt.generators._generator import ConditionalGenerator
 from mlopt.generators._wgan_gp import Critic, CriticHead, init_he
 from mlopt.generators.conditional_batch_norm import ConditionalBatchNorm
 
 __all__ = ["WGANConvCritic", "WGANConvGenerator"]
 
 
-class WGANConvGenerator(nn.Module):
+class WGANConvGenerator(ConditionalGenerator):
     """5x5 transposed convolutions from noise to an image with values in [-1, 1], given a class.
 
         image = tanh(up(... ReLU(cBN(up(ReLU(cBN(linear(z)), label)), label))))),   z ~ N(0, 1)
@@ -68,23 +67,7 @@ class WGANConvGenerator(nn.Module):
         )
         init_he(self)
 
-    def forward(self, labels: Tensor, z: Tensor | None = None) -> Tensor:
-        """Draw one image per label.
-
-        Args:
-            labels: class indices, (B,).
-            z: noise, (B, z); by default drawn from torch's global generator, on the device and in
-                the type of the parameters.
-
-        Returns:
-            Images in [-1, 1], (B, channels, image_size, image_size).
-
-        Raises:
-            DataError: the labels are not class indices (their range is checked on the CPU alone),
-                or the noise has another shape.
-        """
-        check_labels(labels, self.classes, "WGANConvGenerator")
-        z = noise_for(labels, z, self.z, self.linear.weight, "WGANConvGenerator")
+    def _draw(self, labels: Tensor, z: Tensor) -> Tensor:
         x = self.linear(z)[:, :, None, None]
         for norm, up in zip(self.norms, self.ups, strict=True):
             x = torch.relu(norm(x, labels))
@@ -92,6 +75,9 @@ class WGANConvGenerator(nn.Module):
                 x = x.view(len(x), -1, self.side, self.side)
             x = up(x)
         return torch.tanh(x)
+
+    def _like(self) -> Tensor:
+        return self.linear.weight
 
 
 class WGANConvCritic(Critic):

@@ -8,11 +8,10 @@ from torch.nn.functional import avg_pool2d, interpolate
 
 from mlopt.generators._dcgan import (
     STAGES,
-    check_labels,
     check_positive,
-    noise_for,
     stage,
 )
+from mlopt.generators._generator import ConditionalGenerator
 from mlopt.generators._wgan_gp import Critic, CriticHead, init_he
 from mlopt.generators.conditional_batch_norm import ConditionalBatchNorm
 
@@ -67,7 +66,7 @@ class _Block(nn.Module):
         return avg_pool2d(h, 2) + self.shortcut(avg_pool2d(x, 2))  # a 1x1 and a mean commute
 
 
-class WGANResidualGenerator(nn.Module):
+class WGANResidualGenerator(ConditionalGenerator):
     """Residual blocks from noise to an image with values in [-1, 1], given a class.
 
         image = tanh(conv(ReLU(BN(up(... up(linear(z), label) ..., label))))),     z ~ N(0, 1)
@@ -106,27 +105,14 @@ class WGANResidualGenerator(nn.Module):
         self.conv = nn.Conv2d(width, channels, 3, padding=1)
         init_he(self)
 
-    def forward(self, labels: Tensor, z: Tensor | None = None) -> Tensor:
-        """Draw one image per label.
-
-        Args:
-            labels: class indices, (B,).
-            z: noise, (B, z); by default drawn from torch's global generator, on the device and in
-                the type of the parameters.
-
-        Returns:
-            Images in [-1, 1], (B, channels, image_size, image_size).
-
-        Raises:
-            DataError: the labels are not class indices (their range is checked on the CPU alone),
-                or the noise has another shape.
-        """
-        check_labels(labels, self.classes, "WGANResidualGenerator")
-        z = noise_for(labels, z, self.z, self.linear.weight, "WGANResidualGenerator")
+    def _draw(self, labels: Tensor, z: Tensor) -> Tensor:
         x = self.linear(z).view(len(labels), -1, self.side, self.side)
         for up in self.ups:
             x = up(x, labels)
         return torch.tanh(self.conv(torch.relu(self.norm(x))))
+
+    def _like(self) -> Tensor:
+        return self.linear.weight
 
 
 class WGANResidualCritic(Critic):

@@ -14,9 +14,9 @@ __all__ = ["MixedPrecision"]
 class MixedPrecision(nn.Module):
     """A network whose cells may run under `torch.autocast`; what it returns has the images' format.
 
-    Do not take second-order products by finite differences through it: a difference of two losses
-    a small step apart is mostly the rounding of eight bits of mantissa. First-order hypergradients
-    and `Exact` are as good as the gradients.
+    Do not take second-order products by finite differences through it: at the usual radius, what
+    eight bits of mantissa round is as large as the difference itself. First-order hypergradients
+    and `Exact` have the accuracy of the gradients.
 
     Attributes:
         autocast: the format of convolutions and products of matrices, such as torch.bfloat16;

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import nn
+from torch.nn.functional import cross_entropy
 
 from mlopt.nas import GENOTYPES, SPACES, EvaluationNetwork, ImageNetNetwork
 from mlopt.nas.precision import MixedPrecision
@@ -73,3 +74,27 @@ def test_evaluation_networks(name: str) -> None:
     if network.auxiliary is not None:
         network.autocast = torch.bfloat16
         assert network(x)[1].dtype == torch.float32
+
+
+def test_finite_differences_are_lost_in_rounding() -> None:
+    """At DARTS' radius of 0.01, what bfloat16 adds is as large as the difference of float32."""
+    torch.manual_seed(0)
+    space = SPACES["darts"](channels=4, layers=3, nodes=2)
+    a, w = space.architecture(), space.supernet(classes=10)
+    (x, y), (xv, yv) = [(torch.randn(64, 3, 16, 16), torch.randint(10, (64,))) for _ in range(2)]
+    weights = list(w.parameters())
+    v = torch.autograd.grad(cross_entropy(w(xv, a()), yv), weights, materialize_grads=True)
+    size = 0.01 / torch.cat([t.flatten() for t in v]).norm()
+
+    def difference() -> torch.Tensor:
+        found = []
+        for sign in (1, -2, 1):  # there, to the other side, and back
+            with torch.no_grad():
+                torch._foreach_add_(weights, torch._foreach_mul(v, sign * size.item()))
+            grads = torch.autograd.grad(cross_entropy(w(x, a()), y), list(a.parameters()))
+            found.append(torch.cat([g.flatten() for g in grads]))
+        return found[0] - found[1]
+
+    exact = difference()
+    w.autocast = torch.bfloat16
+    assert (difference() - exact).norm() > 0.5 * exact.norm()
