@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, softplus
 
-from mlopt import _derivatives
+from mlopt.hypergrad import derivatives as _derivatives
 
 Batch = tuple[Tensor, Tensor]
 Objective = Callable[[Tensor, Tensor, Batch], Tensor]

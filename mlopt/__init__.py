@@ -2,9 +2,16 @@
 
 from . import games
 from ._audit import Audit, AuditError, Finding, audit
-from ._callback import Callback
-from ._curvature import AbstractCurvature, GaussNewton, Hessian, outputs
-from ._engine import Engine
+from ._engine.engine import Callback, Engine
+from ._engine.plan import Plan
+from ._engine.schedule import (
+    AbstractSchedule,
+    Alternate,
+    Sequential,
+    Simultaneous,
+    Until,
+    UpperFirst,
+)
 from ._errors import (
     CapabilityWarning,
     ConvergenceError,
@@ -15,25 +22,17 @@ from ._errors import (
     NonFiniteError,
     SettingsError,
 )
-from ._game import AbstractPlay, Game
-from ._graph import Graph
-from ._hypergrad import AbstractHypergradient, Cost, Response
-from ._plan import Plan
-from ._problem import PerStep, Problem, problem
-from ._products import AbstractProduct, Central, Exact, OneSided
-from ._schedule import (
-    AbstractSchedule,
-    Alternate,
-    Sequential,
-    Simultaneous,
-    Until,
-    UpperFirst,
-)
-from ._signal import Signal, signal
-from ._stack import Stack
-from ._stream import Stream
+from ._graph.game import AbstractPlay, Game
+from ._graph.graph import Graph
+from ._graph.problem import PerStep, Problem, problem
+from ._graph.signal import Signal, signal
+from ._graph.stack import Stack
+from ._graph.stream import Stream
 from ._variable import Variable, stop
 from .hypergrad import Frozen, Implicit, OneStep, Sama, StopGradient, Unrolled, ZerothOrder
+from .hypergrad.curvature import AbstractCurvature, GaussNewton, Hessian, outputs
+from .hypergrad.interface import AbstractHypergradient, Cost, Response
+from .hypergrad.products import AbstractProduct, Central, Exact, OneSided
 from .penalty import Growing, Penalty, bome, f2sa
 from .solvers import CG, AbstractSolver, Dense, Neumann, Nystrom
 

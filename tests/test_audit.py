@@ -34,8 +34,8 @@ from mlopt import (
     ZerothOrder,
     audit,
 )
-from mlopt._graph import Graph
-from mlopt._total import TotalObjectives
+from mlopt._graph.graph import Graph
+from mlopt._sweep.total import TotalObjectives
 
 CPU = torch.device("cpu")
 ROWS = {row.name: row for row in METHODS}

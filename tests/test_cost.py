@@ -12,17 +12,8 @@ import torch
 from cases import GRAPHS, GraphRow, bilevel_module, ladder, lfm_cw, parameter, signals
 
 import mlopt
-from mlopt import (
-    Alternate,
-    Central,
-    Exact,
-    Frozen,
-    OneSided,
-    OneStep,
-    Sequential,
-    UpperFirst,
-    _derivatives,
-)
+from mlopt import Alternate, Central, Exact, Frozen, OneSided, OneStep, Sequential, UpperFirst
+from mlopt.hypergrad import derivatives as _derivatives
 
 SGD = torch.optim.SGD
 

@@ -14,9 +14,10 @@ from small import F64, assert_same, bilevel, mlp, seeded, sgd, state_of
 from torch import Tensor, nn
 
 import mlopt
-from mlopt import Central, Exact, OneSided, OneStep, _derivatives
+from mlopt import Central, Exact, OneSided, OneStep
 from mlopt._replay import Generators
 from mlopt._tensors import add_scaled, apart
+from mlopt.hypergrad import derivatives as _derivatives
 
 PRODUCTS = {"exact": Exact(), "central": Central(), "one-sided": OneSided()}
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import warnings
-from typing import TYPE_CHECKING
 
+from .._engine.engine import Engine
 from .._errors import MloptError, SettingsError
-from .._node import Node
-from .._problem import Problem
+from .._graph.node import Node
+from .._graph.problem import Problem
 from .edges import compare_edges
 from .findings import Audit, Finding
 from .kinks import WARNING
@@ -19,9 +19,6 @@ from .run import Run, run, unchanged
 from .study import LARGE, Study, line
 from .totals import compare_total
 from .vectors import compare, flat
-
-if TYPE_CHECKING:
-    from .._engine import Engine
 
 __all__ = ["audit"]
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import torch
 
-from .._point import Evaluator
+from .._evaluation.point import Evaluator
 
 __all__ = ["Took", "costs"]
 

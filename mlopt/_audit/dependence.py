@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from .._graph import Graph
-from .._node import Node
-from .._problem import Problem
-from .._signal import Signal
+from .._graph.graph import Graph
+from .._graph.node import Node
+from .._graph.problem import Problem
+from .._graph.signal import Signal
 
 __all__ = ["Dependence"]
 

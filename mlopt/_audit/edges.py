@@ -8,10 +8,10 @@ from typing import Any
 
 import torch
 
-from .._problem import Problem
-from .._products import Central, OneSided
+from .._graph.problem import Problem
 from .._tensors import Tensors
 from ..hypergrad import Implicit
+from ..hypergrad.products import Central, OneSided
 from .differences import Slope, floor
 from .findings import Finding
 from .kinks import kinked

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._problem import Problem
+from .._graph.problem import Problem
 from .values import Frame, Values
 
 __all__ = ["WARNING", "kinked"]

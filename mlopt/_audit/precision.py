@@ -5,13 +5,12 @@ from __future__ import annotations
 import types
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-if TYPE_CHECKING:
-    from .._engine import Engine
+from .._engine.engine import Engine
 
 __all__ = ["wide_batch", "widened"]
 

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
-from .._hypergrad import Response
-from .._point import Evaluator
-from .._problem import Problem
+from .._engine.engine import Engine
+from .._evaluation.point import Evaluator
+from .._graph.problem import Problem
 from .._tensors import Key, Tensors
+from ..hypergrad.interface import Response
 from .cost import Took, costs
-
-if TYPE_CHECKING:
-    from .._engine import Engine
 
 __all__ = ["Probe", "probed"]
 

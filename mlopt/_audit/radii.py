@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 
-from .._problem import Problem
-from .._products import OneSided
+from .._graph.problem import Problem
 from .._tensors import Key, Tensors
+from ..hypergrad.products import OneSided
 from .probe import probed
 from .run import run
 from .study import Study

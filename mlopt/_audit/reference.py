@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._problem import Problem
-from .._signal import Signal, split
+from .._graph.problem import Problem
+from .._graph.signal import Signal, split
 from .._tensors import Key, Tensors
 from ..hypergrad import Implicit
 from .differences import Slope, differentiate

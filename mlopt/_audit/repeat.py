@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._node import Node
-from .._problem import Problem
+from .._graph.node import Node
+from .._graph.problem import Problem
 from .values import Frame, Values
 
 __all__ = ["repeat"]

@@ -6,24 +6,22 @@ import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 
-from .._operations import Evaluate as PlannedEvaluation
-from .._operations import Total
-from .._plan import Builder, Plan
-from .._point import Evaluator
-from .._problem import Problem
-from .._step import Step
-from .._stream import Stream
+from .._engine.engine import Engine
+from .._engine.operations import Evaluate as PlannedEvaluation
+from .._engine.operations import Total
+from .._engine.plan import Builder, Plan
+from .._engine.step import Step
+from .._evaluation.point import Evaluator
+from .._graph.problem import Problem
+from .._graph.stream import Stream
 from .._tensors import Tensors
 from .cost import Took, costs
 from .precision import wide_batch
-
-if TYPE_CHECKING:
-    from .._engine import Engine
 
 __all__ = ["Run", "run", "unchanged"]
 

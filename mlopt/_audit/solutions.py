@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from .._game import Game, Played
-from .._hypergrad import Response
-from .._problem import Problem
-from .._step import trainable
+from .._engine.step import trainable
+from .._graph.game import Game, Played
+from .._graph.problem import Problem
 from .._tensors import Tensors
 from ..hypergrad import Implicit, OneStep, Sama, StopGradient, Unrolled, ZerothOrder
+from ..hypergrad.interface import Response
 from ..optim import rule_of
 from .optima import NoOracle
-
-if TYPE_CHECKING:
-    from .values import Frame, Values
+from .values import Frame, Values
 
 __all__ = ["solution", "unwrapped"]
 

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from .._point import Evaluator
-from .._problem import Problem
+from .._engine.engine import Engine
+from .._evaluation.point import Evaluator
+from .._graph.problem import Problem
 from .dependence import Dependence
 from .findings import Finding
 from .probe import Probe
 from .run import Run
+from .solutions import solution
 from .values import Values
-
-if TYPE_CHECKING:
-    from .._engine import Engine
 
 __all__ = ["LARGE", "Study", "line"]
 
@@ -67,7 +66,12 @@ class Study:
         """Of the graph, on a run's batches."""
         step = made.step
         return Values(
-            self.depends, self.evaluator, step.batches.inside, self.engine.seed_of, self.dense_limit
+            self.depends,
+            self.evaluator,
+            step.batches.inside,
+            self.engine.seed_of,
+            self.dense_limit,
+            solution,
         )
 
     def probe(self, lower: Problem) -> Probe:

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import torch
 
-from .._problem import Problem
+from .._graph.problem import Problem
 from .._tensors import Tensors
 from ..hypergrad import Implicit
 from .differences import differentiate, floor

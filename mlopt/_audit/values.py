@@ -16,17 +16,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._node import Node
-from .._point import Evaluator, Point
-from .._problem import Problem
-from .._signal import Signal, join, split
-from .._step import trainable
-from .._sweep import split_loss
+from .._engine.step import trainable
+from .._evaluation.loss import split_loss
+from .._evaluation.point import Evaluator, Point
+from .._graph.node import Node
+from .._graph.problem import Problem
+from .._graph.signal import Signal, join, split
 from .._tensors import Tensors
 from .._variable import Variable
 from .dependence import Dependence
 from .optima import Optimum
-from .solutions import solution
 
 __all__ = ["Frame", "Values"]
 
@@ -105,6 +104,7 @@ class Values:
         batch: (node, inner loops, innermost first) -> its batch.
         seed: (node, inner step) -> the seed of an evaluation.
         dense_limit: the most numbers for which a matrix is built.
+        solution: (values, problem, the reader's frame, order) -> what readers see of the problem.
     """
 
     def __init__(
@@ -114,9 +114,11 @@ class Values:
         batch: Callable[[Node, Any], Any],
         seed: Callable[[Node, int], int],
         dense_limit: int,
+        solution: Callable[[Values, Problem, Frame, int], Tensors],
     ) -> None:
         self.depends, self.graph, self.evaluator = depends, depends.graph, evaluator
         self.batch, self.seed, self.dense_limit = batch, seed, dense_limit
+        self._solution = solution
         self.targets: dict[Problem, Tensor] = {}  # what dF/dw is at an optimum, if not zero
         self.settles = True  # whether optima are found anew, or taken where they stand
         self.kinked: dict[Problem, bool] = {}  # known so far
@@ -217,9 +219,9 @@ class Values:
         if self.graph.rank[problem] > self.graph.rank[top] or not self.depends.moving(problem):
             return out
         if self.graph.methods[problem].responds:
-            found = solution(self, problem, frame, frame.order)
+            found = self._solution(self, problem, frame, frame.order)
         else:
-            found = self.hold((frame.path, problem), solution(self, problem, frame, 0))
+            found = self.hold((frame.path, problem), self._solution(self, problem, frame, 0))
         for (variable, name), tensor in found.items():
             out[variable] = {**out[variable], name: tensor}
         return out

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from .._errors import GraphError
-from .._game import AbstractPlay, Table
-from .._problem import Problem
+from .._graph.game import AbstractPlay, Table
+from .._graph.problem import Problem
 
 __all__ = ["Alternating"]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .._game import AbstractPlay, Table
+from .._graph.game import AbstractPlay, Table
 
 __all__ = ["Extragradient"]
 

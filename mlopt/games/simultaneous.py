@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .._game import AbstractPlay
+from .._graph.game import AbstractPlay
 
 __all__ = ["Simultaneous"]
 

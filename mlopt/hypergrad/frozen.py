@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from .._hypergrad import AbstractHypergradient, Cost, Response
 from .._tensors import Key, Tensors
+from .interface import AbstractHypergradient, Cost, Response
 
 __all__ = ["Frozen"]
 

@@ -9,13 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._curvature import AbstractCurvature, Hessian
-from .._derivatives import derivatives
 from .._errors import ConvergenceError, GraphError
-from .._hypergrad import AbstractHypergradient, Cost, Response, gradient
-from .._products import AbstractProduct, Exact, check_product
 from .._tensors import Key, Tensors, add_scaled, difference, scale
 from ..solvers import CG, AbstractSolver
+from .curvature import AbstractCurvature, Hessian
+from .derivatives import derivatives
+from .interface import AbstractHypergradient, Cost, Response, gradient
+from .products import AbstractProduct, Exact, check_product
 
 __all__ = ["Implicit"]
 

@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from .._errors import GraphError
-from .._hypergrad import AbstractHypergradient, Cost, Response
-from .._products import AbstractProduct, Exact, check_product
 from .._tensors import Key, Tensors, add_scaled, negative, scale
 from ..optim import update_of
+from .interface import AbstractHypergradient, Cost, Response
+from .products import AbstractProduct, Exact, check_product
 
 __all__ = ["OneStep"]
 

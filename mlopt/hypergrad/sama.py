@@ -8,12 +8,12 @@ from typing import Any
 
 import torch
 
-from .._derivatives import derivatives
 from .._errors import GraphError
-from .._hypergrad import AbstractHypergradient, Cost, Response
-from .._products import AbstractProduct, Central, check_product
 from .._tensors import Key, Tensors, scale
 from ..optim import rule_of
+from .derivatives import derivatives
+from .interface import AbstractHypergradient, Cost, Response
+from .products import AbstractProduct, Central, check_product
 
 __all__ = ["Sama"]
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from .._errors import GraphError
-from .._hypergrad import AbstractHypergradient, Cost, Response
 from .._tensors import Key, Tensors
+from .interface import AbstractHypergradient, Cost, Response
 
 __all__ = ["StopGradient"]
 

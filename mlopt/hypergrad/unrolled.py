@@ -10,12 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._derivatives import derivatives
 from .._errors import GraphError
-from .._hypergrad import AbstractHypergradient, Cost, Response, gradient
 from .._tensors import Key, Tensors
 from .._variable import Variable
 from ..optim import State, rule_of
+from .derivatives import derivatives
+from .interface import AbstractHypergradient, Cost, Response, gradient
 
 __all__ = ["Unrolled"]
 

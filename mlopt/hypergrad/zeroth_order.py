@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from .._errors import GraphError
-from .._hypergrad import AbstractHypergradient, Cost, Response, gradient
 from .._tensors import Key, Tensors, scale
+from .interface import AbstractHypergradient, Cost, Response, gradient
 from .one_step import OneStep
 
 __all__ = ["ZerothOrder"]

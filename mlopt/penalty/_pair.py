@@ -9,13 +9,13 @@ from typing import Any
 from torch import Tensor
 
 from .._errors import GraphError
-from .._node import Node
-from .._point import cuda_devices
-from .._problem import Problem
+from .._evaluation.loss import split_loss
+from .._evaluation.point import cuda_devices
+from .._graph.node import Node
+from .._graph.problem import Problem
+from .._graph.signal import Signal
+from .._graph.stream import Stream
 from .._replay import derive_seed, replay
-from .._signal import Signal
-from .._stream import Stream
-from .._sweep import split_loss
 from .._variable import Stop, Variable
 from ..hypergrad import Frozen
 from ._swap import lent_buffers

@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .._engine.step import trainable
 from .._errors import GraphError
-from .._problem import Problem
-from .._signal import Signal
-from .._step import trainable
+from .._graph.problem import Problem
+from .._graph.signal import Signal
 from .._variable import Variable, stop
 from ._pair import Pair, Penalty, Values, by_source, single_level
 from ._swap import standing_at, tensors_of

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from .._errors import GraphError
-from .._problem import PerStep, Problem
-from .._signal import Signal
+from .._graph.problem import PerStep, Problem
+from .._graph.signal import Signal
 from .._variable import Variable
 from ._pair import Pair, Penalty, Values, single_level
 

@@ -12,7 +12,7 @@ from test_games import OPTIMIZERS, Gan
 
 import mlopt
 from mlopt import OneStep
-from mlopt._game import Table
+from mlopt._graph.game import Table
 from mlopt.games import Alternating, Extragradient
 
 

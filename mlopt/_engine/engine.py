@@ -1,0 +1,138 @@
+"""`Engine`: runs a graph of problems; `Callback`: what it tells its observers.
+
+Each is declared in terms of the other, so they share this file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from .._errors import NonFiniteError, SettingsError
+from .._graph.stream import Stream
+from .loop import Loop
+from .stepper import Stepper
+
+__all__ = ["Callback", "Engine"]
+
+
+class Callback:
+    """Hooks of `Engine.run`; override those you need, each does nothing by itself.
+
+    A callback may read everything of the engine, change learning rates, and end the run by
+    `engine.stop()`. Metrics are keyed "problem/name".
+    """
+
+    def on_start(self, engine: Engine) -> None:
+        """Before the first step."""
+
+    def on_step(self, engine: Engine, metrics: dict[str, Any]) -> None:
+        """After each step; the metrics are tensors on their devices, reading one synchronises."""
+
+    def on_log(self, engine: Engine, metrics: dict[str, Any]) -> None:
+        """At each logging step, with numbers (and lists of numbers for small signals)."""
+
+    def on_epoch(self, engine: Engine, metrics: dict[str, Any]) -> None:
+        """After each epoch, with each problem's mean loss over it ("problem/loss")."""
+
+    def on_validation(self, engine: Engine, metrics: dict[str, Any]) -> None:
+        """After each call of the validation function, with what it returned."""
+
+    def on_skip(self, engine: Engine, error: NonFiniteError) -> None:
+        """After a step of which nothing was committed, if the engine goes on."""
+
+    def on_end(self, engine: Engine) -> None:
+        """After the last step, also if an error ends the run."""
+
+
+class Engine(Stepper):
+    """Schedules the updates of a graph of problems and computes every hypergradient.
+
+    A step takes one batch from each stream, evaluates every problem and signal once, going up the
+    list, pulls cotangents back through the look-aheads, going down, and commits all updates at its
+    end: all, or none if anything is not finite.
+
+    Args:
+        problems: problems and signals, from the lowest level to the highest: order is the nesting.
+            A `Game` stands for its players.
+        hypergrad: the method of problems that name none.
+        schedule: the order of the updates.
+        device: where batches are moved to, and whose generator is seeded; modules are moved by you.
+        seed: of everything random inside steps and loaders. The global generators are not used.
+        skip_nonfinite: how many steps in a row may be skipped because something in them was not
+            finite; one more raises `NonFiniteError`. A skipped step commits nothing.
+        compile: call objectives and signals compiled where they are differentiated once; True, or
+            options of `torch.compile` by name. The first step, which is measured, runs plain.
+
+    Raises:
+        GraphError: the list is not a graph that can be run; the message says what to do.
+
+    Examples:
+        >>> import torch, mlopt
+        >>> W = mlopt.Variable(torch.nn.Parameter(torch.tensor(2.0)), "w")
+        >>> @mlopt.problem(over=W, optimizer=torch.optim.SGD(W.parameters(), lr=0.5))
+        ... def square(w):
+        ...     return w**2 / 2
+        >>> mlopt.Engine([square]).run(steps=1, progress=False)
+        >>> W.value.item()
+        1.0
+    """
+
+    _stopping = False
+
+    def run(
+        self,
+        *,
+        steps: int | None = None,
+        epochs: int | None = None,
+        epoch: Any = None,
+        validate: Callable[[], dict[str, Any]] | None = None,
+        validate_every: int = 1,
+        callbacks: Iterable[Callback] = (),
+        log_every: int = 50,
+        progress: bool = True,
+    ) -> None:
+        """Take steps.
+
+        Args:
+            steps: how many; or
+            epochs: how many passes of the stream that counts epochs.
+            epoch: that stream (or its loader); by default that of the first problem which has
+                one and no start to wait for.
+            validate: called after every `validate_every` epochs; returns metrics.
+            validate_every: in epochs.
+            callbacks: observers.
+            log_every: steps between logging steps, on which metrics become numbers.
+            progress: show a progress bar.
+
+        Raises:
+            SettingsError: not exactly one of steps and epochs, or no stream to count epochs by.
+            NonFiniteError: as `step`.
+        """
+        if epoch is not None:
+            stream = Stream.of(epoch)
+            if stream not in self._feed.streams:
+                raise SettingsError("run: epoch= names a stream that no problem or signal reads.")
+            self._epoch_stream, self.epoch = stream, self._feed.passes[stream]
+        if (steps is None) == (epochs is None):
+            raise SettingsError("run: give either steps= or epochs=.")
+        if epochs is not None and self._epoch_stream is None:
+            raise SettingsError("run: epochs= needs data to count them by; give steps=.")
+        self._stopping = False
+        observers = tuple(callbacks)
+
+        def tell(hook: str, *what: Any) -> None:
+            for callback in observers:
+                getattr(callback, hook)(self, *what)
+
+        loop = Loop(self, tell, lambda: self._stopping, validate, validate_every, log_every)
+        loop.run(steps, epochs, self._epoch_stream, progress)
+
+    def stop(self) -> None:
+        """End the run after this step; for callbacks, early stopping among them."""
+        self._stopping = True
+
+    @property
+    def stopping(self) -> bool:
+        """Whether `stop` was called in this run."""
+        return self._stopping

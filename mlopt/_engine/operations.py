@@ -1,0 +1,115 @@
+"""The operations of a step: what a plan is a list of."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+from .._graph.node import Node
+from .._graph.problem import Problem
+from .._graph.relations import Sweep
+from .._graph.stream import Stream
+from .._sweep.records import Evaluation
+
+__all__ = [
+    "Commit",
+    "Decide",
+    "Draw",
+    "Evaluate",
+    "Iterate",
+    "Nest",
+    "Operation",
+    "Settled",
+    "Total",
+]
+
+
+@dataclass
+class Evaluate(Evaluation):
+    """Evaluate a node at the current point.
+
+    Attributes:
+        together: the evaluations that are made as one with this one, itself among them, where it
+            is one of a stack; made when the first of them is reached.
+    """
+
+    together: tuple[Evaluate, ...] = field(default=(), repr=False, compare=False)
+
+
+@dataclass
+class Total:
+    """Take the whole gradient of a problem: its own, and by the sweep what comes from below."""
+
+    problem: Problem
+    sweep: Sweep
+
+
+@dataclass
+class Nest:
+    """Take the whole gradient of a problem whose lower solutions must follow what moves.
+
+    Attributes:
+        problem: the problem.
+        calls: evaluations of each node, as counted in a trial; None before it.
+        backwards: backward passes, likewise.
+    """
+
+    problem: Problem
+    calls: Counter[Node] | None = None
+    backwards: int = 0
+
+
+@dataclass
+class Iterate:
+    """Take all steps of a problem whose method takes several, without committing them.
+
+    Attributes:
+        problem: the problem.
+        calls: as of `Nest`.
+        backwards: as of `Nest`.
+    """
+
+    problem: Problem
+    calls: Counter[Node] | None = None
+    backwards: int = 0
+
+
+@dataclass
+class Commit:
+    """Update a problem's variables; `early` ones come before the decision and can be undone."""
+
+    problem: Problem
+    early: bool
+    forget: tuple[Node, ...]
+
+
+@dataclass
+class Draw:
+    """Take a new batch from these streams, inside the step: for the readers, or for all (None)."""
+
+    streams: tuple[Stream, ...]
+    readers: tuple[Node, ...] | None
+    forget: tuple[Node, ...]
+
+
+@dataclass
+class Settled:
+    """If the total gradients of these problems are small together, go on at `end`.
+
+    Attributes:
+        problems: of one turn.
+        tol: the 2-norm that counts as small.
+        end: index of the operation after the turn.
+    """
+
+    problems: tuple[Problem, ...]
+    tol: float
+    end: int = 0
+
+
+@dataclass
+class Decide:
+    """Everything is finite: go on; else undo the early commits and end the step."""
+
+
+Operation = Evaluate | Total | Nest | Iterate | Commit | Draw | Settled | Decide

@@ -1,0 +1,313 @@
+"""Running a plan: one step, or one hypergradient."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .._evaluation.point import Evaluator
+from .._graph.graph import Graph
+from .._graph.node import Node
+from .._graph.problem import Problem
+from .._graph.signal import split
+from .._graph.stacking import dissolve
+from .._graph.stream import Stream
+from .._sweep.ascent import Ascent
+from .._sweep.descent import total_gradients
+from .._sweep.together import evaluate_together
+from .._sweep.total import TotalObjectives
+from .._tensors import Tensors, norm
+from .._variable import Variable
+from ..hypergrad.derivatives import backward_passes
+from .batches import Batches
+from .operations import Commit, Decide, Draw, Evaluate, Iterate, Nest, Settled, Total
+from .outcome import Outcome
+from .plan import Plan
+from .transaction import Transaction
+
+__all__ = ["Step"]
+
+
+class Step:
+    """One step at one set of batches.
+
+    Args:
+        graph: the graph.
+        evaluator: of the graph.
+        plan: what to do.
+        dormant: problems before their start.
+        draw: (stream) -> its next batch.
+        seed: (node, inner step) -> the seed of an evaluation.
+    """
+
+    def __init__(
+        self,
+        graph: Graph,
+        evaluator: Evaluator,
+        plan: Plan,
+        dormant: frozenset[Problem],
+        draw: Callable[[Stream], Any],
+        seed: Callable[[Node, int], int],
+    ) -> None:
+        self.graph, self.plan, self.evaluator = graph, plan, evaluator
+        self.parameters = {p: trainable(p, evaluator.parameters) for p in graph.problems}
+        self.dormant, self.seed = dormant, seed
+        # Nothing in here refers back to the step: what it held is freed with it, at once.
+        self.batches = Batches(graph, draw)
+        self.ascent = Ascent(graph, evaluator, self.parameters, dormant, self.batches, seed)
+        self.transaction = Transaction(evaluator)
+        self.outcome = Outcome()
+        self._total_objectives: TotalObjectives | None = None
+        self._watched: list[tuple[Node, str, Tensor]] = []
+        self._norms: dict[Problem, Tensor] = {}
+        self._placing: dict[Problem, Any] = {}
+        self._written: dict[Node, dict[Any, list[Tensor]]] = {}
+
+    @property
+    def totals(self) -> TotalObjectives:
+        """What has followed so far; it begins anew after an early commit or a draw."""
+        if self._total_objectives is None:
+            self._total_objectives = TotalObjectives(
+                self.graph,
+                self.evaluator,
+                self.parameters,
+                self.dormant,
+                self.batches.inside,
+                functools.cache(self.seed),
+            )
+        return self._total_objectives
+
+    def run(self) -> Outcome:
+        """Carry out the plan's operations in order.
+
+        Returns:
+            The outcome; if something was not finite, nothing has been committed.
+        """
+        operations, at = self.plan.operations, 0
+        try:
+            while at < len(operations) and self.outcome.failed is None:
+                operation = operations[at]
+                if isinstance(operation, Commit):
+                    self._commit(operation)
+                    at += 1
+                else:
+                    # Optimizers have the caller's grad mode and generators, evaluations their own.
+                    with torch.no_grad(), self.evaluator.generators:
+                        at = self._compute(at)
+            if self.outcome.failed is not None:
+                self.transaction.undo()
+        except BaseException:
+            self.transaction.undo()
+            raise
+        finally:
+            self.evaluator.release()
+        if self.transaction.updated:
+            for signal in self.graph.signals:
+                self.evaluator.commit(self._written.get(signal, {}))
+        self.outcome.updated = self.transaction.updated
+        return self.outcome
+
+    def _compute(self, at: int) -> int:
+        """Carry out operations from here to the next commit; where it stands, or the end."""
+        operations = self.plan.operations
+        while at < len(operations):
+            operation = operations[at]
+            if isinstance(operation, Evaluate):
+                self._evaluate(operation)
+            elif isinstance(operation, Total):
+                totals = self._beside(at)
+                self._total(totals)
+                at += len(totals) - 1
+            elif isinstance(operation, Commit):
+                break
+            elif isinstance(operation, Nest | Iterate):
+                with self._counted(operation):
+                    if isinstance(operation, Nest):
+                        self._nest(operation.problem)
+                    else:
+                        self._iterate(operation.problem)
+            elif isinstance(operation, Draw):
+                self._redraw(operation)
+            elif isinstance(operation, Settled):
+                if self._settled(operation):
+                    return operation.end
+            elif isinstance(operation, Decide) and not self._decide():
+                break
+            at += 1
+        return at
+
+    def _evaluate(self, operation: Evaluate) -> None:
+        stack = operation.together
+        if not stack:
+            self._evaluate_alone(operation)
+        elif operation is stack[0]:
+            self._evaluate_stack(stack)
+
+    def _evaluate_stack(self, stack: Sequence[Evaluate]) -> None:
+        refused = None
+        if stack[0].node in self.graph.stacks:
+            refused = evaluate_together(self.ascent, stack)
+            if refused is None:
+                for operation in stack:
+                    self._note(operation.node)
+                return
+        for operation in stack:
+            self._evaluate_alone(operation)
+        if refused is not None and refused.lasting:  # and not an error of the function itself
+            dissolve(self.graph, stack[0].node, str(refused))
+
+    def _evaluate_alone(self, operation: Evaluate) -> None:
+        node = operation.node
+        if isinstance(node, Problem):
+            self.ascent.evaluate_problem(node, operation.wanted, operation.pulled, operation.inner)
+        else:
+            self.ascent.evaluate_signal(node, operation.wanted, operation.inner)  # type: ignore[arg-type]
+        self._note(node)
+
+    def _note(self, node: Node) -> None:
+        """Report what an evaluation gave."""
+        if isinstance(node, Problem):
+            record = self.ascent.problems[node]
+            self._report(node, record.loss, record.metrics)
+        else:
+            record = self.ascent.signals[node]  # type: ignore[index]
+            self._show(node, record.parts)
+        self._written[node] = record.written
+
+    def _beside(self, at: int) -> list[Total]:
+        """The operation at this place, and those right behind it for others of its stack."""
+        first = self.plan.operations[at]
+        assert isinstance(first, Total)
+        stack = self.graph.stacks.get(first.problem)
+        if stack is None:
+            return [first]
+        totals: list[Total] = []
+        for operation in self.plan.operations[at:]:
+            if not (isinstance(operation, Total) and operation.problem in stack.members):
+                break
+            totals.append(operation)
+        return totals
+
+    @contextmanager
+    def _counted(self, operation: Nest | Iterate) -> Iterator[None]:
+        """Note what an operation took, whose cost no plan can know before."""
+        calls, passes = self.evaluator.count.copy(), backward_passes()
+        yield
+        operation.calls = self.evaluator.count - calls
+        operation.backwards = backward_passes() - passes
+
+    def _report(self, problem: Problem, loss: Tensor, metrics: dict[str, Any]) -> None:
+        label = self.graph.labels[problem]
+        self._watched.append((problem, "loss", loss))
+        self.outcome.metrics[f"{label}/loss"] = loss
+        for name, value in metrics.items():
+            value = value.detach() if isinstance(value, Tensor) else value
+            self.outcome.metrics[f"{label}/{name}"] = value
+
+    def _show(self, signal: Node, parts: dict[str, Tensor]) -> None:
+        parts = {k: t.detach() for k, t in parts.items()}
+        shown = parts[""] if list(parts) == [""] else parts
+        self.outcome.signals[self.graph.labels[signal]] = shown
+
+    def _total(self, operations: Sequence[Total]) -> None:
+        gradients = total_gradients(self.ascent, [o.sweep for o in operations])
+        for operation, gradient in zip(operations, gradients, strict=True):
+            self._keep(operation.problem, gradient)
+
+    def _nest(self, problem: Problem) -> None:
+        loss, metrics, gradient, self._written[problem] = self.totals.base(problem)
+        self._report(problem, loss, metrics)
+        self._note_signals()
+        self._keep(problem, gradient)
+
+    def _iterate(self, problem: Problem) -> None:
+        trajectory = self.totals.trajectory(problem)
+        self._note_signals()
+        self._report(problem, trajectory.losses[0], trajectory.metrics)
+        self._watched += [(problem, "loss", loss) for loss in trajectory.losses[1:]]
+        self._watched.append((problem, "value", norm(trajectory.value)))
+
+    def _note_signals(self) -> None:
+        """What the total objectives computed, before an early commit makes them begin anew."""
+        for signal, value in self.totals.signals.items():
+            self._show(signal, split(value, signal.name))
+            self._written[signal] = self.totals.written[signal]
+
+    def _keep(self, problem: Problem, gradient: Tensors) -> None:
+        self.outcome.gradients[problem] = gradient
+        self._norms[problem] = length = norm(gradient)
+        self._watched.append((problem, "gradient", length))
+        self.outcome.metrics[f"{self.graph.labels[problem]}/gradient_norm"] = length
+
+    def _commit(self, operation: Commit) -> None:
+        problem = operation.problem
+        if self.graph.methods[problem].traced:
+            if problem not in self._placing:  # all players, before one of them has moved
+                for player in self.graph.moving(problem):
+                    self._placing[player] = self.totals.trajectory(player)
+            trajectory = self._placing.pop(problem)
+            self.transaction.place(
+                problem, self.parameters[problem], trajectory, undoable=operation.early
+            )
+        else:
+            self.transaction.update(
+                problem,
+                self.parameters[problem],
+                self.outcome.gradients[problem],
+                self._norms[problem],
+                self._written[problem],
+                undoable=operation.early,
+            )
+        self.ascent.forget(operation.forget)
+        if operation.early:
+            self._total_objectives = None
+            self.batches.begin_anew()
+
+    def _settled(self, operation: Settled) -> bool:
+        """Whether a turn has come to its end: one host synchronisation a round."""
+        norms = [self._norms[p] for p in operation.problems]
+        done = bool(torch.linalg.vector_norm(torch.stack(norms)) <= operation.tol)
+        for problem in operation.problems:
+            label = f"{self.graph.labels[problem]}/rounds"
+            self.outcome.metrics[label] = self.outcome.metrics.get(label, 0) + (not done)
+        return done
+
+    def _decide(self) -> bool:
+        """Whether every loss and gradient is finite: the step's one host synchronisation."""
+        if not self._watched:
+            return True
+        values = [t for _, _, t in self._watched]
+        if len({t.device for t in values}) > 1:
+            values = [t.to(values[0].device) for t in values]
+        finite = [math.isfinite(x) for x in torch.stack(values).tolist()]
+        if all(finite):
+            return True
+        node, what, _ = self._watched[finite.index(False)]  # the first that was computed
+        self.outcome.failed = (self.graph.labels[node], what)
+        return False
+
+    def _redraw(self, operation: Draw) -> None:
+        self.batches.redraw(operation.streams, operation.readers)
+        self.ascent.forget(operation.forget)
+        self._total_objectives = None
+
+
+def trainable(
+    problem: Problem, named: Callable[[Variable], dict[str, Tensor]] = Variable.named_parameters
+) -> Tensors:
+    """The parameters that a problem updates: those its optimizer holds, if any, not frozen ones."""
+    held = None
+    if problem.optimizer is not None:
+        held = {id(p) for group in problem.optimizer.param_groups for p in group["params"]}
+    return {
+        (v, name): p
+        for v in problem.over
+        for name, p in named(v).items()
+        if p.requires_grad and (held is None or id(p) in held)
+    }

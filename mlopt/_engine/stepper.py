@@ -1,0 +1,265 @@
+"""`Stepper`: one step of a graph, or one hypergradient."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .._errors import GraphError, NonFiniteError
+from .._evaluation.check import check_reads
+from .._evaluation.compile import Compiler
+from .._evaluation.point import Evaluator, cuda_devices
+from .._evaluation.stack_check import compare_stacks
+from .._graph.graph import Graph
+from .._graph.group import Group
+from .._graph.node import Node
+from .._graph.problem import Problem
+from .._graph.stream import Feed, Stream
+from .._replay import derive_seed
+from .._variable import Variable
+from ..hypergrad.interface import AbstractHypergradient
+from .clock import Clock
+from .measure import Measurement, measure
+from .operations import Iterate, Nest
+from .outcome import Outcome
+from .plan import Builder, Plan
+from .schedule import AbstractSchedule, Simultaneous
+from .step import Step
+
+__all__ = ["Stepper"]
+
+
+class Stepper:
+    """The engine without its loop: it takes one step at a time; see `Engine` for the arguments."""
+
+    def __init__(
+        self,
+        problems: Sequence[Node | Group],
+        *,
+        hypergrad: AbstractHypergradient | None = None,
+        schedule: AbstractSchedule | None = None,
+        device: torch.device | str | None = None,
+        seed: int = 0,
+        skip_nonfinite: int = 0,
+        compile: bool | Mapping[str, Any] = False,
+    ) -> None:
+        if hypergrad is not None and not isinstance(hypergrad, AbstractHypergradient):
+            raise GraphError(
+                f"Engine: hypergrad= takes a method such as OneStep(), got {hypergrad!r}."
+            )
+        if schedule is not None and not isinstance(schedule, AbstractSchedule):
+            raise GraphError(
+                f"Engine: schedule= takes an object such as Sequential(), got {schedule!r}."
+            )
+        self.graph = Graph(problems, hypergrad)
+        self.schedule = schedule or Simultaneous()
+        self.schedule.check(self.graph)
+        self.device = torch.device(device) if device is not None else None
+        self.seed = seed
+        self.skip_nonfinite = skip_nonfinite
+        self.steps = 0
+        self.epoch = 0
+        self.signals: dict[str, Any] = {}
+        self.skipped: NonFiniteError | None = None
+        self.measurement: Measurement | None = None
+        streams = dict.fromkeys(s for node in self.graph.nodes for s in node.streams)
+        self._feed = Feed(streams, self._seed_of_stream, self.device)
+        # A problem that waits for its start draws nothing: its stream cannot count towards it.
+        self._epoch_stream: Stream | None = next(
+            (p.streams[0] for p in self.graph.problems if p.streams and not p.start), None
+        )
+        self.clock = Clock(self.graph)
+        self._check_starts()
+        self._evaluator = Evaluator(
+            self.graph.nodes, self.graph.variables, cuda_devices(self.graph.variables, self.device)
+        )
+        self._compiler = Compiler(self.graph, compile)
+        self.compiled = self._compiler.compiled  # what it took so far; None if it is off
+        self._evaluator.choose = self._compiler.choose
+        self._plans: dict[Any, Plan] = {}
+        self._checked = False
+        self._failures = 0
+
+    # What a step is.
+
+    def _active(self) -> tuple[tuple[Problem, ...], frozenset[Problem]]:
+        """The problems that the next step updates, and those before their start."""
+        dormant = frozenset(p for p in self.graph.problems if p.start > self.epoch)
+        active = tuple(
+            p
+            for p in self.graph.problems
+            if p.optimizer is not None and p not in dormant and self.steps % p.every == 0
+        )
+        return active, dormant
+
+    def plan(self) -> Plan:
+        """What the next step will do and cost, in evaluations and backward passes, before it runs.
+
+        Where levels are nested or a method takes several steps, the first call makes a trial, which
+        costs what it counts and changes nothing.
+
+        Returns:
+            The plan; print it for a table.
+        """
+        self._check()
+        plan, dormant = self._compose()
+        trials = [o for o in plan.operations if isinstance(o, Nest | Iterate)]
+        if any(o.calls is None for o in trials):
+            try:
+                self._run(Plan(self.graph, tuple(trials)), dormant)
+            finally:
+                self._feed.give_back()
+        return plan
+
+    def _compose(self) -> tuple[Plan, frozenset[Problem]]:
+        """The plan of the next step, and the problems before their start."""
+        active, dormant = key = self._active()
+        if key not in self._plans:
+            builder = Builder(self.graph, dormant)
+            self.schedule.compose(builder, active)
+            self._plans[key] = Plan(self.graph, tuple(builder.operations))
+        return self._plans[key], dormant
+
+    def seed_of(self, node: Node, inner: int = 0, *, step: int | None = None) -> int:
+        """The seed of a node's evaluations: torch's generators are set to it, and put back.
+
+        Args:
+            node: a problem or signal of the graph.
+            inner: index of the inner step, for problems that make several updates in a step.
+            step: index of the step; by default the next one.
+
+        Returns:
+            A seed for `torch.manual_seed`, with which a plain loop draws what the engine draws.
+        """
+        at = self.steps if step is None else step
+        return derive_seed(self.seed, "step", at, self.graph.labels[node], inner)
+
+    def _seed_of_stream(self, index: int, count: int) -> int:
+        return derive_seed(self.seed, "stream", index, count)
+
+    # Verbs.
+
+    def hypergradient(self, problem: Problem) -> dict[Variable, dict[str, Tensor]]:
+        """The gradient of a problem with respect to its variables at the current point.
+
+        For an upper problem, the whole hypergradient through every lower problem it anticipates, on
+        the batches of the next step. Nothing is stepped, drawn or changed: twice gives the same
+        bits, and the step that follows uses the same batches.
+
+        Args:
+            problem: a problem of the graph.
+
+        Returns:
+            For each variable of the problem its tensors by parameter name ("" for a tensor
+            variable); a parameter that nothing depends on is absent.
+
+        Raises:
+            GraphError: the problem is not one of this graph.
+        """
+        if problem not in self.graph.problems:
+            raise GraphError(f"hypergradient: {problem!r} is not a problem of this engine.")
+        self._check()
+        dormant = self._active()[1]
+        builder = Builder(self.graph, dormant)
+        builder.gradient(problem)
+        plan = Plan(self.graph, tuple(builder.operations))
+        try:
+            gradient = self._run(plan, dormant).gradients[problem]
+        finally:
+            self._feed.give_back()
+        out: dict[Variable, dict[str, Tensor]] = {v: {} for v in problem.over}
+        for (variable, name), tensor in gradient.items():
+            out[variable][name] = tensor
+        return out
+
+    def step(self) -> dict[str, Any]:
+        """Take one step.
+
+        Returns:
+            Its metrics, keyed "problem/loss", "problem/gradient_norm" and "problem/name", as
+            detached tensors on their devices.
+
+        Raises:
+            GraphError: the functions do not read what they declare, or no problem has an
+                optimizer.
+            NonFiniteError: a loss or gradient was not finite; nothing was committed. Raised once
+                more than `skip_nonfinite` steps in a row have failed.
+        """
+        self._check()
+        if all(p.optimizer is None for p in self.graph.problems):
+            raise GraphError("Engine: no problem has an optimizer, so there is nothing to step.")
+        plan, dormant = self._compose()
+        try:
+            if self.measurement is None:
+                # Its hooks would be compiled into the functions.
+                with self._compiler.paused(), measure(self.graph.variables, self.device) as taken:
+                    outcome = self._run(plan, dormant)
+                self.measurement = taken
+            else:
+                outcome = self._run(plan, dormant)
+        except BaseException:
+            self._feed.give_back()
+            raise
+        self.signals = outcome.signals
+        self._after(outcome)
+        return outcome.metrics
+
+    # After a step.
+
+    def _after(self, outcome: Outcome) -> None:
+        if outcome.failed is not None:
+            self.skipped = self._non_finite(*outcome.failed)
+            if self._failures >= self.skip_nonfinite:
+                self._feed.give_back()
+                raise self.skipped
+            self._failures += 1
+        else:
+            self.skipped, self._failures = None, 0
+        before = self.epoch
+        self._feed.finish()
+        self.steps += 1
+        if self._epoch_stream is not None:
+            self.epoch = self._feed.passes[self._epoch_stream]
+        epochs = self._epoch_stream is not None
+        self.clock.after_step(outcome, epochs=epochs, ended=self.epoch > before)
+
+    def _non_finite(self, label: str, what: str) -> NonFiniteError:
+        return NonFiniteError(
+            f"step {self.steps}: the {what} of {label} is not finite, the first of this step; "
+            "nothing was committed. Lower its learning rate, clip its gradient, or look at its "
+            "batch; Engine(skip_nonfinite=n) goes on past n such steps in a row.",
+            problem=label,
+            step=self.steps,
+        )
+
+    def _step(self, plan: Plan, dormant: frozenset[Problem]) -> Step:
+        return Step(self.graph, self._evaluator, plan, dormant, self._feed, self.seed_of)
+
+    def _run(self, plan: Plan, dormant: frozenset[Problem]) -> Outcome:
+        self._feed.begin()
+        return self._compiler.attempt(lambda: self._step(plan, dormant).run(), self._feed)
+
+    def _check(self) -> None:
+        """Before anything is changed: do the functions read what they declare?"""
+        if self._checked:
+            return
+        self._feed.begin()
+        step = self._step(Plan(self.graph, ()), frozenset())
+        try:
+            with self._compiler.paused():
+                check_reads(self.graph, self._evaluator, step.batches, self.seed_of)
+                compare_stacks(self.graph, self._evaluator, step.batches, self.seed_of)
+        finally:
+            self._feed.give_back()
+        self._checked = True
+
+    def _check_starts(self) -> None:
+        for p in self.graph.problems:
+            if p.start and self._epoch_stream is None:
+                raise GraphError(
+                    f"{p.name}: start={p.start} counts epochs, and no problem that begins at once "
+                    "has data to count them by."
+                )

@@ -1,0 +1,179 @@
+"""Second derivatives that an objective does not have, and what takes their place."""
+
+from __future__ import annotations
+
+import dataclasses
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from .._errors import CapabilityWarning, GraphError
+from .._graph.brief import brief
+from .._graph.graph import Graph
+from .._graph.problem import Problem
+from .._tensors import Tensors
+from ..hypergrad.interface import AbstractHypergradient
+from ..hypergrad.products import Central
+from .loss import split_loss
+from .point import Evaluator, Point
+
+__all__ = ["check_second_order"]
+
+
+@dataclass(frozen=True)
+class _Region:
+    """Another way to evaluate an objective, in which it has second derivatives."""
+
+    what: str
+    enter: Callable[[], AbstractContextManager[Any]]
+
+
+@contextmanager
+def _math() -> Iterator[None]:
+    with sdpa_kernel(SDPBackend.MATH):
+        yield
+
+
+@contextmanager
+def _eager() -> Iterator[None]:
+    with torch.compiler.set_stance("force_eager"):
+        yield
+
+
+@contextmanager
+def _both() -> Iterator[None]:
+    with _math(), _eager():
+        yield
+
+
+_REGIONS = (
+    _Region("", nullcontext),
+    _Region("attention by torch's mathematical kernel", _math),
+    _Region("compiled modules uncompiled", _eager),
+    _Region("attention by torch's mathematical kernel and compiled modules uncompiled", _both),
+)
+
+
+def check_second_order(
+    graph: Graph,
+    evaluator: Evaluator,
+    problem: Problem,
+    point: Point,
+    leaves: Tensors,
+    own: Tensors,
+) -> None:
+    """Find out once whether a problem can be differentiated twice, if its method needs that.
+
+    If not, it is evaluated with torch's mathematical attention kernel, or without compilation,
+    where (and only where) second derivatives are taken; and if that does not help, the method's
+    products become central differences. Either is said by a `CapabilityWarning` and in the plan.
+
+    Args:
+        graph: of which methods and notes may be changed.
+        evaluator: of the graph.
+        problem: the problem.
+        point: where it is evaluated.
+        leaves: all that it reads, by key.
+        own: its own variables' tensors among them.
+
+    Raises:
+        GraphError: nothing helps, because the method cannot do without second derivatives.
+    """
+    method = graph.methods[problem]
+    if not (method.responds and (method.cost.keeps_graph or method.traced)):
+        return
+    reason = ""
+    for region in _REGIONS:
+        with region.enter():
+            failure = _failure(evaluator, problem, point, leaves, own)
+        if failure is None:
+            if region.what:
+                evaluator.regions[problem] = region.enter
+                _say(graph, problem, f"second derivatives with {region.what}", reason)
+            return
+        reason = reason or failure
+    other = _by_differences(method)
+    if other is None:
+        raise GraphError(
+            f"{problem.name}: {method} differentiates its objective twice, which fails: {reason} "
+            "Use OneStep or Implicit with product=Central(), which take differences of first "
+            "derivatives."
+        )
+    graph.methods[problem] = other
+    _say(graph, problem, f"central differences for {brief(method)}", reason)
+
+
+def _failure(
+    evaluator: Evaluator, problem: Problem, point: Point, leaves: Tensors, own: Tensors
+) -> str | None:
+    """Why the objective cannot be differentiated twice; None if it can."""
+    with torch.enable_grad():
+        result, _ = evaluator(problem, point, keep=True)
+        loss, _ = split_loss(result, problem.name)
+        if not loss.requires_grad:
+            return None
+        first = torch.autograd.grad(loss, list(own.values()), create_graph=True, allow_unused=True)
+        outputs = [g for g in first if g is not None and g.requires_grad]
+        if not outputs:
+            return None
+        if _has_dead_end(outputs):
+            return "a custom function's backward is marked once_differentiable."
+        try:
+            torch.autograd.grad(
+                outputs,
+                list(leaves.values()),
+                [torch.ones_like(g) for g in outputs],
+                allow_unused=True,
+            )
+        except RuntimeError as error:  # torch has no type of its own for it
+            return str(error).strip().splitlines()[0].rstrip(".") + "."
+    return None
+
+
+def _has_dead_end(tensors: list[Tensor]) -> bool:
+    """Whether a graph holds torch's mark for what cannot be differentiated again.
+
+    Going back to other tensors past such a mark raises nothing: they get no gradient at all.
+
+    Args:
+        tensors: whose graph it is.
+
+    Returns:
+        Whether there is one.
+    """
+    stack: list[Any] = [t.grad_fn for t in tensors]
+    seen: set[Any] = set()
+    while stack:
+        node = stack.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if node.name().endswith("Error"):
+            return True
+        stack.extend(following for following, _ in node.next_functions)
+    return False
+
+
+def _by_differences(method: AbstractHypergradient) -> AbstractHypergradient | None:
+    """The same method with central differences; None for one that has no product."""
+    if method.traced or not dataclasses.is_dataclass(method):
+        return None
+    if "product" not in {f.name for f in dataclasses.fields(method)}:
+        return None
+    return dataclasses.replace(method, product=Central())  # type: ignore[type-var]
+
+
+def _say(graph: Graph, problem: Problem, what: str, reason: str) -> None:
+    graph.notes[problem] = what
+    warnings.warn(
+        f"{graph.labels[problem]}: {what}, because its objective has no second derivative as it "
+        f"is: {reason}",
+        CapabilityWarning,
+        stacklevel=2,
+    )

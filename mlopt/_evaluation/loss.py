@@ -1,0 +1,32 @@
+"""What an objective returns."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from .._errors import GraphError
+
+__all__ = ["split_loss"]
+
+
+def split_loss(result: Any, name: str) -> tuple[Tensor, dict[str, Any]]:
+    """An objective's return value as a scalar and its metrics."""
+    loss, metrics = result if isinstance(result, tuple) and len(result) == 2 else (result, {})
+    if not isinstance(loss, Tensor) or loss.dim() != 0:
+        got = (
+            f"a tensor of shape {tuple(loss.shape)}"
+            if isinstance(loss, Tensor)
+            else type(loss).__name__
+        )
+        raise GraphError(
+            f"{name} returned {got}; an objective returns a scalar tensor, or (scalar, metrics). "
+            "Is a .mean() missing?"
+        )
+    if not isinstance(metrics, dict):
+        raise GraphError(f"{name} returned (scalar, {type(metrics).__name__}); metrics are a dict.")
+    for taken in ("loss", "gradient_norm"):
+        if taken in metrics:
+            raise GraphError(f"{name}: the metric {taken!r} is the engine's own; rename yours.")
+    return loss, metrics

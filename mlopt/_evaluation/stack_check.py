@@ -1,0 +1,154 @@
+"""The check of stacks before the first step: do members give as one what they give alone?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_leaves
+
+from .._errors import GraphError
+from .._graph.graph import Graph
+from .._graph.node import Node
+from .._graph.problem import Problem
+from .._graph.signal import Signal
+from .._graph.stacking import dissolve, members
+from .batched import NotStackable, evaluate_as_one
+from .loss import split_loss
+from .point import Evaluator, Point
+
+__all__ = ["compare_stacks"]
+
+Values = list[Tensor]
+
+
+def compare_stacks(
+    graph: Graph,
+    evaluator: Evaluator,
+    batch: Callable[[Node], Any],
+    seed: Callable[[Node, int], int],
+) -> None:
+    """Evaluate each stack as one and its members alone, at the standing values; compare.
+
+    All draw the same random numbers for once, as far as torch can make them. Changes nothing. A
+    stack that torch cannot run as one is dissolved, with a `CapabilityWarning`.
+
+    Args:
+        graph: the graph.
+        evaluator: of the graph.
+        batch: (node) -> a batch.
+        seed: (node, inner step) -> the seed of the first evaluation.
+
+    Raises:
+        GraphError: a member gives something else than alone.
+    """
+    signals: dict[Signal, Any] = {}
+
+    def point(node: Node) -> Point:
+        values = {
+            v: {
+                k: p.detach().requires_grad_(p.requires_grad and v in _over(node))
+                for k, p in evaluator.parameters(v).items()
+            }
+            for v in (r.source for r in node.reads)
+            if not isinstance(v, Signal)
+        }
+        return Point(values, signals, batch(node), seed(node, 0))
+
+    for stack in dict.fromkeys(graph.stacks.values()):
+        below = graph.nodes[: graph.nodes.index(stack.members[0])]
+        for node in below:
+            if isinstance(node, Signal) and node not in signals:
+                with torch.no_grad():
+                    signals[node], _ = evaluator(node, point(node))
+        if len(members(graph, stack.members[0])) > 1:
+            _compare(graph, evaluator, stack.members, [point(m) for m in stack.members])
+    evaluator.release()
+
+
+def _compare(
+    graph: Graph, evaluator: Evaluator, nodes: Sequence[Node], points: Sequence[Point]
+) -> None:
+    points = [replace(p, seed=points[0].seed) for p in points]
+    with torch.enable_grad():
+        alone = [_derived(n, p, evaluator(n, p)[0]) for n, p in zip(nodes, points, strict=True)]
+    try:
+        with torch.enable_grad():
+            results, _ = evaluate_as_one(evaluator, nodes, points, randomness="same")
+    except NotStackable as reason:
+        if reason.lasting:
+            dissolve(graph, nodes[0], str(reason))
+        return
+    for node, at, result, expected in zip(nodes, points, results, alone, strict=True):
+        found = _derived(node, at, result)
+        what = _difference(found, expected)
+        if what and node is nodes[0] and _draws(evaluator, node, at, expected):
+            return  # it differs from itself: torch has not repeated the numbers
+        if what:
+            first = nodes[0].name
+            raise GraphError(
+                f"Stack: {node.name} is evaluated by the function of {first}, and {what}. The "
+                "functions differ, or use something that differs from member to member past their "
+                "arguments: an index, a constant, a network, train() and eval(). Make it an "
+                "argument, or list them without a stack."
+            )
+
+
+def _derived(node: Node, point: Point, result: Any) -> tuple[Values, Values]:
+    """What a function returned, and a problem's gradient by its own variables."""
+    values = [x for x in tree_leaves(result) if isinstance(x, Tensor)]
+    gradient: Values = []
+    if isinstance(node, Problem):
+        loss, _ = split_loss(result, node.name)
+        own = [t for v in node.over for t in point.values[v].values() if t.requires_grad]
+        if loss.requires_grad and own:
+            found = torch.autograd.grad(loss, own, allow_unused=True, retain_graph=True)
+            gradient = [torch.zeros_like(t) if g is None else g
+                        for t, g in zip(own, found, strict=True)]  # fmt: skip
+    return [v.detach() for v in values], gradient
+
+
+def _difference(found: tuple[Values, Values], expected: tuple[Values, Values]) -> str:
+    """What differs by more than rounding, in words; empty if nothing does."""
+    for i, (a, b) in enumerate(zip(found[0], expected[0], strict=True)):
+        if not _close(a, b, 1 / 2):
+            if b.numel() == 1:
+                shown = f"{a.item():.6g} where it gives {b.item():.6g} alone"
+            else:
+                shown = f"a tensor of shape {tuple(a.shape)} that differs from its own"
+            return f"gives {shown}" if i == 0 else f"what it returns at place {i} is {shown}"
+    if not _close(_flat(found[1]), _flat(expected[1]), 1 / 3):
+        return "has another gradient than alone"
+    return ""
+
+
+def _flat(tensors: Values) -> Tensor:
+    return torch.cat([t.flatten() for t in tensors]) if tensors else torch.zeros(0)
+
+
+def _close(a: Tensor, b: Tensor, power: float) -> bool:
+    """Equal to this power of the precision, relative to the size."""
+    if a.shape != b.shape:
+        return False
+    if not a.is_floating_point():
+        return torch.equal(a, b)
+    eps = torch.finfo(a.dtype).eps
+    size, error = b.double().norm(), (a.double() - b.double()).norm()
+    if not torch.isfinite(size):  # the step itself will say that
+        return True
+    return bool(error <= eps**power * size + 100 * eps)
+
+
+def _draws(evaluator: Evaluator, node: Node, point: Point, expected: tuple[Values, Values]) -> bool:
+    """Whether something in it is random."""
+    with torch.enable_grad():
+        other, _ = evaluator(node, replace(point, seed=point.seed + 1))
+    values = [x.detach() for x in tree_leaves(other) if isinstance(x, Tensor)]
+    return any(not torch.equal(a, b) for a, b in zip(values, expected[0], strict=True))
+
+
+def _over(node: Node) -> tuple[Any, ...]:
+    return node.over if isinstance(node, Problem) else ()

@@ -1,0 +1,100 @@
+"""The graph as text and as a Mermaid flowchart."""
+
+from __future__ import annotations
+
+from .brief import brief
+from .levels import Levels
+from .node import Node
+from .problem import Problem
+from .stacking import members
+
+__all__ = ["mermaid", "text"]
+
+
+def text(graph: Levels) -> str:
+    """One line a node, lowest first: what it is, what it reads, and through what it is steered.
+
+    Args:
+        graph: the graph.
+
+    Returns:
+        Lines in the order of the list.
+    """
+    width = max(len(label) for label in graph.labels.values())
+    names = {p: ", ".join(v.name for v in p.over) for p in graph.problems}
+    column = max([len(n) for n in names.values()] + [len("signal") - len(" = argmin")])
+    lines = []
+    for node in graph.nodes:
+        what = f"{names[node]:{column}} = argmin" if isinstance(node, Problem) else "signal"
+        line = f"{graph.labels[node]:{width}}  {what:{column + 9}}"
+        if given := _given(node):
+            line += f"  given {given}"
+        if isinstance(node, Problem):
+            if through := _through(graph, node, node):
+                line += f"  through {through}"
+            if game := graph.games.get(node):
+                others = ", ".join(graph.labels[p] for p in game.players if p is not node)
+                line += f"  in a game with {others}"
+            elif not graph.staged(node):
+                line += "  nested: " + ", ".join(graph.labels[n] for n in graph.needed(node)[1:])
+            if any(node in s.nodes for s in graph.sweeps.values()) or graph.methods[node].traced:
+                line += f"  by {brief(graph.methods[node])}"
+        if others := [m for m in members(graph, node) if m is not node]:
+            line += f"  stacked with {', '.join(graph.labels[m] for m in others)}"
+        lines.append(line.rstrip())
+    return "\n".join(lines)
+
+
+def _given(node: Node) -> str:
+    own = set(node.over) if isinstance(node, Problem) else set()
+    return ", ".join(
+        f"stop({r.source.name})" if r.stopped else r.source.name
+        for r in node.reads
+        if r.source not in own
+    )
+
+
+def _through(graph: Levels, upper: Problem, node: Node) -> str:
+    """The anticipated nodes below `node`, as a nest of arrows."""
+    below = (graph.source_node(node, source) for source in graph.sweeps[upper].edges[node])
+    branches = []
+    for n in dict.fromkeys(n for n in below if n is not None):
+        deeper = _through(graph, upper, n)
+        branches.append(graph.labels[n] + (f" -> {deeper}" if deeper else ""))
+    return branches[0] if len(branches) == 1 else f"{{{', '.join(branches)}}}" if branches else ""
+
+
+def mermaid(graph: Levels) -> str:
+    """A Mermaid flowchart, highest level on top.
+
+    Args:
+        graph: the graph.
+
+    Returns:
+        Mermaid source.
+    """
+    lines = ["flowchart BT"]
+    name = {node: f"n{i}" for i, node in enumerate(graph.nodes)}
+    for node in graph.nodes:
+        if isinstance(node, Problem):
+            over = ", ".join(v.name for v in node.over)
+            lines.append(f'    {name[node]}["{graph.labels[node]}<br/>min over {over}"]')
+        else:
+            lines.append(f'    {name[node]}(["{graph.labels[node]}"])')
+    passing = {
+        (node, source)
+        for s in graph.sweeps.values()
+        for node, edge in s.edges.items()
+        for source in edge
+    }
+    for node in graph.nodes:
+        own = set(node.over) if isinstance(node, Problem) else set()
+        for read in node.reads:
+            if read.source in own:
+                continue
+            below = graph.source_node(node, read.source)
+            origin = below or graph.owner[read.source]
+            arrow = "-->" if (node, read.source) in passing else "-.->"
+            label = f"|{read.source.name}|" if isinstance(origin, Problem) else ""
+            lines.append(f"    {name[origin]} {arrow}{label} {name[node]}")
+    return "\n".join(lines)

@@ -1,0 +1,73 @@
+"""`Graph`: what a list of problems means, checked and drawn."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ..hypergrad import Frozen
+from ..hypergrad.interface import AbstractHypergradient
+from .drawing import mermaid, text
+from .group import Group, flatten
+from .levels import Levels
+from .node import Node
+from .refusals import (
+    check_missing_methods,
+    check_nodes,
+    check_parameters,
+    check_reads,
+    check_solutions,
+)
+from .stacking import check_stacks
+
+__all__ = ["Graph"]
+
+
+class Graph(Levels):
+    """Problems and signals in the order of their nesting, lowest first; checked when made.
+
+    A node *responds* to a variable if its value depends on it, directly or through lower nodes that
+    respond. A problem *anticipates* the lower nodes that respond to its variables and that it
+    reads, directly or through others.
+
+    Args:
+        entries: problems, signals and groups of them, from the lowest level to the highest.
+        default: the method of problems that name none.
+
+    Raises:
+        GraphError: the list is not such a graph; the message names the node and what to do.
+    """
+
+    def __init__(
+        self, entries: Sequence[Node | Group], default: AbstractHypergradient | None = None
+    ) -> None:
+        nodes, groups = flatten(entries)
+        check_nodes(nodes)
+        super().__init__(nodes, groups)
+        check_reads(self)
+        check_parameters(self)
+        self.default = default
+        # The default is for problems whose solution somebody above reads; a top one makes its
+        # ordinary update.
+        read = {r.source for n in self.nodes for r in n.reads if self.source_node(n, r.source)}
+        self.methods.update(
+            (p, p.hypergrad or (default if read.intersection(p.over) else None) or Frozen())
+            for p in self.problems
+        )
+        for game in dict.fromkeys(g for g in self.games.values() if g.traced):
+            self.methods.update(game.methods())
+        check_stacks(self)
+        if default is None:
+            check_missing_methods(self)
+        self.sweeps.update((p, self.sweep(p)) for p in self.problems)
+        check_solutions(self)
+
+    def __str__(self) -> str:
+        return text(self)
+
+    def mermaid(self) -> str:
+        """The graph as a Mermaid flowchart: solid edges pass gradients, dotted ones do not.
+
+        Returns:
+            Mermaid source, for Markdown pages and notebooks.
+        """
+        return mermaid(self)

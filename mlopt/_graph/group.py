@@ -1,0 +1,48 @@
+"""What stands in the engine's list for several problems or signals at once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from .._errors import GraphError
+from .node import Node
+
+__all__ = ["Group", "flatten"]
+
+
+class Group:
+    """Nodes of one level, declared together: none of them is below another.
+
+    Args:
+        members: the nodes.
+        least: how many there must be.
+
+    Raises:
+        GraphError: they are not that many problems or signals, or one is there twice.
+    """
+
+    def __init__(self, members: Sequence[Node], least: int = 2) -> None:
+        what = type(self).__name__
+        self.members: tuple[Node, ...] = tuple(members)
+        for member in self.members:
+            if not isinstance(member, Node):
+                raise GraphError(
+                    f"{what}: its list holds a {type(member).__name__}; it takes problems or "
+                    "signals. Is a function not decorated?"
+                )
+            if self.members.count(member) > 1:
+                raise GraphError(f"{what}: {member.name} is listed twice; list each one once.")
+        if len(self.members) < least:
+            raise GraphError(f"{what}: it takes a list of at least {least}; list one alone as is.")
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}([{', '.join(m.name for m in self.members)}])"
+
+
+def flatten(entries: Sequence[Node | Group]) -> tuple[tuple[Node, ...], tuple[Group, ...]]:
+    """The nodes of a list, in its order, and the groups in it."""
+    groups = tuple(e for e in entries if isinstance(e, Group))
+    nodes: list[Node] = []
+    for entry in entries:
+        nodes.extend(entry.members if isinstance(entry, Group) else (entry,))
+    return tuple(nodes), groups

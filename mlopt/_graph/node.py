@@ -1,0 +1,134 @@
+"""What problems and signals have in common: a function, and what its arguments read."""
+
+from __future__ import annotations
+
+import inspect
+import warnings
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from .._errors import GraphError
+from .._variable import Stop, Variable
+from .stream import Stream
+
+__all__ = ["Argument", "Node", "Read"]
+
+
+@dataclass(frozen=True)
+class Read:
+    """One edge: a source, and whether gradients stop there."""
+
+    source: Any
+    stopped: bool = False
+
+
+@dataclass(frozen=True)
+class Argument:
+    """One positional argument of a function: one read, or a list of them."""
+
+    reads: tuple[Read, ...]
+    is_list: bool
+
+
+class Node:
+    """A pure function of what it reads. Its arguments are the edges of the graph.
+
+    Args:
+        fn: the function; called with one positional argument for each of `over`, `given`, `data`.
+        name: label in errors, plans and logs.
+        over: variables it minimises over, as arguments (none for a signal).
+        given: what else it reads, in the order of the arguments.
+        data: a loader or `Stream`, several of them as a tuple, or None.
+    """
+
+    def __init__(
+        self,
+        fn: Callable[..., Any],
+        name: str | None,
+        over: tuple[Argument, ...],
+        given: Sequence[Any],
+        data: Any,
+    ) -> None:
+        self.fn = fn
+        self.name: str = name or getattr(fn, "__name__", type(fn).__name__)
+        if isinstance(given, Variable | Node | Stop) or not isinstance(given, Iterable):
+            raise GraphError(f"{self.name}: given= takes a list, e.g. given=[{_show(given)}].")
+        self.given = tuple(argument(g, self.name) for g in given)
+        self.arguments: tuple[Argument, ...] = over + self.given
+        #: Every edge into this node, in the order of the arguments.
+        self.reads = tuple(read for argument in self.arguments for read in argument.reads)
+        self.data_is_tuple = isinstance(data, tuple)  # a list is a loader: of its batches
+        loaders = data if isinstance(data, tuple) else () if data is None else (data,)
+        self.streams: tuple[Stream, ...] = tuple(Stream.of(x) for x in loaders)
+        for source in (sources := [r.source for r in self.reads]):
+            if sources.count(source) > 1:
+                raise GraphError(f"{self.name} reads {source.name} twice; name each source once.")
+        self._check_signature()
+
+    def _check_signature(self) -> None:
+        try:
+            parameters = list(inspect.signature(self.fn).parameters.values())
+        except (TypeError, ValueError):  # some callables in C have no signature
+            return
+        expected = len(self.arguments) + bool(self.streams)
+        positional = [
+            p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
+        ]
+        required = sum(p.default is p.empty for p in positional)
+        variadic = any(p.kind is p.VAR_POSITIONAL for p in parameters)
+        if expected < required or (expected > len(positional) and not variadic):
+            names = [
+                _show(a.reads[0].source) if not a.is_list else "a list" for a in self.arguments
+            ]
+            received = ", ".join(names + ["batch"] * bool(self.streams)) or "nothing"
+            raise GraphError(
+                f"{self.name}({', '.join(p.name for p in parameters)}) will be called with "
+                f"{expected} arguments ({received}): over, given and data= must match its "
+                "arguments."
+            )
+        self._warn_of_swaps([p.name for p in positional])
+
+    def _warn_of_swaps(self, names: list[str]) -> None:
+        """An argument that carries the name of a source at another place looks like a swap."""
+        place = {
+            a.reads[0].source.name.lower(): i for i, a in enumerate(self.arguments) if not a.is_list
+        }
+        for i, name in enumerate(names[: len(self.arguments)]):
+            if place.get(name, i) != i and not self.arguments[i].is_list:
+                warnings.warn(
+                    f"{self.name}: argument {name!r} receives "
+                    f"{self.arguments[i].reads[0].source.name}, while {name} goes to "
+                    f"{names[place[name]] if place[name] < len(names) else 'another argument'!r}. "
+                    "Are they swapped?",
+                    stacklevel=6,
+                )
+                return
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.name!r})"
+
+
+def argument(given: Any, where: str) -> Argument:
+    """Read one entry of `given` (or `over`): a source, a stopped source, or a list of them."""
+    if isinstance(given, list | tuple):
+        if not given:
+            raise GraphError(f"{where}: an empty list among what it reads; leave it out.")
+        return Argument(tuple(_read(g, where) for g in given), is_list=True)
+    return Argument((_read(given, where),), is_list=False)
+
+
+def _read(given: Any, where: str) -> Read:
+    source, stopped = (given.source, True) if isinstance(given, Stop) else (given, False)
+    if not isinstance(source, Variable | Node):
+        raise GraphError(
+            f"{where}: cannot read {_show(source)}; over= and given= take variables and signals. "
+            "A constant network or tensor needs no declaration: use it in the function."
+        )
+    return Read(source, stopped)
+
+
+def _show(source: Any) -> str:
+    if isinstance(source, Variable | Node):
+        return source.name
+    return f"a {type(source).__name__}"

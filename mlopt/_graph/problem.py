@@ -1,0 +1,187 @@
+"""`problem`: one level, as one function."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from .._errors import GraphError
+from .._variable import Stop, Variable
+from ..hypergrad.interface import AbstractHypergradient
+from .node import Node, Read, argument
+
+__all__ = ["PerStep", "Problem", "problem"]
+
+
+@dataclass(frozen=True)
+class PerStep:
+    """Marks a scheduler to be stepped after each step that updates its problem."""
+
+    scheduler: Any
+
+
+class Problem(Node):
+    """One level: an objective, the variables it is minimised over, and how they are updated.
+
+    Made by the decorator `problem`. The plain function stays at `.fn`, and calling the problem
+    calls it, so one equation can be tested without an engine.
+    """
+
+    def __init__(
+        self,
+        fn: Callable[..., Any],
+        *,
+        over: Any,
+        given: Sequence[Any] = (),
+        data: Any = None,
+        optimizer: torch.optim.Optimizer | None = None,
+        hypergrad: AbstractHypergradient | None = None,
+        scheduler: Any = None,
+        clip: float | None = None,
+        start: int = 0,
+        every: int = 1,
+        repeat: int = 1,
+        name: str | None = None,
+    ) -> None:
+        label = name or getattr(fn, "__name__", type(fn).__name__)
+        over_argument = argument(over, label)
+        for read in over_argument.reads:
+            if not isinstance(read.source, Variable) or read.stopped:
+                raise GraphError(f"{label}: over= takes a Variable or a list of them.")
+        super().__init__(fn, name, (over_argument,), given, data)
+        self.over: tuple[Variable, ...] = tuple(r.source for r in over_argument.reads)
+        self.optimizer = optimizer
+        self.hypergrad = hypergrad
+        self.scheduler = scheduler
+        self.clip = clip
+        self.start = _whole(label, "start", start, 0, "the epoch of its first update")
+        self.every = _whole(label, "every", every, 1, "its updates come at every n-th step")
+        self.repeat = _whole(label, "repeat", repeat, 1, "its updates inside one step")
+        self._check_options()
+        if hypergrad is not None:
+            sources = [r.source for r in self.reads]
+            # what its method reads behind its function
+            self.reads += tuple(Read(v) for v in hypergrad.reads if v not in sources)
+
+    def _check_options(self) -> None:
+        if self.hypergrad is not None and not isinstance(self.hypergrad, AbstractHypergradient):
+            raise GraphError(
+                f"{self.name}: hypergrad= takes a method such as OneStep() or Frozen(), "
+                f"got {self.hypergrad!r}."
+            )
+        if self.clip is not None and not self.clip > 0:
+            raise GraphError(f"{self.name}: clip={self.clip} must be a positive norm, or None.")
+        if self.optimizer is None:
+            if self.scheduler is not None:
+                raise GraphError(f"{self.name}: a scheduler without an optimizer.")
+            return
+        if not isinstance(self.optimizer, torch.optim.Optimizer):
+            raise GraphError(
+                f"{self.name}: optimizer= takes a torch.optim.Optimizer, "
+                f"got {type(self.optimizer).__name__}."
+            )
+        if isinstance(self.optimizer, torch.optim.LBFGS):
+            raise GraphError(
+                f"{self.name}: LBFGS evaluates its objective itself, which a step that commits all "
+                "levels at once cannot allow. Use another optimizer."
+            )
+        own = {id(p) for v in self.over for p in v.parameters()}
+        for group in self.optimizer.param_groups:
+            for p in group["params"]:
+                if id(p) not in own:
+                    raise GraphError(
+                        f"{self.name}: its optimizer holds a tensor of shape {tuple(p.shape)} that "
+                        f"is not one of {', '.join(v.name for v in self.over)}. "
+                        "Build it over the variable's own parameters()."
+                    )
+
+    @property
+    def size(self) -> int:
+        """How many numbers its variables have together."""
+        return sum(p.numel() for v in self.over for p in v.parameters())
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.fn(*args, **kwargs)
+
+
+def _whole(label: str, option: str, value: int, least: int, meaning: str) -> int:
+    if not isinstance(value, int) or value < least:
+        raise GraphError(
+            f"{label}: {option}={value!r} must be a whole number of at least {least}: {meaning}."
+        )
+    return value
+
+
+def problem(
+    *,
+    over: Variable | Sequence[Variable],
+    given: Sequence[Any | Stop] = (),
+    data: Any = None,
+    optimizer: torch.optim.Optimizer | None = None,
+    hypergrad: AbstractHypergradient | None = None,
+    scheduler: Any = None,
+    clip: float | None = None,
+    start: int = 0,
+    every: int = 1,
+    repeat: int = 1,
+    name: str | None = None,
+) -> Callable[[Callable[..., Any]], Problem]:
+    """Declare one level of a multi-level problem.
+
+        w* = argmin over w of  F(w, given..., batch)
+
+    The function returns a scalar, or `(scalar, metrics)`. It is called with modules and tensors: a
+    module variable arrives as the module itself, with this evaluation's values swapped in. It may
+    be called several times in a step, so it must have no side effects.
+
+    Args:
+        over: the variable it is minimised over; a list arrives as a list.
+        given: the variables and signals it reads, in the order of the arguments; a list of them
+            arrives as a list, and `stop(x)` is read as a constant.
+        data: a loader or `Stream`; its batch is the last argument. A tuple of them gives a tuple.
+        optimizer: a torch optimizer over the variable's parameters; it is used as it is. None for a
+            problem whose hypergradient alone is asked for.
+        hypergrad: how gradients of higher problems pass through this problem's solution; by default
+            the engine's method.
+        scheduler: a torch scheduler of the optimizer, stepped after each epoch in which the problem
+            was updated, or after each such step as `PerStep(scheduler)`.
+        clip: the greatest 2-norm of the update's gradient; look-aheads are not clipped.
+        start: the epoch (from 0) of its first update; until then others read it as it stands.
+        every: its updates come at every n-th step.
+        repeat: its updates inside one step, each on a batch of its own; needs `Frozen()` where a
+            higher problem reads it.
+        name: label; by default the function's name.
+
+    Returns:
+        A decorator that makes the `Problem`.
+
+    Raises:
+        GraphError: the function's arguments do not match what it reads, the optimizer is not over
+            the variable's tensors, or an option is out of range.
+
+    Examples:
+        >>> import torch, mlopt
+        >>> W = mlopt.Variable(torch.nn.Parameter(torch.ones(2)), "w")
+        >>> @mlopt.problem(over=W)
+        ... def ridge(w):
+        ...     return (w**2).sum()
+        >>> ridge(torch.tensor([3.0, 4.0]))
+        tensor(25.)
+    """
+    return lambda fn: Problem(
+        fn,
+        over=over,
+        given=given,
+        data=data,
+        optimizer=optimizer,
+        hypergrad=hypergrad,
+        scheduler=scheduler,
+        clip=clip,
+        start=start,
+        every=every,
+        repeat=repeat,
+        name=name,
+    )

@@ -1,0 +1,268 @@
+"""The one algorithm, going up: each node is evaluated once. `_descent.py` is its way down."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .._evaluation.loss import split_loss
+from .._evaluation.point import Evaluator, Point
+from .._graph.graph import Graph
+from .._graph.node import Node
+from .._graph.problem import Problem
+from .._graph.signal import Signal, join, split
+from .._tensors import Tensors, grouped
+from .._variable import Variable
+from ..hypergrad.interface import Response, gradient
+from .records import Base, ProblemRecord, SignalRecord, Together, Values, objective_at
+
+__all__ = ["Ascent"]
+
+
+class Ascent:
+    """The values of one step: what each node gave, at one set of batches.
+
+    Going up the list, a problem is evaluated at its own standing value; it reads lower nodes at
+    their solutions, and equal or higher ones as they stand. That one base evaluation gives its
+    update, its look-ahead, and what the products re-use.
+
+    Args:
+        graph: the graph.
+        evaluator: of the graph.
+        parameters: each problem's parameters by key.
+        dormant: problems before their start, which are read as they stand.
+        batch: (node) -> its batch.
+        seed: (node, inner step) -> the seed of an evaluation.
+    """
+
+    def __init__(
+        self,
+        graph: Graph,
+        evaluator: Evaluator,
+        parameters: dict[Problem, Tensors],
+        dormant: frozenset[Problem],
+        batch: Callable[[Node], Any],
+        seed: Callable[[Node, int], int],
+    ) -> None:
+        self.graph = graph
+        self.evaluator = evaluator
+        self.parameters = parameters
+        self.dormant = dormant
+        self.batch = batch
+        self.seed = seed
+        self.problems: dict[Problem, ProblemRecord] = {}
+        self.signals: dict[Signal, SignalRecord] = {}
+        #: those that were evaluated as one; a node that is not there was evaluated alone
+        self.together: dict[Node, Together] = {}
+        self._constants: dict[Variable, Values] = {}
+
+    def forget(self, nodes: Iterable[Node]) -> None:
+        """Drop what these nodes gave: something they read has changed."""
+        for node in nodes:
+            self.problems.pop(node, None)  # type: ignore[call-overload]
+            self.signals.pop(node, None)  # type: ignore[call-overload]
+            self.together.pop(node, None)
+
+    # Going up.
+
+    def evaluate_signal(self, node: Signal, wanted: Sequence[Any], inner: int) -> None:
+        """Compute a signal; its graph is kept towards the wanted sources.
+
+        Args:
+            node: the signal.
+            wanted: sources that cotangents will be pulled back to.
+            inner: index of the inner step.
+        """
+        point, inputs = self.point(node, wanted, inner)
+        with torch.set_grad_enabled(bool(wanted)):
+            value, written = self.evaluator(node, point, owner=(node,), keep=bool(wanted))
+        self.note_signal(node, value, inputs, written)
+
+    def note_signal(
+        self, node: Signal, value: Any, inputs: Tensors, written: dict[Any, list[Tensor]]
+    ) -> None:
+        """Keep what a signal gave.
+
+        Args:
+            node: the signal.
+            value: of its function.
+            inputs: the leaves that the value was computed from, by key.
+            written: buffers of its memory.
+        """
+        parts = split(value, node.name)
+        leaves = {
+            k: t.detach().requires_grad_() if t.is_floating_point() else t for k, t in parts.items()
+        }
+        self.signals[node] = SignalRecord(value, parts, leaves, inputs, written)
+
+    def evaluate_problem(
+        self, node: Problem, wanted: Sequence[Any], pulled: bool, inner: int
+    ) -> None:
+        """The base evaluation of a problem.
+
+        Args:
+            node: the problem.
+            wanted: sources that cotangents go to, from its objective (as the upper problem of a
+                sweep) or from its solution (if `pulled`).
+            pulled: whether a sweep passes through its solution.
+            inner: index of the inner step.
+        """
+        base = self.prepare(node, wanted, pulled, inner)
+        with torch.enable_grad():
+            result, written = self.evaluator(node, base.at, owner=node.over, keep=base.keep)
+            loss, metrics = split_loss(result, node.name)
+            # A problem that acts through lower ones alone has no gradient while those stand still.
+            still = not loss.requires_grad and self.graph.sweeps[node].nodes
+            grads = {} if still else gradient(loss, base.inputs, node.name, create_graph=base.keep)
+        self.note_problem(base, loss, metrics, grads, written)
+
+    def prepare(
+        self, node: Problem, wanted: Sequence[Any], pulled: bool, inner: int, apart: bool = False
+    ) -> Base:
+        """Where a problem's base evaluation is taken; see `evaluate_problem`.
+
+        Args:
+            node: the problem.
+            wanted: sources that cotangents go to.
+            pulled: whether a sweep passes through its solution.
+            inner: index of the inner step.
+            apart: take leaves that no other reader has.
+
+        Returns:
+            The evaluation, not made yet.
+        """
+        cost, own = self.graph.methods[node].cost, self.parameters[node]
+        point, arguments = self.point(node, wanted, inner, apart)
+        if not pulled or cost.keeps_base:
+            inputs = {**own, **arguments} if arguments else own
+            return Base(node, point, point, arguments, inputs, pulled and cost.keeps_graph)
+        if cost.keeps_graph:
+            return Base(node, point, point, arguments, own, keep=True)
+        # arguments without gradient: nothing is stored for their derivatives
+        return Base(node, point, self._still(node, point, wanted), arguments, own, keep=False)
+
+    def note_problem(
+        self,
+        base: Base,
+        loss: Tensor,
+        metrics: dict[str, Any],
+        grads: Tensors,
+        written: dict[Any, list[Tensor]],
+    ) -> None:
+        """Keep what a base evaluation gave, and the solution that it leads to.
+
+        Args:
+            base: the evaluation.
+            loss: its value.
+            metrics: besides.
+            grads: its gradient, by key of `base.inputs`.
+            written: the buffers of the problem's variables.
+        """
+        node, arguments, point = base.node, base.arguments, base.point
+        method, own = self.graph.methods[node], self.parameters[node]
+        response = Response(
+            name=node.name,
+            value={k: p.detach() for k, p in own.items()},
+            leaves=own,
+            gradient={k: g for k in own if (g := grads.get(k)) is not None},
+            arguments=arguments,
+            argument_gradient={k: g for k in arguments if (g := grads.get(k)) is not None},
+            parameters=own,
+            optimizer=node.optimizer,
+            objective=objective_at(self.evaluator, node, point),
+            seed=point.seed,
+        )
+        record = ProblemRecord(loss.detach(), metrics, response, written)
+        if method.moves and not method.traced and node not in self.dormant:
+            record.solution = grouped(method.solution(response))
+            record.leaves = {
+                v: {name: t.detach().requires_grad_() for name, t in seen.items()}
+                for v, seen in record.solution.items()
+            }
+        self.problems[node] = record
+
+    def point(
+        self, node: Node, wanted: Sequence[Any], inner: int, apart: bool = False
+    ) -> tuple[Point, Tensors]:
+        """What a node reads, and the leaves among it for the wanted sources.
+
+        Args:
+            node: a problem or signal.
+            wanted: sources that cotangents go to.
+            inner: index of the inner step.
+            apart: take leaves that no other reader has.
+
+        Returns:
+            The point, and the leaves by key.
+        """
+        values: dict[Variable, Values] = {}
+        signals: dict[Signal, Any] = {}
+        leaves: Tensors = {}
+        own = node.over if isinstance(node, Problem) else ()
+        for read in node.reads:
+            source = read.source
+            if source in own:
+                continue  # the module stands as it is: its parameters are the leaves
+            if isinstance(source, Signal):
+                signals[source] = self._heard(source, source in wanted, leaves, apart)
+            else:
+                values[source] = self._read(node, source, source in wanted, leaves, apart)
+        return Point(values, signals, self.batch(node), self.seed(node, inner)), leaves
+
+    def _still(self, node: Node, point: Point, sources: Sequence[Any]) -> Point:
+        """The same point with these sources as constants."""
+        values, signals = dict(point.values), dict(point.signals)
+        for source in sources:
+            if isinstance(source, Signal):
+                signals[source] = self._heard(source, False, {}, False)
+            else:
+                values[source] = self._read(node, source, False, {}, False)
+        return Point(values, signals, point.batch, point.seed)
+
+    def _heard(self, signal: Signal, wanted: bool, leaves: Tensors, apart: bool) -> Any:
+        """The value of a signal; its parts are among the leaves if it is wanted."""
+        record = self.signals[signal]
+        if wanted:
+            parts = _alone(record.leaves) if apart else record.leaves
+            leaves.update({(signal, k): t for k, t in parts.items() if t.requires_grad})
+        else:
+            parts = {k: t.detach() for k, t in record.parts.items()}
+        return join(record.value, parts)
+
+    def _read(
+        self, node: Node, variable: Variable, wanted: bool, leaves: Tensors, apart: bool
+    ) -> Values:
+        """The tensors of a variable as this node sees them; among the leaves if it is wanted."""
+        below = self.graph.source_node(node, variable)
+        record = self.problems.get(below) if below is not None else None  # type: ignore[call-overload]
+        if record is not None and record.solution:
+            seen = (record.leaves if wanted else record.solution).get(variable, {})
+        elif wanted:
+            own = self.parameters[self.graph.owner[variable]]
+            seen = {name: t for (v, name), t in own.items() if v is variable}
+        else:
+            return self._constant(variable)
+        if wanted:
+            seen = _alone(seen) if apart else seen
+            leaves.update({(variable, name): t for name, t in seen.items()})
+        if len(seen) < self.evaluator.size(variable):  # some are frozen, or not the optimizer's
+            seen = {**self._constant(variable), **seen}
+        return seen
+
+    def _constant(self, variable: Variable) -> Values:
+        """The standing value without gradient: nothing is stored for unasked derivatives."""
+        if variable not in self._constants:
+            self._constants[variable] = {
+                name: p.detach()
+                for name, p in self.evaluator.parameters(variable).items()
+                if p.requires_grad
+            }
+        return self._constants[variable]
+
+
+def _alone(tensors: dict[Any, Tensor]) -> dict[Any, Tensor]:
+    """The same values as leaves of their own."""
+    return {k: t.detach().requires_grad_(t.requires_grad) for k, t in tensors.items()}

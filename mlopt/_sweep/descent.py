@@ -1,0 +1,115 @@
+"""The one algorithm, going down: cotangents are pulled back to the variables of a problem."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from .._graph.graph import Graph
+from .._graph.node import Node
+from .._graph.problem import Problem
+from .._graph.relations import Sweep
+from .._graph.signal import Signal
+from .._tensors import Tensors
+from ..hypergrad.derivatives import derivatives
+from .ascent import Ascent
+from .records import Together
+from .together import pull_together
+
+__all__ = ["total_gradients"]
+
+
+def total_gradients(ascent: Ascent, sweeps: Sequence[Sweep]) -> list[Tensors]:
+    """The hypergradients of problems whose base evaluations stand: the reverse sweep.
+
+    Each anticipated node is visited once for each problem, with the sum of all cotangents on its
+    value; what was evaluated as one is visited together.
+
+    Args:
+        ascent: holds the evaluations.
+        sweeps: each problem's walk; none of the problems is anticipated by another.
+
+    Returns:
+        Their gradients by key; parameters that nothing depends on are absent.
+    """
+    walks = [_Walk(ascent, sweep) for sweep in sweeps]
+    seen: set[Node] = set()
+    for node in _downwards(ascent.graph, sweeps):
+        together = ascent.together.get(node)
+        if together is None:
+            for walk in walks:
+                cotangent = walk.cotangents.pop(node, None)
+                if cotangent is not None:
+                    walk.distribute(node, _pullback(ascent, node, cotangent, walk.edges[node]))
+        elif node not in seen:
+            seen.update(together.nodes)
+            _pass_together(ascent, together, walks)
+    return [walk.total for walk in walks]
+
+
+class _Walk:
+    """One problem's way down: the cotangents on what it has yet to visit, and its gradient.
+
+    Args:
+        ascent: holds the evaluations.
+        sweep: the walk.
+    """
+
+    def __init__(self, ascent: Ascent, sweep: Sweep) -> None:
+        self.graph, self.upper, self.edges = ascent.graph, sweep.upper, sweep.edges
+        self.cotangents: dict[Node, Tensors] = {}
+        response = ascent.problems[sweep.upper].response
+        gradient = response.gradient
+        self.total = {k: g.detach() if g.requires_grad else g for k, g in gradient.items()}
+        if sweep.nodes:
+            self.distribute(sweep.upper, response.argument_gradient)
+
+    def distribute(self, node: Node, passed: Tensors) -> None:
+        """Add what arrives at each source of a node to that source's sum."""
+        sums: dict[Any, Tensors] = {}
+        for key, tensor in passed.items():
+            source = key[0]
+            if source not in sums:
+                sums[source] = self._sum(node, source)
+            held = sums[source].get(key)
+            sums[source][key] = tensor if held is None else held + tensor
+
+    def _sum(self, node: Node, source: Any) -> Tensors:
+        """Where cotangents from a node on one of its sources are added up."""
+        if source in self.upper.over:
+            return self.total
+        below = self.graph.source_node(node, source)
+        assert below is not None
+        return self.cotangents.setdefault(below, {})
+
+
+def _pass_together(ascent: Ascent, together: Together, walks: Sequence[_Walk]) -> None:
+    """Pull back what waits on nodes that were evaluated as one."""
+    waiting = [(n, walk) for walk in walks for n in walk.cotangents if n in together.nodes]
+    while waiting:
+        now: dict[Node, _Walk] = {}  # one cotangent on each node at a time
+        for n, walk in waiting:
+            now.setdefault(n, walk)
+        waiting = [(n, walk) for n, walk in waiting if now[n] is not walk]
+        asked = [(n, walk.cotangents.pop(n), walk.edges[n]) for n, walk in now.items()]
+        found = pull_together(ascent, together, asked)
+        for (n, walk), passed in zip(now.items(), found, strict=True):
+            walk.distribute(n, passed)
+
+
+def _downwards(graph: Graph, sweeps: Sequence[Sweep]) -> Sequence[Node]:
+    """The nodes of all walks, from the highest to the lowest."""
+    if len(sweeps) == 1:
+        return sweeps[0].nodes
+    reached = {n for sweep in sweeps for n in sweep.nodes}
+    return [n for n in reversed(graph.nodes) if n in reached]
+
+
+def _pullback(ascent: Ascent, node: Node, cotangent: Tensors, edges: Sequence[Any]) -> Tensors:
+    if isinstance(node, Signal):
+        outputs, inputs, cotangents = ascent.signals[node].terms(cotangent, edges)
+        return derivatives(outputs, inputs, cotangents, retain_graph=True)
+    assert isinstance(node, Problem)
+    response = ascent.problems[node].response
+    wanted = [k for k in response.arguments if k[0] in edges]
+    return ascent.graph.methods[node].pullback(response, cotangent, wanted)

@@ -1,0 +1,161 @@
+"""What the evaluations of one step gave."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
+
+from .._evaluation.loss import split_loss
+from .._evaluation.point import Evaluator, Point
+from .._graph.node import Node
+from .._graph.problem import Problem
+from .._graph.signal import Signal, join, split
+from .._tensors import Tensors, grouped
+from .._variable import Variable
+from ..hypergrad.interface import Response
+
+__all__ = [
+    "Base",
+    "Evaluation",
+    "ProblemRecord",
+    "SignalRecord",
+    "Together",
+    "Values",
+    "objective_at",
+]
+
+#: The tensors of a variable by name.
+Values = dict[str, Tensor]
+
+
+@dataclass
+class Evaluation:
+    """An evaluation that is asked for.
+
+    Attributes:
+        node: the problem or signal.
+        inner: index of the inner step, for the seed.
+        wanted: sources that cotangents will be pulled back to.
+        pulled: whether a sweep passes through the node's own value.
+    """
+
+    node: Node
+    inner: int
+    wanted: list[Any] = field(default_factory=list)
+    pulled: bool = False
+
+
+@dataclass
+class Together:
+    """Nodes that were evaluated as one; what follows must be, too, to draw the same numbers.
+
+    Attributes:
+        nodes: in their order.
+        points: of their evaluations, with leaves where gradients are asked for.
+        responses: of problems.
+    """
+
+    nodes: tuple[Node, ...]
+    points: list[Point]
+    responses: list[Response]
+
+
+@dataclass
+class SignalRecord:
+    """A signal's value at this point, and the graph behind it where cotangents will come back."""
+
+    value: Any
+    parts: dict[str, Tensor]
+    leaves: dict[str, Tensor]
+    inputs: Tensors
+    written: dict[Any, list[Tensor]]
+
+    def terms(
+        self, cotangent: Tensors, edges: Collection[Any]
+    ) -> tuple[list[Tensor], Tensors, list[Tensor]]:
+        """What is differentiated where cotangents pass the signal.
+
+        Args:
+            cotangent: on its value, by key.
+            edges: the sources that cotangents pass to.
+
+        Returns:
+            Outputs, inputs by key, and the outputs' cotangents.
+        """
+        inputs = {k: t for k, t in self.inputs.items() if k[0] in edges}
+        outputs = {k: t for k, t in cotangent.items() if self.parts[k[1]].requires_grad}
+        return [self.parts[k[1]] for k in outputs], inputs, list(outputs.values())
+
+
+@dataclass
+class ProblemRecord:
+    """A problem's base evaluation at this point.
+
+    Attributes:
+        loss: detached.
+        metrics: besides.
+        response: for its method.
+        written: the buffers of its variables, as the evaluation left them.
+        solution: what readers see of each variable; empty if they see the standing value.
+        leaves: the same, as leaves.
+    """
+
+    loss: Tensor
+    metrics: dict[str, Any]
+    response: Response
+    written: dict[Any, list[Tensor]]
+    solution: dict[Variable, Values] = field(default_factory=dict)
+    leaves: dict[Variable, Values] = field(default_factory=dict)
+
+
+@dataclass
+class Base:
+    """A problem's base evaluation before it is made.
+
+    Attributes:
+        node: the problem.
+        point: with leaves for the wanted sources.
+        at: where it is evaluated: `point`, or the same without leaves.
+        arguments: the leaves by key.
+        inputs: what the base evaluation is differentiated by.
+        keep: whether its gradient is differentiated in its turn.
+    """
+
+    node: Problem
+    point: Point
+    at: Point
+    arguments: Tensors
+    inputs: Tensors
+    keep: bool
+
+
+def objective_at(evaluator: Evaluator, node: Problem, point: Point) -> Callable[..., Tensor]:
+    """The objective of a problem around a point, as a `Response` has it.
+
+    Args:
+        evaluator: of the graph.
+        node: the problem.
+        point: of its base evaluation.
+
+    Returns:
+        (w, inner step, other arguments) -> F.
+    """
+
+    def objective(value: Tensors, inner: int = 0, arguments: Tensors | None = None) -> Tensor:
+        """F at another w: same batch, same seed, buffers from the start of the step."""
+        assert inner == 0, f"{node.name}: a staged problem is evaluated at one batch"
+        values, signals = dict(point.values), dict(point.signals)
+        for source, tensors in grouped({**value, **arguments} if arguments else value).items():
+            if isinstance(source, Signal):
+                parts = split(signals[source], source.name)
+                signals[source] = join(signals[source], {**parts, **tensors})
+            else:
+                seen = values.get(source)
+                values[source] = {**seen, **tensors} if seen else tensors
+        result, _ = evaluator(node, Point(values, signals, point.batch, point.seed))
+        return split_loss(result, node.name)[0]
+
+    return objective

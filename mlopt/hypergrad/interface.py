@@ -1,0 +1,222 @@
+"""The interface of hypergradient methods: a problem's solution, and how a cotangent passes it."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .._errors import GraphError
+from .._tensors import Key, Tensors
+from .derivatives import derivatives
+
+__all__ = ["AbstractHypergradient", "Cost", "Response", "gradient"]
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a method asks of the engine, for one problem.
+
+    Attributes:
+        keeps_graph: dF/dw must stay differentiable until the pullback.
+        keeps_base: the base evaluation must also give dF/dr, for every argument r of the pullback.
+        evaluations: evaluations of the objective in one pullback; the most, where it depends on
+            the numbers.
+        backwards: backward passes in one pullback; the most, likewise.
+    """
+
+    keeps_graph: bool = False
+    keeps_base: bool = False
+    evaluations: int = 0
+    backwards: int = 0
+
+
+@dataclass(frozen=True)
+class Response:
+    """A lower problem with objective F(w; r) at one point of one step.
+
+    Where the problem steers lower problems of its own, F is its *total* objective, in which their
+    solutions follow w and r.
+
+    Attributes:
+        name: the problem's label.
+        value: w, the standing value.
+        leaves: the tensors at which the base evaluation was taken, by key of `value`.
+        gradient: dF/dw, one base evaluation shared with the problem's own update; parameters that F
+            does not use are absent. Differentiable if the method keeps the graph.
+        arguments: the tensors r that cotangents can be asked for.
+        argument_gradient: dF/dr of the same evaluation, if the method keeps the base.
+        parameters: the user's own parameters by key, as the optimizer knows them.
+        optimizer: the user's optimizer, or None.
+        objective: (w, inner step, other arguments) -> F at another w, and at other r by key if
+            given: one more evaluation, with the masks and buffers of the base evaluation and, at
+            inner step 0, its batch.
+        upstream: the tensors of the readers' graph from which `leaves` and `arguments` were taken,
+            by key, where a pullback must be differentiable.
+        seed: of what a method draws itself.
+        reference: dF/dw at w and at the standing value of all that is above, where r is not that:
+            then a solution that was taken as optimal has to follow. None where it is.
+    """
+
+    name: str
+    value: Tensors
+    leaves: Tensors
+    gradient: Tensors
+    arguments: Tensors
+    argument_gradient: Tensors
+    parameters: Tensors
+    optimizer: Any
+    objective: Callable[..., Tensor]
+    reference: Tensors | None = None
+    upstream: Tensors = field(default_factory=dict)
+    seed: int = 0
+
+    def differentiate(self, value: Tensors, wanted: Sequence[Key]) -> Tensors:
+        """The gradient of F by arguments or by w itself, at another w: one evaluation.
+
+        Args:
+            value: the other w.
+            wanted: keys of `arguments` or of `value`.
+
+        Returns:
+            Tensors by wanted key; absent keys are zero. Differentiable under grad mode.
+        """
+        again = torch.is_grad_enabled()
+        own = {k: t.view_as(t) if again and t.requires_grad else t.detach().requires_grad_()
+               for k, t in value.items() if k in wanted}  # fmt: skip
+        with torch.enable_grad():
+            arguments = self.arguments
+            if again:  # w may depend on them too; what is wanted is the partial derivative
+                arguments = {k: t.view_as(t) for k, t in arguments.items()}
+            at = {**value, **own} if own else value
+            loss = self.objective(at, 0, arguments if again else None)
+            inputs = {k: own[k] if k in own else arguments[k] for k in wanted}
+            return gradient(loss, inputs, self.name, create_graph=again)
+
+
+def gradient(loss: Tensor, inputs: Tensors, name: str, create_graph: bool = False) -> Tensors:
+    """The gradient of an objective by those of the inputs that it depends on.
+
+    Args:
+        loss: the objective's value.
+        inputs: by key.
+        name: the problem's label, for the error.
+        create_graph: whether the gradient is to be differentiated in its turn.
+
+    Returns:
+        Tensors by key; inputs that the value does not depend on are absent.
+
+    Raises:
+        GraphError: it depends on nothing.
+    """
+    if not loss.requires_grad:
+        raise GraphError(
+            f"{name}: its value does not depend on what it is differentiated by. Does the function "
+            "use its arguments, or is it under no_grad?"
+        )
+    return derivatives([loss], inputs, create_graph=create_graph)
+
+
+class AbstractHypergradient(abc.ABC):
+    """How a lower problem's solution is approximated, and how gradients pass through it.
+
+    A method is a small immutable object. It must satisfy the pullback law: with s(r) the solution
+    it gives as a function of the problem's arguments r, at a fixed standing value,
+
+        pullback(response, c, [r])[r]  =  (ds/dr)^T c
+
+    up to the error that its docstring states. `tests/cases.py` checks this for every method.
+
+    Under grad mode a pullback must be differentiable in its turn, as the backward of an autograd
+    function: that is what lets a middle problem use any method for its own lower problem.
+
+    A note on design: a method sees one problem at one point, and nothing of the graph. The sweep
+    owns the chain rule, so that methods and graphs multiply instead of add.
+    """
+
+    #: Whether `solution` is differentiable by itself under grad mode, so that no pullback is
+    #: needed.
+    traced: bool = False
+
+    #: Whether the derivative is that at the solution itself, and not at the standing value.
+    at_solution: bool = False
+
+    #: Variables, besides the arguments of the objective, that the solution depends on.
+    reads: tuple[Any, ...] = ()
+
+    @property
+    @abc.abstractmethod
+    def moves(self) -> bool:
+        """Whether readers see another value than the standing one."""
+
+    @property
+    @abc.abstractmethod
+    def responds(self) -> bool:
+        """Whether cotangents pass."""
+
+    @property
+    @abc.abstractmethod
+    def cost(self) -> Cost:
+        """What one pullback needs."""
+
+    def cost_of(self, size: int) -> Cost:
+        """What one pullback needs for a problem over `size` numbers.
+
+        Args:
+            size: of all its variables together.
+
+        Returns:
+            The cost; by default the same for every size.
+        """
+        del size
+        return self.cost
+
+    @abc.abstractmethod
+    def check(self, name: str, optimizer: Any) -> None:
+        """Raise a `GraphError` if the method cannot serve a problem with this optimizer.
+
+        Args:
+            name: the problem's label.
+            optimizer: the problem's optimizer, or None.
+        """
+
+    @abc.abstractmethod
+    def solution(self, response: Response) -> Tensors:
+        """The value that higher problems read, without a graph (but see `traced`).
+
+        Args:
+            response: the problem at this point.
+
+        Returns:
+            Tensors with the keys of `response.value`.
+        """
+
+    def trace(self, response: Response) -> tuple[Tensors, Any]:
+        """The solution, with a graph under grad mode, and the optimizer's state that goes with it.
+
+        Only asked of a method that is `traced`.
+
+        Args:
+            response: the problem at this point.
+
+        Returns:
+            Tensors with the keys of `response.value`, and what the optimizer's rule can write.
+        """
+        raise NotImplementedError(f"{type(self).__name__} is not traced")
+
+    @abc.abstractmethod
+    def pullback(self, response: Response, cotangent: Tensors, wanted: Sequence[Key]) -> Tensors:
+        """Turn a cotangent on the solution into cotangents on arguments.
+
+        Args:
+            response: the problem at this point.
+            cotangent: by key of `response.value`; absent keys are zero.
+            wanted: keys of `response.arguments`.
+
+        Returns:
+            Tensors by wanted key; absent keys are zero.
+        """
