@@ -6,6 +6,7 @@ import os
 
 import pytest
 import torch
+from compare import Headroom, used
 from hypothesis import settings
 
 # The same examples on every run, so that a failure is seen where it was made and not by whoever
@@ -31,6 +32,41 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="folder of examples/experiments.py, whose finished runs the slow tests of the matrix "
         "check instead of running them again (default: none)",
     )
+    parser.addoption(
+        "--headroom",
+        action="store_true",
+        help="at the end, list the tests that use more than a tenth of what rounding may take, and "
+        "below them those that come near a bound with another reason",
+    )
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item):
+    """What each test's comparisons used of their bounds travels with its report, to the workers'
+    controller as well.
+    """
+    used[0] = Headroom()
+    try:
+        return (yield)
+    finally:
+        noted = used[0]
+        item.user_properties.append(("headroom", (noted.exact, noted.near, noted.where)))
+
+
+def pytest_terminal_summary(terminalreporter, config: pytest.Config) -> None:
+    if not config.getoption("--headroom"):
+        return
+    reports = [r for kind in ("passed", "failed") for r in terminalreporter.getreports(kind)]
+    rows = [(*dict(r.user_properties)["headroom"], r.nodeid) for r in reports
+            if "headroom" in dict(r.user_properties)]  # fmt: skip
+    compared = sum(exact > 0 or near > 0 for exact, near, _, _ in rows)
+    terminalreporter.section(f"headroom: {compared} tests with comparisons that are not of bits")
+    for title, place, limit in (("rounding", 0, 0.1), ("bias and chance", 1, 0.5)):
+        tight = sorted((r for r in rows if r[place] > limit), key=lambda r: -r[place])
+        terminalreporter.line(f"above {limit} of the bound, {title}: {len(tight)}")
+        for row in tight:
+            where = f"  {row[2]}" if place == 0 else ""
+            terminalreporter.line(f"  {row[place]:.3f}  {row[3]}{where}")
 
 
 @pytest.fixture(scope="session")
