@@ -13,8 +13,8 @@ def test_cifar10_holds_the_files_pixels_in_order(cifar_files) -> None:
     pixels = cifar_files.cifar10()
     data = load("cifar10", cifar_files.root)
     expected = torch.from_numpy(pixels).view(-1, 3, 32, 32)
-    torch.testing.assert_close(data.train_images, expected[:20])
-    torch.testing.assert_close(data.test_images, expected[20:])
+    assert torch.equal(data.train_images, expected[:20])
+    assert torch.equal(data.test_images, expected[20:])
     assert data.train_labels.tolist() == [(k + i) % 10 for k in range(5) for i in range(4)]
     assert data.test_labels.tolist() == [5, 6, 7, 8]
     assert (data.classes, data.channels, data.image_size) == (10, 3, 32)
@@ -27,8 +27,8 @@ def test_cifar10_is_split_as_by_darts(cifar_files) -> None:
     cifar_files.cifar10()
     data = load("cifar10", cifar_files.root)
     train, valid = search_split(data)
-    torch.testing.assert_close(train.images, data.train_images[:10])
-    torch.testing.assert_close(valid.images, data.train_images[10:])
+    assert torch.equal(train.images, data.train_images[:10])
+    assert torch.equal(valid.images, data.train_images[10:])
 
 
 def test_cifar100_has_fine_labels(cifar_files) -> None:

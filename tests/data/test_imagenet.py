@@ -77,7 +77,8 @@ def test_test_images_are_resized_and_cut_from_the_middle(root, size, shorter) ->
     theirs = v2.Compose([v2.Resize(shorter), v2.CenterCrop(size), v2.PILToTensor()])
     expected = torch.stack([theirs(pil(data.test_images.path(k))) for k in range(6)])
     pixels = (data.normalization.to_generator(x) + 1) * 127.5
-    assert (pixels - expected).abs().max() < 1.5  # two resizers round differently
+    levels = (pixels - expected).abs().max().round()
+    assert levels <= 1  # two resizers round differently
 
 
 def test_training_batches(root) -> None:
@@ -89,7 +90,7 @@ def test_training_batches(root) -> None:
     assert sorted(y.tolist()) == data.train_labels.tolist()
     middle = data.normalization.from_pixels(data.train_images.fit(data.train_images.read()))
     for image, label in zip(plain, y.tolist(), strict=True):
-        same = [torch.allclose(image, m) for m in middle]
+        same = [torch.equal(image, m) for m in middle]
         assert sum(same) == 1
         assert same.index(True) // 4 == label
     one = data.train.take(torch.zeros(12, dtype=torch.int64))
