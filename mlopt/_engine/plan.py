@@ -38,27 +38,68 @@ class Builder:
         self._moved: set[Problem] = set()
         self._decided = False
 
+    def totals(self, problems: Sequence[Problem]) -> None:
+        """What the updates of problems need that are computed at one point: gradients, or steps.
+
+        Args:
+            problems: lowest first; nothing is committed or drawn in between.
+        """
+        nested = self._nested(problems)
+        for problem in problems:
+            if self.graph.methods[problem].traced:
+                # Problems that read it take these very steps: they need not be taken twice.
+                if problem not in self._moved:
+                    self._pending.update(dict.fromkeys(self.graph.moving(problem)))
+            elif problem in nested:
+                self.operations.append(Nest(problem))
+            else:
+                self._gradient(problem)
+
     def total(self, problem: Problem) -> None:
-        """What a problem's update needs: its gradient, or all its steps."""
-        if self.graph.methods[problem].traced:
-            # The problems that read it take these very steps: they need not be taken twice.
-            if problem not in self._moved:
-                self._pending.update(dict.fromkeys(self.graph.moving(problem)))
-        else:
-            self._gradient(problem)
+        """What a problem's update needs, alone: see `totals`."""
+        self.totals([problem])
 
     def gradient(self, problem: Problem) -> None:
         """The whole gradient of a problem, alone: with all members of the stacks that it needs.
 
         So it is that which a step takes, where members that are evaluated as one draw numbers.
         """
-        self._gradient(problem, whole=True)
+        if self.graph.staged(problem, self.dormant):
+            self._gradient(problem, whole=True)
+        else:
+            self.operations.append(Nest(problem))
+
+    def _nested(self, problems: Sequence[Problem]) -> set[Problem]:
+        """The problems whose gradients are taken where lower solutions follow.
+
+        Besides the nested ones these are the staged ones that have a solution in common with them:
+        what is evaluated for one then serves the other. Members of stacks are left to the sweep,
+        which evaluates them as one.
+
+        Args:
+            problems: computed at one point.
+
+        Returns:
+            Some of them.
+        """
+        plain = [p for p in problems if not self.graph.methods[p].traced]
+        nested = {p for p in plain if not self.graph.staged(p, self.dormant)}
+        joined = {n for p in nested for n in self.graph.needed(p, self.dormant)}
+        grown = bool(nested)
+        while grown:
+            grown = False
+            for problem in plain:
+                if problem in nested or problem in self.graph.stacks:
+                    continue
+                needed = self.graph.needed(problem, self.dormant)
+                if any(isinstance(n, Problem) and n in joined for n in needed):
+                    nested.add(problem)
+                    joined.update(needed)
+                    grown = True
+        return nested
 
     def _gradient(self, problem: Problem, whole: bool = False) -> None:
         """The whole gradient of a problem; evaluates what it needs and does not have."""
-        if not self.graph.staged(problem, self.dormant):
-            self.operations.append(Nest(problem))
-            return
         sweep = self.graph.sweep(problem, self.dormant)
         for node in reversed(sweep.nodes):
             self._evaluate(node, whole)

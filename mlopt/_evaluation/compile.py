@@ -117,8 +117,6 @@ class Compiler:
         if option is False:
             return
         options = _checked({} if option is True else dict(option))
-        # Where solutions are differentiated themselves, signals are differentiated twice with them.
-        self._once = all(graph.staged(p) and not graph.methods[p].traced for p in graph.problems)
         self._limit = options.get("recompile_limit") or _recompile_limit()
         self.compiled = Compiled({graph.labels[n]: Counts() for n in graph.nodes})
         for node in graph.nodes:
@@ -131,19 +129,18 @@ class Compiler:
                 ) from error
             self._functions[node] = self._counted(node, function)
 
-    def choose(self, node: Node, keep: bool) -> Callable[..., Any]:
+    def choose(self, node: Node, twice: bool) -> Callable[..., Any]:
         """What is called for one evaluation.
 
         Args:
             node: the problem or signal.
-            keep: whether the evaluation's graph outlives it.
+            twice: whether the evaluation will be differentiated twice.
 
         Returns:
             A function of the node's arguments.
         """
         if self._paused or node not in self._functions:
             return node.fn
-        twice = keep and not (isinstance(node, Signal) and self._once)
         # `outputs` cuts the graph while the model's outputs are marked, for second derivatives.
         return node.fn if twice or _marked.get() is not None else self._functions[node]
 
