@@ -11,7 +11,7 @@ from .._errors import GraphError
 from .._graph.brief import brief
 from .._graph.graph import Graph
 from .._graph.problem import Problem
-from .plan import Builder
+from .builder import Builder
 
 __all__ = [
     "AbstractSchedule",
