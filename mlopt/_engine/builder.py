@@ -9,6 +9,7 @@ from .._graph.node import Node
 from .._graph.problem import Problem
 from .._graph.stacking import members
 from .._graph.stream import Stream
+from .followed import followed
 from .fuse import fuse, join
 from .operations import Commit, Decide, Draw, Evaluate, Iterate, Nest, Operation, Settled, Total
 
@@ -43,7 +44,8 @@ class Builder:
         Args:
             problems: lowest first; nothing is committed or drawn in between.
         """
-        nested = self._nested(problems)
+        plain = [p for p in problems if not self.graph.methods[p].traced]
+        nested = followed(self.graph, plain, self.dormant)
         for problem in problems:
             if self.graph.methods[problem].traced:
                 # Problems that read it take these very steps: they need not be taken twice.
@@ -67,35 +69,6 @@ class Builder:
             self._gradient(problem, whole=True)
         else:
             self.operations.append(Nest(problem))
-
-    def _nested(self, problems: Sequence[Problem]) -> set[Problem]:
-        """The problems whose gradients are taken where lower solutions follow.
-
-        Besides the nested ones these are the staged ones that have a solution in common with them:
-        what is evaluated for one then serves the other. Members of stacks are left to the sweep,
-        which evaluates them as one.
-
-        Args:
-            problems: computed at one point.
-
-        Returns:
-            Some of them.
-        """
-        plain = [p for p in problems if not self.graph.methods[p].traced]
-        nested = {p for p in plain if not self.graph.staged(p, self.dormant)}
-        joined = {n for p in nested for n in self.graph.needed(p, self.dormant)}
-        grown = bool(nested)
-        while grown:
-            grown = False
-            for problem in plain:
-                if problem in nested or problem in self.graph.stacks:
-                    continue
-                needed = self.graph.needed(problem, self.dormant)
-                if any(isinstance(n, Problem) and n in joined for n in needed):
-                    nested.add(problem)
-                    joined.update(needed)
-                    grown = True
-        return nested
 
     def _gradient(self, problem: Problem, whole: bool = False) -> None:
         """The whole gradient of a problem; evaluates what it needs and does not have."""

@@ -227,13 +227,15 @@ class Step:
         """
         problem = self.plan.operations[at].problem  # type: ignore[union-attr]
         if not self.totals.knows(problem):
-            nests: list[Nest] = []
+            nests: list[Nest] = []  # from the highest down
             for operation in self.plan.operations[at:]:
                 if isinstance(operation, Commit | Draw | Settled | Decide):
                     break
                 if isinstance(operation, Nest):
-                    nests.append(operation)
-            for operation in reversed(nests):
+                    nests.insert(0, operation)
+            # Nested ones first: they evaluate the others.
+            nests.sort(key=lambda o: self.graph.staged(o.problem, self.dormant))
+            for operation in nests:
                 with self._counted(operation):
                     self.totals.update(operation.problem)
         update = self.totals.update(problem)

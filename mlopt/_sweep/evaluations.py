@@ -17,7 +17,7 @@ from .._variable import Variable
 from .records import Values
 from .scope import Cut, Find, Frame, Scope
 
-__all__ = ["Evaluations"]
+__all__ = ["Evaluations", "detached_signal"]
 
 
 class Evaluations:
@@ -106,7 +106,8 @@ class Evaluations:
         for read in node.reads:
             value = scope.value(read.source)
             if isinstance(read.source, Signal):
-                signals[read.source] = _detached(value, read.source) if read.stopped else value
+                heard = detached_signal(value, read.source) if read.stopped else value
+                signals[read.source] = heard
             else:
                 stopped = {k: t.detach() for k, t in value.items()} if read.stopped else value
                 values[read.source] = stopped
@@ -123,7 +124,7 @@ class Evaluations:
             start=start,
         )
         if isinstance(node, Signal) and remember:
-            self.signals[node], self.written[node] = _detached(result, node), written
+            self.signals[node], self.written[node] = detached_signal(result, node), written
         return result, written
 
     def constants(self, variable: Variable) -> Values:
@@ -141,6 +142,6 @@ class Evaluations:
         return {k: p.detach() for k, p in self.parameters[problem].items()}
 
 
-def _detached(value: Any, signal: Signal) -> Any:
+def detached_signal(value: Any, signal: Signal) -> Any:
     """A signal's value without its graph."""
     return join(value, {k: t.detach() for k, t in split(value, signal.name).items()})

@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from .._graph.graph import Graph
+from .._graph.node import Node
 from .._graph.problem import Problem
 from .._graph.signal import Signal, join, split
 from .._tensors import Key, Tensors, grouped
@@ -66,14 +67,44 @@ class Frame:
         """
         return Frame(self.graph, self.dormant, owner, self, **options)
 
+    def resolved(self) -> list[Node]:
+        """The signals and problems whose values are found here when the owner is evaluated."""
+        waiting = [r.source for p in self.graph.moving(self.owner) for r in p.reads]
+        beside, found = self.graph.beside(self.owner), dict[Node, None]()
+        for source in waiting:
+            node = self.graph.node(source)
+            if source not in beside and node not in found and self.resolves(source):
+                found[node] = None
+                waiting += self.graph.asks(node, self.dormant)
+        return list(found)
+
     def resolves(self, source: Any) -> bool:
         """Whether a source is computed here, and not taken from the reader."""
         return self.parent is None or self.graph.node(source) in self._follows
+
+    def depends(self, source: Any) -> bool:
+        """Whether a source is made of the owner's variables, directly or through others."""
+        return self.graph.node(source) in self._follows
 
     def stands(self, problem: Problem) -> bool:
         """Whether a problem is read here as it stands: above the top, or nothing can move it."""
         above = self.graph.rank[problem] > self.graph.rank[self.top]
         return above or not self.graph.participates(problem, self.dormant)
+
+    def usual(self, source: Any) -> bool:
+        """Whether a source is here what it is in the updates of all who read it where they stand.
+
+        Args:
+            source: a signal, or a variable that is not the owner's.
+
+        Returns:
+            False where something that it is made of has been displaced.
+        """
+        if isinstance(source, Signal):
+            own = self.owner.over
+            return all(r.source in own or self.usual(r.source) for r in source.reads)
+        owner = self.graph.owner[source]
+        return self.stands(owner) or not self.displaces(owner)
 
     def displaces(self, problem: Problem) -> bool:
         """Whether anything that a problem's total objective reads has left its standing value."""

@@ -27,7 +27,7 @@ from .._graph.signal import Signal
 from .._tensors import Tensors, grouped
 from .._variable import Variable
 from ..hypergrad.interface import Response, gradient
-from .evaluations import Evaluations
+from .evaluations import Evaluations, detached_signal
 from .records import Update, Values, detached
 from .scope import Cut, Scope
 from .traced import Trajectory, trace
@@ -65,6 +65,7 @@ class TotalObjectives(Evaluations):
         super().__init__(*args, **kwargs)
         self._trajectories: dict[Problem, Trajectory] = {}
         self._updates: dict[Problem, Update] = {}
+        self._usual: dict[Any, Any] = {}  # values by source, where nothing has moved
 
     # A problem's own update.
 
@@ -123,9 +124,66 @@ class TotalObjectives(Evaluations):
         Returns:
             Values by source: the signal's, or those of all variables of the problem over it.
         """
+        top = scope.frame.parent is None
+        usual = top and scope.frame.usual(source)
+        if usual and not scope.frame.depends(source) and (known := self._constant(source)):
+            return known
+        if not isinstance(source, Signal):
+            return dict(self._solve(self.graph.owner[source], scope))
+        value = self.evaluate(source, scope)[0]
+        if usual:
+            self._usual[source] = detached_signal(value, source)
+        return {source: value}
+
+    def _constant(self, source: Any) -> dict[Any, Any]:
+        """What a source is for those whose variables do not act on it; empty if that is not known.
+
+        Args:
+            source: a signal, or a variable of a problem.
+
+        Returns:
+            Values by source.
+        """
         if isinstance(source, Signal):
-            return {source: self.evaluate(source, scope)[0]}
-        return dict(self._solve(self.graph.owner[source], scope))
+            return {source: self._usual[source]} if source in self._usual else {}
+        problem = self.graph.owner[source]
+        method = self.graph.methods[problem]
+        if not self.graph.participates(problem, self.dormant):
+            return {}
+        if method.traced:
+            solution = self.trajectory(problem).value
+        elif not method.moves:
+            solution = {}
+        else:
+            if problem not in self._usual:
+                with torch.no_grad():
+                    self._usual[problem] = method.solution(self._own_response(problem))
+            solution = self._usual[problem]
+        standing = {v: self.constants(v) for v in problem.over}
+        return {v: {**own, **grouped(solution).get(v, {})} for v, own in standing.items()}
+
+    def _own_response(self, problem: Problem) -> Response:
+        """The response of a problem's own update, from which its solution follows."""
+        own = self.parameters[problem]
+
+        def objective(other: Tensors, inner: int = 0, arguments: Tensors | None = None) -> Tensor:
+            assert not arguments, f"{problem.name}: its own update has no arguments"
+            frame = self.frame(problem, displaced=True, inner=inner)
+            scope = self.scope(frame, other, self.find)
+            return split_loss(self.evaluate(problem, scope)[0], problem.name)[0]
+
+        return Response(
+            name=problem.name,
+            value=self.standing(problem),
+            leaves=own,
+            gradient=self.update(problem).gradient,
+            arguments={},
+            argument_gradient={},
+            parameters=own,
+            optimizer=problem.optimizer,
+            objective=objective,
+            seed=self.seed(problem, 0),
+        )
 
     def _solve(self, problem: Problem, scope: Scope) -> dict[Variable, Values]:
         """A lower problem's solution as the reader in this scope sees it."""
@@ -160,6 +218,8 @@ class TotalObjectives(Evaluations):
             response = self._respond(problem, cut, standing, leaves, displaced)
             with torch.no_grad():
                 values = method.solution(response)
+            if not (displaced or scope.frame.loops):
+                self._usual.setdefault(problem, {k: t.detach() for k, t in values.items()})
         if not method.responds or not cut.originals:
             return {k: t.detach() for k, t in values.items()}
         keys, wanted = list(values), list(cut.originals)
