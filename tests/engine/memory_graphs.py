@@ -23,16 +23,16 @@ METHODS: dict[str, Any] = {
     "plain step": OneStep(lr=0.05),
     "sama": mlopt.Sama(),
     "unrolled": Unrolled(3),
-    "recomputed": Unrolled(5, recompute=True),
+    "recomputed": Unrolled(4, recompute=True),
     "truncated": Unrolled(4, truncate=2),
     "implicit": Implicit(CG(3), damping=1.0),
-    "neumann": Implicit(Neumann(3, lr=0.05), damping=1.0),
     "stopped": mlopt.StopGradient(OneStep()),
 }
 #: Methods that no nested level can use.
 STAGED: dict[str, Any] = {
     **METHODS,
     "zeroth order": mlopt.ZerothOrder(),
+    "neumann": Implicit(Neumann(3, scale=0.02), damping=1.0),
     "gauss-newton": Implicit(CG(3), curvature=mlopt.GaussNewton(), damping=1.0),
     "frozen": mlopt.Frozen(),
 }
@@ -42,9 +42,11 @@ def variable(name: str, *shape: int) -> mlopt.Variable:
     return mlopt.Variable(nn.Parameter(torch.full(shape, 0.1, dtype=F64)), name)
 
 
-def network(name: str) -> mlopt.Variable:
+def network(name: str, norm: bool = True) -> mlopt.Variable:
+    """A network; nested levels take third derivatives, which torch's batch norm has not."""
     torch.manual_seed(0)
-    layers = nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Tanh(), nn.Dropout(0.2), nn.Linear(4, 1)
+    middle = nn.BatchNorm1d(4) if norm else nn.Identity()
+    layers = nn.Linear(3, 4), middle, nn.Tanh(), nn.Dropout(0.2), nn.Linear(4, 1)
     return mlopt.Variable(nn.Sequential(*layers).to(F64), name)
 
 
@@ -74,7 +76,9 @@ def two_levels(
     @mlopt.problem(over=W, given=[R], data=data, optimizer=optimizer(W), hypergrad=method)
     def low(w, r, batch):
         x, y = batch
-        return mse_loss(mlopt.outputs(w(x * r.exp())), y), {"outputs": w(x).mean()}
+        z = mlopt.outputs(w(x * r.exp()))
+        decay = sum((p**2).sum() for p in w.parameters())
+        return mse_loss(z, y) + decay, {"outputs": z.mean()}
 
     @mlopt.signal(given=[W], data=data, state=nn.BatchNorm1d(1).to(F64))
     def predictions(w, batch):
@@ -90,13 +94,13 @@ def two_levels(
 
 def nested(lower: Any, middle: Any, schedule: Callable[..., Any] | None = None) -> mlopt.Engine:
     """A middle problem that steers a bottom, and a top that reads both."""
-    W, V, A = network("w"), variable("v", 3), variable("a")
+    W, V, A = network("w", norm=False), variable("v", 3), variable("a")
     data = batches()
 
     @mlopt.problem(over=W, given=[V], data=data, optimizer=sgd(W), hypergrad=lower)
     def low(w, v, batch):
         x, y = batch
-        return mse_loss(w(x * v.exp()), y)
+        return mse_loss(w(x * v.exp()), y) + sum((p**2).sum() for p in w.parameters())
 
     @mlopt.signal(given=[W, V], data=data)
     def outputs(w, v, batch):
@@ -104,7 +108,8 @@ def nested(lower: Any, middle: Any, schedule: Callable[..., Any] | None = None) 
 
     @mlopt.problem(over=V, given=[outputs, A], data=data, optimizer=adam(V), hypergrad=middle)
     def mid(v, outputs, a, batch):
-        return mse_loss(outputs, batch[1]), {"norm": (a.exp() * v**2).sum()}
+        penalty = (a.exp() * v**2).sum()
+        return mse_loss(outputs, batch[1]) + penalty, {"penalty": penalty}
 
     @mlopt.problem(over=A, given=[V, W], data=data, optimizer=sgd(A))
     def top(a, v, w, batch):
