@@ -355,15 +355,15 @@ def test_differences_that_do_not_settle() -> None:
 
 def test_the_inner_second_order_term_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
     """The middle problem takes the bottom one's solution for a constant inside its own."""
-    plain = TotalObjectives.solve
+    plain = TotalObjectives._solve
 
     def detached(self: Any, problem: Any, scope: Any) -> Any:
         found = plain(self, problem, scope)
-        if scope.parent is None:
+        if scope.frame.parent is None:
             return found
         return {v: {n: t.detach() for n, t in part.items()} for v, part in found.items()}
 
-    monkeypatch.setattr(TotalObjectives, "solve", detached)
+    monkeypatch.setattr(TotalObjectives, "_solve", detached)
     report = audit(three_levels())
     total = {f.edge: f.error for f in only(report, "total")}
     assert total["middle: m"] < 1e-7
