@@ -21,14 +21,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from oracles import _parts, _present, _rejoin, optimizer_step
+from optimizer_steps import optimizer_step
+from oracles import _parts, _present, _rejoin
+from points import Point, as_leaves, derivatives, detached, filled, flat, shaped
 from torch import Tensor
 
 import mlopt
 
 __all__ = ["Fixed", "Nested", "Optimum", "Steps", "Stopped", "settle"]
-
-Point = dict[tuple[Any, str], Tensor]  # the tensors of one problem, by (variable, name)
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ class Nested:
         """The total derivative of a problem's objective, all higher values as they stand."""
         loss, leaves = self.evaluate(problem)
         out: dict[Any, dict[str, Tensor | None]] = {v: {} for v in problem.over}
-        for (v, name), g in _grad(loss, leaves, create_graph=False).items():
+        for (v, name), g in derivatives(loss, leaves, create_graph=False).items():
             out[v][name] = g
         return out
 
@@ -96,7 +96,7 @@ class Nested:
         Only the first derivative is right. At another point than the standing one every optimum
         is searched anew.
         """
-        leaves = _leaves(self.standing(problem) if at is None else at)
+        leaves = as_leaves(self.standing(problem) if at is None else at)
         home = self.at_home and at is None
         return _Scope(self, _Standing(self), problem, leaves, 1, home).objective(), leaves
 
@@ -125,7 +125,7 @@ class Nested:
 
     def _solve(self, problem: Any, kind: Any, scope: _Scope) -> Point:
         if isinstance(kind, Stopped):
-            return _detached(self._solve(problem, kind.kind, scope))
+            return detached(self._solve(problem, kind.kind, scope))
         if isinstance(kind, Steps):
             return self._steps(problem, kind, scope)
         if isinstance(kind, Optimum):
@@ -168,7 +168,7 @@ class Nested:
             inverse = torch.linalg.inv(hessian)
         for n in range(1, scope.order + 1):
             w, gradient = self._gradient(problem, w, scope, n + 1)
-            w = _shaped(_flat(w) - inverse @ _flat(_filled(gradient, w)), w)
+            w = shaped(flat(w) - inverse @ flat(filled(gradient, w)), w)
         return w
 
     def _search(self, problem: Any, above: Any) -> tuple[Point, Tensor]:
@@ -183,10 +183,10 @@ class Nested:
 
     def slope(self, problem: Any, w: Point, above: Any, home: bool) -> tuple[Tensor, Tensor]:
         """The first and second total derivative of an objective at a point, as constants."""
-        leaves = _leaves(w)
+        leaves = as_leaves(w)
         loss = _Scope(self, above, problem, leaves, 2, home).objective()
-        gradient = _flat(_filled(_grad(loss, leaves), leaves))
-        rows = [_flat(_filled(_grad(g, leaves, create_graph=False), leaves)) for g in gradient]
+        gradient = flat(filled(derivatives(loss, leaves), leaves))
+        rows = [flat(filled(derivatives(g, leaves, create_graph=False), leaves)) for g in gradient]
         return gradient.detach(), torch.stack(rows)
 
     def _gradient(
@@ -195,7 +195,7 @@ class Nested:
         """A point and d/dw evaluate(problem, w, scope) there, as functions of the scope."""
         w = {k: t if t.requires_grad else t.detach().requires_grad_() for k, t in w.items()}
         loss = _Scope(self, scope, problem, w, order, scope.home).objective()
-        return w, _grad(loss, w)
+        return w, derivatives(loss, w)
 
     def call(self, node: Any, given: dict[Any, Any]) -> Any:
         """A node's function of what it reads, by source."""
@@ -230,7 +230,7 @@ class _Held:
         self.scope = scope
 
     def point(self, problem: Any) -> Point:
-        return _detached(self.scope.point(problem))
+        return detached(self.scope.point(problem))
 
 
 class _Scope:
@@ -271,7 +271,7 @@ class _Scope:
         for read in node.reads:
             value = self._value(read.source)
             if read.stopped:
-                value = _rejoin(value, _detached(_parts(value)))
+                value = _rejoin(value, detached(_parts(value)))
             given[read.source] = value
         return given
 
@@ -322,7 +322,7 @@ def newton_step(w: Point, gradient: Tensor, hessian: Tensor) -> Point:
     """Newton's step, no longer than one: a start far off may lie where the model is poor."""
     step = torch.linalg.solve(hessian, gradient)
     length = torch.linalg.vector_norm(step).item()
-    return _shaped(_flat(w) - step / max(1.0, length), w)
+    return shaped(flat(w) - step / max(1.0, length), w)
 
 
 def _kind(kind: Any, wanted: type) -> bool:
@@ -347,38 +347,3 @@ def _update(
     b = d if past is None else group["momentum"] * past + (1 - group["dampening"]) * d
     state[parameter] = b
     return w - group["lr"] * (d + group["momentum"] * b if group["nesterov"] else b)
-
-
-def _grad(loss: Tensor, point: Point, create_graph: bool = True) -> dict[Any, Tensor | None]:
-    """The derivative by each tensor of a point; None for one that nothing depends on."""
-    if not loss.requires_grad:
-        return dict.fromkeys(point)
-    grads = torch.autograd.grad(
-        loss,
-        list(point.values()),
-        create_graph=create_graph,
-        retain_graph=True,
-        allow_unused=True,
-    )
-    return dict(zip(point, grads, strict=True))
-
-
-def _leaves(point: Point) -> Point:
-    return {k: t.detach().clone().requires_grad_() for k, t in point.items()}
-
-
-def _detached(values: dict[Any, Tensor]) -> dict[Any, Tensor]:
-    return {k: t.detach() for k, t in values.items()}
-
-
-def _filled(gradient: dict[Any, Tensor | None], like: Point) -> Point:
-    return {k: torch.zeros_like(t) if (g := gradient[k]) is None else g for k, t in like.items()}
-
-
-def _flat(point: Point) -> Tensor:
-    return torch.cat([t.flatten() for t in point.values()])
-
-
-def _shaped(flat: Tensor, like: Point) -> Point:
-    pieces = flat.split([t.numel() for t in like.values()])
-    return {k: x.view_as(t) for (k, t), x in zip(like.items(), pieces, strict=True)}

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from games.game_graphs import PLAYS, WORLDS
-from test_games import OPTIMIZERS, Gan
+from games.gan import OPTIMIZERS, Gan
 
 import mlopt
 from mlopt import OneStep

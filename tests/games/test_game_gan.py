@@ -6,9 +6,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import cases
 import pytest
 import torch
+from lfm_cw_case import lfm_cw
 from small import assert_same, state_of
 
 import mlopt
@@ -47,7 +47,7 @@ def same(list_: mlopt.Engine, game: mlopt.Engine, upper: str, steps: int) -> Non
 @pytest.mark.parametrize("method", [OneStep(), OneStep(lr=0.1, product=mlopt.Central())])
 def test_smooth_networks(method: Any) -> None:
     def case() -> Any:
-        return cases.lfm_cw(
+        return lfm_cw(
             torch.device("cpu"), lambda: method, lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9)
         )
 

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import torch
 from games.game_graphs import PLAYS, WORLDS
+from games.gan import Gan
 from oracles import assert_close
 from small import F64, assert_same, state_of
-from test_games import Gan
 from torch import nn
 
 import mlopt
