@@ -8,9 +8,8 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from measuring import MONITOR, Learner
-
 import mlopt
+from measuring import MONITOR, Learner
 from mlopt.data import ImageData
 from mlopt.generators import ExponentialAverage, sample_grid, save_grid
 from mlopt.nas import Alarm, Supernet

@@ -11,17 +11,17 @@ python examples/darts.py --space pc-darts                     # or p-darts, dart
 
 from __future__ import annotations
 
+from torch.nn.functional import cross_entropy
+
+import mlopt
 from measuring import Learner
+from mlopt.data import ImageData
+from mlopt.nas import Architecture, SearchSpace, Supernet
 from optimizers import adam, hypergradient_method, sgd
 from pipeline import main
 from searching import Scheme, Search
 from settings import Settings
 from spaces import supernet
-from torch.nn.functional import cross_entropy
-
-import mlopt
-from mlopt.data import ImageData
-from mlopt.nas import Architecture, SearchSpace, Supernet
 
 
 def darts(a: Architecture, w: Supernet, train, valid, s: Settings) -> mlopt.Engine:

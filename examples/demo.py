@@ -15,12 +15,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import lfm_cw_darts
 import torch
+
+import lfm_cw_darts
+import mlopt
 from pipeline import result_table, run_beside_base
 from settings import Settings, read_preset
-
-import mlopt
 
 
 def free_folder(s: Settings) -> Path:

@@ -24,13 +24,12 @@ from typing import Any
 import darts
 import evaluate
 import lfm_cw_darts
+import mlopt
 import pipeline
 import sgl_darts
 from experiment_tables import FREE, Row, referred
-from options import Settings
-
-import mlopt
 from mlopt.report import RunFolder
+from options import Settings
 
 SCHEMES = {
     "darts": darts.scheme,

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from experiment_report import Experiment, columns, notes, save, shown
-
 from mlopt.report.page import card, escape, grid, page, picture, section, table
 
 if TYPE_CHECKING:

@@ -12,10 +12,9 @@ from typing import Any
 
 from experiment_cells import Cell
 from experiment_tables import FREE, Row, Table
-from retraining import cost
-
 from mlopt.nas import Spread, spread
 from mlopt.report import format_table
+from retraining import cost
 
 #: What papers call the data sets.
 DATASETS = {

@@ -29,11 +29,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from options import Settings, checked
-from settings import CONFIGS, read_preset
-
 from mlopt import SettingsError
 from mlopt.nas import GENOTYPES
+from options import Settings, checked
+from settings import CONFIGS, read_preset
 
 if sys.version_info >= (3, 11):
     import tomllib

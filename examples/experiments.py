@@ -22,14 +22,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import mlopt
 from experiment_cells import Cell
 from experiment_pictures import write_page
 from experiment_report import Experiment, Line, write
 from experiment_tables import PRESETS, names, read_table, tomllib
-from options import checked
-
-import mlopt
 from mlopt.report import format_table
+from options import checked
 
 
 def make(

@@ -8,9 +8,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from optimizers import hypergradient_method
-from settings import Settings
-from spaces import supernet
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 from torch.optim.lr_scheduler import CosineAnnealingLR
@@ -26,6 +23,9 @@ from mlopt.generators import (
     make_gan,
 )
 from mlopt.nas import SearchSpace
+from optimizers import hypergradient_method
+from settings import Settings
+from spaces import supernet
 
 
 def make_players(space: SearchSpace, data: ImageData, s: Settings) -> tuple[nn.Module, nn.Module]:

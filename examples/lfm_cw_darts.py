@@ -16,23 +16,23 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, cast
 
-import darts
 import torch
+from torch import nn
+from torch.nn.functional import cross_entropy
+
+import darts
+import mlopt
 from callbacks import Follow
 from gan import Pixels, gan, make_average, make_players
 from measuring import Learner
+from mlopt.data import ImageData
+from mlopt.generators import ExponentialAverage
+from mlopt.nas import Architecture, ClassLosses, SearchSpace, Supernet
 from optimizers import adam, hypergradient_method, sgd
 from pipeline import main
 from searching import Scheme, Search
 from settings import Settings
 from spaces import supernet
-from torch import nn
-from torch.nn.functional import cross_entropy
-
-import mlopt
-from mlopt.data import ImageData
-from mlopt.generators import ExponentialAverage
-from mlopt.nas import Architecture, ClassLosses, SearchSpace, Supernet
 
 
 @dataclass

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from settings import Settings
 
 import mlopt
+from settings import Settings
 
 
 def sgd(variable: mlopt.Variable, s: Settings) -> dict[str, Any]:

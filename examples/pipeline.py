@@ -10,8 +10,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+
+import mlopt
 from loaders import load_data, search_loaders
 from measuring import pair_agreement
+from mlopt.data import ImageData
+from mlopt.nas import Genotype, draw
+from mlopt.report import RunFolder, write_report
 from retraining import (
     BASELINES,
     baselines,
@@ -23,11 +28,6 @@ from retraining import (
 from searching import Scheme, Search, run_stages
 from settings import Settings, parse
 from spaces import TITLES
-
-import mlopt
-from mlopt.data import ImageData
-from mlopt.nas import Genotype, draw
-from mlopt.report import RunFolder, write_report
 
 
 def main(example: str, scheme: Scheme, description: str | None) -> None:

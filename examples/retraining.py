@@ -7,8 +7,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from settings import Settings
-from spaces import prepared
 from torch.utils.data import DataLoader
 
 from mlopt.data import Cutout, ImageData, loader, standard_augmentation
@@ -25,6 +23,8 @@ from mlopt.nas import (
     spread,
 )
 from mlopt.report import RunFolder, format_table
+from settings import Settings
+from spaces import prepared
 
 Row = dict[str, Any]
 

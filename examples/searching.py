@@ -9,16 +9,16 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from callbacks import Epochs, Log, Watch
-from measuring import Learner, validation
-from settings import Settings
-from spaces import search_space
 from torch import nn
 
 import mlopt
+from callbacks import Epochs, Log, Watch
+from measuring import Learner, validation
 from mlopt.data import ImageData
 from mlopt.nas import SearchSpace
 from mlopt.report import RunFolder
+from settings import Settings
+from spaces import search_space
 
 
 @dataclass

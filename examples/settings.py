@@ -20,9 +20,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from options import DATASETS, SPACE_NAMES, Settings, checked
-
 from mlopt import SettingsError
+from options import DATASETS, SPACE_NAMES, Settings, checked
 
 if sys.version_info >= (3, 11):
     import tomllib

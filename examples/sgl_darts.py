@@ -14,18 +14,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from torch.nn.functional import cross_entropy
+
 import darts
+import mlopt
 from measuring import Learner
+from mlopt.data import ImageData
+from mlopt.nas import Architecture, SearchSpace, Supernet
 from optimizers import adam, hypergradient_method, sgd
 from pipeline import main
 from searching import Scheme, Search
 from settings import Settings
 from spaces import supernet
-from torch.nn.functional import cross_entropy
-
-import mlopt
-from mlopt.data import ImageData
-from mlopt.nas import Architecture, SearchSpace, Supernet
 
 
 @dataclass

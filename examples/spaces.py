@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any, TypeVar
 
 import torch
-from settings import Settings
 
 from mlopt.data import ImageData
 from mlopt.nas import SPACES, MixedPrecision, SearchSpace, Supernet
+from settings import Settings
 
 Network = TypeVar("Network", bound=MixedPrecision)
 

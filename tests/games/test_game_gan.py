@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +10,11 @@ import pytest
 import torch
 from small import assert_same, state_of
 
+import lfm_cw_darts
 import mlopt
+import pipeline
+import settings
 from mlopt import Game, OneStep
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "examples"))
-
-import lfm_cw_darts  # noqa: E402
-import pipeline  # noqa: E402
-import settings  # noqa: E402
 
 
 def as_game(nodes: Any) -> list[Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,21 +10,18 @@ import pytest
 import torch
 from image_files import write_imagenet
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
-
-import callbacks  # noqa: E402
-import darts  # noqa: E402
-import lfm_cw_darts  # noqa: E402
-import optimizers  # noqa: E402
-import pipeline  # noqa: E402
-import searching  # noqa: E402
-import settings  # noqa: E402
-import sgl_darts  # noqa: E402
-
-import mlopt  # noqa: E402
-from mlopt.generators import SharedDiscriminator  # noqa: E402
-from mlopt.nas import Alarm, Supernet  # noqa: E402
-from mlopt.report import RunFolder  # noqa: E402
+import callbacks
+import darts
+import lfm_cw_darts
+import mlopt
+import optimizers
+import pipeline
+import searching
+import settings
+import sgl_darts
+from mlopt.generators import SharedDiscriminator
+from mlopt.nas import Alarm, Supernet
+from mlopt.report import RunFolder
 
 SMALL = [
     "--channels", "4", "--nodes", "1", "--cells", "2", "--epochs", "1", "--warmup", "0",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,18 +11,15 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
-
-import gan  # noqa: E402
-import lfm_cw_darts  # noqa: E402
-import pipeline  # noqa: E402
-import searching  # noqa: E402
-import settings  # noqa: E402
-
-import mlopt  # noqa: E402
+import gan
+import lfm_cw_darts
+import mlopt
+import pipeline
+import searching
+import settings
 from mlopt.generators import (
-    GANS,  # noqa: E402
-    SharedDiscriminator,  # noqa: E402
+    GANS,
+    SharedDiscriminator,
 )
 
 SMALL = [

@@ -8,12 +8,9 @@ examples/experiments.py: with --runs, finished ones are not run again.
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
 
 import darts  # noqa: E402
 import experiments  # noqa: E402
@@ -22,7 +19,6 @@ import pipeline  # noqa: E402
 import settings  # noqa: E402
 import sgl_darts  # noqa: E402
 from experiment_tables import read_table  # noqa: E402
-
 from mlopt.nas import Genotype  # noqa: E402
 
 SCHEMES = {"darts": darts, "lfm_cw_darts": lfm_cw_darts, "sgl_darts": sgl_darts}

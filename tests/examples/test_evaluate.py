@@ -10,24 +10,21 @@ import pytest
 import torch
 from image_files import CifarFiles, write_imagenet
 
-EXAMPLES = Path(__file__).parents[1] / "examples"
-sys.path.insert(0, str(EXAMPLES))
-
-import evaluate  # noqa: E402
-import loaders  # noqa: E402
-import retraining  # noqa: E402
-import settings  # noqa: E402
-
-import mlopt  # noqa: E402
-from mlopt.nas import (  # noqa: E402
+import evaluate
+import loaders
+import mlopt
+import retraining
+import settings
+from mlopt.nas import (
     GENOTYPES,
     EvaluationNetwork,
     ImageNetNetwork,
     count_parameters,
     multiply_adds,
 )
-from mlopt.report import RunFolder  # noqa: E402
+from mlopt.report import RunFolder
 
+EXAMPLES = Path(__file__).parents[2] / "examples"
 SMALL = [
     "--train-images", "64", "--eval-channels", "4", "--eval-cells", "1", "--eval-epochs", "2",
     "--eval-batch-size", "32", "--auxiliary", "0", "--cutout", "0",

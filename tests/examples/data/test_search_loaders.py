@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 from image_files import write_imagenet
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "examples"))
-
-from loaders import load_data, search_loaders  # noqa: E402
-from settings import Settings  # noqa: E402
-
-import mlopt  # noqa: E402
+import mlopt
+from loaders import load_data, search_loaders
+from settings import Settings
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:This DataLoader will create"),

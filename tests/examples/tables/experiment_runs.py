@@ -4,7 +4,6 @@ import json
 
 import experiment_cells
 import experiments
-
 from mlopt.nas import GENOTYPES
 from mlopt.report import RunFolder
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,21 +9,18 @@ import pytest
 import torch
 from torch import nn
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
-
-import darts  # noqa: E402
-import lfm_cw_darts  # noqa: E402
-import pipeline  # noqa: E402
-import retraining  # noqa: E402
-import searching  # noqa: E402
-import settings  # noqa: E402
-import sgl_darts  # noqa: E402
-import spaces  # noqa: E402
-
-from mlopt import MloptError, SettingsError  # noqa: E402
-from mlopt.generators import SharedDiscriminator  # noqa: E402
-from mlopt.nas import GENOTYPES, EvaluationNetwork, MixedPrecision  # noqa: E402
-from mlopt.report import RunFolder  # noqa: E402
+import darts
+import lfm_cw_darts
+import pipeline
+import retraining
+import searching
+import settings
+import sgl_darts
+import spaces
+from mlopt import MloptError, SettingsError
+from mlopt.generators import SharedDiscriminator
+from mlopt.nas import GENOTYPES, EvaluationNetwork, MixedPrecision
+from mlopt.report import RunFolder
 
 SMALL = [
     "--channels", "4", "--nodes", "1", "--cells", "1", "--epochs", "2", "--warmup", "0",

@@ -1,9 +1,9 @@
 """Tables as data, and the command line: what is refused, what would run."""
 
-import experiments
 import pytest
-from tables.experiment_runs import TABLE, TRANSFER, make, read
+from examples.tables.experiment_runs import TABLE, TRANSFER, make, read
 
+import experiments
 import mlopt
 
 

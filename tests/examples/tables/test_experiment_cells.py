@@ -4,13 +4,13 @@ import json
 import subprocess
 import sys
 
+import pytest
+from examples.tables.experiment_runs import ALL, TABLE, make, read
+
 import experiment_cells
 import experiments
-import pipeline
-import pytest
-from tables.experiment_runs import ALL, TABLE, make, read
-
 import mlopt
+import pipeline
 
 
 def test_settings_of_preset_table_row_and_command_line(tmp_path, tables):

@@ -2,17 +2,18 @@
 
 import itertools
 
+import pytest
+import torch
+from examples.tables.experiment_runs import make, read
+
 import experiment_tables
 import experiments
 import gan
 import lfm_cw_darts
 import loaders
 import pipeline
-import pytest
 import spaces
-import torch
 from settings import Settings
-from tables.experiment_runs import make, read
 
 SHIPPED = experiment_tables.names()
 

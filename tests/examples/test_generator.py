@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import sys
 from pathlib import Path
 
 import pytest
@@ -12,13 +11,10 @@ import torch
 from image_files import write_fashion
 from torch import nn
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
-
-import generator as example  # noqa: E402
-
-import mlopt  # noqa: E402
-from mlopt.data import load  # noqa: E402
-from mlopt.generators import GANS  # noqa: E402
+import generator as example
+import mlopt
+from mlopt.data import load
+from mlopt.generators import GANS
 
 SMALL = [
     "--dataset", "digits", "--train-images", "200", "--batch-size", "20", "--steps", "3",

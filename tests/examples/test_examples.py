@@ -11,22 +11,19 @@ import pytest
 import torch
 from image_files import CifarFiles, write_fashion
 
-EXAMPLES = Path(__file__).parents[1] / "examples"
-sys.path.insert(0, str(EXAMPLES))
+import darts
+import hpo_ridge
+import lfm_cw_darts
+import measuring
+import mlopt
+import pipeline
+import retraining
+import searching
+import settings
+import sgl_darts
+from mlopt.nas import Genotype
 
-import darts  # noqa: E402
-import hpo_ridge  # noqa: E402
-import lfm_cw_darts  # noqa: E402
-import measuring  # noqa: E402
-import pipeline  # noqa: E402
-import retraining  # noqa: E402
-import searching  # noqa: E402
-import settings  # noqa: E402
-import sgl_darts  # noqa: E402
-
-import mlopt  # noqa: E402
-from mlopt.nas import Genotype  # noqa: E402
-
+EXAMPLES = Path(__file__).parents[2] / "examples"
 SMALL = [
     "--channels", "2", "--nodes", "1", "--epochs", "1", "--generator-epochs", "1",
     "--generator-width", "4", "--noise", "4", "--batch-size", "32", "--train-images", "128",

@@ -1,17 +1,11 @@
 """Tables and runs of the tests of examples/experiments.py."""
 
-import sys
-from pathlib import Path
-
 import pytest
+from examples.tables.experiment_runs import TABLE, TRANSFER, Evaluations, Runs
 
-EXAMPLES = Path(__file__).parents[2] / "examples"
-sys.path.insert(0, str(EXAMPLES))
-
-import evaluate  # noqa: E402
-import experiment_tables  # noqa: E402
-import pipeline  # noqa: E402
-from tables.experiment_runs import TABLE, TRANSFER, Evaluations, Runs  # noqa: E402
+import evaluate
+import experiment_tables
+import pipeline
 
 
 @pytest.fixture

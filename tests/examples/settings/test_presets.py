@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import itertools
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
-
-import options  # noqa: E402
-import settings  # noqa: E402
-from settings import Settings  # noqa: E402
-from spaces import TITLES, search_space  # noqa: E402
-
-import mlopt  # noqa: E402
-from mlopt.nas import SPACES  # noqa: E402
+import mlopt
+import options
+import settings
+from mlopt.nas import SPACES
+from settings import Settings
+from spaces import TITLES, search_space
 
 
 @pytest.fixture

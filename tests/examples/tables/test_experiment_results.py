@@ -2,9 +2,10 @@
 
 import statistics
 
-import experiments
 import pytest
-from tables.experiment_runs import ALL, make, read
+from examples.tables.experiment_runs import ALL, make, read
+
+import experiments
 
 
 def test_mean_and_deviation_beside_the_published_figure(tmp_path, runs):
