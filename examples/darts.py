@@ -20,8 +20,8 @@ from mlopt.nas import Architecture, SearchSpace, Supernet
 from optimizers import adam, hypergradient_method, sgd
 from pipeline import main
 from searching import Scheme, Search
-from settings import Settings
 from spaces import supernet
+from support.settings import Settings
 
 
 def darts(a: Architecture, w: Supernet, train, valid, s: Settings) -> mlopt.Engine:

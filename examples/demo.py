@@ -20,7 +20,7 @@ import torch
 import lfm_cw_darts
 import mlopt
 from pipeline import result_table, run_beside_base
-from settings import Settings, read_preset
+from support.settings import Settings, read_preset
 
 
 def free_folder(s: Settings) -> Path:

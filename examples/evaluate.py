@@ -28,7 +28,7 @@ from loaders import load_data
 from mlopt.nas import GENOTYPES, Genotype, draw, load_genotype
 from mlopt.report import RunFolder, write_report
 from retraining import baselines, check, over_seeds, result_table, retrain_seeds, save_result, size
-from settings import Settings, parse
+from support.settings import Settings, parse
 
 
 def run(genotype: str, s: Settings, resume: bool = False) -> list[dict[str, Any]]:

@@ -29,7 +29,7 @@ import pipeline
 import sgl_darts
 from experiment_tables import FREE, Row, referred
 from mlopt.report import RunFolder
-from options import Settings
+from support.settings import Settings
 
 SCHEMES = {
     "darts": darts.scheme,

@@ -23,7 +23,6 @@ from __future__ import annotations
 
 import itertools
 import re
-import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,19 +30,13 @@ from typing import Any
 
 from mlopt import SettingsError
 from mlopt.nas import GENOTYPES
-from options import Settings, checked
-from settings import CONFIGS, read_preset
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
+from support.settings import Settings, checked, preset_names, read_preset, read_toml
 
 TABLES = Path(__file__).parent / "experiments"
 #: What a row may run.
 RUNNABLE = ("darts", "lfm_cw_darts", "sgl_darts", "evaluate")
 #: The presets; each may have a table of settings, in a table of experiments and in its rows.
-PRESETS = tuple(sorted(path.stem for path in CONFIGS.glob("*.toml")))
+PRESETS = tuple(preset_names())
 _TABLE = {
     "title": str, "source": str, "note": str, "plot": str, "seeds": dict, "rows": list,
     "settings": dict, **dict.fromkeys(PRESETS, dict),
@@ -161,10 +154,7 @@ def read_table(name: str) -> Table:
     if name not in names():
         raise SettingsError(f"--table {name}: there is no such table; give one of {_all()}.")
     where = f"experiments/{name}.toml"
-    try:
-        content = tomllib.loads((TABLES / f"{name}.toml").read_text(encoding="utf-8"))
-    except tomllib.TOMLDecodeError as error:
-        raise SettingsError(f"{where} is not TOML: {error}.") from error
+    content = read_toml(TABLES / f"{name}.toml", where)
     _check(content, _TABLE, where, needed=("title", "rows"))
     rows = tuple(_row(name, number, raw, content) for number, raw in enumerate(content["rows"], 1))
     if not rows:

@@ -26,9 +26,9 @@ import mlopt
 from experiment_cells import Cell
 from experiment_pictures import write_page
 from experiment_report import Experiment, Line, write
-from experiment_tables import PRESETS, names, read_table, tomllib
+from experiment_tables import PRESETS, names, read_table
 from mlopt.report import format_table
-from options import checked
+from support.settings import checked, read_value
 
 
 def make(
@@ -140,10 +140,7 @@ def given_settings(options: argparse.Namespace) -> dict[str, Any]:
         name, equals, value = text.partition("=")
         if not equals:
             raise mlopt.SettingsError(f"--set {text}: write name=value.")
-        try:
-            values[name.strip()] = tomllib.loads(f"value = {value}")["value"]
-        except tomllib.TOMLDecodeError:
-            values[name.strip()] = value  # a string without quotation marks
+        values[name.strip()] = read_value(value)
     for name in ("seed", "run_folder", "overwrite"):
         if name in values:
             raise mlopt.SettingsError(f"--set {name}: use --seeds, --folder, or remove the folder.")

@@ -24,8 +24,8 @@ from mlopt.generators import (
 )
 from mlopt.nas import SearchSpace
 from optimizers import hypergradient_method
-from settings import Settings
 from spaces import supernet
+from support.settings import Settings
 
 
 def make_players(space: SearchSpace, data: ImageData, s: Settings) -> tuple[nn.Module, nn.Module]:

@@ -31,8 +31,8 @@ from mlopt.nas import Architecture, ClassLosses, SearchSpace, Supernet
 from optimizers import adam, hypergradient_method, sgd
 from pipeline import main
 from searching import Scheme, Search
-from settings import Settings
 from spaces import supernet
+from support.settings import Settings
 
 
 @dataclass

@@ -18,7 +18,7 @@ from mlopt.data import (
     search_split,
     standard_augmentation,
 )
-from settings import Settings
+from support.settings import Settings
 
 #: Whose images a data set takes as unlabeled ones; the others hold out some of their own.
 OTHER = {"cifar10": "cifar100", "cifar100": "cifar10"}

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 import mlopt
-from settings import Settings
+from support.settings import Settings
 
 
 def sgd(variable: mlopt.Variable, s: Settings) -> dict[str, Any]:

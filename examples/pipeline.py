@@ -26,8 +26,8 @@ from retraining import (
     save_result,
 )
 from searching import Scheme, Search, run_stages
-from settings import Settings, parse
 from spaces import TITLES
+from support.settings import Settings, parse
 
 
 def main(example: str, scheme: Scheme, description: str | None) -> None:

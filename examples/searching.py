@@ -17,8 +17,8 @@ from measuring import Learner, validation
 from mlopt.data import ImageData
 from mlopt.nas import SearchSpace
 from mlopt.report import RunFolder
-from settings import Settings
 from spaces import search_space
+from support.settings import Settings
 
 
 @dataclass

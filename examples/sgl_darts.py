@@ -24,8 +24,8 @@ from mlopt.nas import Architecture, SearchSpace, Supernet
 from optimizers import adam, hypergradient_method, sgd
 from pipeline import main
 from searching import Scheme, Search
-from settings import Settings
 from spaces import supernet
+from support.settings import Settings
 
 
 @dataclass

@@ -8,7 +8,7 @@ import torch
 
 from mlopt.data import ImageData
 from mlopt.nas import SPACES, MixedPrecision, SearchSpace, Supernet
-from settings import Settings
+from support.settings import Settings
 
 Network = TypeVar("Network", bound=MixedPrecision)
 

@@ -14,7 +14,6 @@ import evaluate
 import loaders
 import mlopt
 import retraining
-import settings
 from mlopt.nas import (
     GENOTYPES,
     EvaluationNetwork,
@@ -23,6 +22,7 @@ from mlopt.nas import (
     multiply_adds,
 )
 from mlopt.report import RunFolder
+from support import settings
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 SMALL = [

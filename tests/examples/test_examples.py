@@ -19,9 +19,9 @@ import mlopt
 import pipeline
 import retraining
 import searching
-import settings
 import sgl_darts
 from mlopt.nas import Genotype
+from support import settings
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 SMALL = [

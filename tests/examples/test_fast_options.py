@@ -14,13 +14,13 @@ import lfm_cw_darts
 import pipeline
 import retraining
 import searching
-import settings
 import sgl_darts
 import spaces
 from mlopt import MloptError, SettingsError
 from mlopt.generators import SharedDiscriminator
 from mlopt.nas import GENOTYPES, EvaluationNetwork, MixedPrecision
 from mlopt.report import RunFolder
+from support import settings
 
 SMALL = [
     "--channels", "4", "--nodes", "1", "--cells", "1", "--epochs", "2", "--warmup", "0",

@@ -16,11 +16,11 @@ import lfm_cw_darts
 import mlopt
 import pipeline
 import searching
-import settings
 from mlopt.generators import (
     GANS,
     SharedDiscriminator,
 )
+from support import settings
 
 SMALL = [
     "--channels", "2", "--nodes", "1", "--cells", "2", "--epochs", "1", "--generator-epochs", "0",

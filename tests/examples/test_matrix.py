@@ -16,10 +16,10 @@ import darts  # noqa: E402
 import experiments  # noqa: E402
 import lfm_cw_darts  # noqa: E402
 import pipeline  # noqa: E402
-import settings  # noqa: E402
 import sgl_darts  # noqa: E402
 from experiment_tables import read_table  # noqa: E402
 from mlopt.nas import Genotype  # noqa: E402
+from support import settings
 
 SCHEMES = {"darts": darts, "lfm_cw_darts": lfm_cw_darts, "sgl_darts": sgl_darts}
 SPACES = {

@@ -18,7 +18,7 @@ from torch.nn.functional import cross_entropy
 import mlopt
 import sgl_darts
 from mlopt import OneStep, StopGradient
-from settings import Settings
+from support.settings import Settings
 
 F64 = torch.float64
 #: Where A_k stands: in stage III, in its own stage II, in its pseudo-labels, in its stage I.

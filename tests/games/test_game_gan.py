@@ -13,8 +13,8 @@ from small import assert_same, state_of
 import lfm_cw_darts
 import mlopt
 import pipeline
-import settings
 from mlopt import Game, OneStep
+from support import settings
 
 
 def as_game(nodes: Any) -> list[Any]:

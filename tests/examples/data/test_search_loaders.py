@@ -8,7 +8,7 @@ from image_files import write_imagenet
 
 import mlopt
 from loaders import load_data, search_loaders
-from settings import Settings
+from support.settings import Settings
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:This DataLoader will create"),

@@ -17,11 +17,11 @@ import mlopt
 import optimizers
 import pipeline
 import searching
-import settings
 import sgl_darts
 from mlopt.generators import SharedDiscriminator
 from mlopt.nas import Alarm, Supernet
 from mlopt.report import RunFolder
+from support import settings
 
 SMALL = [
     "--channels", "4", "--nodes", "1", "--cells", "2", "--epochs", "1", "--warmup", "0",

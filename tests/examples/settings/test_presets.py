@@ -9,17 +9,16 @@ from pathlib import Path
 import pytest
 
 import mlopt
-import options
-import settings
 from mlopt.nas import SPACES
-from settings import Settings
 from spaces import TITLES, search_space
+from support import settings
+from support.settings import Settings, presets
 
 
 @pytest.fixture
 def preset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Settings]:
     """Settings of a preset of this text and of arguments."""
-    monkeypatch.setattr(settings, "CONFIGS", tmp_path)
+    monkeypatch.setattr(presets, "CONFIGS", tmp_path)
 
     def make(text: str, *arguments: str, example: str | None = None) -> Settings:
         (tmp_path / "mine.toml").write_text(text)
@@ -117,12 +116,12 @@ def test_what_is_no_preset_is_refused_by_name(preset, text: str, message: str) -
 
 
 def test_the_names_of_the_spaces_are_the_library_s() -> None:
-    assert set(options.SPACE_NAMES) == set(SPACES) == set(TITLES)
+    assert set(settings.SPACE_NAMES) == set(SPACES) == set(TITLES)
 
 
 @pytest.mark.parametrize("name", ["paper", "reference", "quick"])
 def test_the_presets_make_every_space_on_every_data_set(name: str) -> None:
-    for space, dataset in itertools.product(SPACES, options.DATASETS):
+    for space, dataset in itertools.product(SPACES, settings.DATASETS):
         for example in settings.EXAMPLES:
             s = parsed(name, "--space", space, "--dataset", dataset, example=example)
             assert s.order == ("second" if space == "darts" else "first")

@@ -13,7 +13,7 @@ import lfm_cw_darts
 import loaders
 import pipeline
 import spaces
-from settings import Settings
+from support.settings import Settings
 
 SHIPPED = experiment_tables.names()
 

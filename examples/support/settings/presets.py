@@ -1,4 +1,4 @@
-"""Where the settings of a run come from: presets of `configs/*.toml`, the command line over them.
+"""Presets: the settings that a file `configs/<name>.toml` has for a run.
 
 A preset sets what it names; `Settings` has the rest. Its tables are for one data set, one search
 space, or one example, and are read in this order, the later over the earlier ones:
@@ -13,28 +13,25 @@ space, or one example, and are read in this order, the later over the earlier on
 
 from __future__ import annotations
 
-import argparse
-import dataclasses
-import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from mlopt import SettingsError
-from options import DATASETS, SPACE_NAMES, Settings, checked
 
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
+from .checks import checked
+from .options import DATASETS, SPACE_NAMES, Settings
+from .toml import read_toml
 
-__all__ = ["CONFIGS", "EXAMPLES", "Settings", "parse", "read_preset"]
-
-CONFIGS = Path(__file__).parent / "configs"
+CONFIGS = Path(__file__).parents[2] / "configs"
 #: Those that may have a table of their own in a preset.
 EXAMPLES = ("darts", "lfm_cw_darts", "sgl_darts", "evaluate", "generator")
 #: The tables of tables that a preset may have besides, and what those inside are named.
 _TABLES = {"datasets": DATASETS, "spaces": SPACE_NAMES}
+
+
+def preset_names() -> list[str]:
+    """All presets there are."""
+    return sorted(path.stem for path in CONFIGS.glob("*.toml"))
 
 
 def read_preset(
@@ -54,16 +51,13 @@ def read_preset(
     Raises:
         SettingsError: there is no such preset, or something in it is no setting.
     """
-    known = sorted(p.stem for p in CONFIGS.glob("*.toml"))
+    known = preset_names()
     if name not in known:
         raise SettingsError(
             f"--preset {name}: there is no such preset; give one of {', '.join(known)}."
         )
     where = f"configs/{name}.toml"
-    try:
-        content = tomllib.loads((CONFIGS / f"{name}.toml").read_text(encoding="utf-8"))
-    except tomllib.TOMLDecodeError as error:
-        raise SettingsError(f"{where} is not TOML: {error}.") from error
+    content = read_toml(CONFIGS / f"{name}.toml", where)
     top = checked({k: v for k, v in content.items() if not isinstance(v, dict)}, where)
     tables = _tables({k: v for k, v in content.items() if isinstance(v, dict)}, where)
     dataset = dataset or top.get("dataset", Settings.dataset)
@@ -111,30 +105,3 @@ def _tables(content: dict[str, Any], where: str) -> dict[str, dict[str, Any]]:
                 )
         found[table] = checked(values, f"{where}, [{table}]")
     return found
-
-
-def parse(
-    description: str | None, arguments: Sequence[str] | None = None, example: str | None = None
-) -> Settings:
-    """Settings from the command line: defaults, then the preset, then what is given."""
-    parser = argparse.ArgumentParser(
-        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    presets = ", ".join(sorted(p.stem for p in CONFIGS.glob("*.toml")))
-    parser.add_argument("--preset", default="quick", help=f"settings to start from: {presets}")
-    for f in dataclasses.fields(Settings):
-        flag = "--" + f.name.rstrip("_").replace("_", "-")
-        options: dict[str, Any] = {"dest": f.name, "default": None, "help": f.metadata["help"]}
-        if isinstance(f.default, bool):
-            parser.add_argument(flag, action=argparse.BooleanOptionalAction, **options)
-        elif isinstance(f.default, tuple):
-            parser.add_argument(flag, type=type(f.default[0]), nargs="+", **options)
-        else:
-            choices = f.metadata["choices"] or None
-            parser.add_argument(flag, type=type(f.default), choices=choices, **options)
-    given = vars(parser.parse_args(arguments))
-    preset = given.pop("preset")
-    given = checked({k: v for k, v in given.items() if v is not None}, "the command line")
-    return Settings(
-        **(read_preset(preset, example, given.get("dataset"), given.get("space")) | given)
-    )
