@@ -24,10 +24,10 @@ from pathlib import Path
 from typing import Any
 
 import mlopt
-from loaders import load_data
 from mlopt.nas import GENOTYPES, Genotype, draw, load_genotype
 from mlopt.report import RunFolder, write_report
 from retraining import baselines, check, over_seeds, result_table, retrain_seeds, save_result, size
+from support.data import load_data
 from support.settings import Settings, parse
 
 

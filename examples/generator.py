@@ -36,6 +36,7 @@ from mlopt.generators import (
     train_gan,
 )
 from mlopt.report import RunFolder, format_table
+from support.data import cut
 from support.settings import option
 
 #: What some minutes on two CPU cores allow: narrow networks, and larger steps than the published.
@@ -208,11 +209,7 @@ def judge(
 
 def run(s: Options) -> dict[str, Any]:
     """One whole run into its folder; the content of its result.json."""
-    data = load(s.dataset, s.data_root or None)
-    if s.train_images:
-        order = torch.randperm(len(data.train), generator=torch.Generator().manual_seed(0))
-        part = data.train.take(order[: s.train_images])
-        data = dataclasses.replace(data, train_images=part.images, train_labels=part.labels)
+    data = cut(load(s.dataset, s.data_root or None), s.train_images)
     settings = {"example": "generator", **dataclasses.asdict(s)}
     with RunFolder.create(s.run_path(), settings, overwrite=s.overwrite) as folder:
         torch.manual_seed(s.seed)

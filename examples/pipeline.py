@@ -12,7 +12,6 @@ from typing import Any
 import torch
 
 import mlopt
-from loaders import load_data, search_loaders
 from measuring import pair_agreement
 from mlopt.data import ImageData
 from mlopt.nas import Genotype, draw
@@ -27,6 +26,7 @@ from retraining import (
 )
 from searching import Scheme, Search, run_stages
 from spaces import TITLES
+from support.data import load_data, search_loaders
 from support.settings import Settings, parse
 
 

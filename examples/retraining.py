@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader
 
-from mlopt.data import Cutout, ImageData, loader, standard_augmentation
+from mlopt.data import Cutout, ImageData, standard_augmentation
 from mlopt.nas import (
     GENOTYPES,
     EvaluationNetwork,
@@ -24,6 +24,7 @@ from mlopt.nas import (
 )
 from mlopt.report import RunFolder, format_table
 from spaces import prepared
+from support.data import batches
 from support.settings import Settings
 
 Row = dict[str, Any]
@@ -101,7 +102,7 @@ def retrain_seeds(
             checkpoint=folder.path("_".join(["retrain", *filter(None, [learner]), f"{seed}.pt"])),
             on_epoch=log,
         )
-        measured = evaluate(network, batches(data.test, 256, s, shuffle=False), s.device)
+        measured = evaluate(network, batches(data.test, s, batch_size=256, shuffle=False), s.device)
         results.append({**measured, "seed": seed, "seconds": time.perf_counter() - started})
     return results
 
@@ -152,18 +153,12 @@ def training_batches(data: ImageData, s: Settings) -> DataLoader[Any]:
     """All training images, augmented as is usual for the data set, with cutout if asked for."""
     return batches(
         data.train,
-        s.eval_batch_size,
         s,
+        batch_size=s.eval_batch_size,
         augment=standard_augmentation(data.name, data.image_size),
         finish=Cutout(s.cutout) if s.cutout else None,
         drop_last=len(data.train) > s.eval_batch_size,
     )
-
-
-def batches(part: Any, batch_size: int, s: Settings, **options: Any) -> DataLoader[Any]:
-    """A loader with the workers that the settings want."""
-    pin = s.device.startswith("cuda")
-    return loader(part, batch_size, workers=s.workers, pin_memory=pin, **options)
 
 
 def over_seeds(results: Sequence[Row], data: ImageData, s: Settings) -> Row:

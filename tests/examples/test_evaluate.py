@@ -11,7 +11,6 @@ import torch
 from image_files import CifarFiles, write_imagenet
 
 import evaluate
-import loaders
 import mlopt
 import retraining
 from mlopt.nas import (
@@ -23,6 +22,7 @@ from mlopt.nas import (
 )
 from mlopt.report import RunFolder
 from support import settings
+from support.data import load_data
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 SMALL = [
@@ -163,7 +163,7 @@ def test_a_cell_of_cifar100_on_imagenet(tmp_path, no_pictures):
     network = ImageNetNetwork(GENOTYPES["DARTS_minus_cifar100_s0_0"], 4, 1, 6)
     assert rows[0]["parameters"] == count_parameters(network)
     assert rows[0]["multiply_adds"] == multiply_adds(network, (3, 40, 40))
-    data = loaders.load_data(s)
+    data = load_data(s)
     for form, kind in {"cifar": EvaluationNetwork, "imagenet": ImageNetNetwork}.items():
         chosen = small(tmp_path, *more, "--eval-form", form)
         assert type(retraining.build(GENOTYPES["PDARTS"], data, chosen)) is kind

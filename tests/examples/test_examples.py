@@ -22,6 +22,7 @@ import searching
 import sgl_darts
 from mlopt.nas import Genotype
 from support import settings
+from support.data import load_data, search_loaders
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 SMALL = [
@@ -85,8 +86,8 @@ def test_lfm_cw_evaluations_of_the_example(tmp_path):
         "central": ("--product", "central"),
     }.items():
         s = small(tmp_path, "--generator-epochs", "0", *more)
-        data = pipeline.load_data(s)
-        search = lfm_cw_darts.scheme(data, *pipeline.search_loaders(data, s, plain=True), s)
+        data = load_data(s)
+        search = lfm_cw_darts.scheme(data, *search_loaders(data, s, plain=True), s)
         counts[name] = search.engine.plan().evaluations
     assert counts == {"first": 7, "one-sided": 10, "central": 13}
 
@@ -179,8 +180,8 @@ def test_a_scheme_beside_the_plain_search(tmp_path, monkeypatch, capsys, example
 def test_sgl_passes_are_counted_over_all_learners(tmp_path):
     """Two learners in first order: 10 passes a step, and a validation pass each and batch."""
     s = sgl(tmp_path, "--order", "first")
-    data = pipeline.load_data(s)
-    loaders = pipeline.search_loaders(data, s, unlabeled=True)
+    data = load_data(s)
+    loaders = search_loaders(data, s, unlabeled=True)
     search = sgl_darts.scheme(data, *loaders, s)
     search.engine.step()  # preceded by the reading check
     with mlopt.report.RunFolder.create(tmp_path / "run", {}) as folder:
@@ -194,8 +195,8 @@ def test_sgl_passes_are_counted_over_all_learners(tmp_path):
 )
 def test_the_best_learner_is_that_of_the_lowest_validation_loss(tmp_path, losses, best):
     s = sgl(tmp_path, "--learners", "3")
-    data = pipeline.load_data(s)
-    loaders = pipeline.search_loaders(data, s, unlabeled=True)
+    data = load_data(s)
+    loaders = search_loaders(data, s, unlabeled=True)
     search = sgl_darts.scheme(data, *loaders, s)
     search.validation = measuring.validation(search.learners, loaders[1], "cpu")
     for k, loss in enumerate(losses, start=1):
@@ -215,8 +216,8 @@ def test_the_best_learner_is_that_of_the_lowest_validation_loss(tmp_path, losses
 
 def test_held_out_images_are_in_neither_half(tmp_path):
     s = sgl(tmp_path, "--train-images", "0")
-    data = pipeline.load_data(s)
-    train, valid, unlabeled = pipeline.search_loaders(data, s, unlabeled=True)
+    data = load_data(s)
+    train, valid, unlabeled = search_loaders(data, s, unlabeled=True)
     parts = [loader.dataset.part.images for loader in (train, valid, unlabeled)]
     assert [len(images) for images in parts] == [451, 451, 450]
     together = torch.cat(parts).flatten(1).tolist()
@@ -240,8 +241,8 @@ def test_cifar10_takes_the_images_of_cifar100(tmp_path, cifar):
         tmp_path, "--dataset", "cifar10", "--data-root", str(cifar), "--batch-size", "6",
         "--retrain", "best",
     )  # fmt: skip
-    data = pipeline.load_data(s)
-    train, valid, unlabeled = pipeline.search_loaders(data, s, unlabeled=True)
+    data = load_data(s)
+    train, valid, unlabeled = search_loaders(data, s, unlabeled=True)
     assert (len(train.dataset), len(valid.dataset), len(unlabeled.dataset)) == (30, 30, 6)
     (u,) = unlabeled
     mean, std = (torch.tensor(numbers).view(3, 1, 1) for numbers in (data.mean, data.std))
@@ -257,13 +258,13 @@ def test_cifar10_takes_the_images_of_cifar100(tmp_path, cifar):
 def test_cifar100_takes_those_of_cifar10_or_its_own(tmp_path, cifar):
     options = ["--dataset", "cifar100", "--data-root", str(cifar), "--batch-size", "2"]
     other = sgl(tmp_path, *options)
-    images = pipeline.search_loaders(pipeline.load_data(other), other, unlabeled=True)[2].dataset
+    images = search_loaders(load_data(other), other, unlabeled=True)[2].dataset
     assert images.part.data.name == "cifar10"
     assert images.normalization.mean == (0.5071, 0.4867, 0.4408)
     own = sgl(tmp_path, *options, "--unlabeled", "held-out")
     parts = [
         loader.dataset
-        for loader in pipeline.search_loaders(pipeline.load_data(own), own, unlabeled=True)
+        for loader in search_loaders(load_data(own), own, unlabeled=True)
     ]
     assert [len(part) for part in parts] == [2, 2, 2]
     assert {part.part.data.name for part in parts} == {"cifar100"}
@@ -279,7 +280,7 @@ def test_unlabeled_images_may_lie_elsewhere(tmp_path, monkeypatch):
         pipeline.run("sgl_darts", sgl_darts.scheme, s)
     assert not (tmp_path / "run").exists()
     s = sgl(tmp_path, *options, "--unlabeled-root", str(hundred.root))
-    loaders = pipeline.search_loaders(pipeline.load_data(s), s, unlabeled=True)
+    loaders = search_loaders(load_data(s), s, unlabeled=True)
     assert loaders[2].dataset.part.data.name == "cifar100"
 
 

@@ -21,6 +21,7 @@ from mlopt.generators import SharedDiscriminator
 from mlopt.nas import GENOTYPES, EvaluationNetwork, MixedPrecision
 from mlopt.report import RunFolder
 from support import settings
+from support.data import load_data, search_loaders
 
 SMALL = [
     "--channels", "4", "--nodes", "1", "--cells", "1", "--epochs", "2", "--warmup", "0",
@@ -34,8 +35,8 @@ EXAMPLES = {"darts": darts, "lfm_cw_darts": lfm_cw_darts, "sgl_darts": sgl_darts
 def ready(folder: Path, example: Any, *more: str) -> tuple[Any, ...]:
     """A search, and what it needs to run."""
     s = settings.parse(None, [*SMALL, "--run-folder", str(folder), *more])
-    data, scheme = pipeline.load_data(s), example.scheme
-    loaders = pipeline.search_loaders(data, s, plain=scheme.plain, unlabeled=scheme.unlabeled)
+    data, scheme = load_data(s), example.scheme
+    loaders = search_loaders(data, s, plain=scheme.plain, unlabeled=scheme.unlabeled)
     torch.manual_seed(0)
     return scheme(data, *loaders, s), loaders, data, s
 

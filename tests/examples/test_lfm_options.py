@@ -21,6 +21,7 @@ from mlopt.generators import (
     SharedDiscriminator,
 )
 from support import settings
+from support.data import load_data, search_loaders
 
 SMALL = [
     "--channels", "2", "--nodes", "1", "--cells", "2", "--epochs", "1", "--generator-epochs", "0",
@@ -35,8 +36,8 @@ class World:
     def __init__(self, tmp_path: Path, *more: str) -> None:
         self.folder = tmp_path / "run"
         self.s = settings.parse(None, [*SMALL, "--run-folder", str(self.folder), *more])
-        self.data = pipeline.load_data(self.s)
-        self.loaders = pipeline.search_loaders(self.data, self.s, plain=True)
+        self.data = load_data(self.s)
+        self.loaders = search_loaders(self.data, self.s, plain=True)
         torch.manual_seed(0)
         self.search = lfm_cw_darts.scheme(self.data, *self.loaders, self.s)
         self.engine = self.search.engine

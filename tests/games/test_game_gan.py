@@ -12,9 +12,9 @@ from small import assert_same, state_of
 
 import lfm_cw_darts
 import mlopt
-import pipeline
 from mlopt import Game, OneStep
 from support import settings
+from support.data import load_data, search_loaders
 
 
 def as_game(nodes: Any) -> list[Any]:
@@ -62,12 +62,12 @@ def test_the_example(discriminator: str, tmp_path: Path) -> None:
             str(tmp_path / "run"),
         ],
     )  # fmt: skip
-    data = pipeline.load_data(s)
+    data = load_data(s)
 
     def engine() -> mlopt.Engine:
         with torch.random.fork_rng():
             torch.manual_seed(0)
-            loaders = pipeline.search_loaders(data, s, plain=True)
+            loaders = search_loaders(data, s, plain=True)
             return lfm_cw_darts.scheme(data, *loaders, s).engine
 
     list_, other = engine(), engine()

@@ -7,7 +7,7 @@ import torch
 from image_files import write_imagenet
 
 import mlopt
-from loaders import load_data, search_loaders
+from support.data import load_data, search_loaders
 from support.settings import Settings
 
 pytestmark = [

@@ -22,6 +22,7 @@ from mlopt.generators import SharedDiscriminator
 from mlopt.nas import Alarm, Supernet
 from mlopt.report import RunFolder
 from support import settings
+from support.data import load_data, search_loaders
 
 SMALL = [
     "--channels", "4", "--nodes", "1", "--cells", "2", "--epochs", "1", "--warmup", "0",
@@ -34,9 +35,9 @@ SMALL = [
 def ready(tmp_path: Path, example: Any, *more: str) -> tuple[Any, ...]:
     """The first stage of a search, and what it needs to run."""
     s = settings.parse(None, [*SMALL, "--run-folder", str(tmp_path / "run"), *more])
-    data = pipeline.load_data(s)
+    data = load_data(s)
     scheme = example.scheme
-    loaders = pipeline.search_loaders(data, s, plain=scheme.plain, unlabeled=scheme.unlabeled)
+    loaders = search_loaders(data, s, plain=scheme.plain, unlabeled=scheme.unlabeled)
     return scheme(data, *loaders, s), loaders, data, s
 
 

@@ -10,9 +10,9 @@ import experiment_tables
 import experiments
 import gan
 import lfm_cw_darts
-import loaders
 import pipeline
 import spaces
+from support.data import load_data
 from support.settings import Settings
 
 SHIPPED = experiment_tables.names()
@@ -82,7 +82,7 @@ def test_tables_share_the_runs_that_they_have_in_common(tmp_path):
 @pytest.mark.parametrize("row", ["dcgan", "wgan-gp", "biggan"])
 def test_the_quick_generators_draw_digits(row, tmp_path):
     s = settings_of("ablation-generator", "quick", tmp_path)[row]
-    data = loaders.load_data(s)
+    data = load_data(s)
     generator, _ = gan.make_players(spaces.search_space(data, s), data, s)
     assert generator(torch.tensor([0, 1])).shape == (2, 1, 8, 8)
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
-import torch
+from torch.utils.data import DataLoader
 
 import mlopt
 from mlopt.data import (
@@ -18,23 +17,11 @@ from mlopt.data import (
     search_split,
     standard_augmentation,
 )
-from support.settings import Settings
+
+from ..settings import Settings
 
 #: Whose images a data set takes as unlabeled ones; the others hold out some of their own.
 OTHER = {"cifar10": "cifar100", "cifar100": "cifar10"}
-
-
-def load_data(s: Settings) -> ImageData:
-    """The data set, its training part cut to `train_images` if asked for."""
-    size = {"image_size": s.image_size} if s.image_size else {}
-    data = load(s.dataset, s.data_root or None, **size)
-    if not s.train_images or s.train_images >= len(data.train):
-        return data
-    order = torch.randperm(len(data.train), generator=torch.Generator().manual_seed(0))
-    chosen = order[: s.train_images]
-    return dataclasses.replace(
-        data, train_images=data.train_images[chosen], train_labels=data.train_labels[chosen]
-    )
 
 
 def search_loaders(
@@ -59,11 +46,9 @@ def search_loaders(
         "batch_size": min(s.batch_size, smallest),
         "drop_last": True,
         "augment": None if data.name == "digits" else augment,
-        "workers": s.workers,
-        "pin_memory": s.device.startswith("cuda"),
     }
-    parts = loader(train, plain=plain, **options), loader(valid, **options)
-    return parts if images is None else (*parts, loader(images, labels=False, **options))
+    parts = batches(train, s, plain=plain, **options), batches(valid, s, **options)
+    return parts if images is None else (*parts, batches(images, s, labels=False, **options))
 
 
 def unlabeled_images(data: ImageData, s: Settings) -> tuple[ImageData, ImagePart]:
@@ -77,3 +62,8 @@ def unlabeled_images(data: ImageData, s: Settings) -> tuple[ImageData, ImagePart
             "set, or held-out."
         )
     return data, images_of(load(other, s.unlabeled_root or s.data_root or None), like=data)
+
+
+def batches(part: ImagePart, s: Settings, **options: Any) -> DataLoader[Any]:
+    """A loader with the workers that the settings want; the options are those of `loader`."""
+    return loader(part, workers=s.workers, pin_memory=s.device.startswith("cuda"), **options)
