@@ -17,7 +17,7 @@ import mlopt
 from measuring import Learner
 from mlopt.data import ImageData
 from mlopt.nas import Architecture, SearchSpace, Supernet
-from optimizers import adam, hypergradient_method, sgd
+from optimizers import adam, engine_options, sgd
 from pipeline import main
 from searching import Scheme, Search
 from spaces import supernet
@@ -27,9 +27,6 @@ from support.settings import Settings
 def darts(a: Architecture, w: Supernet, train, valid, s: Settings) -> mlopt.Engine:
     """The graph: weights below, architecture above."""
     A, W = mlopt.Variable(a, "a"), mlopt.Variable(w, "w")
-    schedule = mlopt.Sequential() if s.order == "first" else mlopt.Simultaneous()
-    if s.steps == "upper-first":
-        schedule = mlopt.UpperFirst()
 
     @mlopt.problem(over=W, given=[A], data=train, **sgd(W, s))
     def weights(w, a, batch):
@@ -41,14 +38,10 @@ def darts(a: Architecture, w: Supernet, train, valid, s: Settings) -> mlopt.Engi
         x, y = batch
         return cross_entropy(w(x, a()), y)
 
-    return mlopt.Engine(
-        [weights, architecture],
-        hypergrad=hypergradient_method(s),
-        schedule=schedule,
-        device=s.device,
-        seed=s.seed,
-        compile=bool(s.compile) and {"backend": s.compile},
-    )
+    options = engine_options(s)
+    if s.steps == "upper-first":
+        options["schedule"] = mlopt.UpperFirst()
+    return mlopt.Engine([weights, architecture], **options)
 
 
 def search(space: SearchSpace, data: ImageData, train, valid, s: Settings) -> Search:

@@ -1,9 +1,8 @@
-"""The GAN of LFM-CW's stage I: generator, discriminator, and how the two play (Eq. 2)."""
+"""The GAN of LFM-CW's stage I: its networks, its images and its optimizers."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,14 +15,11 @@ import mlopt
 from mlopt.data import ImageData
 from mlopt.generators import (
     GANS,
-    LOSSES,
     ExponentialAverage,
     SharedDiscriminator,
-    gradient_penalty,
     make_gan,
 )
 from mlopt.nas import SearchSpace
-from optimizers import hypergradient_method
 from spaces import supernet
 from support.settings import Settings
 
@@ -90,71 +86,6 @@ class Pixels:
 
     def _equal(self) -> bool:
         return self.size in (0, self.data.image_size)
-
-
-def gan(
-    G: mlopt.Variable, H: mlopt.Variable, A: mlopt.Variable, train: Any, pixels: Pixels, s: Settings
-) -> tuple[mlopt.Problem, mlopt.Problem]:
-    """Eq. 2: H against G, with the losses of the family; by default H stands at A."""
-    family = GANS[s.generator]
-    d_loss, g_loss = LOSSES[family.loss]
-    d_steps = s.d_steps or family.d_steps
-    d_options = {
-        "over": H,
-        # Further steps have batches of their own; drawn from `train`, they would end its epoch.
-        "data": train if d_steps == 1 else fresh(train),
-        "repeat": d_steps,
-        "hypergrad": mlopt.Frozen(),
-        **gan_adam(H, s),
-    }
-    g_options = {
-        "over": G,
-        "data": train,
-        "hypergrad": hypergradient_method(s, s.gan_lr),
-        **gan_adam(G, s),
-    }
-    if isinstance(H.value, SharedDiscriminator):
-        return _shared(G, A, H, d_options, g_options, d_loss, g_loss, pixels)
-
-    @mlopt.problem(given=[G], **d_options)
-    def discriminator(h, g, batch):
-        _, y, real = batch
-        real, fake = pixels.real(real), pixels.drawn(g(y))
-        loss = d_loss(h(real, y), h(fake, y))
-        if family.gradient_penalty:
-            loss = loss + family.gradient_penalty * gradient_penalty(h, real, fake.detach(), y)
-        return loss
-
-    @mlopt.problem(given=[H], **g_options)
-    def generator(g, h, batch):
-        _, y, _ = batch
-        return g_loss(h(pixels.drawn(g(y)), y))
-
-    return discriminator, generator
-
-
-def _shared(
-    G: mlopt.Variable, A: mlopt.Variable, H: mlopt.Variable, d_options: dict[str, Any],
-    g_options: dict[str, Any], d_loss: Callable[..., Tensor], g_loss: Callable[..., Tensor],
-    pixels: Pixels,
-) -> tuple[mlopt.Problem, mlopt.Problem]:  # fmt: skip
-    """H is the search network at A.
-
-    Real and generated images of a step go through it as one batch: its cells end in BatchNorm
-    without gain, so that the mean features of a batch of either kind alone are zero.
-    """
-
-    @mlopt.problem(given=[G, A], **d_options)
-    def discriminator(h, g, a, batch):
-        _, y, real = batch
-        return d_loss(*h.pair(pixels.real(real), pixels.drawn(g(y)), y, a()))
-
-    @mlopt.problem(given=[H, A], **g_options)
-    def generator(g, h, a, batch):
-        _, y, real = batch
-        return g_loss(h.pair(pixels.real(real), pixels.drawn(g(y)), y, a())[1])
-
-    return discriminator, generator
 
 
 def fresh(loader: Any) -> mlopt.Stream:

@@ -57,3 +57,14 @@ def hypergradient_method(s: Settings, lr: float | None = None) -> mlopt.Abstract
         "exact": mlopt.Exact(),
     }[s.product]
     return mlopt.OneStep(lr=lr, product=product)
+
+
+def engine_options(s: Settings) -> dict[str, Any]:
+    """What every scheme asks of its engine; in first order, its levels follow one another."""
+    return {
+        "hypergrad": hypergradient_method(s),
+        "schedule": mlopt.Sequential() if s.order == "first" else mlopt.Simultaneous(),
+        "device": s.device,
+        "seed": s.seed,
+        "compile": bool(s.compile) and {"backend": s.compile},
+    }

@@ -21,7 +21,7 @@ import mlopt
 from measuring import Learner
 from mlopt.data import ImageData
 from mlopt.nas import Architecture, SearchSpace, Supernet
-from optimizers import adam, hypergradient_method, sgd
+from optimizers import adam, engine_options, sgd
 from pipeline import main
 from searching import Scheme, Search
 from spaces import supernet
@@ -85,11 +85,7 @@ def sgl(learners: list[Networks], train, valid, unlabeled, s: Settings) -> mlopt
 
     return mlopt.Engine(
         [*stage1, *pseudo_labels, *(group(k) for k in everyone), stage3],
-        hypergrad=hypergradient_method(s),
-        schedule=mlopt.Sequential() if s.order == "first" else None,
-        device=s.device,
-        seed=s.seed,
-        compile=bool(s.compile) and {"backend": s.compile},
+        **engine_options(s),
     )
 
 
