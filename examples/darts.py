@@ -17,10 +17,10 @@ import mlopt
 from measuring import Learner
 from mlopt.data import ImageData
 from mlopt.nas import Architecture, SearchSpace, Supernet
-from optimizers import adam, engine_options, sgd
 from pipeline import main
 from searching import Scheme, Search
-from spaces import supernet
+from support.networks import supernet
+from support.optimization import adam, engine_options, sgd
 from support.settings import Settings
 
 

@@ -23,7 +23,6 @@ from torch.nn.functional import cross_entropy
 import darts
 import mlopt
 from callbacks import Follow
-from gan import Pixels, fresh, gan_adam, make_average, make_players
 from measuring import Learner
 from mlopt.data import ImageData
 from mlopt.generators import (
@@ -34,10 +33,11 @@ from mlopt.generators import (
     gradient_penalty,
 )
 from mlopt.nas import Architecture, ClassLosses, SearchSpace, Supernet
-from optimizers import adam, engine_options, hypergradient_method, sgd
 from pipeline import main
 from searching import Scheme, Search
-from spaces import supernet
+from support.data import fresh
+from support.networks import Pixels, make_average, make_players, supernet
+from support.optimization import adam, engine_options, gan_adam, hypergradient_method, sgd
 from support.settings import Settings
 
 

@@ -25,8 +25,8 @@ from retraining import (
     save_result,
 )
 from searching import Scheme, Search, run_stages
-from spaces import TITLES
 from support.data import load_data, search_loaders
+from support.networks import TITLES
 from support.settings import Settings, parse
 
 

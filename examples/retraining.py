@@ -23,8 +23,8 @@ from mlopt.nas import (
     spread,
 )
 from mlopt.report import RunFolder, format_table
-from spaces import prepared
 from support.data import batches
+from support.networks import prepared
 from support.settings import Settings
 
 Row = dict[str, Any]

@@ -17,7 +17,7 @@ from measuring import Learner, validation
 from mlopt.data import ImageData
 from mlopt.nas import SearchSpace
 from mlopt.report import RunFolder
-from spaces import search_space
+from support.networks import search_space
 from support.settings import Settings
 
 

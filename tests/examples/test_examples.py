@@ -262,10 +262,7 @@ def test_cifar100_takes_those_of_cifar10_or_its_own(tmp_path, cifar):
     assert images.part.data.name == "cifar10"
     assert images.normalization.mean == (0.5071, 0.4867, 0.4408)
     own = sgl(tmp_path, *options, "--unlabeled", "held-out")
-    parts = [
-        loader.dataset
-        for loader in search_loaders(load_data(own), own, unlabeled=True)
-    ]
+    parts = [loader.dataset for loader in search_loaders(load_data(own), own, unlabeled=True)]
     assert [len(part) for part in parts] == [2, 2, 2]
     assert {part.part.data.name for part in parts} == {"cifar100"}
 

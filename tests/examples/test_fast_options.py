@@ -15,13 +15,13 @@ import pipeline
 import retraining
 import searching
 import sgl_darts
-import spaces
 from mlopt import MloptError, SettingsError
 from mlopt.generators import SharedDiscriminator
 from mlopt.nas import GENOTYPES, EvaluationNetwork, MixedPrecision
 from mlopt.report import RunFolder
 from support import settings
 from support.data import load_data, search_loaders
+from support.networks import prepared
 
 SMALL = [
     "--channels", "4", "--nodes", "1", "--cells", "1", "--epochs", "2", "--warmup", "0",
@@ -82,7 +82,7 @@ def test_every_network_has_the_formats(example: str, tmp_path: Path) -> None:
     found = [net for net in (*search.networks, *trunks) if isinstance(net, MixedPrecision)]
     assert len(found) == {"darts": 1, "lfm_cw_darts": 3, "sgl_darts": 4}[example]
     genotype = search.learners[0].space.derive(search.learners[0].architecture)
-    found.append(retraining.prepared(retraining.build(genotype, data, s), s))
+    found.append(prepared(retraining.build(genotype, data, s), s))
     for network in found:
         assert network.autocast is torch.bfloat16
         assert all(w.is_contiguous(memory_format=torch.channels_last) for w in kernels(network))
@@ -93,7 +93,7 @@ def test_channels_last_changes_kernels() -> None:
     strides = {}
     for flag in ("--channels-last", "--no-channels-last"):
         s = settings.parse(None, [*SMALL, flag])
-        network = spaces.prepared(EvaluationNetwork(GENOTYPES["DARTS_V2"], 2, 1), s)
+        network = prepared(EvaluationNetwork(GENOTYPES["DARTS_V2"], 2, 1), s)
         strides[flag] = kernels(network)[0].stride()
     assert strides == {"--channels-last": (27, 1, 9, 3), "--no-channels-last": (27, 9, 3, 1)}
 

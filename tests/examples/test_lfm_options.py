@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-import gan
 import lfm_cw_darts
 import mlopt
 import pipeline
@@ -22,6 +21,7 @@ from mlopt.generators import (
 )
 from support import settings
 from support.data import load_data, search_loaders
+from support.networks import Pixels
 
 SMALL = [
     "--channels", "2", "--nodes", "1", "--cells", "2", "--epochs", "1", "--generator-epochs", "0",
@@ -212,7 +212,7 @@ def test_images_of_another_size_are_fitted() -> None:
     data: Any = SimpleNamespace(
         image_size=8, normalization=SimpleNamespace(from_generator=lambda x: 2 * x)
     )
-    same, half = gan.Pixels(data, 0), gan.Pixels(data, 4)
+    same, half = Pixels(data, 0), Pixels(data, 4)
     x = torch.randn(3, 1, 8, 8)
     assert same.real(x) is x
     torch.testing.assert_close(same.synthetic(x), 2 * x)

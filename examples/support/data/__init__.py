@@ -6,6 +6,6 @@ May import: settings.
 """
 
 from .datasets import cut, load_data
-from .loaders import batches, search_loaders
+from .loaders import batches, fresh, search_loaders
 
-__all__ = ["batches", "cut", "load_data", "search_loaders"]
+__all__ = ["batches", "cut", "fresh", "load_data", "search_loaders"]

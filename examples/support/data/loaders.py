@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 from torch.utils.data import DataLoader
@@ -67,3 +68,8 @@ def unlabeled_images(data: ImageData, s: Settings) -> tuple[ImageData, ImagePart
 def batches(part: ImagePart, s: Settings, **options: Any) -> DataLoader[Any]:
     """A loader with the workers that the settings want; the options are those of `loader`."""
     return loader(part, workers=s.workers, pin_memory=s.device.startswith("cuda"), **options)
+
+
+def fresh(loader: Any) -> mlopt.Stream:
+    """The batches of a loader in passes of their own."""
+    return mlopt.Stream(copy.copy(loader))

@@ -10,8 +10,8 @@ import pytest
 
 import mlopt
 from mlopt.nas import SPACES
-from spaces import TITLES, search_space
 from support import settings
+from support.networks import TITLES, search_space
 from support.settings import Settings, presets
 
 

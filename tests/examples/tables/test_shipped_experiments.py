@@ -8,11 +8,10 @@ from examples.tables.experiment_runs import make, read
 
 import experiment_tables
 import experiments
-import gan
 import lfm_cw_darts
 import pipeline
-import spaces
 from support.data import load_data
+from support.networks import make_players, search_space
 from support.settings import Settings
 
 SHIPPED = experiment_tables.names()
@@ -83,7 +82,7 @@ def test_tables_share_the_runs_that_they_have_in_common(tmp_path):
 def test_the_quick_generators_draw_digits(row, tmp_path):
     s = settings_of("ablation-generator", "quick", tmp_path)[row]
     data = load_data(s)
-    generator, _ = gan.make_players(spaces.search_space(data, s), data, s)
+    generator, _ = make_players(search_space(data.name, s), data, s)
     assert generator(torch.tensor([0, 1])).shape == (2, 1, 8, 8)
 
 

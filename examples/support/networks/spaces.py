@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
+from typing import Any
 
-import torch
+from mlopt.nas import SPACES, SearchSpace
 
-from mlopt.data import ImageData
-from mlopt.nas import SPACES, MixedPrecision, SearchSpace, Supernet
-from support.settings import Settings
-
-Network = TypeVar("Network", bound=MixedPrecision)
+from ..settings import Settings
 
 #: What results call the spaces.
 TITLES = {"darts": "DARTS", "p-darts": "P-DARTS", "pc-darts": "PC-DARTS", "darts-minus": "DARTS-"}
@@ -45,17 +41,3 @@ def search_space(dataset: str, s: Settings) -> SearchSpace:
         form="imagenet" if imagenet else "cifar",
         **own.get(s.space, {}),
     )
-
-
-def supernet(space: SearchSpace, data: ImageData, s: Settings) -> Supernet:
-    """A new network of the space for these images, on its device."""
-    return prepared(space.supernet(data.classes, data.channels), s)
-
-
-def prepared(network: Network, s: Settings) -> Network:
-    """A network on its device, in the memory format and the number format of the settings."""
-    network.to(s.device)
-    if s.channels_last:
-        network.to(memory_format=torch.channels_last)
-    network.autocast = torch.bfloat16 if s.bf16 else None
-    return network
