@@ -22,8 +22,6 @@ from torch.nn.functional import cross_entropy
 
 import darts
 import mlopt
-from callbacks import Follow
-from measuring import Learner
 from mlopt.data import ImageData
 from mlopt.generators import (
     GANS,
@@ -34,10 +32,10 @@ from mlopt.generators import (
 )
 from mlopt.nas import Architecture, ClassLosses, SearchSpace, Supernet
 from pipeline import main
-from searching import Scheme, Search
 from support.data import fresh
 from support.networks import Pixels, make_average, make_players, supernet
 from support.optimization import adam, engine_options, gan_adam, hypergradient_method, sgd
+from support.search import Follow, Learner, Scheme, Search
 from support.settings import Settings
 
 

@@ -12,7 +12,6 @@ from typing import Any
 import torch
 
 import mlopt
-from measuring import pair_agreement
 from mlopt.data import ImageData
 from mlopt.nas import Genotype, draw
 from mlopt.report import RunFolder, write_report
@@ -24,9 +23,9 @@ from retraining import (
     retrain_and_test,
     save_result,
 )
-from searching import Scheme, Search, run_stages
 from support.data import load_data, search_loaders
 from support.networks import TITLES
+from support.search import Scheme, Search, pair_agreement, run_stages
 from support.settings import Settings, parse
 
 

@@ -18,13 +18,12 @@ from torch.nn.functional import cross_entropy
 
 import darts
 import mlopt
-from measuring import Learner
 from mlopt.data import ImageData
 from mlopt.nas import Architecture, SearchSpace, Supernet
 from pipeline import main
-from searching import Scheme, Search
 from support.networks import supernet
 from support.optimization import adam, engine_options, sgd
+from support.search import Learner, Scheme, Search
 from support.settings import Settings
 
 

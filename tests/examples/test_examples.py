@@ -14,15 +14,14 @@ from image_files import CifarFiles, write_fashion
 import darts
 import hpo_ridge
 import lfm_cw_darts
-import measuring
 import mlopt
 import pipeline
 import retraining
-import searching
 import sgl_darts
 from mlopt.nas import Genotype
 from support import settings
 from support.data import load_data, search_loaders
+from support.search import run_search, validation
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 SMALL = [
@@ -185,7 +184,7 @@ def test_sgl_passes_are_counted_over_all_learners(tmp_path):
     search = sgl_darts.scheme(data, *loaders, s)
     search.engine.step()  # preceded by the reading check
     with mlopt.report.RunFolder.create(tmp_path / "run", {}) as folder:
-        searching.run_search(search, loaders, folder, data, s)
+        run_search(search, loaders, folder, data, s)
     assert search.spent.passes == 10 * len(loaders[0]) + 2 * len(loaders[1])
 
 
@@ -198,7 +197,7 @@ def test_the_best_learner_is_that_of_the_lowest_validation_loss(tmp_path, losses
     data = load_data(s)
     loaders = search_loaders(data, s, unlabeled=True)
     search = sgl_darts.scheme(data, *loaders, s)
-    search.validation = measuring.validation(search.learners, loaders[1], "cpu")
+    search.validation = validation(search.learners, loaders[1], "cpu")
     for k, loss in enumerate(losses, start=1):
         search.validation[f"learner_{k}/validation/loss"] = loss
     assert search.best == best

@@ -13,7 +13,6 @@ import darts
 import lfm_cw_darts
 import pipeline
 import retraining
-import searching
 import sgl_darts
 from mlopt import MloptError, SettingsError
 from mlopt.generators import SharedDiscriminator
@@ -22,6 +21,7 @@ from mlopt.report import RunFolder
 from support import settings
 from support.data import load_data, search_loaders
 from support.networks import prepared
+from support.search import Search, run_search
 
 SMALL = [
     "--channels", "4", "--nodes", "1", "--cells", "1", "--epochs", "2", "--warmup", "0",
@@ -45,11 +45,11 @@ def kernels(network: nn.Module) -> list[torch.Tensor]:
     return [m.weight for m in network.modules() if isinstance(m, nn.Conv2d)]
 
 
-def searched(folder: Path, *more: str) -> tuple[searching.Search, list[float]]:
+def searched(folder: Path, *more: str) -> tuple[Search, list[float]]:
     """A search that has run, and its losses."""
     search, loaders, data, s = ready(folder, darts, *more)
     with RunFolder.create(folder, {}) as run:
-        searching.run_search(search, loaders, run, data, s)
+        run_search(search, loaders, run, data, s)
         lines = [line for line in run.metrics() if line["phase"] == "search-epoch"]
     return search, [line[key] for line in lines for key in ("validation/loss", "gap")]
 

@@ -14,7 +14,6 @@ from torch.nn.functional import cross_entropy
 import lfm_cw_darts
 import mlopt
 import pipeline
-import searching
 from mlopt.generators import (
     GANS,
     SharedDiscriminator,
@@ -22,6 +21,7 @@ from mlopt.generators import (
 from support import settings
 from support.data import load_data, search_loaders
 from support.networks import Pixels
+from support.search import run_search
 
 SMALL = [
     "--channels", "2", "--nodes", "1", "--cells", "2", "--epochs", "1", "--generator-epochs", "0",
@@ -125,7 +125,7 @@ def test_discriminator_steps_do_not_shorten_an_epoch(tmp_path: Path, generator_e
     """The further steps draw batches of their own: an epoch stays that of the training half."""
     world = World(tmp_path, "--d-steps", "3", "--generator-epochs", generator_epochs)
     with mlopt.report.RunFolder.create(world.folder, {}) as folder:
-        searching.run_search(world.search, world.loaders, folder, world.data, world.s)
+        run_search(world.search, world.loaders, folder, world.data, world.s)
         rows = [row for row in folder.metrics() if row["phase"] == "search-epoch"]
     assert len(world.loaders[0]) == 2
     assert [row["step"] for row in rows] == [2 * k for k in range(1, len(rows) + 1)]

@@ -10,12 +10,10 @@ import pytest
 import torch
 from image_files import write_imagenet
 
-import callbacks
 import darts
 import lfm_cw_darts
 import mlopt
 import pipeline
-import searching
 import sgl_darts
 from mlopt.generators import SharedDiscriminator
 from mlopt.nas import Alarm, Supernet
@@ -23,6 +21,7 @@ from mlopt.report import RunFolder
 from support import settings
 from support.data import load_data, search_loaders
 from support.optimization import sgd
+from support.search import alarms, run_search, run_stages
 
 SMALL = [
     "--channels", "4", "--nodes", "1", "--cells", "2", "--epochs", "1", "--warmup", "0",
@@ -62,7 +61,7 @@ def test_all_supernets_are_told_the_epochs_of_the_search(
         "--generator-epochs", "1", "--space", "darts-minus",
     )  # fmt: skip
     with RunFolder.create(tmp_path / "run", {}) as folder:
-        searching.run_search(search, loaders, folder, data, s)
+        run_search(search, loaders, folder, data, s)
     w1, w2, _, h = search.networks
     assert isinstance(h, SharedDiscriminator)
     expected = [(epoch, 3, 2) for epoch in (0, 0, 0, 1, 2)]
@@ -76,7 +75,7 @@ def test_stages_follow_each_other_with_new_networks(tmp_path: Path) -> None:
         tmp_path, darts, "--space", "p-darts", "--cells", "2", "--add-cells", "0", "1", "2"
     )
     with RunFolder.create(tmp_path / "run", {}) as folder:
-        last = searching.run_stages(darts.scheme, search, loaders, folder, data, s)
+        last = run_stages(darts.scheme, search, loaders, folder, data, s)
         logged = rows(folder)
     assert [row["stage"] for row in logged] == [1, 2, 3]
     assert [row["epoch"] for row in logged] == [1, 2, 3]
@@ -151,7 +150,7 @@ def test_a_collapse_may_end_a_search(
     kept: int,
 ) -> None:
     """The architecture is then that of the last epoch without a collapse, if there was one."""
-    monkeypatch.setattr(callbacks, "MONITOR", Skips(*collapses))
+    monkeypatch.setattr(alarms, "MONITOR", Skips(*collapses))
     flag = ("--stop-on-collapse",) if stop else ()
     search, loaders, data, s = ready(tmp_path, darts, "--epochs", "4", "--arch-lr", "0.1", *flag)
     states: list[torch.Tensor] = []
@@ -162,7 +161,7 @@ def test_a_collapse_may_end_a_search(
 
     search.callbacks = [Record()]
     with RunFolder.create(tmp_path / "run", {}) as folder:
-        searching.run_search(search, loaders, folder, data, s)
+        run_search(search, loaders, folder, data, s)
         logged = rows(folder)
     assert len(logged) == len(states) == epochs
     assert torch.equal(vector(search), states[kept - 1])
@@ -181,17 +180,17 @@ def test_a_collapse_may_end_a_search(
 def test_alarms_wait_for_the_first_update_of_the_architecture(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(callbacks, "MONITOR", Skips(1))
+    monkeypatch.setattr(alarms, "MONITOR", Skips(1))
     search, loaders, data, s = ready(
         tmp_path, darts, "--pretrain", "1", "--epochs", "3", "--warmup", "1", "--stop-on-collapse"
     )
     with RunFolder.create(tmp_path / "run", {}) as folder:
-        searching.run_search(search, loaders, folder, data, s)
+        run_search(search, loaders, folder, data, s)
         assert [row["alarms"] for row in rows(folder)] == [[], [], ["too many skips"]]
 
 
 def test_an_early_end_is_in_the_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(callbacks, "MONITOR", Skips(2))
+    monkeypatch.setattr(alarms, "MONITOR", Skips(2))
     s = settings.parse(
         None,
         [*SMALL, "--epochs", "3", "--stop-on-collapse", "--run-folder", str(tmp_path / "run")],
@@ -206,7 +205,7 @@ def test_an_early_end_is_in_the_result(tmp_path: Path, monkeypatch: pytest.Monke
 def test_the_gap_is_that_of_the_two_halves(tmp_path: Path) -> None:
     search, loaders, data, s = ready(tmp_path, darts)
     with RunFolder.create(tmp_path / "run", {}) as folder:
-        searching.run_search(search, loaders, folder, data, s)
+        run_search(search, loaders, folder, data, s)
         (row,) = rows(folder)
     training = float(search.engine.clock.means["weights/loss"])
     assert row["gap"] == pytest.approx(row["validation/loss"] - training)
