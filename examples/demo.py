@@ -19,7 +19,8 @@ import torch
 
 import lfm_cw_darts
 import mlopt
-from pipeline import result_table, run_beside_base
+from support.pipeline import run_beside_base
+from support.results import result_table
 from support.settings import Settings, read_preset
 
 

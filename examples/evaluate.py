@@ -26,8 +26,9 @@ from typing import Any
 import mlopt
 from mlopt.nas import GENOTYPES, Genotype, draw, load_genotype
 from mlopt.report import RunFolder, write_report
-from retraining import baselines, check, over_seeds, result_table, retrain_seeds, save_result, size
 from support.data import load_data
+from support.results import baselines, over_seeds, result_table, save_result
+from support.retraining import check, retrain_seeds, size
 from support.settings import Settings, parse
 
 
@@ -65,7 +66,7 @@ def run(genotype: str, s: Settings, resume: bool = False) -> list[dict[str, Any]
             for result in (results if len(results) > 1 else [])
         ]
         rows = [mean, *baselines(data), *seeds]
-        save_result(folder, "evaluate", data, rows)
+        save_result(folder, data, rows)
         print(f"report: {write_report(folder)}")
     return rows
 

@@ -25,10 +25,10 @@ import darts
 import evaluate
 import lfm_cw_darts
 import mlopt
-import pipeline
 import sgl_darts
 from experiment_tables import FREE, Row, referred
 from mlopt.report import RunFolder
+from support import pipeline
 from support.settings import Settings
 
 SCHEMES = {

@@ -14,7 +14,7 @@ from experiment_cells import Cell
 from experiment_tables import FREE, Row, Table
 from mlopt.nas import Spread, spread
 from mlopt.report import format_table
-from retraining import cost
+from support.results import cost
 
 #: What papers call the data sets.
 DATASETS = {

@@ -31,10 +31,10 @@ from mlopt.generators import (
     gradient_penalty,
 )
 from mlopt.nas import Architecture, ClassLosses, SearchSpace, Supernet
-from pipeline import main
 from support.data import fresh
 from support.networks import Pixels, make_average, make_players, supernet
 from support.optimization import adam, engine_options, gan_adam, hypergradient_method, sgd
+from support.pipeline import main
 from support.search import Follow, Learner, Scheme, Search
 from support.settings import Settings
 

@@ -20,9 +20,9 @@ import darts
 import mlopt
 from mlopt.data import ImageData
 from mlopt.nas import Architecture, SearchSpace, Supernet
-from pipeline import main
 from support.networks import supernet
 from support.optimization import adam, engine_options, sgd
+from support.pipeline import main
 from support.search import Learner, Scheme, Search
 from support.settings import Settings
 

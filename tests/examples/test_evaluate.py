@@ -12,7 +12,6 @@ from image_files import CifarFiles, write_imagenet
 
 import evaluate
 import mlopt
-import retraining
 from mlopt.nas import (
     GENOTYPES,
     EvaluationNetwork,
@@ -23,6 +22,8 @@ from mlopt.nas import (
 from mlopt.report import RunFolder
 from support import settings
 from support.data import load_data
+from support.results import cost, result_table
+from support.retraining import build
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 SMALL = [
@@ -68,7 +69,7 @@ def test_two_seeds_into_one_table(tmp_path, capsys):
     logged = RunFolder.open(folder).metrics()
     assert [(row["phase"], row["epoch"]) for row in logged] == 2 * [("retrain", 0), ("retrain", 1)]
     assert ["seed_4/train/loss" in row for row in logged] == [False, False, True, True]
-    table = retraining.result_table(rows)
+    table = result_table(rows)
     assert "deviation over seeds" in table
     assert "top-5 error" in table
     assert "passes" not in table
@@ -123,7 +124,7 @@ def test_what_a_search_has_found_with_what_it_took(tmp_path, no_pictures):
         s = small(tmp_path / str(number), "--eval-epochs", "1")
         row = evaluate.run(str(given), s)[0]
         assert (row["name"], row["search_seconds"]) == ("found", 129600.0)
-        assert "1.5 GPU-days" in retraining.result_table([row])
+        assert "1.5 GPU-days" in result_table([row])
     s = small(tmp_path / "file", "--eval-epochs", "1")
     (tmp_path / "mine.json").write_text(GENOTYPES["DARTS_V1"].to_json())
     row = evaluate.run(str(tmp_path / "mine.json"), s)[0]
@@ -131,11 +132,11 @@ def test_what_a_search_has_found_with_what_it_took(tmp_path, no_pictures):
 
 
 def test_cost_as_papers_print_it():
-    assert retraining.cost(None, "cpu") is None
-    assert retraining.cost(12.34, "cuda") == "12.3 s"
-    assert retraining.cost(5400, "cpu") == "1.5 CPU hours"
-    assert retraining.cost(5400, None) == "1.5 CPU hours"
-    assert retraining.cost(21600, "cuda:0") == "0.25 GPU-days"
+    assert cost(None, "cpu") is None
+    assert cost(12.34, "cuda") == "12.3 s"
+    assert cost(5400, "cpu") == "1.5 CPU hours"
+    assert cost(5400, None) == "1.5 CPU hours"
+    assert cost(21600, "cuda:0") == "0.25 GPU-days"
 
 
 @pytest.mark.parametrize("dataset", ["cifar10", "cifar100"])
@@ -166,7 +167,7 @@ def test_a_cell_of_cifar100_on_imagenet(tmp_path, no_pictures):
     data = load_data(s)
     for form, kind in {"cifar": EvaluationNetwork, "imagenet": ImageNetNetwork}.items():
         chosen = small(tmp_path, *more, "--eval-form", form)
-        assert type(retraining.build(GENOTYPES["PDARTS"], data, chosen)) is kind
+        assert type(build(GENOTYPES["PDARTS"], data, chosen)) is kind
 
 
 @pytest.mark.parametrize(

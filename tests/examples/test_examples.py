@@ -15,12 +15,11 @@ import darts
 import hpo_ridge
 import lfm_cw_darts
 import mlopt
-import pipeline
-import retraining
 import sgl_darts
 from mlopt.nas import Genotype
-from support import settings
+from support import pipeline, settings
 from support.data import load_data, search_loaders
+from support.results import standard_error
 from support.search import run_search, validation
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -349,6 +348,6 @@ def test_bad_input_ends_with_one_line(arguments, message, tmp_path):
 
 
 def test_the_standard_error_is_never_zero():
-    assert retraining.standard_error(2.0, 400) == pytest.approx(0.7)
-    assert retraining.standard_error(0.0, 98) == pytest.approx(100 * (0.01 * 0.99 / 98) ** 0.5)
-    assert retraining.standard_error(100.0, 98) == pytest.approx(retraining.standard_error(0.0, 98))
+    assert standard_error(2.0, 400) == pytest.approx(0.7)
+    assert standard_error(0.0, 98) == pytest.approx(100 * (0.01 * 0.99 / 98) ** 0.5)
+    assert standard_error(100.0, 98) == pytest.approx(standard_error(0.0, 98))

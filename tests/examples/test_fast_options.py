@@ -11,16 +11,15 @@ from torch import nn
 
 import darts
 import lfm_cw_darts
-import pipeline
-import retraining
 import sgl_darts
 from mlopt import MloptError, SettingsError
 from mlopt.generators import SharedDiscriminator
 from mlopt.nas import GENOTYPES, EvaluationNetwork, MixedPrecision
 from mlopt.report import RunFolder
-from support import settings
+from support import pipeline, settings
 from support.data import load_data, search_loaders
 from support.networks import prepared
+from support.retraining import build
 from support.search import Search, run_search
 
 SMALL = [
@@ -82,7 +81,7 @@ def test_every_network_has_the_formats(example: str, tmp_path: Path) -> None:
     found = [net for net in (*search.networks, *trunks) if isinstance(net, MixedPrecision)]
     assert len(found) == {"darts": 1, "lfm_cw_darts": 3, "sgl_darts": 4}[example]
     genotype = search.learners[0].space.derive(search.learners[0].architecture)
-    found.append(prepared(retraining.build(genotype, data, s), s))
+    found.append(prepared(build(genotype, data, s), s))
     for network in found:
         assert network.autocast is torch.bfloat16
         assert all(w.is_contiguous(memory_format=torch.channels_last) for w in kernels(network))

@@ -13,12 +13,11 @@ from torch.nn.functional import cross_entropy
 
 import lfm_cw_darts
 import mlopt
-import pipeline
 from mlopt.generators import (
     GANS,
     SharedDiscriminator,
 )
-from support import settings
+from support import pipeline, settings
 from support.data import load_data, search_loaders
 from support.networks import Pixels
 from support.search import run_search

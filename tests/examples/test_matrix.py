@@ -12,14 +12,14 @@ from pathlib import Path
 
 import pytest
 
-import darts  # noqa: E402
-import experiments  # noqa: E402
-import lfm_cw_darts  # noqa: E402
-import pipeline  # noqa: E402
-import sgl_darts  # noqa: E402
-from experiment_tables import read_table  # noqa: E402
-from mlopt.nas import Genotype  # noqa: E402
-from support import settings
+import darts
+import experiments
+import lfm_cw_darts
+import sgl_darts
+from experiment_tables import read_table
+from mlopt.nas import Genotype
+from support import pipeline, settings
+from support.pipeline import runs
 
 SCHEMES = {"darts": darts, "lfm_cw_darts": lfm_cw_darts, "sgl_darts": sgl_darts}
 SPACES = {
@@ -65,7 +65,7 @@ def check(example: str, folder: Path, space: str, rows: list[dict[str, float]]) 
 @pytest.mark.parametrize("example", SCHEMES)
 def test_tiny(example: str, space: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """All but the report, whose charts take most of such a run's time; other tests have it."""
-    monkeypatch.setattr(pipeline, "write_report", str)
+    monkeypatch.setattr(runs, "write_report", str)
     rows = run(example, tmp_path / "run", *TINY, *SPACES[space])
     check(example, tmp_path / "run", space, rows)
 

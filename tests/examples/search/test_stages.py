@@ -13,12 +13,11 @@ from image_files import write_imagenet
 import darts
 import lfm_cw_darts
 import mlopt
-import pipeline
 import sgl_darts
 from mlopt.generators import SharedDiscriminator
 from mlopt.nas import Alarm, Supernet
 from mlopt.report import RunFolder
-from support import settings
+from support import pipeline, settings
 from support.data import load_data, search_loaders
 from support.optimization import sgd
 from support.search import alarms, run_search, run_stages

@@ -5,7 +5,7 @@ from examples.tables.experiment_runs import TABLE, TRANSFER, Evaluations, Runs
 
 import evaluate
 import experiment_tables
-import pipeline
+from support import pipeline
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from examples.tables.experiment_runs import ALL, TABLE, make, read
 import experiment_cells
 import experiments
 import mlopt
-import pipeline
+from support import pipeline
 
 
 def test_settings_of_preset_table_row_and_command_line(tmp_path, tables):

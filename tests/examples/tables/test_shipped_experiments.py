@@ -9,7 +9,7 @@ from examples.tables.experiment_runs import make, read
 import experiment_tables
 import experiments
 import lfm_cw_darts
-import pipeline
+from support import pipeline
 from support.data import load_data
 from support.networks import make_players, search_space
 from support.settings import Settings
