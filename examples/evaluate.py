@@ -27,7 +27,7 @@ import mlopt
 from mlopt.nas import GENOTYPES, Genotype, draw, load_genotype
 from mlopt.report import RunFolder, write_report
 from support.data import load_data
-from support.results import baselines, over_seeds, result_table, save_result
+from support.results import baseline_rows, over_seeds, result_table, save_result
 from support.retraining import check, retrain_seeds, size
 from support.settings import Settings, parse
 
@@ -65,7 +65,7 @@ def run(genotype: str, s: Settings, resume: bool = False) -> list[dict[str, Any]
             {"name": f"{name}, seed {result['seed']}", **over_seeds([result], data, s)}
             for result in (results if len(results) > 1 else [])
         ]
-        rows = [mean, *baselines(data), *seeds]
+        rows = [mean, *baseline_rows(data), *seeds]
         save_result(folder, data, rows)
         print(f"report: {write_report(folder)}")
     return rows

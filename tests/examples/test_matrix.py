@@ -16,10 +16,10 @@ import darts
 import experiments
 import lfm_cw_darts
 import sgl_darts
-from experiment_tables import read_table
 from mlopt.nas import Genotype
 from support import pipeline, settings
 from support.pipeline import runs
+from support.tables import read_table
 
 SCHEMES = {"darts": darts, "lfm_cw_darts": lfm_cw_darts, "sgl_darts": sgl_darts}
 SPACES = {
@@ -77,7 +77,7 @@ def test_quick(name: str, tmp_path: Path, request: pytest.FixtureRequest) -> Non
     folder = Path(request.config.getoption("--runs") or tmp_path)
     (cell,) = next(line.cells for line in experiments.make("matrix", folder=folder).lines
                    if line.row.name == name)  # fmt: skip
-    cell.run()
+    cell.run(experiments.start)
     rows = json.loads((cell.folder / "result.json").read_text())["rows"]
     check(cell.row.example, cell.folder, cell.s.space, rows)
     assert rows[0]["test_error"] < rows[-1]["test_error"] / 2

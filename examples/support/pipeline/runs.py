@@ -10,7 +10,7 @@ from mlopt.report import RunFolder, write_report
 
 from ..data import load_data, search_loaders
 from ..networks import TITLES
-from ..results import BASELINES, Row, baselines, save_result
+from ..results import BASELINES, Row, baseline_rows, save_result
 from ..retraining import check
 from ..search import Scheme, run_stages
 from ..settings import Settings
@@ -59,7 +59,7 @@ def run(example: str, scheme: Scheme, s: Settings) -> list[Row]:
             for k, result in tested.items()
             if k != search.best
         ]
-        rows = [row, *others, *baselines(data)]
+        rows = [row, *others, *baseline_rows(data)]
         save_learners(search, genotypes, tested, folder)
         save_result(folder, data, rows, notes(search))
         print(f"report: {write_report(folder)}")

@@ -6,7 +6,7 @@ result.json, table.py is what people read.
 May import: settings.
 """
 
-from .baselines import BASELINES, baselines
+from .baselines import BASELINES, baseline_rows
 from .rows import Row, over_seeds, standard_error
 from .saving import save_result
 from .table import cost, result_table
@@ -14,7 +14,7 @@ from .table import cost, result_table
 __all__ = [
     "BASELINES",
     "Row",
-    "baselines",
+    "baseline_rows",
     "cost",
     "over_seeds",
     "result_table",

@@ -11,7 +11,7 @@ from .rows import Row, standard_error
 BASELINES = ("logistic regression", "chance")
 
 
-def baselines(data: ImageData) -> list[Row]:
+def baseline_rows(data: ImageData) -> list[Row]:
     """Chance, and logistic regression on raw pixels (small data sets in memory)."""
     rows: list[Row] = []
     if len(data.train) <= 10_000 and isinstance(data.train.images, torch.Tensor):

@@ -4,8 +4,8 @@ import pytest
 from examples.tables.experiment_runs import TABLE, TRANSFER, Evaluations, Runs
 
 import evaluate
-import experiment_tables
 from support import pipeline
+from support.tables import reading
 
 
 @pytest.fixture
@@ -13,7 +13,7 @@ def tables(tmp_path, monkeypatch):
     """A folder of tables with one table "t"; returns how to write another."""
     folder = tmp_path / "experiments"
     folder.mkdir()
-    monkeypatch.setattr(experiment_tables, "TABLES", folder)
+    monkeypatch.setattr(reading, "TABLES", folder)
 
     def write(text, name="t"):
         (folder / f"{name}.toml").write_text(text)

@@ -2,7 +2,6 @@
 
 import json
 
-import experiment_cells
 import experiments
 from mlopt.nas import GENOTYPES
 from mlopt.report import RunFolder
@@ -41,7 +40,7 @@ class Runs:
 
     def __call__(self, example, scheme, s):
         self.made.append((example, s.seed))
-        assert scheme is experiment_cells.SCHEMES[example]
+        assert scheme is experiments.SCHEMES[example]
         settings = {"example": example, **vars(s)}
         with RunFolder.create(s.run_folder, settings) as folder:
             error = self.errors.get((example, s.seed), 1.0)

@@ -7,10 +7,10 @@ import sys
 import pytest
 from examples.tables.experiment_runs import ALL, TABLE, make, read
 
-import experiment_cells
 import experiments
 import mlopt
 from support import pipeline
+from support.tables import cell as cell_module
 
 
 def test_settings_of_preset_table_row_and_command_line(tmp_path, tables):
@@ -150,14 +150,14 @@ def test_a_cell_that_another_process_finishes_meanwhile_is_not_run_again(
     tmp_path, runs, monkeypatch
 ):
     cell = make(tmp_path, seeds=[0]).lines[0].cells[0]
-    lock = experiment_cells._locked
+    lock = cell_module.locked
 
     def late(path):  # the other process ends between the look at the result and the lock
-        pipeline.run("darts", experiment_cells.SCHEMES["darts"], cell.s)
+        pipeline.run("darts", experiments.SCHEMES["darts"], cell.s)
         return lock(path)
 
-    monkeypatch.setattr(experiment_cells, "_locked", late)
-    assert cell.attempt() == "done"
+    monkeypatch.setattr(cell_module, "locked", late)
+    assert cell.attempt(experiments.start) == "done"
     assert runs.made == [("darts", 0)]
 
 
@@ -207,7 +207,7 @@ def test_an_evaluation_fails_with_its_search(tmp_path, runs, evaluations):
 
 def test_an_evaluation_waits_for_a_search_elsewhere(tmp_path, runs, evaluations):
     search = make(tmp_path).lines[1].cells[0]
-    with experiment_cells._locked(search._lock):
+    with cell_module.locked(search._lock):
         assert experiments.run(make(tmp_path, "transfer"), ["found"]) == 0
     assert runs.made == evaluations.made == []
 

@@ -6,15 +6,19 @@ import pytest
 import torch
 from examples.tables.experiment_runs import make, read
 
-import experiment_tables
 import experiments
 import lfm_cw_darts
 from support import pipeline
 from support.data import load_data
 from support.networks import make_players, search_space
 from support.settings import Settings
+from support.tables import RUNNABLE, reading
 
-SHIPPED = experiment_tables.names()
+SHIPPED = reading.table_names()
+
+
+def test_a_row_may_run_what_the_program_can_start():
+    assert {*experiments.SCHEMES, "evaluate"} == set(RUNNABLE)
 
 
 def settings_of(table, preset, folder):
@@ -24,11 +28,11 @@ def settings_of(table, preset, folder):
 
 @pytest.mark.parametrize("name", SHIPPED)
 def test_shipped_tables(name, tmp_path):
-    table = experiment_tables.read_table(name)
+    table = reading.read_table(name)
     papers = name not in ("matrix", "fashion")
     assert any(row.published for row in table.rows) == papers
     datasets = set()
-    for preset in experiment_tables.PRESETS:
+    for preset in reading.PRESETS:
         experiment = experiments.make(name, preset, folder=tmp_path)
         assert not (preset == "quick" and experiment.comparable)
         if preset == "paper" and papers:

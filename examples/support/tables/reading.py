@@ -1,4 +1,4 @@
-"""Tables of experiments as data: the rows of a table of a paper, and what each of them runs.
+"""Tables of experiments as data, checked before anything runs.
 
 A table is a file `experiments/<name>.toml`:
 
@@ -24,17 +24,16 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from mlopt import SettingsError
 from mlopt.nas import GENOTYPES
-from support.settings import Settings, checked, preset_names, read_preset, read_toml
 
-TABLES = Path(__file__).parent / "experiments"
-#: What a row may run.
-RUNNABLE = ("darts", "lfm_cw_darts", "sgl_darts", "evaluate")
+from ..settings import Settings, checked, preset_names, read_toml
+from .table import FREE, RUNNABLE, Row, Table
+
+TABLES = Path(__file__).parents[2] / "experiments"
 #: The presets; each may have a table of settings, in a table of experiments and in its rows.
 PRESETS = tuple(preset_names())
 _TABLE = {
@@ -46,101 +45,9 @@ _ROW = {
     "published_deviation": float, "source": str, "settings": dict,
     **dict.fromkeys(PRESETS, dict),
 }  # fmt: skip
-#: Settings that say where and how a run is made: they are given with it, not in a table.
-FREE = ("seed", "device", "workers", "data_root", "unlabeled_root", "run_folder", "overwrite")
 
 
-@dataclass(frozen=True)
-class Row:
-    """A row of a table.
-
-    Attributes:
-        table: its name.
-        name: of the row.
-        label: what the printed table calls it.
-        example: what it runs, of `RUNNABLE`.
-        settings: what it sets with every preset, and with each preset alone, by their tables' names
-            ("settings", "quick", ...); those of the whole table are among them.
-        genotype: of an evaluation.
-        series: the line of the table's chart that it belongs to.
-        published: the paper's test error in percent, if there is one.
-        published_deviation: over the paper's seeds.
-        source: paper and table of these two figures.
-    """
-
-    table: str
-    name: str
-    label: str
-    example: str
-    settings: Mapping[str, dict[str, Any]]
-    genotype: str = ""
-    series: str = ""
-    published: float | None = None
-    published_deviation: float | None = None
-    source: str = ""
-
-    @property
-    def where(self) -> str:
-        """For errors."""
-        return f"experiments/{self.table}.toml, row {self.name!r}"
-
-    def resolved(self, preset: str, given: Mapping[str, Any]) -> Settings:
-        """Its settings: the preset, over it what the row sets, over both what was given.
-
-        Raises:
-            SettingsError: there is no such preset.
-        """
-        own = {**self.settings["settings"], **self.settings.get(preset, {}), **given}
-        base = read_preset(preset, self.example, own.get("dataset"), own.get("space"))
-        return Settings(**(base | own))
-
-    def same_run(self, other: Row) -> bool:
-        """Whether both run the same, whatever the preset."""
-        own = ("example", "genotype", "settings")
-        return all(getattr(self, name) == getattr(other, name) for name in own)
-
-    @property
-    def dataset(self) -> str:
-        """That of the published figure."""
-        return self.settings["settings"].get("dataset", Settings.dataset)
-
-
-@dataclass(frozen=True)
-class Table:
-    """A table of experiments.
-
-    Attributes:
-        name: of its file.
-        title: what it shows.
-        rows: in order.
-        note: what a reader must know besides.
-        plot: a setting to draw the errors against; "": the rows as they are.
-        seeds: by preset.
-    """
-
-    name: str
-    title: str
-    rows: tuple[Row, ...]
-    note: str = ""
-    plot: str = ""
-    seeds: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
-
-    def row(self, name: str) -> Row:
-        """A row by name.
-
-        Raises:
-            SettingsError: there is no such row.
-        """
-        known = {row.name: row for row in self.rows}
-        if name not in known:
-            raise SettingsError(
-                f"experiments/{self.name}.toml: there is no row {name!r}; give one of "
-                f"{', '.join(known)}."
-            )
-        return known[name]
-
-
-def names() -> list[str]:
+def table_names() -> list[str]:
     """All tables there are."""
     return sorted(path.stem for path in TABLES.glob("*.toml"))
 
@@ -151,7 +58,7 @@ def read_table(name: str) -> Table:
     Raises:
         SettingsError: there is no such table, or something in it is not what it should be.
     """
-    if name not in names():
+    if name not in table_names():
         raise SettingsError(f"--table {name}: there is no such table; give one of {_all()}.")
     where = f"experiments/{name}.toml"
     content = read_toml(TABLES / f"{name}.toml", where)
@@ -184,7 +91,7 @@ def referred(row: Row) -> Row | None:
     if row.example != "evaluate" or row.genotype in GENOTYPES:
         return None
     table, _, name = row.genotype.partition("/")
-    if not name or table not in names():
+    if not name or table not in table_names():
         raise SettingsError(
             f"{row.where}: genotype = {row.genotype!r} is neither a published one, which are "
             f"{', '.join(GENOTYPES)}, nor <table>/<row> with a table of {_all()}."
@@ -268,4 +175,4 @@ def _no_two(values: Iterable[Any], message: str) -> None:
 
 
 def _all() -> str:
-    return ", ".join(names())
+    return ", ".join(table_names())

@@ -8,38 +8,28 @@ same run share it, and a row whose settings were changed has another folder.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import fcntl
 import hashlib
 import json
 import shutil
 import sys
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import darts
-import evaluate
-import lfm_cw_darts
 import mlopt
-import sgl_darts
-from experiment_tables import FREE, Row, referred
 from mlopt.report import RunFolder
-from support import pipeline
-from support.settings import Settings
 
-SCHEMES = {
-    "darts": darts.scheme,
-    "lfm_cw_darts": lfm_cw_darts.scheme,
-    "sgl_darts": sgl_darts.scheme,
-}
+from ..settings import Settings
+from .lock import Taken, is_locked, locked
+from .reading import referred
+from .table import FREE, Row
 
-
-class Taken(Exception):
-    """Another process runs this cell."""
+#: Runs an example into the folder of its settings: of an evaluation, which genotype, and whether
+#: to go on with what is there.
+Runner = Callable[[str, Settings, str, bool], Any]
 
 
 @dataclass(frozen=True)
@@ -109,7 +99,7 @@ class Cell:
         """One of done, running, failed, half done, to run."""
         if self.result() is not None:
             return "done"
-        if _is_locked(self._lock):
+        if is_locked(self._lock):
             return "running"
         if self.failure.is_file():
             return "failed"
@@ -133,15 +123,18 @@ class Cell:
                     f"now {here[name]!r}. Remove that folder, or give another --folder."
                 )
 
-    def attempt(self) -> str:
+    def attempt(self, start: Runner) -> str:
         """Run it, unless it is finished or another process is at it.
+
+        Args:
+            start: runs an example.
 
         Returns:
             What became of it: done, running (elsewhere), or failed, which the file `failure` says
             more of.
         """
         try:
-            self.run()
+            self.run(start)
         except Taken:
             return "running"
         except Exception as error:  # the other cells go on
@@ -153,8 +146,11 @@ class Cell:
             return "failed"
         return "done"
 
-    def run(self) -> None:
+    def run(self, start: Runner) -> None:
         """Run it, and first the search that it depends on, unless they are finished.
+
+        Args:
+            start: runs an example.
 
         Raises:
             Taken: another process runs one of them.
@@ -162,20 +158,20 @@ class Cell:
         if self.result() is not None:
             return
         if self.search is not None:
-            self._run_search(self.search)
-        with _locked(self._lock):
+            self._run_search(self.search, start)
+        with locked(self._lock):
             if self.result() is not None:  # finished by another process meanwhile
                 return
             self.failure.unlink(missing_ok=True)
             if self.row.example == "evaluate":
                 genotype = str(self.search.folder) if self.search else self.row.genotype
-                evaluate.run(genotype, self.s, resume=self._begun("genotype.json"))
+                start("evaluate", self.s, genotype, self._begun("genotype.json"))
             else:
                 self._begun("result.json")
-                pipeline.run(self.row.example, SCHEMES[self.row.example], self.s)
+                start(self.row.example, self.s, "", False)
 
-    def _run_search(self, search: Cell) -> None:
-        became = search.attempt()
+    def _run_search(self, search: Cell, start: Runner) -> None:
+        became = search.attempt(start)
         if became == "running":
             raise Taken
         if became == "failed":
@@ -203,32 +199,3 @@ def _digest(example: str, genotype: str, s: Settings) -> str:
     }
     text = json.dumps([example, genotype, own], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:8]
-
-
-@contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Hold a lock file; the system opens the lock of a process that has ended, however it did.
-
-    Raises:
-        Taken: another process holds it.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise Taken from None
-        try:
-            yield
-        finally:
-            fcntl.flock(file, fcntl.LOCK_UN)
-
-
-def _is_locked(path: Path) -> bool:
-    if not path.is_file():
-        return False
-    try:
-        with _locked(path):
-            return False
-    except Taken:
-        return True
