@@ -6,21 +6,16 @@ of A_k for every place where it stands: the derivative by one copy is one term.
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "examples"))
-
-import sgl_darts  # noqa: E402
-from settings import Settings  # noqa: E402
-
-import mlopt  # noqa: E402
-from mlopt import OneStep, StopGradient  # noqa: E402
+import mlopt
+import sgl_darts
+from mlopt import OneStep, StopGradient
+from support.settings import Settings
 
 F64 = torch.float64
 #: Where A_k stands: in stage III, in its own stage II, in its pseudo-labels, in its stage I.

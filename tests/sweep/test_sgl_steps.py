@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,10 +10,8 @@ from oracles import assert_close, relative_error
 from sweep.sgl_program import GROUPS, World, program, terms, values
 from torch import Tensor, nn
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "examples"))
-
-import sgl_darts  # noqa: E402
-from settings import Settings  # noqa: E402
+import sgl_darts
+from support.settings import Settings
 
 
 def test_a_teacher_counts_only_for_the_others() -> None:
