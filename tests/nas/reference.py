@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import torch
+from compare import rounding
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
@@ -15,7 +16,7 @@ from supernet_twin import paired_parameters, per_edge, twin  # noqa: E402
 
 __all__ = [
     "PerEdgeSupernet", "fill", "fill_architecture", "images", "paired_parameters", "per_edge",
-    "twin",
+    "supernet_rounding", "twin",
 ]  # fmt: skip
 
 NaiveSupernet = PerEdgeSupernet
@@ -59,3 +60,22 @@ def fill_architecture(architecture, stage=1):
 
 def images(salt, batch=4, size=32):
     return 1.7 * pseudo_random(batch * 3 * size * size, salt).view(batch, 3, size, size)
+
+
+def supernet_rounding(
+    passes: int, cells: int, nodes: int, values: int, dtype: torch.dtype = torch.float64
+) -> float:
+    """What rounding may make of `passes` passes through a small supernet, forwards or backwards.
+
+    The longest way through a cell has an edge into each node, after the preprocessing. An edge is
+    a separable convolution, twice a sum over 25 pixels, one over up to 16 channels and a BatchNorm,
+    whose mean and variance are sums over the `values` of a channel in the batch; then the sums over
+    eight operations and over the edges of a node.
+
+    A BatchNorm behind a ReLU enlarges perturbations by sqrt(pi / (pi - 1)) = 1.21 (Yang et al., "A
+    Mean Field Theory of Batch Normalization", ICLR 2019), but a mixture passes most of them by
+    poolings and identities; ten is for some thirty of them.
+    """
+    half = 25 + 16 + 2 * values + 10
+    edge = 2 * half + 8 + nodes + 1
+    return rounding(passes * cells * (nodes + 1) * edge, condition=10, dtype=dtype)
