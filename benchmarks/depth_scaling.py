@@ -21,9 +21,9 @@ from pathlib import Path
 from typing import Any
 
 from depth_ladder import Ladder, betty_ladder, ladder_engine
-from error_vs_cost import header
-from lfm_cw_step import ratio, rounds
+from header import header
 from scaling_chart import chart
+from timing import ratio, rounds
 
 from mlopt.report import format_table
 
