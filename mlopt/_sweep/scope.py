@@ -100,11 +100,16 @@ class Frame:
         Returns:
             False where something that it is made of has been displaced.
         """
-        if isinstance(source, Signal):
-            own = self.owner.over
-            return all(r.source in own or self.usual(r.source) for r in source.reads)
-        owner = self.graph.owner[source]
-        return self.stands(owner) or not self.displaces(owner)
+        if not isinstance(source, Signal):
+            owner = self.graph.owner[source]
+            return self.stands(owner) or not self.displaces(owner)
+        for heard in (r.source for r in source.reads if r.source not in self.owner.over):
+            node = self.graph.node(heard)
+            above = isinstance(node, Problem) and self.graph.rank[node] > self.graph.rank[source]
+            # Whoever is not above that problem reads the signal where the problem stands.
+            if (above and not self.stands(node)) or not self.usual(heard):  # type: ignore[arg-type]
+                return False
+        return True
 
     def displaces(self, problem: Problem) -> bool:
         """Whether anything that a problem's total objective reads has left its standing value."""

@@ -124,12 +124,15 @@ class TotalObjectives(Evaluations):
         Returns:
             Values by source: the signal's, or those of all variables of the problem over it.
         """
-        top = scope.frame.parent is None
-        usual = top and scope.frame.usual(source)
-        if usual and not scope.frame.depends(source) and (known := self._constant(source)):
+        frame = scope.frame
+        owner = None if isinstance(source, Signal) else self.graph.owner[source]
+        if owner is not None and frame.stands(owner):
+            return {v: self.constants(v) for v in owner.over}
+        usual = frame.parent is None and frame.usual(source)
+        if usual and not frame.depends(source) and (known := self._constant(source)):
             return known
-        if not isinstance(source, Signal):
-            return dict(self._solve(self.graph.owner[source], scope))
+        if owner is not None:
+            return dict(self._solve(owner, scope))
         value = self.evaluate(source, scope)[0]
         if usual:
             self._usual[source] = detached_signal(value, source)
@@ -148,8 +151,6 @@ class TotalObjectives(Evaluations):
             return {source: self._usual[source]} if source in self._usual else {}
         problem = self.graph.owner[source]
         method = self.graph.methods[problem]
-        if not self.graph.participates(problem, self.dormant):
-            return {}
         if method.traced:
             solution = self.trajectory(problem).value
         elif not method.moves:
@@ -188,8 +189,6 @@ class TotalObjectives(Evaluations):
     def _solve(self, problem: Problem, scope: Scope) -> dict[Variable, Values]:
         """A lower problem's solution as the reader in this scope sees it."""
         standing = {v: self.constants(v) for v in problem.over}
-        if scope.frame.stands(problem):
-            return standing
         method = self.graph.methods[problem]
         displaced = scope.frame.displaces(problem)
         if method.traced:
