@@ -95,21 +95,33 @@ class Frame:
         """Whether a source is here what it is in the updates of all who read it where they stand.
 
         Args:
-            source: a signal, or a variable that is not the owner's.
+            source: a signal or a variable.
 
         Returns:
             False where something that it is made of has been displaced.
         """
-        if not isinstance(source, Signal):
-            owner = self.graph.owner[source]
-            return self.stands(owner) or not self.displaces(owner)
-        for heard in (r.source for r in source.reads if r.source not in self.owner.over):
-            node = self.graph.node(heard)
-            above = isinstance(node, Problem) and self.graph.rank[node] > self.graph.rank[source]
-            # Whoever is not above that problem reads the signal where the problem stands.
-            if (above and not self.stands(node)) or not self.usual(heard):  # type: ignore[arg-type]
-                return False
-        return True
+        if isinstance(source, Signal):
+            return all(self._usually_heard(source, r.source) for r in source.reads)
+        owner = self.graph.owner[source]
+        at = self._of(owner)
+        if at is not None:
+            return not at.displaced
+        return self.stands(owner) or not self.displaces(owner)
+
+    def _usually_heard(self, signal: Signal, source: Any) -> bool:
+        """Whether this read of a signal is usual; it reads what is above it as it stands."""
+        node = self.graph.node(source)
+        if isinstance(node, Problem) and self.graph.rank[node] > self.graph.rank[signal]:
+            at = self._of(node)
+            return self.stands(node) if at is None else not at.displaced
+        return self.usual(source)
+
+    def _of(self, problem: Problem) -> Frame | None:
+        """The frame of a problem inside whose objective this evaluation stands."""
+        at: Frame | None = self
+        while at is not None and at.owner is not problem:
+            at = at.parent
+        return at
 
     def displaces(self, problem: Problem) -> bool:
         """Whether anything that a problem's total objective reads has left its standing value."""

@@ -128,8 +128,9 @@ class TotalObjectives(Evaluations):
         owner = None if isinstance(source, Signal) else self.graph.owner[source]
         if owner is not None and frame.stands(owner):
             return {v: self.constants(v) for v in owner.over}
-        usual = frame.parent is None and frame.usual(source)
-        if usual and not frame.depends(source) and (known := self._constant(source)):
+        usual = not frame.loops and frame.usual(source)
+        top = frame.parent is None
+        if usual and top and not frame.depends(source) and (known := self._constant(source)):
             return known
         if owner is not None:
             return dict(self._solve(owner, scope))
