@@ -6,7 +6,8 @@ A bound is a relative error, and says where it comes from:
     near(found, expected, 3e-3, why="central difference: radius^2 / 6 of the third derivative")
 
 `exact` is for what rounding alone keeps apart; its tests leave nine tenths of their bound unused.
-`near` is for a known bias or for statistics. Equality to the bit is `torch.equal`.
+`near` is for a known bias or for statistics. Equality to the bit is `torch.equal`. Where a bound is
+wide, `kills` shows that it still tells a planted fault.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["Headroom", "exact", "near", "rounding", "used"]
+__all__ = ["Headroom", "agree", "exact", "kills", "near", "rounding", "used"]
 
 
 @dataclass
@@ -91,6 +92,35 @@ def near(
     """
     assert why, "say where the bound comes from"
     _compare(found, expected, bound, scale, what, "near")
+
+
+def agree(
+    found: Any,
+    expected: Any,
+    bound: float,
+    why: str = "",
+    *,
+    scale: float | None = None,
+    what: str = "",
+) -> None:
+    """`near` where a reason is given, else `exact`: for tables in which some rows have a bias."""
+    _compare(found, expected, bound, scale, what, "near" if why else "exact")
+
+
+def kills(wrong: Any, expected: Any, bound: float, *, scale: float | None = None) -> None:
+    """That a comparison with half of this precision still fails for what has a planted fault.
+
+    Args:
+        wrong: as `exact` would be given it: a factor of two, a term left out.
+        expected: as of `exact`.
+        bound: that of the comparison.
+        scale: as of `exact`.
+    """
+    errors = [
+        float((a - b).norm()) / (float(b.norm()) if scale is None else scale)
+        for _, a, b in _parts(wrong, expected, "")
+    ]
+    assert max(errors) > 2 * bound, f"the bound {bound:.3e} hides a fault of {max(errors):.3e}"
 
 
 def _compare(
