@@ -94,3 +94,22 @@ def numerical_derivative(f: Callable[[Tensor], Tensor], x: Tensor, h: float = 1e
         e = e.view_as(x)
         columns.append(((f(x + e) - f(x - e)) / (2 * h)).reshape(-1))
     return torch.stack(columns, dim=1)
+
+
+def carried_step(
+    optimizer: Any, parameter: Tensor, w: Tensor, g: Tensor, state: dict[Any, Any], k: int
+) -> Tensor:
+    """One update of a parameter, its momentum carried on from step to step in `state`."""
+    if not isinstance(optimizer, torch.optim.SGD):
+        assert k == 1, "several steps ahead: SGD only"
+        return optimizer_step(optimizer, parameter, w, g)
+    group = next(
+        group for group in optimizer.param_groups if any(p is parameter for p in group["params"])
+    )
+    d = (-g if group["maximize"] else g) + group["weight_decay"] * w
+    if group["momentum"] == 0:
+        return w - group["lr"] * d
+    past = state.get(parameter, optimizer.state.get(parameter, {}).get("momentum_buffer"))
+    b = d if past is None else group["momentum"] * past + (1 - group["dampening"]) * d
+    state[parameter] = b
+    return w - group["lr"] * (d + group["momentum"] * b if group["nesterov"] else b)

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from compare import agree, exact, rounding
 from optimizer_steps import optimizer_step
 from torch import Tensor, nn
 
@@ -254,6 +255,27 @@ def _rejoin(value: Any, parts: Values) -> Any:
     return dict(parts) if isinstance(value, dict) else tuple(parts.values())
 
 
+def sweep_rounding(problems: int, operations: int = 50, condition: float = 100.0) -> float:
+    """What rounding may make of a hypergradient that goes through so many problems below the top.
+
+    Args:
+        problems: solved one after another on the longest way.
+        operations: of one objective on the longest way from an input to its value. It is
+            differentiated twice, and each time the way is gone forth and back: 4 times as many.
+        condition: the terms that are summed on the way are so many times as large as their sum.
+    """
+    return rounding(4 * operations * (problems + 1), condition)
+
+
+def moved_rounding(old: Tensor, step: Tensor) -> float:
+    """What rounding leaves of a step that is found as new values minus old ones.
+
+    Eight roundings: decay, momentum and rate of an update, its sum with the old value, the
+    difference.
+    """
+    return rounding(8, condition=1 + (old.norm() / step.norm()).item())
+
+
 def relative_error(found: Tensor, expected: Tensor) -> float:
     """The 2-norm of the difference over that of what is expected."""
     size = torch.linalg.vector_norm(expected).item()
@@ -262,21 +284,20 @@ def relative_error(found: Tensor, expected: Tensor) -> float:
 
 def assert_close(found: Tensor, expected: Tensor, tolerance: float, what: str = "") -> None:
     """Relative to the size of what is expected; exactly zero where zero is expected."""
-    assert found.shape == expected.shape, what
-    if not expected.any():
-        assert not found.any(), f"{what}: expected exactly zero, got {found}"
-        return
-    error = relative_error(found, expected)
-    assert error <= tolerance, f"{what}: relative error {error:.3g} > {tolerance:g}"
+    exact(found, expected, tolerance, what=what)
 
 
 def assert_same_gradients(
     found: dict[Any, dict[str, Tensor]],
     expected: dict[Any, dict[str, Tensor | None]],
-    tolerance: float,
+    bound: float,
     what: str = "",
+    why: str = "",
 ) -> None:
-    """Every tensor by itself; one that nothing depends on may be absent or zero."""
+    """Every tensor by itself; one that nothing depends on may be absent or zero.
+
+    By `exact`, or by `near` where a reason is given.
+    """
     assert set(found) == set(expected), what
     for v, tensors in expected.items():
         assert set(found[v]) <= set(tensors), f"{what} {v.name}"
@@ -287,4 +308,4 @@ def assert_same_gradients(
                 assert f is None or not f.any(), f"{label}: expected nothing"
             else:
                 assert f is not None, f"{label}: absent"
-                assert_close(f, e, tolerance, label)
+                agree(f, e, bound, why, what=label)

@@ -43,3 +43,10 @@ def flat(point: Point) -> Tensor:
 def shaped(flat: Tensor, like: Point) -> Point:
     pieces = flat.split([t.numel() for t in like.values()])
     return {k: x.view_as(t) for (k, t), x in zip(like.items(), pieces, strict=True)}
+
+
+def newton_step(w: Point, gradient: Tensor, hessian: Tensor) -> Point:
+    """Newton's step, no longer than one: a start far off may lie where the model is poor."""
+    step = torch.linalg.solve(hessian, gradient)
+    length = torch.linalg.vector_norm(step).item()
+    return shaped(flat(w) - step / max(1.0, length), w)

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from oracles import assert_close
+from compare import exact, near, rounding
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
@@ -22,18 +22,21 @@ METHODS = {
     "unrolled_recomputed": Unrolled(3, recompute=True),
     "zeroth_order": mlopt.ZerothOrder(OneStep(lr=0.1), samples=2),
 }
+#: A layer of 100 operations, by another kernel; of differences, divided by their radius.
+BOUNDS = {True: rounding(4 * 100, condition=100), False: rounding(4 * 100, condition=10) / 1e-3}
+F64 = torch.float64
 SECOND = [name for name, m in METHODS.items() if m.cost.keeps_graph or m.traced]
 
 
 def tokens() -> Tensor:
-    return torch.randn(3, 4, 8, generator=torch.Generator().manual_seed(0))
+    return torch.randn(3, 4, 8, dtype=F64, generator=torch.Generator().manual_seed(0))
 
 
 def problems(net: nn.Module, method: Any) -> tuple[mlopt.Engine, Any, Any]:
     """Token weights steer what a network learns; a clean loss judges it."""
     x = tokens()
     W = mlopt.Variable(net, "w")
-    A = mlopt.Variable(nn.Parameter(torch.zeros(3, 4, 1)), "a")
+    A = mlopt.Variable(nn.Parameter(torch.zeros(3, 4, 1, dtype=F64)), "a")
 
     @mlopt.problem(over=W, given=[A], optimizer=torch.optim.SGD(W.parameters(), lr=0.1),
                    hypergrad=method)  # fmt: skip
@@ -49,7 +52,9 @@ def problems(net: nn.Module, method: Any) -> tuple[mlopt.Engine, Any, Any]:
 
 def transformer() -> nn.Module:
     torch.manual_seed(1)
-    return nn.TransformerEncoderLayer(8, 2, 16, dropout=0.0, batch_first=True, activation="gelu")
+    return nn.TransformerEncoderLayer(
+        8, 2, 16, dropout=0.0, batch_first=True, activation="gelu", dtype=F64
+    )
 
 
 def hypergradient(net: nn.Module, method: Any) -> Tensor:
@@ -60,7 +65,7 @@ def hypergradient(net: nn.Module, method: Any) -> Tensor:
 @pytest.fixture(scope="module")
 def flash() -> bool:
     """Whether fused attention lacks a double backward here."""
-    q = torch.randn(1, 2, 4, 4, requires_grad=True)
+    q = torch.randn(1, 2, 4, 4, dtype=F64, requires_grad=True)
     out = nn.functional.scaled_dot_product_attention(q, q, q).square().sum()
     (g,) = torch.autograd.grad(out, q, create_graph=True)
     try:
@@ -85,15 +90,14 @@ def test_attention(name: str, flash: bool) -> None:
     else:
         found = engine.hypergradient(upper)[A][""]
         assert "kernel" not in str(engine.plan())
-    # float32, and finite differences besides
-    assert_close(found, expected, 1e-4 if name in SECOND else 0.1, name)
+    exact(found, expected, BOUNDS[name in SECOND], what=name)
     engine.step()
 
 
 @pytest.fixture(scope="module")
 def compiles() -> bool:
     """Whether a compiled module lacks a double backward here; not every build compiles it."""
-    net = torch.compile(nn.Sequential(nn.Linear(8, 8), nn.Tanh()), backend="aot_eager")
+    net = torch.compile(nn.Sequential(nn.Linear(8, 8), nn.Tanh()).double(), backend="aot_eager")
     first = torch.autograd.grad((net(tokens()) ** 2).sum(), list(net.parameters()),
                                 create_graph=True)  # fmt: skip
     try:
@@ -106,7 +110,7 @@ def compiles() -> bool:
 @pytest.mark.parametrize("name", METHODS)
 def test_compiled_module(name: str, compiles: bool) -> None:
     method = METHODS[name]
-    plain = nn.Sequential(nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, 8))
+    plain = nn.Sequential(nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, 8)).double()
     expected = hypergradient(plain, method)
     torch._dynamo.reset()
     engine, train, (upper, A) = problems(torch.compile(plain, backend="aot_eager"), method)
@@ -116,7 +120,7 @@ def test_compiled_module(name: str, compiles: bool) -> None:
         assert "uncompiled" in str(engine.plan())
     else:
         found = engine.hypergradient(upper)[A][""]
-    assert_close(found, expected, 1e-4 if name in SECOND else 0.1, name)
+    exact(found, expected, BOUNDS[name in SECOND], what=name)
     engine.step()
 
 
@@ -137,7 +141,7 @@ class Custom(nn.Module):
     def __init__(self, square: Any) -> None:
         super().__init__()
         torch.manual_seed(2)
-        self.layer, self.square = nn.Linear(8, 8), square
+        self.layer, self.square = nn.Linear(8, 8, dtype=F64), square
 
     def forward(self, x: Tensor) -> Tensor:
         return self.square(self.layer(x))
@@ -159,4 +163,5 @@ def test_custom_function(name: str) -> None:
         assert "central differences" in str(engine.plan())
     else:
         found = engine.hypergradient(upper)[A][""]
-    assert_close(found, expected, 0.02, name)
+    # mended by central differences, whose radius is 0.01
+    near(found, expected, 100 * 0.01**2 / 6, why="radius^2 / 6 of the third derivative", what=name)

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 import torch
-from evaluation.compiled import CENTRAL, Graph, Net, difference, run
+from compare import exact
+from evaluation.compiled import CENTRAL, ROUNDING, Graph, Net, run
 from torch import Tensor
 
 from mlopt import CapabilityWarning, GraphError
@@ -29,7 +30,7 @@ def fails_on(
     assert said[0].startswith("train: evaluated uncompiled")
     assert "train: evaluated uncompiled" in str(graph.engine.plan())
     expected = run(Graph(), steps)
-    assert difference(found, expected) < 1e-12
+    exact(found, expected, ROUNDING / 0.01)  # by differences of that radius
 
 
 def test_unsupported_construct_with_fullgraph() -> None:
@@ -88,7 +89,7 @@ def test_failure_in_the_backward_pass() -> None:
         found = run(graph, 3)
     assert len([w for w in caught if w.category is CapabilityWarning]) == 3
     expected = run(Graph(), 3)
-    assert difference(found, expected) < 1e-12
+    exact(found, expected, ROUNDING / 0.01)  # by differences of that radius
 
 
 def test_recompilation_has_a_limit() -> None:
@@ -110,7 +111,7 @@ def test_two_sizes_of_batches_are_two_variants() -> None:
     graph = Graph(sizes=(6, 4), compile={"backend": "eager"})
     found = run(graph, 6)
     expected = run(Graph(sizes=(6, 4)), 6)
-    assert difference(found, expected) < 1e-12
+    exact(found, expected, ROUNDING / 0.01)  # by differences of that radius
     assert graph.engine.compiled.nodes["train"].variants == 4
 
 

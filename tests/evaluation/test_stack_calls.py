@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from evaluation.stacked import SGD, Net, close, images, learners
+from evaluation.stacked import ROUNDING, SGD, Net, close, images, learners
 from small import F64, seeded, state_of
 from torch import nn
 from torch.nn.functional import cross_entropy
@@ -73,8 +73,8 @@ def test_uppers_of_a_stack_pull_back_their_own_lowers_together(calls):
 
     plain, stacked = make(False), make(True)
     for _ in range(3):
-        close(stacked.step(), plain.step(), 1e-8)
-    close(state_of(stacked), state_of(plain), 1e-8)
+        close(stacked.step(), plain.step(), ROUNDING / 0.01)
+    close(state_of(stacked), state_of(plain), ROUNDING / 0.01)
     calls.count = 0
     stacked.step()
     assert calls.count == 2 + 2
@@ -106,8 +106,8 @@ def test_one_member_alone_may_be_pulled_back(product, calls):
 
     plain, stacked = make(False), make(True)
     for _ in range(3):
-        close(stacked.step(), plain.step(), 1e-8)
-    close(state_of(stacked), state_of(plain), 1e-8)
+        close(stacked.step(), plain.step(), ROUNDING / 0.01)
+    close(state_of(stacked), state_of(plain), ROUNDING / 0.01)
     calls.count, before = 0, stacked._evaluator.count.copy()
     planned = stacked.plan().per_node
     stacked.step()

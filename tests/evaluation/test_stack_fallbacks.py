@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from evaluation.stacked import Learners, close, learners, net_problem, run
+from evaluation.stacked import ROUNDING, Learners, close, learners, net_problem, run
 from small import F64, assert_same, batches, mlp, state_of
 from torch import nn
 from torch.nn.functional import dropout, mse_loss
@@ -105,8 +105,8 @@ def test_batches_of_different_sizes_are_evaluated_one_by_one():
     plain = mlopt.Engine([learner(1), learner(2)])
     engine = mlopt.Engine([mlopt.Stack([learner(1), learner(2)])])
     for _ in range(4):
-        close(engine.step(), plain.step(), 1e-12)
-    close(state_of(engine), state_of(plain), 1e-12)
+        close(engine.step(), plain.step())
+    close(state_of(engine), state_of(plain))
 
 
 @pytest.mark.parametrize(
@@ -130,7 +130,7 @@ def test_methods_without_a_common_pullback_run_one_by_one(method):
 
     plain, before, _ = run(False, make, steps=2, hypergrad=method)
     seen, after, engine = run(True, make, steps=2, hypergrad=method)
-    close(seen, plain, 1e-9)
-    close(after, before, 1e-9)
+    close(seen, plain, ROUNDING / 0.001)
+    close(after, before, ROUNDING / 0.001)
     stopped = isinstance(method, mlopt.StopGradient)
     assert ("evaluated as one: first" in str(engine.plan())) == stopped

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from case_graphs import parameter, tensor
-from oracles import relative_error
+from compare import kills, near
 
 import mlopt
 from mlopt import GraphError, OneStep, ZerothOrder
@@ -46,16 +46,19 @@ def test_unbiased_and_its_variance() -> None:
     """For linear s: E = the pullback; E |error|^2 = (d + 1) / samples |pullback|^2, d = dim(r)."""
     expected = exact()
     drawn = mean(ZerothOrder(OneStep(lr=0.2), samples=4), 1500)
-    spread = ((drawn - expected) ** 2).sum(1).mean() / (expected**2).sum()
-    assert 0.85 * (3 + 1) / 4 < spread < 1.15 * (3 + 1) / 4
-    assert relative_error(drawn.mean(0), expected) < 3 * (spread / 1500) ** 0.5
+    squares = ((drawn - expected) ** 2).sum(1) / (expected**2).sum()
+    spread, error = squares.mean(), squares.std() / 1500**0.5
+    why = "five standard errors of 1,500 draws"
+    near(spread, (3 + 1) / 4, 5 * error.item(), scale=1.0, why=why)
+    kills(2 * spread, (3 + 1) / 4, 5 * error.item())
+    near(drawn.mean(0), expected, 5 * (spread / 1500).sqrt().item(), why=why)
 
 
 def test_bias_is_of_second_order_in_the_radius() -> None:
     """The same displacements, so the difference between two radii is all bias."""
-    near = mean(ZerothOrder(OneStep(lr=0.2), samples=4, radius=1e-4), 20, curved=0.5)
+    fine = mean(ZerothOrder(OneStep(lr=0.2), samples=4, radius=1e-4), 20, curved=0.5)
     errors = [
-        (mean(ZerothOrder(OneStep(lr=0.2), samples=4, radius=h), 20, curved=0.5) - near).norm()
+        (mean(ZerothOrder(OneStep(lr=0.2), samples=4, radius=h), 20, curved=0.5) - fine).norm()
         for h in (0.02, 0.2)
     ]
     assert 80 < errors[1] / errors[0] < 120

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from nested_oracle import Fixed, Nested, Optimum, Steps, Stopped
+from oracles import sweep_rounding
 
 import mlopt
 from mlopt import CG, Frozen, Implicit, OneStep, StopGradient, Unrolled
@@ -18,22 +19,25 @@ def problems_of(nodes: list[Any]) -> list[Any]:
     return [n for n in nodes if isinstance(n, mlopt.Problem)]
 
 
-def strict(nodes: list[Any], kinds: dict[Any, Any]) -> bool:
+def strict(oracle: Nested) -> bool:
     """Whether every optimum is a strict minimum, and every Hessian symmetric.
 
     A stopped read inside a total objective makes its derivative no gradient of anything.
+
+    Args:
+        oracle: that has been asked for the hypergradients of all problems.
     """
-    oracle = Nested(nodes, kinds)
-    for problem in problems_of(nodes):
-        loss, leaves = oracle.evaluate(problem)
-        del loss, leaves
-        oracle.hypergradient(problem)
     for hessian in oracle.curvature.values():
-        if (hessian - hessian.mT).abs().max() > 1e-12 * hessian.abs().max():
+        if (hessian - hessian.mT).norm() > sweep_rounding(4) * hessian.norm():
             return False
         if torch.linalg.eigvalsh(hessian).min() < CURVATURE:
             return False
     return True
+
+
+def hypergradients(oracle: Nested, nodes: list[Any]) -> dict[Any, Any]:
+    """Of every problem."""
+    return {p: oracle.hypergradient(p) for p in problems_of(nodes)}
 
 
 def implicit(kind: Any) -> mlopt.AbstractHypergradient:

@@ -158,3 +158,8 @@ def terms(world: World) -> dict[tuple[str, int, int], Tensor]:
                 if g is not None:
                     found[place, k, j] = g
     return found
+
+
+def sum_of(terms: dict[tuple[str, int, int], Tensor], k: int) -> Tensor:
+    """The terms of A_k's hypergradient as one."""
+    return torch.stack([t for (_, learner, _), t in terms.items() if learner == k]).sum(0)

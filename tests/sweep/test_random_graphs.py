@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 import torch
 from case_graphs import parameter
+from compare import exact
 from nested_oracle import Fixed, Nested, Steps, Stopped
 from optimizer_steps import torch_update
-from oracles import Composed, assert_close, assert_same_gradients
+from oracles import Composed, assert_same_gradients, moved_rounding, sweep_rounding
 from sweep.random_graphs import draw_graph
 from torch import nn
 
@@ -97,16 +98,18 @@ def _check(nodes: list[Any], label: str) -> None:
     problems = [p for p in problems if _steps_below(engine.graph, p) <= 4 or engine.graph.staged(p)]
     expected = {p: nested.hypergradient(p) for p in problems}
     composed = Composed(nodes, seed=engine.seed_of)
+    below = {p: _steps_below(engine.graph, p) for p in problems}
     for p in problems:
         if engine.graph.staged(p):  # a second opinion
             known = {
                 v: {k: t for k, t in ts.items() if t is not None}
                 for v, ts in composed.hypergradient(p).items()
             }
-            assert_same_gradients(known, expected[p], 1e-12, f"{label} {p.name} oracles")
+            bound = sweep_rounding(below[p])
+            assert_same_gradients(known, expected[p], bound, f"{label} {p.name} oracles")
     for p in problems:
         found = engine.hypergradient(p)
-        assert_same_gradients(found, expected[p], 1e-8, f"{label} {p.name}")
+        assert_same_gradients(found, expected[p], sweep_rounding(below[p]), f"{label} {p.name}")
     if not all(engine.graph.staged(p) for p in engine.graph.problems):
         return
     before = {p: [t.detach().clone() for v in p.over for t in v.parameters()] for p in problems}
@@ -125,7 +128,9 @@ def _check(nodes: list[Any], label: str) -> None:
     for p in problems:
         parameters = [t for v in p.over for t in v.parameters()]
         for t, old, new in zip(parameters, before[p], after[p], strict=True):
-            assert_close(t.detach() - old, new - old, 1e-8, f"{label} {p.name} committed")
+            step = new - old
+            bound = sweep_rounding(below[p]) + (moved_rounding(old, step) if step.any() else 0.0)
+            exact(t.detach() - old, step, bound, what=f"{label} {p.name} committed")
 
 
 def _steps_below(graph: mlopt.Graph, problem: Any) -> int:
