@@ -125,8 +125,9 @@ def gan(
     either kind alone are zero. A discriminator of the family's own has no architecture to read.
     """
     family, shared = GANS[s.generator], isinstance(H.value, SharedDiscriminator)
+    at = [A] if shared else []  # what H is evaluated at
     d_loss, g_loss = LOSSES[family.loss]
-    d_steps, at = s.d_steps or family.d_steps, [A] if shared else []
+    d_steps = s.d_steps or family.d_steps
 
     @mlopt.problem(
         over=H,

@@ -22,7 +22,7 @@ from mlopt.nas import (
 from mlopt.report import RunFolder
 from support import settings
 from support.data import load_data
-from support.results import cost, result_table
+from support.results import result_table
 from support.retraining import build
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -129,14 +129,6 @@ def test_what_a_search_has_found_with_what_it_took(tmp_path, no_pictures):
     (tmp_path / "mine.json").write_text(GENOTYPES["DARTS_V1"].to_json())
     row = evaluate.run(str(tmp_path / "mine.json"), s)[0]
     assert (row["name"], "search_seconds" in row) == ("mine", False)
-
-
-def test_cost_as_papers_print_it():
-    assert cost(None, "cpu") is None
-    assert cost(12.34, "cuda") == "12.3 s"
-    assert cost(5400, "cpu") == "1.5 CPU hours"
-    assert cost(5400, None) == "1.5 CPU hours"
-    assert cost(21600, "cuda:0") == "0.25 GPU-days"
 
 
 @pytest.mark.parametrize("dataset", ["cifar10", "cifar100"])

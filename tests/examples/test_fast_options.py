@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
+from examples.small_runs import TINY, ready, search_epochs
 from torch import nn
 
 import darts
@@ -17,27 +17,12 @@ from mlopt.generators import SharedDiscriminator
 from mlopt.nas import GENOTYPES, EvaluationNetwork, MixedPrecision
 from mlopt.report import RunFolder
 from support import pipeline, settings
-from support.data import load_data, search_loaders
 from support.networks import prepared
 from support.retraining import build
 from support.search import Search, run_search
 
-SMALL = [
-    "--channels", "4", "--nodes", "1", "--cells", "1", "--epochs", "2", "--warmup", "0",
-    "--generator-epochs", "0", "--generator-width", "2", "--noise", "4", "--batch-size", "16",
-    "--train-images", "64", "--order", "first", "--eval-channels", "2", "--eval-cells", "1",
-    "--eval-epochs", "1",
-]  # fmt: skip
+SHORT = ["--cells", "1", "--epochs", "2", "--batch-size", "16"]
 EXAMPLES = {"darts": darts, "lfm_cw_darts": lfm_cw_darts, "sgl_darts": sgl_darts}
-
-
-def ready(folder: Path, example: Any, *more: str) -> tuple[Any, ...]:
-    """A search, and what it needs to run."""
-    s = settings.parse(None, [*SMALL, "--run-folder", str(folder), *more])
-    data, scheme = load_data(s), example.scheme
-    loaders = search_loaders(data, s, plain=scheme.plain, unlabeled=scheme.unlabeled)
-    torch.manual_seed(0)
-    return scheme(data, *loaders, s), loaders, data, s
 
 
 def kernels(network: nn.Module) -> list[torch.Tensor]:
@@ -46,10 +31,10 @@ def kernels(network: nn.Module) -> list[torch.Tensor]:
 
 def searched(folder: Path, *more: str) -> tuple[Search, list[float]]:
     """A search that has run, and its losses."""
-    search, loaders, data, s = ready(folder, darts, *more)
+    search, loaders, data, s = ready(folder, darts, *SHORT, *more)
     with RunFolder.create(folder, {}) as run:
         run_search(search, loaders, run, data, s)
-        lines = [line for line in run.metrics() if line["phase"] == "search-epoch"]
+        lines = search_epochs(run)
     return search, [line[key] for line in lines for key in ("validation/loss", "gap")]
 
 
@@ -67,7 +52,9 @@ def test_a_compiled_search_has_the_same_numbers(tmp_path: Path) -> None:
 
 
 def test_an_unknown_compiler_is_refused_before_the_run(tmp_path: Path) -> None:
-    s = settings.parse(None, [*SMALL, "--compile", "magic", "--run-folder", str(tmp_path / "run")])
+    s = settings.parse(
+        None, [*TINY, *SHORT, "--compile", "magic", "--run-folder", str(tmp_path / "run")]
+    )
     with pytest.raises(MloptError, match="magic"):
         pipeline.run("darts", darts.scheme, s)
     assert not (tmp_path / "run").exists()
@@ -76,7 +63,7 @@ def test_an_unknown_compiler_is_refused_before_the_run(tmp_path: Path) -> None:
 @pytest.mark.parametrize("example", EXAMPLES)
 def test_every_network_has_the_formats(example: str, tmp_path: Path) -> None:
     options = ("--bf16", "--channels-last")
-    search, _, data, s = ready(tmp_path, EXAMPLES[example], *options)
+    search, _, data, s = ready(tmp_path, EXAMPLES[example], *SHORT, *options)
     trunks = [net.trunk for net in search.networks if isinstance(net, SharedDiscriminator)]
     found = [net for net in (*search.networks, *trunks) if isinstance(net, MixedPrecision)]
     assert len(found) == {"darts": 1, "lfm_cw_darts": 3, "sgl_darts": 4}[example]
@@ -91,7 +78,7 @@ def test_channels_last_changes_kernels() -> None:
     """Those of grey images, and of one pixel, are the same in both formats."""
     strides = {}
     for flag in ("--channels-last", "--no-channels-last"):
-        s = settings.parse(None, [*SMALL, flag])
+        s = settings.parse(None, [*TINY, *SHORT, flag])
         network = prepared(EvaluationNetwork(GENOTYPES["DARTS_V2"], 2, 1), s)
         strides[flag] = kernels(network)[0].stride()
     assert strides == {"--channels-last": (27, 1, 9, 3), "--no-channels-last": (27, 9, 3, 1)}
@@ -99,7 +86,7 @@ def test_channels_last_changes_kernels() -> None:
 
 @pytest.mark.parametrize("example", EXAMPLES)
 def test_a_search_in_bfloat16(example: str, tmp_path: Path) -> None:
-    s = settings.parse(None, [*SMALL, "--bf16", "--run-folder", str(tmp_path / "run")])
+    s = settings.parse(None, [*TINY, *SHORT, "--bf16", "--run-folder", str(tmp_path / "run")])
     (first, *_) = pipeline.run(example, EXAMPLES[example].scheme, s)
     assert 0 <= first["test_error"] <= 100
 
@@ -107,7 +94,7 @@ def test_a_search_in_bfloat16(example: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("product", ["central", "one-sided"])
 def test_finite_differences_of_bfloat16_are_refused(product: str, tmp_path: Path) -> None:
     options = ["--bf16", "--order", "second", "--product", product]
-    s = settings.parse(None, [*SMALL, *options, "--run-folder", str(tmp_path / "run")])
+    s = settings.parse(None, [*TINY, *SHORT, *options, "--run-folder", str(tmp_path / "run")])
     with pytest.raises(SettingsError, match=f"--bf16 with --product {product}.*--order first"):
         pipeline.run("darts", darts.scheme, s)
     assert not (tmp_path / "run").exists()

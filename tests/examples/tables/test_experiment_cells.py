@@ -210,6 +210,3 @@ def test_an_evaluation_waits_for_a_search_elsewhere(tmp_path, runs, evaluations)
     with cell_module.locked(search._lock):
         assert experiments.run(make(tmp_path, "transfer"), ["found"]) == 0
     assert runs.made == evaluations.made == []
-
-
-# Bad input.

@@ -129,6 +129,3 @@ def test_without_a_result_there_is_no_chart(tmp_path, runs):
     assert "3 of 3" not in (experiment.root / "table.md").read_text()
     assert not (experiment.root / "errors.svg").exists()
     assert "<h2>" not in (experiment.root / "page.html").read_text()
-
-
-# The tables that there are.

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from examples.small_runs import TINY, search_epochs
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
@@ -22,11 +23,7 @@ from support.data import load_data, search_loaders
 from support.networks import Pixels
 from support.search import run_search
 
-SMALL = [
-    "--channels", "2", "--nodes", "1", "--cells", "2", "--epochs", "1", "--generator-epochs", "0",
-    "--generator-width", "2", "--noise", "4", "--batch-size", "16", "--train-images", "64",
-    "--order", "first", "--eval-channels", "2", "--eval-cells", "1", "--eval-epochs", "1",
-]  # fmt: skip
+SMALL = [*TINY, "--channels", "2", "--batch-size", "16"]
 
 
 class World:
@@ -125,7 +122,7 @@ def test_discriminator_steps_do_not_shorten_an_epoch(tmp_path: Path, generator_e
     world = World(tmp_path, "--d-steps", "3", "--generator-epochs", generator_epochs)
     with mlopt.report.RunFolder.create(world.folder, {}) as folder:
         run_search(world.search, world.loaders, folder, world.data, world.s)
-        rows = [row for row in folder.metrics() if row["phase"] == "search-epoch"]
+        rows = search_epochs(folder)
     assert len(world.loaders[0]) == 2
     assert [row["step"] for row in rows] == [2 * k for k in range(1, len(rows) + 1)]
     assert len(rows) == 1 + int(generator_epochs)
