@@ -45,6 +45,7 @@ SIZES = {
 }
 VARIANTS = ("first order", "one-sided", "central", "exact")
 CLASSES, NOISE = 10, 32
+EPOCH = 1000  # steps: none that is measured ends one, which reads the mean losses besides
 LR, GAN_LR, MOMENTUM, DECAY, CLIP, RADIUS, LAMBDA = 0.025, 2e-4, 0.9, 3e-4, 5.0, 0.01, 1.0
 
 
@@ -132,7 +133,8 @@ def engine(
     method = mlopt.Frozen() if first else mlopt.OneStep(product=product)
     gan = mlopt.Frozen() if first else mlopt.OneStep(GAN_LR, product)
     A, W1, W2, G, H = (mlopt.Variable(getattr(world, n), n) for n in ("a", "w1", "w2", "g", "h"))
-    train, valid, o = mlopt.Stream([world.train]), mlopt.Stream([world.valid]), world.optimizers
+    train, valid = (mlopt.Stream([batch] * EPOCH) for batch in (world.train, world.valid))
+    o = world.optimizers
 
     @mlopt.problem(over=W1, given=[A], data=train, optimizer=o["w1"], clip=CLIP)
     def stage1(w1, a, batch):
