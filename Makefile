@@ -6,11 +6,7 @@ BIN := $(VENV)/bin
 # Written when the installation has succeeded, so that a venv made by hand is completed, not trusted.
 STAMP := $(VENV)/.mlopt-installed
 
-<<<<<<< HEAD
-.PHONY: help demo test lint wheel clean
-=======
-.PHONY: help demo test lint gpu clean
->>>>>>> w-gpu
+.PHONY: help demo test lint wheel gpu clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -26,14 +22,12 @@ lint: $(STAMP)  ## check style (ruff) and types (pyright)
 	$(BIN)/python -m ruff check .
 	$(BIN)/python -m pyright --pythonpath $(BIN)/python
 
-<<<<<<< HEAD
 wheel: $(STAMP)  ## build the wheel, dist/*.whl: pip install dist/*.whl
 	rm -rf build dist/*.whl  # nothing of an earlier build gets into this one
 	$(BIN)/python -m build --wheel --no-isolation
-=======
+
 gpu: $(STAMP)  ## run on a GPU what needs one, in ten minutes; without one, say so
 	$(BIN)/python benchmarks/gpu.py
->>>>>>> w-gpu
 
 clean:  ## remove the environment, builds and caches; runs/ and data/ stay
 	rm -rf $(VENV) build dist site *.egg-info .pytest_cache .ruff_cache .hypothesis
