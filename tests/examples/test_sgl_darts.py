@@ -5,21 +5,16 @@ import json
 import sys
 
 import pytest
-import torch
 from examples.small_runs import small_sgl
 from image_files import write_fashion
-from oracles import relative_error
-from torch import Tensor, nn
 
 import darts
 import mlopt
 import sgl_darts
-from mlopt.data import load
 from mlopt.nas import Genotype
 from support import pipeline
 from support.data import load_data, search_loaders
 from support.search import run_search
-from support.settings import Settings
 
 
 @pytest.mark.parametrize(
@@ -117,24 +112,3 @@ def test_bad_options_of_sgl_end_with_one_line(arguments, message, tmp_path, monk
     assert str(ended.value).startswith("error: ")
     assert "\n" not in str(ended.value)
     assert not (tmp_path / "runs").exists()
-
-
-def test_learners_begin_with_weights_of_their_own() -> None:
-    """No two of the networks of a group are equal, and a larger group begins as a smaller one."""
-    s = Settings(channels=2, cells=3, nodes=1, learners=3)
-    data = load("digits")
-    batch = (torch.zeros(2, 1, 8, 8), torch.zeros(2, dtype=torch.long))
-    loaders = ([batch], [batch], [batch[0]])
-
-    def networks(learners: int) -> list[Tensor]:
-        with torch.random.fork_rng():
-            torch.manual_seed(0)
-            made = Settings(channels=2, cells=3, nodes=1, learners=learners)
-            search = sgl_darts.scheme(data, *loaders, made)
-        return [nn.utils.parameters_to_vector(n.parameters()).detach() for n in search.networks]
-
-    three, two = networks(s.learners), networks(2)
-    assert len(three) == 6
-    for i, first in enumerate(three):
-        assert all(relative_error(first, other) > 0.1 for other in three[:i])
-    assert all(torch.equal(a, b) for a, b in zip(two, three, strict=False))
