@@ -20,11 +20,11 @@ def generator() -> DCGANGenerator:
 def test_one_class_after_the_other() -> None:
     class Constant(nn.Module):
         def forward(self, labels: torch.Tensor) -> torch.Tensor:
-            return (labels / 10)[:, None, None, None].expand(-1, 1, 2, 2)
+            return (labels / 8)[:, None, None, None].expand(-1, 1, 2, 2)
 
     images = sample_grid(Constant(), classes=3, per_class=2, seed=0)
     assert images.shape == (6, 1, 2, 2)
-    assert (images[:, 0, 0, 0] * 10).tolist() == pytest.approx([0, 0, 1, 1, 2, 2])
+    assert (images[:, 0, 0, 0] * 8).tolist() == [0, 0, 1, 1, 2, 2]
 
 
 def test_the_seed_decides_and_nothing_else_moves(generator) -> None:
@@ -64,7 +64,7 @@ def test_the_file_has_a_class_in_each_row(tmp_path, channels) -> None:
     centres = [[picture.getpixel((3 * (5 * j + 3), 3 * (5 * i + 3))) for j in range(2)]
                for i in range(3)]  # fmt: skip
     assert centres[0] == [0, 0]
-    assert centres[1] == pytest.approx([127.5, 127.5], abs=1)
+    assert set(centres[1]) <= {127, 128}  # between both
     assert centres[2] == [255, 255]
 
 

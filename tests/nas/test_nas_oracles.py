@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import pytest
 import torch
+from compare import near
 from nas.reference import fill, fill_architecture, images
 from torch.nn.functional import cross_entropy
 
 from mlopt.nas import GENOTYPES, Architecture, EvaluationNetwork, Supernet
 
 LABELS = torch.tensor([0, 1, 2, 3])
-PRINTED = {"rel": 1e-7, "abs": 1e-9}  # the numbers have nine to eleven digits
+
+
+def printed(found, expected):
+    """As far as the reference implementations' numbers were printed."""
+    near(found, expected, 1e-8, why="nine digits: half a unit of the last is up to 5e-9")
 
 
 def norms(gradients):
@@ -36,11 +41,11 @@ def test_training_mode(point):
     network, _, a, alphas, train, _ = point
     logits = network(images(1), a())[0, :4].tolist()
     expected = [1.93923626e-01, 4.02900602e-02, -5.89180001e-01, -2.76961290e-01]
-    assert logits == pytest.approx(expected, **PRINTED)
+    printed(logits, expected)
     loss = train()
-    assert loss.item() == pytest.approx(2.2393192624, **PRINTED)
+    printed(loss.item(), 2.2393192624)
     gradients = torch.autograd.grad(loss, alphas)
-    assert norms(gradients) == pytest.approx([1.0200597745e-01, 1.2895047049e-01], **PRINTED)
+    printed(norms(gradients), [1.0200597745e-01, 1.2895047049e-01])
 
 
 def test_evaluation_mode(point):
@@ -48,15 +53,15 @@ def test_evaluation_mode(point):
     network.eval()
     logits = network(images(1), a())[0, :4].tolist()
     expected = [-2.23670745e01, 8.80804673e01, 2.86954073e02, 1.56060096e02]
-    assert logits == pytest.approx(expected, **PRINTED)
+    printed(logits, expected)
 
 
 def test_first_order_architect(point):
     _, _, _, alphas, _, valid = point
     gradients = torch.autograd.grad(valid(), alphas)
-    assert norms(gradients) == pytest.approx([1.3489810388e-01, 1.2736990363e-01], **PRINTED)
+    printed(norms(gradients), [1.3489810388e-01, 1.2736990363e-01])
     expected = [4.91491734e-03, 2.95247040e-03, 2.15949603e-02]
-    assert gradients[0][0, :3].tolist() == pytest.approx(expected, **PRINTED)
+    printed(gradients[0][0, :3].tolist(), expected)
 
 
 def test_second_order_architect(point):
@@ -72,11 +77,11 @@ def test_second_order_architect(point):
     g = torch.autograd.grad(train(), weights, create_graph=True)
     put([d.detach() + decay * s for d, s in zip(g, start, strict=True)], -eta)
     loss = valid()
-    assert loss.item() == pytest.approx(2.5299131712, **PRINTED)
+    printed(loss.item(), 2.5299131712)
     direct_and_v = torch.autograd.grad(loss, alphas + weights)
     direct, v = direct_and_v[:2], direct_and_v[2:]
     size = torch.cat([d.flatten() for d in v]).norm().item()
-    assert size == pytest.approx(2.6006751392, **PRINTED)
+    printed(size, 2.6006751392)
 
     def central(radius):
         sides = []
@@ -87,18 +92,19 @@ def test_second_order_architect(point):
         return [(p - n) * size / (2 * radius) for p, n in zip(*sides, strict=True)]
 
     product = central(1e-2)
-    assert norms(product) == pytest.approx([2.0627662860, 1.2780804097], **PRINTED)
+    printed(norms(product), [2.0627662860, 1.2780804097])
     total = [d - eta * h for d, h in zip(direct, product, strict=True)]
-    assert norms(total) == pytest.approx([1.3889456676e-01, 1.3199138472e-01], **PRINTED)
+    printed(norms(total), [1.3889456676e-01, 1.3199138472e-01])
     expected = [3.12011489e-03, 1.70155552e-02, 2.23827133e-02]
-    assert total[0][0, :3].tolist() == pytest.approx(expected, **PRINTED)
+    printed(total[0][0, :3].tolist(), expected)
 
     g = torch.autograd.grad(train(), weights, create_graph=True)
     slope = sum((a * b).sum() for a, b in zip(g, v, strict=True))
     exact = torch.autograd.grad(slope, alphas)
-    assert norms(exact) == pytest.approx([0.37672600749, 0.40352141847], **PRINTED)
-    for approximate, h in zip(central(1e-5), exact, strict=True):
-        assert (approximate - h).norm() < 2e-4 * h.norm()
+    printed(norms(exact), [0.37672600749, 0.40352141847])
+    # So near, no pixel crosses a kink of ReLU or changes a maximum; farther, thousands do. What is
+    # left is the rounding of gradients, 1e-12 for BatchNorm's sums over 4096 pixels, by the radius.
+    near(central(1e-6), exact, 1e-6, why="gradients' rounding of 1e-12 over the radius of 1e-6")
 
 
 def test_evaluation_network():
@@ -106,6 +112,6 @@ def test_evaluation_network():
     with torch.no_grad():
         logits, auxiliary = network(images(1))
     expected = [1.01203726e-01, -2.48615504e-01, 7.81065800e-01, 1.55555173e-01]
-    assert logits[0, :4].tolist() == pytest.approx(expected, **PRINTED)
+    printed(logits[0, :4].tolist(), expected)
     expected = [8.14171516e-01, 7.48073695e-01, 3.95106384e-02, 3.37821664e-01]
-    assert auxiliary[0, :4].tolist() == pytest.approx(expected, **PRINTED)
+    printed(auxiliary[0, :4].tolist(), expected)
