@@ -320,7 +320,7 @@ def settle(nodes: list[Any], kinds: dict[Any, Any], **hooks: Any) -> float:
 
 def stands(residual: float, last: float) -> bool:
     """Whether Newton's steps have come as far as rounding lets them: near, and no nearer."""
-    return residual < SETTLED / 10 or (residual <= SETTLED and residual > last / 2)
+    return residual <= rounding(10) or (residual <= SETTLED and residual > last / 2)
 
 
 def _kind(kind: Any, wanted: type) -> bool:

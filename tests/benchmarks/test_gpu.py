@@ -206,7 +206,7 @@ def slow_if(name):
     return pytest.param(name, marks=marks)
 
 
-@pytest.mark.parametrize("name", map(slow_if, CASES))
+@pytest.mark.parametrize("name", [slow_if(name) for name in CASES])
 def test_away_from_the_host_a_step_asks_once(name, values_asked_for):
     """As on a GPU: nothing is mixed with tensors of the CPU, and no label is looked at."""
     advance = CASES[name].make("meta")

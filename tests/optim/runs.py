@@ -183,8 +183,10 @@ def assert_same_state(found: Any, optimizer: Any, parameters: dict[Any, Tensor])
         for name, tensor_ in expected.items():
             ours = found[key][name]
             assert (ours.dtype, ours.device) == (tensor_.dtype, tensor_.device), name
-            # near a minimum a gradient is a small difference of terms as large as the parameters
-            scale = max(tensor_.norm().item(), p.norm().item())
+            # An update is the rate times the state: what rounding makes of the parameters it makes
+            # of the state, divided by the rate, however small that is near a minimum.
+            (group,) = [g for g in optimizer.param_groups if any(q is p for q in g["params"])]
+            scale = max(tensor_.norm().item(), p.norm().item() / float(group["lr"]))
             if tensor_.norm() > 1e-9 * scale:
                 kills(2 * tensor_, tensor_, MANY_STEPS, scale=scale)
             exact(ours, tensor_, MANY_STEPS, scale=scale, what=f"{key} {name}")
