@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 # Written when the installation has succeeded, so that a venv made by hand is completed, not trusted.
 STAMP := $(VENV)/.mlopt-installed
 
-.PHONY: help demo test lint clean
+.PHONY: help demo test lint wheel gpu clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -21,6 +21,13 @@ test: lint  ## check style and types, then run the tests
 lint: $(STAMP)  ## check style (ruff) and types (pyright)
 	$(BIN)/python -m ruff check .
 	$(BIN)/python -m pyright --pythonpath $(BIN)/python
+
+wheel: $(STAMP)  ## build the wheel, dist/*.whl: pip install dist/*.whl
+	rm -rf build dist/*.whl  # nothing of an earlier build gets into this one
+	$(BIN)/python -m build --wheel --no-isolation
+
+gpu: $(STAMP)  ## run on a GPU what needs one, in ten minutes; without one, say so
+	$(BIN)/python benchmarks/gpu.py
 
 clean:  ## remove the environment, builds and caches; runs/ and data/ stay
 	rm -rf $(VENV) build dist site *.egg-info .pytest_cache .ruff_cache .hypothesis

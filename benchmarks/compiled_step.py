@@ -13,17 +13,16 @@ The default backend, inductor, needs a C++ compiler, and Triton on a GPU.
 from __future__ import annotations
 
 import argparse
-import datetime
-import platform
 import statistics
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import lfm_cw_step
 import torch
-from lfm_cw_step import SIZES, World, ratio, rounds
+from header import header
+from lfm_cw_step import SIZES, World
+from timing import ratio, rounds
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
@@ -130,16 +129,14 @@ def main() -> None:
         print(row, flush=True)
         rows.append(row)
         texts.append(f"{variant}\n{engine.compiled}")
-    threads = f"{torch.get_num_threads()} CPU threads"
-    machine = torch.cuda.get_device_name() if o.device != "cpu" else threads
     counts = "\n\n".join(texts)
+    title = f"One {o.problem} step compiled by {o.backend}, size {o.size}"
+    extra = (
+        f"{o.pairs} rounds of all in turn. Ratios: median [quartiles], pair by pair. Difference: "
+        "of all parameters after three steps of size tiny, relative, in float64."
+    )
     text = (
-        f"# One {o.problem} step compiled by {o.backend}, size {o.size}\n\n{SIZES[o.size]}\n\n"
-        f"`python {' '.join(sys.argv)}`\n\n"
-        f"{machine}, {platform.machine()}, torch {torch.__version__}, Python "
-        f"{platform.python_version()}, {datetime.date.today()}; {o.pairs} rounds of all in turn. "
-        "Ratios: median [quartiles], pair by pair. Difference: of all parameters after three "
-        "steps of size tiny, relative, in float64.\n\n"
+        f"{header(title, o.device, extra)}\n{SIZES[o.size]}\n\n"
         f"{format_table(rows, markdown=True)}\n\n```\n{counts}\n```\n"
     )
     print(text)

@@ -2,7 +2,8 @@
 
 mlopt visits every problem once going up and once coming down, so that a step needs 2 D + 2
 evaluations and, with central differences, 2 (2 D + 1) more. Betty differentiates every path by
-itself, and there are 2^D of them.
+itself, and there are 2^D of them, so it is left out above 8 layers. Making the engine, its plan and
+one hypergradient takes time in proportion to the edges as well.
 
     python benchmarks/depth_scaling.py
     python benchmarks/depth_scaling.py --depths 2 4 --pairs 5 --output x.md
@@ -17,33 +18,42 @@ from __future__ import annotations
 import argparse
 import logging
 import statistics
+import time
 from pathlib import Path
 from typing import Any
 
 from depth_ladder import Ladder, betty_ladder, ladder_engine
-from error_vs_cost import header
-from lfm_cw_step import ratio, rounds
+from header import header
 from scaling_chart import chart
+from timing import ratio, rounds
 
 from mlopt.report import format_table
 
 Row = dict[str, Any]
 
-DEPTHS = tuple(range(2, 9))
+DEPTHS = (*range(2, 9), 16, 32, 64, 128, 256, 512)
+BETTY = 8  # layers, at most
 
 
 def measure(depth: int, size: int, count: int, device: str) -> Row:
     """One row: evaluations of the objectives in a step, and its time."""
     ours, theirs = Ladder(depth, size, device), Ladder(depth, size, device)
-    engine, _ = ladder_engine(ours)
+    began = time.process_time()
+    engine, problems = ladder_engine(ours)
+    planned = engine.plan().evaluations
+    made = time.process_time()
+    engine.hypergradient(problems["top"])
+    differentiated = time.process_time()
     steps = {"mlopt": lambda: engine.step() and None}
     row: Row = {"layers": depth, "problems": len(ours.names), "edges": ours.edges}
-    row["paths"] = 2**depth
-    betty = betty_ladder(theirs)
+    row["paths"] = 2**depth if depth <= BETTY else f"2^{depth}"
+    betty = betty_ladder(theirs) if depth <= BETTY else None
     if betty is not None:
         steps["Betty"], paths = betty
         assert paths == row["paths"]
-    row["plan, mlopt"] = engine.plan().evaluations
+    row["plan, mlopt"] = planned
+    row["engine and plan, ms"] = 1e3 * (made - began)
+    row["hypergradient, ms"] = 1e3 * (differentiated - made)
     for name, ladder in (("mlopt", ours), ("Betty", theirs)):
         if name in steps:
             steps[name]()  # what only the first step does is not counted

@@ -23,8 +23,8 @@ from typing import Any
 
 import torch
 from engine_overhead_steps import CONTESTANTS, PRODUCTS, World
-from error_vs_cost import header
-from lfm_cw_step import ratio, rounds
+from header import header
+from timing import ratio, rounds
 from torch import nn
 
 import mlopt

@@ -19,14 +19,9 @@ os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler counts bytes her
 
 import argparse
 import dataclasses
-import datetime
-import gc
 import importlib
 import importlib.metadata
-import platform
-import shlex
 import statistics
-import sys
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -34,10 +29,11 @@ from typing import Any
 
 import error_vs_cost_problems as problems
 import torch
-from lfm_cw_step import rounds
+from header import header
+from memory import peak_kib
 from peers import KINDS, Method, Options
+from timing import rounds
 from torch import Tensor
-from torch.profiler import ProfilerActivity, profile
 
 from mlopt.report import format_table
 
@@ -111,25 +107,6 @@ def settings(method: Method, options: Options) -> Iterator[Options]:
     steps = UNROLLED_STEPS if method.kind in UNROLLED else IMPLICIT_STEPS
     for value in VALUES.get(method.varies, steps):
         yield dataclasses.replace(options, **{method.varies: value})
-
-
-def peak_kib(call: Callable[[], Tensor], device: str) -> float:
-    """Most tensor memory that a call has allocated at a time."""
-    if device != "cpu":
-        before = torch.cuda.memory_allocated()
-        torch.cuda.reset_peak_memory_stats()
-        call()
-        return (torch.cuda.max_memory_allocated() - before) / 2**10
-    gc.collect()  # what is freed inside must have been allocated inside
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as record:
-        call()
-    found: Any = record.profiler
-    events = [e for e in found.kineto_results.events() if e.name() == "[memory]"]
-    now = most = 0
-    for event in sorted(events, key=lambda e: e.start_ns()):
-        now += event.nbytes()
-        most = max(most, now)
-    return most / 2**10
 
 
 def measure(
@@ -250,18 +227,6 @@ def draw(tables: dict[str, list[Row]], path: Path) -> None:
     figure.legend(handles=handles, loc="outside right upper", fontsize="small")
     with matplotlib.rc_context({"svg.hashsalt": "mlopt"}):
         figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
-
-
-def header(title: str, device: str, extra: str) -> str:
-    """The first lines of a result file."""
-    count = torch.get_num_threads()
-    threads = f"{count} CPU thread{'s' if count > 1 else ''}"
-    machine = torch.cuda.get_device_name() if device != "cpu" else threads
-    command = shlex.join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]])
-    return (
-        f"# {title}\n\n`{command}`\n\n{machine}, {platform.machine()}, torch {torch.__version__}, "
-        f"Python {platform.python_version()}, {datetime.date.today()}; {extra}\n"
-    )
 
 
 def main() -> None:

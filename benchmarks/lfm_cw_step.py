@@ -17,19 +17,19 @@ left out with a message where it is not installed:
 from __future__ import annotations
 
 import argparse
-import datetime
-import platform
 import statistics
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from header import header
 from lfm_cw_betty import betty_step
 from lfm_cw_hand import HandLoop
+from memory import peak_bytes
+from timing import ratio, rounds
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
@@ -45,6 +45,7 @@ SIZES = {
 }
 VARIANTS = ("first order", "one-sided", "central", "exact")
 CLASSES, NOISE = 10, 32
+EPOCH = 1000  # steps: none that is measured ends one, which reads the mean losses besides
 LR, GAN_LR, MOMENTUM, DECAY, CLIP, RADIUS, LAMBDA = 0.025, 2e-4, 0.9, 3e-4, 5.0, 0.01, 1.0
 
 
@@ -132,7 +133,8 @@ def engine(
     method = mlopt.Frozen() if first else mlopt.OneStep(product=product)
     gan = mlopt.Frozen() if first else mlopt.OneStep(GAN_LR, product)
     A, W1, W2, G, H = (mlopt.Variable(getattr(world, n), n) for n in ("a", "w1", "w2", "g", "h"))
-    train, valid, o = mlopt.Stream([world.train]), mlopt.Stream([world.valid]), world.optimizers
+    train, valid = (mlopt.Stream([batch] * EPOCH) for batch in (world.train, world.valid))
+    o = world.optimizers
 
     @mlopt.problem(over=W1, given=[A], data=train, optimizer=o["w1"], clip=CLIP)
     def stage1(w1, a, batch):
@@ -177,9 +179,9 @@ def engine(
     return made, {n.name: n for n in nodes}
 
 
-def check(size: str, variant: str) -> float:
+def check(size: str, variant: str, device: str = "cpu") -> float:
     """Relative difference of A's gradient, hand-written against mlopt, in float64."""
-    ours, theirs = (World.make(size, "cpu", torch.float64) for _ in range(2))
+    ours, theirs = (World.make(size, device, torch.float64) for _ in range(2))
     made, nodes = engine(ours, variant)
     seeds = {name: made.seed_of(node) for name, node in nodes.items()}
     made.step()
@@ -217,34 +219,13 @@ class Passes:
         Supernet.features = self.plain
 
 
-def seconds(step: Callable[[], None], device: str) -> float:
-    began = time.perf_counter()
-    step()
-    if device != "cpu":
-        torch.cuda.synchronize()
-    return time.perf_counter() - began
-
-
-def rounds(steps: dict[str, Callable[[], None]], count: int, device: str) -> dict[str, list[float]]:
-    """Seconds of each contestant's steps, taken in rounds; the order turns with every round."""
-    for step in [*steps.values(), *steps.values()]:
-        step()
-    times: dict[str, list[float]] = {name: [] for name in steps}
-    names = list(steps)
-    for i in range(count):
-        for name in names[i % len(names) :] + names[: i % len(names)]:
-            times[name].append(seconds(steps[name], device))
-    return times
-
-
-def ratio(one: list[float], two: list[float]) -> str:
-    """Median and quartiles of the ratio one/two, pair by pair."""
-    low, middle, high = statistics.quantiles([a / b for a, b in zip(one, two, strict=True)], n=4)
-    return f"{middle:.3f} [{low:.3f}, {high:.3f}]"
-
-
 def peak_memory(name: str, variant: str, size: str, device: str) -> float:
-    """MiB that three steps need, beyond what is there before the first: in a process of its own."""
+    """MiB that three steps need, beyond what is there before the first.
+
+    In a process of its own, unless the device tells what is new.
+    """
+    if device != "cpu":
+        return measure_memory(name, variant, size, device)
     command = [
         sys.executable,
         __file__,
@@ -260,41 +241,30 @@ def peak_memory(name: str, variant: str, size: str, device: str) -> float:
     return float(done.stdout.split()[-1])
 
 
-def measure_memory(name: str, variant: str, size: str, device: str) -> None:
+def measure_memory(name: str, variant: str, size: str, device: str) -> float:
     step = contestant(name, variant, size, device)
     before = peak_bytes(device, reset=True)
     for _ in range(3):
         step()
-    print((peak_bytes(device) - before) / 2**20)
+    return (peak_bytes(device) - before) / 2**20
 
 
-def peak_bytes(device: str, reset: bool = False) -> int:
-    """The greatest memory in use since the last reset: the device's, or this process's own."""
-    if device != "cpu":
-        if reset:
-            torch.cuda.reset_peak_memory_stats()
-        return torch.cuda.max_memory_allocated()
-    if reset:  # Linux: the high-water mark becomes what is resident now
-        Path("/proc/self/clear_refs").write_text("5")
-    status = Path("/proc/self/status").read_text()
-    return 1024 * int(status.split("VmHWM:")[1].split()[0])
-
-
-def compare(variant: str, size: str, device: str, count: int, betty: bool) -> dict[str, object]:
+def compare(variant: str, options: argparse.Namespace, betty: bool) -> dict[str, object]:
     """One row of the table."""
+    size, device = options.size, options.device
     steps = {name: contestant(name, variant, size, device) for name in ("mlopt", "hand")}
     steps["hand again"] = contestant("hand", variant, size, device)
     if betty and variant in ("one-sided", "central"):
         steps["betty"] = contestant("betty", variant, size, device)
-    row: dict[str, object] = {"": variant, "difference": f"{check('tiny', variant):.0e}"}
+    row: dict[str, object] = {"": variant, "difference": f"{check('tiny', variant, device):.0e}"}
     row["passes mlopt / hand"] = " / ".join(str(count_passes(steps[n])) for n in ("mlopt", "hand"))
-    times = rounds(steps, count, device)
+    times = rounds(steps, options.pairs, device)
     row["mlopt, ms"] = 1e3 * statistics.median(times["mlopt"])
     row["mlopt / hand"] = ratio(times["mlopt"], times["hand"])
     row["hand / hand"] = ratio(times["hand again"], times["hand"])
     if "betty" in times:
         row["Betty / mlopt"] = ratio(times["betty"], times["mlopt"])
-    for name in ("mlopt", "hand"):
+    for name in ("mlopt", "hand") if options.memory_too else ():
         row[f"{name}, MiB"] = round(peak_memory(name, variant, size, device))
     return row
 
@@ -311,36 +281,36 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--size", choices=SIZES, default="quick")
+    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
     parser.add_argument("--pairs", type=int, default=15)
+    parser.add_argument("--no-memory", dest="memory_too", action="store_false")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--output", type=Path)
     parser.add_argument("--memory", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
     size, device = options.size, options.device
     if options.memory:
-        measure_memory(*options.memory, size, device)
+        print(measure_memory(*options.memory, size, device))
         return
     betty = betty_step(None, device, CLIP, LAMBDA) is not None
     rows = []
-    for variant in VARIANTS:
-        rows.append(compare(variant, size, device, options.pairs, betty))
+    for variant in options.variants:
+        rows.append(compare(variant, options, betty))
         print(rows[-1], flush=True)
     last = "Betty is not installed here."
     if betty:
         passes = count_passes(contestant("betty", "central", size, device))
-        memory = peak_memory("betty", "central", size, device)
-        last = f"Betty (type darts): {passes} passes, {memory:.0f} MiB."
-    threads = f"{torch.get_num_threads()} CPU threads"
-    machine = torch.cuda.get_device_name() if device != "cpu" else threads
-    text = (
-        f"# One LFM-CW step, size {size}\n\n{SIZES[size]}\n\n`python {' '.join(sys.argv)}`\n\n"
-        f"{machine}, {platform.machine()}, torch {torch.__version__}, Python "
-        f"{platform.python_version()}, {datetime.date.today()}; {options.pairs} rounds of all "
-        "contestants in turn. Ratios: median [quartiles], pair by pair. Difference: of A's "
-        "gradient between mlopt and the loop, relative, in float64. MiB: needed by three steps "
-        "beyond what was there before.\n\n"
-        f"{format_table(rows, markdown=True)}\n\n{last}\n"
+        last = f"Betty (type darts): {passes} passes"
+        if options.memory_too:
+            last += f", {peak_memory('betty', 'central', size, device):.0f} MiB"
+        last += "."
+    extra = (
+        f"{options.pairs} rounds of all contestants in turn. Ratios: median [quartiles], pair by "
+        "pair. Difference: of A's gradient between mlopt and the loop, relative, in float64. MiB: "
+        "needed by three steps beyond what was there before."
     )
+    text = f"{header(f'One LFM-CW step, size {size}', device, extra)}\n{SIZES[size]}\n\n"
+    text += f"{format_table(rows, markdown=True)}\n\n{last}\n"
     print(text)
     if options.output:
         options.output.write_text(text, encoding="utf-8")

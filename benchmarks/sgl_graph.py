@@ -15,6 +15,7 @@ from mlopt.nas import Architecture, Supernet
 __all__ = ["PRODUCTS", "Learner", "Size", "World", "sgl_engine"]
 
 CLASSES = 10
+EPOCH = 1000  # steps: none that is measured ends one, which reads the mean losses besides
 LR, MOMENTUM, DECAY, CLIP, RADIUS, LAMBDA = 0.025, 0.9, 3e-4, 5.0, 0.01, 0.1
 PRODUCTS = ("central", "one-sided", "first")
 
@@ -113,8 +114,9 @@ def sgl_engine(
     A = [mlopt.Variable(nets.a, f"a{k}") for k, nets in enumerate(world.learners)]
     V = [mlopt.Variable(nets.v, f"v{k}") for k, nets in enumerate(world.learners)]
     W = [mlopt.Variable(nets.w, f"w{k}") for k, nets in enumerate(world.learners)]
-    train, valid = mlopt.Stream([world.train]), mlopt.Stream([world.valid])
-    unlabeled = mlopt.Stream([world.unlabeled])
+    train, valid, unlabeled = (
+        mlopt.Stream([batch] * EPOCH) for batch in (world.train, world.valid, world.unlabeled)
+    )
 
     def learns_alone(k: int) -> mlopt.Problem:
         @mlopt.problem(

@@ -27,12 +27,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from error_vs_cost import header
-from lfm_cw_step import count_passes, peak_bytes, ratio, rounds
+from header import header
+from lfm_cw_step import count_passes
+from memory import peak_bytes
 from scaling_chart import chart
 from sgl_betty import betty_step
 from sgl_graph import PRODUCTS, Size, World, sgl_engine
 from sgl_hand import HandLoop
+from timing import ratio, rounds
 
 from mlopt.report import format_table
 
@@ -58,12 +60,19 @@ def contestant(method: str, learners: int, product: str, size: Size, device: str
     return lambda: engine.step() and None
 
 
-def check(learners: int, product: str, size: Size, method: str = "mlopt", steps: int = 2) -> float:
+def check(
+    learners: int,
+    product: str,
+    size: Size,
+    device: str = "cpu",
+    method: str = "mlopt",
+    steps: int = 2,
+) -> float:
     """Relative difference of the architectures' gradients, hand-written against mlopt, float64.
 
     The largest of a few steps: the optimizers have a state from the second on.
     """
-    ours, theirs = (World.make(learners, size, "cpu", torch.float64) for _ in range(2))
+    ours, theirs = (World.make(learners, size, device, torch.float64) for _ in range(2))
     engine, loop = sgl_engine(ours, product, **ENGINES[method]), HandLoop(theirs, product)
     worst = 0.0
     for _ in range(steps):
@@ -78,7 +87,12 @@ def check(learners: int, product: str, size: Size, method: str = "mlopt", steps:
 
 
 def peak_memory(method: str, learners: int, product: str, size: Size, device: str) -> float:
-    """MiB that three steps need, beyond what is there before the first: in a process of its own."""
+    """MiB that three steps need, beyond what is there before the first.
+
+    In a process of its own, unless the device tells what is new.
+    """
+    if device != "cpu":
+        return measure_memory(method, learners, product, size, device)
     sizes = [x for k, v in dataclasses.asdict(size).items() for x in (f"--{flag(k)}", str(v))]
     command = [sys.executable, __file__, "--memory", method, str(learners), "--product", product]
     done = subprocess.run(
@@ -87,13 +101,13 @@ def peak_memory(method: str, learners: int, product: str, size: Size, device: st
     return float(done.stdout.split()[-1])
 
 
-def measure_memory(method: str, learners: int, product: str, size: Size, device: str) -> None:
+def measure_memory(method: str, learners: int, product: str, size: Size, device: str) -> float:
     step = contestant(method, learners, product, size, device)
     assert step is not None
     before = peak_bytes(device, reset=True)
     for _ in range(3):
         step()
-    print((peak_bytes(device) - before) / 2**20)
+    return (peak_bytes(device) - before) / 2**20
 
 
 def compare(learners: int, options: argparse.Namespace, size: Size) -> Row:
@@ -107,7 +121,7 @@ def compare(learners: int, options: argparse.Namespace, size: Size) -> Row:
     steps = {m: step for m in methods if (step := make(m)) is not None}
     row: Row = {"learners": learners}
     if "hand" in steps:
-        row["difference"] = f"{check(learners, product, options.check_size):.0e}"
+        row["difference"] = f"{check(learners, product, options.check_size, device):.0e}"
     world = World.make(learners, size, device)
     row["evaluations"] = sgl_engine(world, product).plan().evaluations
     row["passes " + " / ".join(steps)] = " / ".join(str(count_passes(s)) for s in steps.values())
@@ -184,7 +198,7 @@ def main() -> None:
     product, device = options.product, options.device
     if options.memory:
         method, learners = options.memory
-        measure_memory(method, int(learners), product, size, device)
+        print(measure_memory(method, int(learners), product, size, device))
         return
     if "Betty" in options.methods and contestant("Betty", 1, product, size, device) is None:
         print("Betty is left out: it is not installed, or has no such product.")

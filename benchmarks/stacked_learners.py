@@ -14,12 +14,12 @@ from __future__ import annotations
 
 import argparse
 import statistics
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from error_vs_cost import header
+from header import header
+from timing import seconds
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
@@ -133,24 +133,15 @@ def difference(size: str, learners: int, product: str, device: str) -> float:
     return float((gradients[0] - gradients[1]).norm() / gradients[1].norm())
 
 
-def seconds(made: mlopt.Engine, device: str) -> float:
-    """What one step takes."""
-    began = time.perf_counter()
-    made.step()
-    if device != "cpu":
-        torch.cuda.synchronize()
-    return time.perf_counter() - began
-
-
 def row(size: str, learners: int, product: str, device: str, pairs: int) -> dict[str, object]:
     """One line of the table."""
     engines = [engine(size, learners, stacked, product, device) for stacked in (True, False)]
     for made in [*engines, *engines]:
-        seconds(made, device)
+        made.step()
     times: list[tuple[float, float]] = []
     for i in range(pairs):
         order = (0, 1) if i % 2 else (1, 0)
-        taken = {j: seconds(engines[j], device) for j in order}
+        taken = {j: seconds(engines[j].step, device) for j in order}
         times.append((taken[0], taken[1]))
     stacked, alone = (statistics.median(t) for t in zip(*times, strict=True))
     ratios = sorted(a / b for a, b in times)

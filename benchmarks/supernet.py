@@ -25,9 +25,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from error_vs_cost import header
-from lfm_cw_step import peak_bytes, ratio, rounds
+from header import header
+from memory import peak_bytes
 from supernet_twin import paired_parameters, twin
+from timing import ratio, rounds
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
@@ -177,7 +178,12 @@ def plain(way: Way) -> Way:
 
 
 def peak_memory(name: str, size: Size, way: Way) -> float:
-    """MiB that steps need beyond what is there before the first: in a process of its own."""
+    """MiB that steps need beyond what is there before the first.
+
+    In a process of its own, unless the device tells what is new.
+    """
+    if way.device != "cpu":
+        return measure_memory(name, size, way)
     command = [sys.executable, __file__, "--memory", name, "--device", way.device]
     command += ["--dtype", str(way.dtype).removeprefix("torch.")]
     for field, value in dataclasses.asdict(size).items():
@@ -188,13 +194,13 @@ def peak_memory(name: str, size: Size, way: Way) -> float:
     return float(done.stdout.split()[-1])
 
 
-def measure_memory(name: str, size: Size, way: Way) -> None:
+def measure_memory(name: str, size: Size, way: Way) -> float:
     contestant = Contestant(name, size, way)
     before = peak_bytes(way.device, reset=True)
     step = contestant.step()  # a CUDA graph keeps its memory from here on
     for _ in range(3):
         step()
-    print((peak_bytes(way.device) - before) / 2**20)
+    return (peak_bytes(way.device) - before) / 2**20
 
 
 FLAGS = ("channels_last", "bf16", "compile", "cuda_graph")
@@ -245,7 +251,7 @@ def main(arguments: list[str] | None = None) -> list[dict[str, Any]]:
     values = [getattr(options, field.name) for field in dataclasses.fields(Size)]
     sizes = [Size(*chosen) for chosen in itertools.product(*values)]
     if options.memory:
-        measure_memory(options.memory, sizes[0], way)
+        print(measure_memory(options.memory, sizes[0], way))
         return []
     rows = []
     for size in sizes:

@@ -2,8 +2,9 @@
 
 A tanh network is trained for K steps of SGD with momentum on one batch, and the validation loss
 after them is differentiated by a log weight decay for each of its tensors. mlopt stores the steps
-or computes them again; higher and TorchOpt (MetaSGD) store them. Each measurement has a process of
-its own. A library that is not installed is left out; `peers/__init__.py` says how to install them.
+or computes them again; higher and TorchOpt (MetaSGD) store them. On the CPU each measurement has a
+process of its own. A library that is not installed is left out; `peers/__init__.py` says how to
+install them.
 
     python benchmarks/unroll_memory.py
     python benchmarks/unroll_memory.py --steps 1 10 100 --output x.md
@@ -27,8 +28,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from error_vs_cost import header
-from lfm_cw_step import peak_bytes, seconds
+from header import header
+from memory import peak_bytes
+from timing import seconds
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
@@ -152,7 +154,9 @@ def measure(method: str, steps: int, device: str) -> dict[str, Any]:
 
 
 def apart(method: str, steps: int, device: str) -> dict[str, Any]:
-    """The same in a process of its own."""
+    """The same in a process of its own, unless the device tells what is new."""
+    if device != "cpu":
+        return measure(method, steps, device)
     command = [sys.executable, __file__, "--measure", method, "--steps", str(steps)]
     done = subprocess.run(
         [*command, "--device", device], stdout=subprocess.PIPE, text=True, check=True
@@ -255,13 +259,15 @@ def report(found: dict[int, dict[str, Any]], methods: list[str], device: str, no
         f"float32. Beside mlopt: {', '.join(versions) or 'no other library'}.",
     )
     layers = "-".join(map(str, SIZES))
+    place = "Each in a process of its own" if device == "cpu" else "All in one process"
+    less = stored["MiB"] / max(again["MiB"], 1e-3)
     return (
         f"{head}\n{note + chr(10) * 2 if note else ''}"
         f"A tanh network {layers}, batch {BATCH}, SGD with learning rate {LR} and momentum "
-        f"{MOMENTUM}; the hypergradient of a log weight decay for each tensor. Each measurement in "
-        "a process of its own. The gradients of all methods agree with those of mlopt, stored, to "
+        f"{MOMENTUM}; the hypergradient of a log weight decay for each tensor. "
+        f"{place}. The gradients of all methods agree with those of mlopt, stored, to "
         f"{worst:.0e}, the largest relative difference at any number of steps.\n\n"
-        f"At {last} steps, recomputing needs 1/{stored['MiB'] / again['MiB']:.1f} of the memory of "
+        f"At {last} steps, recomputing needs 1/{less:.1f} of the memory of "
         f"storing (wanted at 1000: less than 1/8), and {again['s'] / stored['s']:.2f} of its "
         "time.\n\n"
         "## Peak memory, MiB\n\nBeyond what was there before the call. Below a few MiB it says "

@@ -11,25 +11,21 @@ python examples/darts.py --space pc-darts                     # or p-darts, dart
 
 from __future__ import annotations
 
-from measuring import Learner
-from optimizers import adam, hypergradient_method, sgd
-from pipeline import main
-from searching import Scheme, Search
-from settings import Settings
-from spaces import supernet
 from torch.nn.functional import cross_entropy
 
 import mlopt
 from mlopt.data import ImageData
 from mlopt.nas import Architecture, SearchSpace, Supernet
+from support.networks import supernet
+from support.optimization import adam, engine_options, sgd
+from support.pipeline import main
+from support.search import Learner, Scheme, Search
+from support.settings import Settings
 
 
 def darts(a: Architecture, w: Supernet, train, valid, s: Settings) -> mlopt.Engine:
     """The graph: weights below, architecture above."""
     A, W = mlopt.Variable(a, "a"), mlopt.Variable(w, "w")
-    schedule = mlopt.Sequential() if s.order == "first" else mlopt.Simultaneous()
-    if s.steps == "upper-first":
-        schedule = mlopt.UpperFirst()
 
     @mlopt.problem(over=W, given=[A], data=train, **sgd(W, s))
     def weights(w, a, batch):
@@ -41,14 +37,10 @@ def darts(a: Architecture, w: Supernet, train, valid, s: Settings) -> mlopt.Engi
         x, y = batch
         return cross_entropy(w(x, a()), y)
 
-    return mlopt.Engine(
-        [weights, architecture],
-        hypergrad=hypergradient_method(s),
-        schedule=schedule,
-        device=s.device,
-        seed=s.seed,
-        compile=bool(s.compile) and {"backend": s.compile},
-    )
+    options = engine_options(s)
+    if s.steps == "upper-first":
+        options["schedule"] = mlopt.UpperFirst()
+    return mlopt.Engine([weights, architecture], **options)
 
 
 def search(space: SearchSpace, data: ImageData, train, valid, s: Settings) -> Search:

@@ -15,12 +15,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import lfm_cw_darts
 import torch
-from pipeline import result_table, run_beside_base
-from settings import Settings, read_preset
 
+import lfm_cw_darts
 import mlopt
+from support.pipeline import run_beside_base
+from support.results import result_table
+from support.settings import Settings, read_preset
 
 
 def free_folder(s: Settings) -> Path:

@@ -23,13 +23,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from loaders import load_data
-from retraining import baselines, check, over_seeds, result_table, retrain_seeds, save_result, size
-from settings import Settings, parse
-
 import mlopt
 from mlopt.nas import GENOTYPES, Genotype, draw, load_genotype
 from mlopt.report import RunFolder, write_report
+from support.data import load_data
+from support.results import baseline_rows, over_seeds, result_table, save_result
+from support.retraining import check, retrain_seeds, size
+from support.settings import Settings, parse
 
 
 def run(genotype: str, s: Settings, resume: bool = False) -> list[dict[str, Any]]:
@@ -65,8 +65,8 @@ def run(genotype: str, s: Settings, resume: bool = False) -> list[dict[str, Any]
             {"name": f"{name}, seed {result['seed']}", **over_seeds([result], data, s)}
             for result in (results if len(results) > 1 else [])
         ]
-        rows = [mean, *baselines(data), *seeds]
-        save_result(folder, "evaluate", data, rows)
+        rows = [mean, *baseline_rows(data), *seeds]
+        save_result(folder, data, rows)
         print(f"report: {write_report(folder)}")
     return rows
 

@@ -22,14 +22,31 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from experiment_cells import Cell
-from experiment_pictures import write_page
-from experiment_report import Experiment, Line, write
-from experiment_tables import PRESETS, names, read_table, tomllib
-from options import checked
-
+import darts
+import evaluate
+import lfm_cw_darts
 import mlopt
+import sgl_darts
 from mlopt.report import format_table
+from support import pipeline
+from support.settings import Settings, checked, read_value
+from support.tables import (
+    PRESETS,
+    Cell,
+    Experiment,
+    Line,
+    read_table,
+    table_names,
+    write,
+    write_page,
+)
+
+#: The searches that a row may run; the other program is evaluate.py.
+SCHEMES = {
+    "darts": darts.scheme,
+    "lfm_cw_darts": lfm_cw_darts.scheme,
+    "sgl_darts": sgl_darts.scheme,
+}
 
 
 def make(
@@ -81,7 +98,7 @@ def run(experiment: Experiment, rows: Sequence[str] = ()) -> int:
     failed = 0
     for number, cell in enumerate(todo, 1):
         print(f"\n[{number} of {len(todo)}] {cell.row.label}, seed {cell.s.seed}: {cell.folder}")
-        became = cell.attempt()
+        became = cell.attempt(start)
         failed += became == "failed"
         if became == "running":
             print("another process is at it")
@@ -89,6 +106,24 @@ def run(experiment: Experiment, rows: Sequence[str] = ()) -> int:
     print("\n" + write(experiment))
     print(f"page: {write_page(experiment)}")
     return failed
+
+
+def start(example: str, s: Settings, genotype: str, resume: bool) -> None:
+    """Run an example into the folder of its settings.
+
+    Args:
+        example: of those that a row of a table may run.
+        s: its settings.
+        genotype: what an evaluation takes.
+        resume: whether an evaluation goes on with what is in the folder.
+
+    Raises:
+        MloptError: as the example.
+    """
+    if example == "evaluate":
+        evaluate.run(genotype, s, resume)
+    else:
+        pipeline.run(example, SCHEMES[example], s)
 
 
 def chosen(experiment: Experiment, rows: Sequence[str]) -> list[Line]:
@@ -121,7 +156,7 @@ def plan(experiment: Experiment, rows: Sequence[str] = ()) -> str:
 def listing(table: str) -> str:
     """All tables, or the rows of one."""
     if not table:
-        tables = [read_table(name) for name in names()]
+        tables = [read_table(name) for name in table_names()]
         return format_table(
             [{"table": t.name, "rows": len(t.rows), "what": t.title} for t in tables]
         )
@@ -141,10 +176,7 @@ def given_settings(options: argparse.Namespace) -> dict[str, Any]:
         name, equals, value = text.partition("=")
         if not equals:
             raise mlopt.SettingsError(f"--set {text}: write name=value.")
-        try:
-            values[name.strip()] = tomllib.loads(f"value = {value}")["value"]
-        except tomllib.TOMLDecodeError:
-            values[name.strip()] = value  # a string without quotation marks
+        values[name.strip()] = read_value(value)
     for name in ("seed", "run_folder", "overwrite"):
         if name in values:
             raise mlopt.SettingsError(f"--set {name}: use --seeds, --folder, or remove the folder.")
@@ -185,7 +217,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(listing(options.table))
             return 0
         if not options.table:
-            raise mlopt.SettingsError(f"--table is missing: give one of {', '.join(names())}.")
+            raise mlopt.SettingsError(
+                f"--table is missing: give one of {', '.join(table_names())}."
+            )
         experiment = make(
             options.table, options.preset, options.seeds, given_settings(options), options.folder
         )

@@ -17,7 +17,7 @@ import itertools
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,8 @@ from mlopt.generators import (
     train_gan,
 )
 from mlopt.report import RunFolder, format_table
+from support.data import cut
+from support.settings import option
 
 #: What some minutes on two CPU cores allow: narrow networks, and larger steps than the published.
 #: DCGAN's generator soon draws one image a class, if its discriminator takes as few steps as it.
@@ -60,39 +62,35 @@ NETWORKS: dict[str, dict[str, Any]] = {
 CLASSIFIER = "CNN: 3x3 convolutions of 32 and 64 channels, one hidden layer of 128"
 
 
-def _option(default: Any, meaning: str, *choices: str) -> Any:
-    return field(default=default, metadata={"help": meaning, "choices": choices})
-
-
 @dataclass(frozen=True)
 class Options:
     """Everything that a run depends on; `SMALL` has some defaults of each family's own."""
 
-    family: str = _option("dcgan", "kind of GAN", *GANS)
-    dataset: str = _option("fashion-mnist", "data set, see mlopt.data.load")
-    data_root: str = _option("", "folder of the data set's files, where it needs one")
-    train_images: int = _option(0, "use that many training images only (0: all)")
-    seed: int = _option(0, "of all randomness")
-    device: str = _option("cpu", "cpu, cuda, cuda:1, ...")
-    run_folder: str = _option("", "where the run is written (default: runs/<family>-<dataset>-...)")
-    overwrite: bool = _option(False, "replace an earlier run in that folder")
+    family: str = option("dcgan", "kind of GAN", *GANS)
+    dataset: str = option("fashion-mnist", "data set, see mlopt.data.load")
+    data_root: str = option("", "folder of the data set's files, where it needs one")
+    train_images: int = option(0, "use that many training images only (0: all)")
+    seed: int = option(0, "of all randomness")
+    device: str = option("cpu", "cpu, cuda, cuda:1, ...")
+    run_folder: str = option("", "where the run is written (default: runs/<family>-<dataset>-...)")
+    overwrite: bool = option(False, "replace an earlier run in that folder")
 
-    steps: int = _option(1000, "of the generator")
-    d_steps: int = _option(0, "of the discriminator for each one (0: the family's own)")
-    batch_size: int = _option(64, "real images in a step of the discriminator")
-    per_class: int = _option(
+    steps: int = option(1000, "of the generator")
+    d_steps: int = option(0, "of the discriminator for each one (0: the family's own)")
+    batch_size: int = option(64, "real images in a step of the discriminator")
+    per_class: int = option(
         0, "M: images of each class in a generator's step (0: the labels of the batch)"
     )
-    width: int = _option(32, "of both networks, in the family's unit")
-    noise: int = _option(64, "numbers of noise an image")
-    lr: float = _option(5e-4, "step size of the generator's Adam")
-    discriminator_lr: float = _option(0.0, "of the discriminator's Adam (0: that of the generator)")
-    decay: str = _option("", "of both step sizes (default: the family's own)", "none", "linear")
-    ema: float = _option(0.99, "decay of the generator's running average (0: none)")
+    width: int = option(32, "of both networks, in the family's unit")
+    noise: int = option(64, "numbers of noise an image")
+    lr: float = option(5e-4, "step size of the generator's Adam")
+    discriminator_lr: float = option(0.0, "of the discriminator's Adam (0: that of the generator)")
+    decay: str = option("", "of both step sizes (default: the family's own)", "none", "linear")
+    ema: float = option(0.99, "decay of the generator's running average (0: none)")
 
-    samples: int = _option(100, "images of each class that are judged")
-    classifier: str = _option("", "file of a trained classifier, such as another run's")
-    classifier_steps: int = _option(1500, "of training it, if there is no such file")
+    samples: int = option(100, "images of each class that are judged")
+    classifier: str = option("", "file of a trained classifier, such as another run's")
+    classifier_steps: int = option(1500, "of training it, if there is no such file")
 
     def run_path(self) -> Path:
         """The run folder."""
@@ -211,11 +209,7 @@ def judge(
 
 def run(s: Options) -> dict[str, Any]:
     """One whole run into its folder; the content of its result.json."""
-    data = load(s.dataset, s.data_root or None)
-    if s.train_images:
-        order = torch.randperm(len(data.train), generator=torch.Generator().manual_seed(0))
-        part = data.train.take(order[: s.train_images])
-        data = dataclasses.replace(data, train_images=part.images, train_labels=part.labels)
+    data = cut(load(s.dataset, s.data_root or None), s.train_images)
     settings = {"example": "generator", **dataclasses.asdict(s)}
     with RunFolder.create(s.run_path(), settings, overwrite=s.overwrite) as folder:
         torch.manual_seed(s.seed)

@@ -16,23 +16,27 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, cast
 
-import darts
 import torch
-from callbacks import Follow
-from gan import Pixels, gan, make_average, make_players
-from measuring import Learner
-from optimizers import adam, hypergradient_method, sgd
-from pipeline import main
-from searching import Scheme, Search
-from settings import Settings
-from spaces import supernet
 from torch import nn
 from torch.nn.functional import cross_entropy
 
+import darts
 import mlopt
 from mlopt.data import ImageData
-from mlopt.generators import ExponentialAverage
+from mlopt.generators import (
+    GANS,
+    LOSSES,
+    ExponentialAverage,
+    SharedDiscriminator,
+    gradient_penalty,
+)
 from mlopt.nas import Architecture, ClassLosses, SearchSpace, Supernet
+from support.data import fresh
+from support.networks import Pixels, make_average, make_players, supernet
+from support.optimization import adam, engine_options, gan_adam, hypergradient_method, sgd
+from support.pipeline import main
+from support.search import Follow, Learner, Scheme, Search
+from support.settings import Settings
 
 
 @dataclass
@@ -58,12 +62,9 @@ class Networks:
 
 def lfm_cw(nets: Networks, train, valid, data: ImageData, s: Settings) -> mlopt.Engine:
     """The graph of the paper; `train` gives (images, labels, images without augmentation)."""
-    A, W1, W2 = (
-        mlopt.Variable(nets.a, "a"),
-        mlopt.Variable(nets.w1, "w1"),
-        mlopt.Variable(nets.w2, "w2"),
+    A, W1, W2, G, H = (
+        mlopt.Variable(getattr(nets, name), name) for name in ("a", "w1", "w2", "g", "h")
     )
-    G, H = mlopt.Variable(nets.g, "g"), mlopt.Variable(nets.h, "h")
     first, second = s.generator_epochs, s.generator_epochs + s.pretrain
     pixels = Pixels(data, s.generator_size)
     state = ClassLosses(data.classes, normalize=cast(Any, s.class_loss_normalization))
@@ -77,23 +78,20 @@ def lfm_cw(nets: Networks, train, valid, data: ImageData, s: Settings) -> mlopt.
         x, y, _ = batch
         return cross_entropy(w1(x, a()), y)
 
-    discriminator, generator = gan(G, H, A, train, pixels, s)  # Eq. 2
+    discriminator, generator = gan(G, H, A, train, pixels, s)  # Eq. 2, below
 
     @mlopt.signal(given=[W1, A], data=valid, state=state)
     def class_losses(w1, a, batch):  # l_c(A, W1*, D_val) in Eq. 3
         x, y = batch
         return state(cross_entropy(w1(x, a()), y, reduction="none"), y)
 
-    def draw(g, batch):  # x_cm = f(c, noise, G*) in Eq. 3
-        _, y, _ = batch
-        return pixels.synthetic(g(labels(y)))
+    average = nets.average  # a constant of the step: A is not judged by what it does to G
 
-    synthetic = mlopt.signal(given=[G], data=train, name="synthetic")(draw)
-    if nets.average is not None:  # a constant of the step: A is not judged by what it does to G
-        average = nets.average.module
-        synthetic = mlopt.signal(given=[], data=train, name="synthetic")(
-            lambda batch: draw(average, batch)
-        )
+    @mlopt.signal(given=[] if average else [G], data=train)
+    def synthetic(*rest):  # x_cm = f(c, noise, G*) in Eq. 3
+        *g, (_, y, _) = rest
+        draw = average.module if average else g[0]
+        return pixels.synthetic(draw(labels(y)))
 
     @mlopt.problem(
         over=W2, given=[A, class_losses, synthetic], data=train, start=second, **sgd(W2, s)
@@ -113,12 +111,58 @@ def lfm_cw(nets: Networks, train, valid, data: ImageData, s: Settings) -> mlopt.
 
     return mlopt.Engine(
         [stage1, discriminator, generator, class_losses, synthetic, stage2, stage3],
-        hypergrad=hypergradient_method(s),
-        schedule=mlopt.Sequential() if s.order == "first" else None,
-        device=s.device,
-        seed=s.seed,
-        compile=bool(s.compile) and {"backend": s.compile},
+        **engine_options(s),
     )
+
+
+def gan(
+    G: mlopt.Variable, H: mlopt.Variable, A: mlopt.Variable, train: Any, pixels: Pixels, s: Settings
+) -> tuple[mlopt.Problem, mlopt.Problem]:
+    """Eq. 2: the discriminator H against the generator G, with the losses of the GAN's family.
+
+    By default H is the search network at A. Real and generated images of a step go through it as
+    one batch: its cells end in BatchNorm without gain, so that the mean features of a batch of
+    either kind alone are zero. A discriminator of the family's own has no architecture to read.
+    """
+    family, shared = GANS[s.generator], isinstance(H.value, SharedDiscriminator)
+    at = [A] if shared else []  # what H is evaluated at
+    d_loss, g_loss = LOSSES[family.loss]
+    d_steps = s.d_steps or family.d_steps
+
+    @mlopt.problem(
+        over=H,
+        given=[G, *at],
+        # Further steps have batches of their own; drawn from `train`, they would end its epoch.
+        data=train if d_steps == 1 else fresh(train),
+        repeat=d_steps,
+        hypergrad=mlopt.Frozen(),
+        **gan_adam(H, s),
+    )
+    def discriminator(h, g, *rest):  # Eq. 2, of H: tell real images from generated ones
+        *a, (_, y, x) = rest
+        real, fake = pixels.real(x), pixels.drawn(g(y))
+        if shared:
+            return d_loss(*h.pair(real, fake, y, a[0]()))
+        loss = d_loss(h(real, y), h(fake, y))
+        if family.gradient_penalty:
+            loss = loss + family.gradient_penalty * gradient_penalty(h, real, fake.detach(), y)
+        return loss
+
+    @mlopt.problem(
+        over=G,
+        given=[H, *at],
+        data=train,
+        hypergrad=hypergradient_method(s, s.gan_lr),
+        **gan_adam(G, s),
+    )
+    def generator(g, h, *rest):  # Eq. 2, of G: pass for real
+        *a, (_, y, x) = rest
+        fake = pixels.drawn(g(y))
+        if shared:
+            return g_loss(h.pair(pixels.real(x), fake, y, a[0]())[1])
+        return g_loss(h(fake, y))
+
+    return discriminator, generator
 
 
 def search(space: SearchSpace, data: ImageData, train, valid, s: Settings) -> Search:

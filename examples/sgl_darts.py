@@ -14,18 +14,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import darts
-from measuring import Learner
-from optimizers import adam, hypergradient_method, sgd
-from pipeline import main
-from searching import Scheme, Search
-from settings import Settings
-from spaces import supernet
 from torch.nn.functional import cross_entropy
 
+import darts
 import mlopt
 from mlopt.data import ImageData
 from mlopt.nas import Architecture, SearchSpace, Supernet
+from support.networks import supernet
+from support.optimization import adam, engine_options, sgd
+from support.pipeline import main
+from support.search import Learner, Scheme, Search
+from support.settings import Settings
 
 
 @dataclass
@@ -85,11 +84,7 @@ def sgl(learners: list[Networks], train, valid, unlabeled, s: Settings) -> mlopt
 
     return mlopt.Engine(
         [*stage1, *pseudo_labels, *(group(k) for k in everyone), stage3],
-        hypergrad=hypergradient_method(s),
-        schedule=mlopt.Sequential() if s.order == "first" else None,
-        device=s.device,
-        seed=s.seed,
-        compile=bool(s.compile) and {"backend": s.compile},
+        **engine_options(s),
     )
 
 

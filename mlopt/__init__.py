@@ -22,6 +22,7 @@ from ._errors import (
     NonFiniteError,
     SettingsError,
 )
+from ._foreign import refuse_foreign_files as _refuse_foreign_files
 from ._graph.game import AbstractPlay, Game
 from ._graph.graph import Graph
 from ._graph.problem import PerStep, Problem, problem
@@ -37,6 +38,8 @@ from .penalty import Growing, Penalty, bome, f2sa
 from .solvers import CG, AbstractSolver, Dense, Neumann, Nystrom
 
 __version__ = "0.1.0"
+
+_refuse_foreign_files(__path__[0])
 
 __all__ = [
     "CG",

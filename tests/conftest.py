@@ -40,6 +40,16 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """A warning that is attributed to a file of this project is an error."""
+    names = {"mlopt", "tests", "examples", "benchmarks"}
+    for folder in names - {"mlopt"}:
+        found = (config.rootpath / folder).glob("**/*")
+        names = names | {f.stem for f in found if f.suffix == ".py" or f.is_dir()}
+    ours = "|".join(sorted(names - {"__init__", "__pycache__"}))
+    config.addinivalue_line("filterwarnings", rf"error:::({ours})(\.|$)")
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item):
     """What each test's comparisons used of their bounds travels with its report, to the workers'

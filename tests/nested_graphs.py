@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from cases import tensor, warmed
+from case_graphs import tensor
+from cases import warmed
 from nested_oracle import Fixed, Stopped
 from torch import Tensor, nn
 

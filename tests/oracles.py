@@ -11,6 +11,8 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from compare import agree, exact, rounding
+from optimizer_steps import optimizer_step
 from torch import Tensor, nn
 
 import mlopt
@@ -29,92 +31,6 @@ def materialise(module: nn.Module, tensors: Values) -> nn.Module:
                 del part._parameters[key]
                 setattr(part, key, tensors[names[id(parameter)]])
     return twin
-
-
-def sgd_step(group: dict[str, Any], state: dict[str, Any], w: Tensor, g: Tensor) -> Tensor:
-    """What torch.optim.SGD does, for one tensor, differentiable in g."""
-    d = -g if group["maximize"] else g
-    d = d + group["weight_decay"] * w
-    if group["momentum"] == 0:
-        return w - group["lr"] * d
-    buffer = state.get("momentum_buffer")
-    b = d if buffer is None else group["momentum"] * buffer + (1 - group["dampening"]) * d
-    return w - group["lr"] * (d + group["momentum"] * b if group["nesterov"] else b)
-
-
-def decouples(optimizer: Any, group: dict[str, Any]) -> bool:
-    """Whether weight decay bypasses the moments; in torch 2.6 a class says so, not an option."""
-    return group.get("decoupled_weight_decay", isinstance(optimizer, torch.optim.AdamW))
-
-
-def adam_step(
-    group: dict[str, Any],
-    state: dict[str, Any],
-    w: Tensor,
-    g: Tensor,
-    decoupled: bool,
-    held: bool = True,
-) -> Tensor:
-    """What torch.optim.Adam (or AdamW) does, in g differentiable; the second moment held or not."""
-    b1, b2 = group["betas"]
-    d = -g if group["maximize"] else g
-    if not decoupled:
-        d = d + group["weight_decay"] * w
-    t = float(state["step"]) + 1 if state else 1.0
-    m = b1 * state.get("exp_avg", 0.0) + (1 - b1) * d
-    v = b2 * state.get("exp_avg_sq", 0.0) + (1 - b2) * (d.detach() if held else d) ** 2
-    if group["amsgrad"]:
-        v = torch.maximum(v, state.get("max_exp_avg_sq", v))
-    if decoupled:
-        w = w * (1 - group["lr"] * group["weight_decay"])
-    scale = (v / (1 - b2**t)).sqrt() + group["eps"]
-    return w - group["lr"] / (1 - b1**t) * m / scale
-
-
-def optimizer_step(
-    optimizer: Any, parameter: Tensor, w: Tensor, g: Tensor, held: bool = True
-) -> Tensor:
-    """The update of one parameter by its optimizer, as a differentiable function of (w, g)."""
-    for group in optimizer.param_groups:
-        if any(p is parameter for p in group["params"]):
-            state = dict(optimizer.state.get(parameter, {}))
-            if isinstance(optimizer, torch.optim.SGD):
-                return sgd_step(group, state, w, g)
-            return adam_step(group, state, w, g, decouples(optimizer, group), held)
-    return w
-
-
-def torch_update(
-    optimizer: Any,
-    parameters: list[Tensor],
-    gradients: list[Tensor | None],
-    edit: Callable[[Any, list[Tensor]], None] | None = None,
-) -> list[Tensor]:
-    """What torch's own `step()` gives, on copies of the optimizer and the parameters."""
-    clones = {id(p): nn.Parameter(p.detach().clone()) for p in parameters}
-    memo: dict[int, Any] = dict(clones)
-    for group in optimizer.param_groups:
-        for p in group["params"]:
-            memo.setdefault(id(p), nn.Parameter(p.detach().clone()))
-    twin = copy.deepcopy(optimizer, memo)
-    ordered = [clones[id(p)] for p in parameters]
-    if edit is not None:
-        edit(twin, ordered)
-    for clone, gradient in zip(ordered, gradients, strict=True):
-        clone.grad = None if gradient is None else gradient.detach().clone()
-    twin.step()
-    return [c.detach() for c in ordered]
-
-
-def numerical_derivative(f: Callable[[Tensor], Tensor], x: Tensor, h: float = 1e-5) -> Tensor:
-    """The dense Jacobian of f at x, by central differences: (size of f) x (size of x)."""
-    columns = []
-    for i in range(x.numel()):
-        e = torch.zeros_like(x).view(-1)
-        e[i] = h
-        e = e.view_as(x)
-        columns.append(((f(x + e) - f(x - e)) / (2 * h)).reshape(-1))
-    return torch.stack(columns, dim=1)
 
 
 class Composed:
@@ -339,6 +255,27 @@ def _rejoin(value: Any, parts: Values) -> Any:
     return dict(parts) if isinstance(value, dict) else tuple(parts.values())
 
 
+def sweep_rounding(problems: int, operations: int = 50, condition: float = 100.0) -> float:
+    """What rounding may make of a hypergradient that goes through so many problems below the top.
+
+    Args:
+        problems: solved one after another on the longest way.
+        operations: of one objective on the longest way from an input to its value. It is
+            differentiated twice, and each time the way is gone forth and back: 4 times as many.
+        condition: the terms that are summed on the way are so many times as large as their sum.
+    """
+    return rounding(4 * operations * (problems + 1), condition)
+
+
+def moved_rounding(old: Tensor, step: Tensor) -> float:
+    """What rounding leaves of a step that is found as new values minus old ones.
+
+    Eight roundings: decay, momentum and rate of an update, its sum with the old value, the
+    difference.
+    """
+    return rounding(8, condition=1 + (old.norm() / step.norm()).item())
+
+
 def relative_error(found: Tensor, expected: Tensor) -> float:
     """The 2-norm of the difference over that of what is expected."""
     size = torch.linalg.vector_norm(expected).item()
@@ -347,21 +284,20 @@ def relative_error(found: Tensor, expected: Tensor) -> float:
 
 def assert_close(found: Tensor, expected: Tensor, tolerance: float, what: str = "") -> None:
     """Relative to the size of what is expected; exactly zero where zero is expected."""
-    assert found.shape == expected.shape, what
-    if not expected.any():
-        assert not found.any(), f"{what}: expected exactly zero, got {found}"
-        return
-    error = relative_error(found, expected)
-    assert error <= tolerance, f"{what}: relative error {error:.3g} > {tolerance:g}"
+    exact(found, expected, tolerance, what=what)
 
 
 def assert_same_gradients(
     found: dict[Any, dict[str, Tensor]],
     expected: dict[Any, dict[str, Tensor | None]],
-    tolerance: float,
+    bound: float,
     what: str = "",
+    why: str = "",
 ) -> None:
-    """Every tensor by itself; one that nothing depends on may be absent or zero."""
+    """Every tensor by itself; one that nothing depends on may be absent or zero.
+
+    By `exact`, or by `near` where a reason is given.
+    """
     assert set(found) == set(expected), what
     for v, tensors in expected.items():
         assert set(found[v]) <= set(tensors), f"{what} {v.name}"
@@ -372,4 +308,4 @@ def assert_same_gradients(
                 assert f is None or not f.any(), f"{label}: expected nothing"
             else:
                 assert f is not None, f"{label}: absent"
-                assert_close(f, e, tolerance, label)
+                agree(f, e, bound, why, what=label)

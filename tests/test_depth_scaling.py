@@ -84,3 +84,34 @@ def test_benchmark_runs(tmp_path, monkeypatch):
 
 def test_ladder_runs_on_the_device(device):
     ladder_engine(Ladder(2, 4, str(device)))[0].step()
+
+
+def calls(depth):
+    """Calls of Python functions of mlopt that an engine, its plan and one hypergradient take."""
+    ladder, count = Ladder(depth, 2), 0
+
+    def note(frame, event, argument):
+        nonlocal count
+        count += event == "call" and "mlopt" in frame.f_code.co_filename
+
+    sys.setprofile(note)
+    try:
+        engine, problems = ladder_engine(ladder, "exact")
+        engine.plan()
+        engine.hypergradient(problems["top"])
+    finally:
+        sys.setprofile(None)
+    return count
+
+
+def test_the_work_on_the_graph_is_linear_in_its_edges():
+    few, many = calls(20), calls(80)
+    assert many < 4.4 * few  # edges: 81 and 321; a quadratic part would show
+
+
+def test_deep_ladders_need_no_recursion():
+    ladder = Ladder(600, 2)
+    engine, problems = ladder_engine(ladder)
+    assert engine.plan().evaluations == 1202 + 2 * 1201
+    assert engine.hypergradient(problems["top"])
+    assert len(str(engine.graph)) < 100 * len(ladder.names) + 60 * ladder.edges

@@ -11,14 +11,19 @@ from typing import Any
 import pytest
 import torch
 from cases import GRAPHS
-from oracles import Composed, assert_close, assert_same_gradients
+from compare import exact
+from oracles import Composed, assert_same_gradients, sweep_rounding
+from pages import programs
+from sklearn.linear_model import lars_path
 
 import mlopt
+import mlopt.nas
 from mlopt import Central, Dense, Implicit, OneStep
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(DOCS.rglob("*.md"))]
+README = ROOT / "README.md"
+PAGES = [README, ROOT / "CONTRIBUTING.md", *sorted(DOCS.rglob("*.md"))]
 NAMES = [page.relative_to(ROOT).as_posix() for page in PAGES]
 RESULTS = ROOT / "benchmarks" / "results"
 
@@ -27,12 +32,6 @@ if not DOCS.is_dir():
 
 
 # Examples.
-
-
-def blocks(page: Path) -> list[str]:
-    """The Python examples that are whole programs: those that import mlopt."""
-    found = re.findall(r"^```python\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL)
-    return [block for block in found if re.search(r"^import mlopt\b", block, re.MULTILINE)]
 
 
 def run(name: str, source: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
@@ -50,17 +49,45 @@ def run(name: str, source: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -
     return module
 
 
-@pytest.mark.parametrize("page", PAGES, ids=NAMES)
+@pytest.mark.parametrize("page", PAGES[1:], ids=NAMES[1:])
 def test_the_examples_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        for i, source in enumerate(blocks(page)):
+        for i, (source, _) in enumerate(programs(page)):
             run(f"example_{i}", source, tmp_path, monkeypatch)
 
 
+def test_the_readme_prints_what_it_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ((source, printed),) = programs(README)
+    with torch.random.fork_rng():
+        found = run("readme", source, tmp_path, monkeypatch)
+    assert capsys.readouterr().out.rstrip() == printed.rstrip()
+
+    # and what it says below
+    (x, y), n = found.train, len(found.train[1])
+    eye = torch.eye(x.shape[1], dtype=x.dtype)
+    penalties = torch.logspace(-3, 2, 60).tolist()
+    ridges = [torch.linalg.solve(x.T @ x / n + p * eye, x.T @ y / n) for p in penalties]
+
+    def error(rows: Any, w: torch.Tensor) -> float:
+        return torch.nn.functional.mse_loss(rows[0] @ w, rows[1]).item()
+
+    single = min(ridges, key=lambda w: error(found.valid, w))
+    assert f"the best of a grid, gives {error(found.test, single):.2f};" in README.read_text()
+    names, order = found.data.feature_names, lars_path(found.data.data, found.data.target)[1]
+    line = next(line for line in printed.splitlines() if line.startswith("small penalties: "))
+    assert set(line.split()[2:]) == {names[i] for i in order[:5]}
+
+
+def test_the_readme_is_short() -> None:
+    assert len(README.read_text().splitlines()) <= 130
+
+
 def test_there_are_examples() -> None:
-    counts = {name: len(blocks(page)) for name, page in zip(NAMES, PAGES, strict=True)}
+    counts = {name: len(programs(page)) for name, page in zip(NAMES, PAGES, strict=True)}
     assert counts["README.md"] == 1
     assert counts["docs/add-a-hypergradient.md"] == 2
 
@@ -70,7 +97,7 @@ def test_there_are_examples() -> None:
 
 @pytest.fixture
 def clipped_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    source = blocks(DOCS / "add-a-hypergradient.md")[0]
+    source, _ = programs(DOCS / "add-a-hypergradient.md")[0]
     return run("clipped_step", source, tmp_path, monkeypatch).ClippedStep
 
 
@@ -110,7 +137,7 @@ def test_the_added_method_obeys_the_law(
     oracle = Clipped(case.nodes, batch=case.batch, seed=engine.seed_of)
     for problem in (p for p in case.nodes if isinstance(p, mlopt.Problem)):
         found, expected = engine.hypergradient(problem), oracle.hypergradient(problem)
-        assert_same_gradients(found, expected, 1e-9, problem.name)
+        assert_same_gradients(found, expected, sweep_rounding(6), problem.name)
 
 
 @pytest.mark.parametrize("clip", [0.1, 1e3])
@@ -147,7 +174,7 @@ def test_the_added_method_serves_nested_levels(clip: float, clipped_step: Any) -
     a = start["a"].clone().requires_grad_()
     m = step(lambda m: g(m, solved(m), a), start["m"])
     expected = grad(h(a, m, solved(m)), a)[0]
-    assert_close(found, expected.detach(), 1e-10)
+    exact(found, expected, sweep_rounding(3))
 
 
 # What nesting costs.
@@ -238,6 +265,35 @@ def test_the_figures_are_those_of_the_benchmark() -> None:
     assert len(quoted) > 10
     for row in quoted:
         assert row in measured, row
+
+
+def test_the_commands_of_the_benchmarks_are_those_of_the_files() -> None:
+    page = (DOCS / "benchmarks.md").read_text()
+    results = "".join(p.read_text() for p in RESULTS.glob("*.md"))
+    commands = re.findall(r"^python .*", page, re.MULTILINE)
+    assert len(commands) > 15
+    assert [c for c in commands if f"`{c}`" not in results] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=NAMES)
+def test_the_files_that_are_named_exist(page: Path) -> None:
+    text = page.read_text()
+    named = re.findall(r"\b(?:benchmarks|examples|docs|tests)/[\w/.-]+\.\w+", text)
+    named += re.findall(r'\b(?:src|srcset)="([^":]+)"', text)
+    assert [name for name in named if not (ROOT / name).exists()] == []
+
+
+def test_the_pictures_are_those_of_their_genotype(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = DOCS / "pictures"
+    cells = run("cells", (folder / "cells.py").read_text(), tmp_path, monkeypatch)
+    light, dark = ((folder / f"cells-{page}.svg").read_text() for page in ("light", "dark"))
+    drawn = cells.light(mlopt.nas.Genotype.from_json((folder / "cells.json").read_text()))
+    texts = re.compile(r">([^<>\n]+)</text>")
+    assert len(texts.findall(light)) > 10
+    assert texts.findall(light) == texts.findall(drawn)
+    assert cells.dark(light) == dark
 
 
 @pytest.mark.parametrize("name", mlopt.__all__)

@@ -1,8 +1,10 @@
-"""Imports flow one way: islands know nothing of the core, the core has ranks, no circles."""
+"""Imports flow one way: from room to room, with no circle between files; islands stand apart."""
 
 from __future__ import annotations
 
 import ast
+import functools
+import re
 from pathlib import Path
 
 import pytest
@@ -15,22 +17,27 @@ ISLANDS = {"nas", "generators", "data", "loggers", "report"}
 # What an island may import of mlopt besides itself.
 ALLOWED = dict.fromkeys(ISLANDS, {"_errors"}) | {"report": {"_errors", "loggers"}}
 
-# A core module imports from its own rank or from a lower one; names are those right below mlopt.
-# A module that is not listed may import anything that does not make a circle.
-RANKS = {
-    name: rank
-    for rank, names in enumerate(
-        [
-            ["_errors", "_tensors", "_replay"],
-            ["solvers", "optim", "distributed"],
-            ["_node", "_variable", "_signal", "_problem", "_stream", "_hypergrad"],
-            ["_point", "_graph", "_products", "_sweep", "hypergrad"],
-            ["_schedule", "_engine", "_callback", "_checkpoint", "_plan", "_audit"],
-            ["interop"],
-        ]
-    )
-    for name in names
-}
+# The rooms from the ground up: each imports only itself and those before it, for annotations too.
+ROOMS = [
+    ["_errors", "_foreign", "_tensors", "_replay", "_variable"],
+    ["solvers"],
+    ["optim"],
+    ["hypergrad"],
+    ["_graph"],
+    ["games"],
+    ["_evaluation"],
+    ["_sweep"],
+    ["_engine"],
+    ["penalty"],
+    ["_audit"],
+    ["loggers"],
+    ["report"],
+    ["nas"],
+    ["generators"],
+    ["data"],
+]
+FLOOR = {name: floor for floor, names in enumerate(ROOMS) for name in names}
+MAX_ROOT_FILES = 8
 
 FILES = sorted(PACKAGE.rglob("*.py"))
 
@@ -43,15 +50,11 @@ def module_name(path: Path) -> str:
 MODULES = {module_name(path): path for path in FILES}
 
 
-def imports(module: str, path: Path, *, types: bool) -> set[str]:
-    """Modules of mlopt that the file imports anywhere; with `types`, for annotations as well."""
+@functools.cache
+def imports(module: str, path: Path) -> set[str]:
+    """Modules of mlopt that the file imports anywhere, for annotations as well."""
     found = set()
-    stack: list[ast.AST] = [ast.parse(path.read_text(encoding="utf-8"))]
-    while stack:
-        node = stack.pop()
-        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test) and not types:
-            stack.extend(node.orelse)
-            continue
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             found |= {resolve(alias.name) for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
@@ -61,7 +64,6 @@ def imports(module: str, path: Path, *, types: bool) -> set[str]:
                 package = module.split(".")[: len(module.split(".")) - up]
                 base = ".".join([*package, base] if base else package)
             found |= {resolve(f"{base}.{alias.name}") for alias in node.names}
-        stack.extend(ast.iter_child_nodes(node))
     return {name for name in found if name} - {module}
 
 
@@ -91,7 +93,7 @@ def test_island_imports_nothing_of_the_core(module: str) -> None:
     island = part(module)
     wrong = {
         name
-        for name in imports(module, MODULES[module], types=True)
+        for name in imports(module, MODULES[module])
         if part(name) not in ALLOWED[island] | {island}
     }
     assert not wrong, f"{module} is part of an island but imports {sorted(wrong)}"
@@ -99,23 +101,40 @@ def test_island_imports_nothing_of_the_core(module: str) -> None:
 
 @pytest.mark.parametrize("module", [name for name in MODULES if part(name) not in ISLANDS])
 def test_core_imports_no_island(module: str) -> None:
-    wrong = {name for name in imports(module, MODULES[module], types=True) if part(name) in ISLANDS}
+    wrong = {name for name in imports(module, MODULES[module]) if part(name) in ISLANDS}
     assert not wrong, f"{module} imports {sorted(wrong)}: the core works without its islands"
 
 
-@pytest.mark.parametrize("module", [name for name in MODULES if part(name) in RANKS])
-def test_core_imports_only_its_own_rank_and_lower_ones(module: str) -> None:
-    rank = RANKS[part(module)]
-    wrong = {
-        name
-        for name in imports(module, MODULES[module], types=False)
-        if RANKS.get(part(name), rank) > rank
-    }
-    assert not wrong, f"{module} (rank {rank}) imports upwards: {sorted(wrong)}"
+def test_every_file_is_in_a_room_that_is_listed() -> None:
+    parts = {part(module) for module in MODULES} - {""}
+    assert parts == set(FLOOR), "list the room in ROOMS, at its floor"
 
 
-def test_no_module_imports_itself_in_a_circle() -> None:
-    graph = {name: imports(name, path, types=False) for name, path in MODULES.items()}
+def test_few_files_lie_at_the_root() -> None:
+    files = sorted(path.name for path in PACKAGE.glob("*.py"))
+    assert len(files) <= MAX_ROOT_FILES, f"{files}: a file belongs in a room"
+
+
+@pytest.mark.parametrize("module", [name for name in MODULES if part(name)])
+def test_room_imports_only_those_before_it(module: str) -> None:
+    floor = FLOOR[part(module)]
+    found = {part(name) for name in imports(module, MODULES[module])} - {""}
+    climbing = sorted(name for name in found if FLOOR[name] > floor)
+    assert not climbing, f"{module} imports {climbing}, which stand above it in ROOMS"
+
+
+@pytest.mark.parametrize("room", [names[0] for names in ROOMS[1:]])
+def test_room_says_what_lives_there(room: str) -> None:
+    path = PACKAGE / room / "__init__.py"
+    text = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+    assert "mports" in text, f"{path}: say what the room may import"
+    assert "Start reading at" in text, f"{path}: say where to start reading"
+    for name in re.findall(r"`([\w/]+\.py)`", text):
+        assert (path.parent / name).exists() or (PACKAGE / name).exists(), f"{path}: {name}"
+
+
+def test_no_files_import_each_other_in_a_circle() -> None:
+    graph = {name: imports(name, path) for name, path in MODULES.items()}
     done: set[str] = set()
 
     def visit(module: str, trail: tuple[str, ...]) -> None:

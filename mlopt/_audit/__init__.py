@@ -7,6 +7,8 @@
 - edges: pullbacks against the reference; radii: of difference products.
 - totals: whole hypergradients against differences.
 - repeat: two evaluations at one point; kinks: functions that are not smooth.
+
+Imports every room above it but `penalty`. Start reading at `audit.py`.
 """
 
 from .audit import audit

@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from .._engine.builder import Builder
 from .._engine.engine import Engine
 from .._engine.operations import Evaluate as PlannedEvaluation
 from .._engine.operations import Total
-from .._engine.plan import Builder, Plan
+from .._engine.plan import Plan
 from .._engine.step import Step
 from .._evaluation.point import Evaluator
 from .._graph.problem import Problem

@@ -167,7 +167,7 @@ class Values:
             at = at.parent
         point = Point(values, signals, self.batch(node, loops), self.seed(node, frame.inner))
         with torch.enable_grad():
-            return self.evaluator(node, point, owner=owner, keep=True, start=start)
+            return self.evaluator(node, point, owner=owner, keep=True, twice=True, start=start)
 
     def hold(self, key: Any, value: Any) -> Any:
         """The first value of this key since `remember`, as a constant."""

@@ -11,7 +11,7 @@ from .._errors import GraphError
 from .._graph.brief import brief
 from .._graph.graph import Graph
 from .._graph.problem import Problem
-from .plan import Builder
+from .builder import Builder
 
 __all__ = [
     "AbstractSchedule",
@@ -56,8 +56,7 @@ class Simultaneous(AbstractSchedule):
         del graph
 
     def compose(self, builder: Builder, active: Sequence[Problem]) -> None:
-        for problem in active:
-            builder.total(problem)
+        builder.totals(active)
         repeated = [p for p in active if p.repeat > 1]
         for problem in repeated:
             builder.commit(problem)
@@ -114,8 +113,7 @@ def _one_by_one(builder: Builder, problems: Sequence[Problem]) -> None:
     games = builder.graph.games
     for _, level in itertools.groupby(problems, key=lambda p: games.get(p, p)):
         players = list(level)
-        for problem in players:
-            builder.total(problem)
+        builder.totals(players)
         for problem in players:
             builder.commit(problem)
             builder.repeats(problem)
@@ -226,8 +224,7 @@ class Alternate(AbstractSchedule):
                 if again:
                     builder.draw(again)
                 drawn.update(streams)
-                for p in chosen:
-                    builder.total(p)
+                builder.totals(chosen)
                 if until:
                     checks.append(builder.settled(chosen, until.tol))
                 for p in chosen:

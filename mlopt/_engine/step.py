@@ -126,12 +126,11 @@ class Step:
                 at += len(totals) - 1
             elif isinstance(operation, Commit):
                 break
-            elif isinstance(operation, Nest | Iterate):
+            elif isinstance(operation, Nest):
+                self._nest(at)
+            elif isinstance(operation, Iterate):
                 with self._counted(operation):
-                    if isinstance(operation, Nest):
-                        self._nest(operation.problem)
-                    else:
-                        self._iterate(operation.problem)
+                    self._iterate(operation.problem)
             elif isinstance(operation, Draw):
                 self._redraw(operation)
             elif isinstance(operation, Settled):
@@ -220,11 +219,30 @@ class Step:
         for operation, gradient in zip(operations, gradients, strict=True):
             self._keep(operation.problem, gradient)
 
-    def _nest(self, problem: Problem) -> None:
-        loss, metrics, gradient, self._written[problem] = self.totals.base(problem)
-        self._report(problem, loss, metrics)
+    def _nest(self, at: int) -> None:
+        """The update of a nested problem; at the first one, those of all up to the next commit.
+
+        They are evaluated from the highest down: what a reader evaluates where it stands serves a
+        lower problem's own update. They are reported from the lowest up, as everything is.
+        """
+        problem = self.plan.operations[at].problem  # type: ignore[union-attr]
+        if not self.totals.knows(problem):
+            nests: list[Nest] = []  # from the highest down
+            for operation in self.plan.operations[at:]:
+                if isinstance(operation, Commit | Draw | Settled | Decide):
+                    break
+                if isinstance(operation, Nest):
+                    nests.insert(0, operation)
+            # Nested ones first: they evaluate the others.
+            nests.sort(key=lambda o: self.graph.staged(o.problem, self.dormant))
+            for operation in nests:
+                with self._counted(operation):
+                    self.totals.update(operation.problem)
+        update = self.totals.update(problem)
+        self._written[problem] = update.written
+        self._report(problem, update.loss, update.metrics)
         self._note_signals()
-        self._keep(problem, gradient)
+        self._keep(problem, update.gradient)
 
     def _iterate(self, problem: Problem) -> None:
         trajectory = self.totals.trajectory(problem)

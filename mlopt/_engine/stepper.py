@@ -21,11 +21,12 @@ from .._graph.stream import Feed, Stream
 from .._replay import derive_seed
 from .._variable import Variable
 from ..hypergrad.interface import AbstractHypergradient
+from .builder import Builder
 from .clock import Clock
 from .measure import Measurement, measure
 from .operations import Iterate, Nest
 from .outcome import Outcome
-from .plan import Builder, Plan
+from .plan import Plan
 from .schedule import AbstractSchedule, Simultaneous
 from .step import Step
 
@@ -66,7 +67,7 @@ class Stepper:
         self.skipped: NonFiniteError | None = None
         self.measurement: Measurement | None = None
         streams = dict.fromkeys(s for node in self.graph.nodes for s in node.streams)
-        self._feed = Feed(streams, self._seed_of_stream, self.device)
+        self._feed = Feed(streams, seed, self.device)
         # A problem that waits for its start draws nothing: its stream cannot count towards it.
         self._epoch_stream: Stream | None = next(
             (p.streams[0] for p in self.graph.problems if p.streams and not p.start), None
@@ -136,9 +137,6 @@ class Stepper:
         """
         at = self.steps if step is None else step
         return derive_seed(self.seed, "step", at, self.graph.labels[node], inner)
-
-    def _seed_of_stream(self, index: int, count: int) -> int:
-        return derive_seed(self.seed, "stream", index, count)
 
     # Verbs.
 

@@ -82,7 +82,7 @@ def evaluate_as_one(
     *,
     counted: Sequence[Node] | None = None,
     owned: bool = False,
-    keep: bool = False,
+    twice: bool = False,
     randomness: str = "different",
 ) -> tuple[list[Any], list[dict[Any, list[Tensor]]]]:
     """Evaluate nodes of one shape, each at its point, by one call of the first one's function.
@@ -95,7 +95,7 @@ def evaluate_as_one(
         points: one for each; the seed is that of the first.
         counted: the nodes for which the evaluation is asked; by default all.
         owned: whether the buffers of the nodes' own variables are written for good.
-        keep: the result will be differentiated twice.
+        twice: the result will be differentiated twice.
         randomness: "different" for each node, or the "same".
 
     Returns:
@@ -106,7 +106,7 @@ def evaluate_as_one(
     """
     call = _Call(evaluator, nodes, points, owned)
     first = nodes[0]
-    region = evaluator.regions.get(first, nullcontext) if keep else nullcontext
+    region = evaluator.regions.get(first, nullcontext) if twice else nullcontext
     if 0 not in call.columns.dims:
         raise NotStackable("they read nothing that differs.", lasting=True)
     run = torch.func.vmap(call, in_dims=(call.columns.dims,), randomness=randomness)

@@ -114,7 +114,7 @@ def _failure(
 ) -> str | None:
     """Why the objective cannot be differentiated twice; None if it can."""
     with torch.enable_grad():
-        result, _ = evaluator(problem, point, keep=True)
+        result, _ = evaluator(problem, point, keep=True, twice=True)
         loss, _ = split_loss(result, problem.name)
         if not loss.requires_grad:
             return None

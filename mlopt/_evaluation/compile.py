@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 import types
 import warnings
+import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -86,6 +87,13 @@ class Compiled:
         return "\n".join(lines)
 
 
+@dataclass
+class _State:
+    """Which node's compiled function is being called."""
+
+    calling: Node | None = None
+
+
 class Compiler:
     """Decides for each evaluation whether the compiled function is called or the plain one.
 
@@ -112,13 +120,11 @@ class Compiler:
         self.graph = graph
         self.compiled: Compiled | None = None
         self._functions: dict[Node, Callable[..., Any]] = {}
-        self._calling: Node | None = None
+        self._state = _State()
         self._paused = False
         if option is False:
             return
         options = _checked({} if option is True else dict(option))
-        # Where solutions are differentiated themselves, signals are differentiated twice with them.
-        self._once = all(graph.staged(p) and not graph.methods[p].traced for p in graph.problems)
         self._limit = options.get("recompile_limit") or _recompile_limit()
         self.compiled = Compiled({graph.labels[n]: Counts() for n in graph.nodes})
         for node in graph.nodes:
@@ -131,19 +137,18 @@ class Compiler:
                 ) from error
             self._functions[node] = self._counted(node, function)
 
-    def choose(self, node: Node, keep: bool) -> Callable[..., Any]:
+    def choose(self, node: Node, twice: bool) -> Callable[..., Any]:
         """What is called for one evaluation.
 
         Args:
             node: the problem or signal.
-            keep: whether the evaluation's graph outlives it.
+            twice: whether the evaluation will be differentiated twice.
 
         Returns:
             A function of the node's arguments.
         """
         if self._paused or node not in self._functions:
             return node.fn
-        twice = keep and not (isinstance(node, Signal) and self._once)
         # `outputs` cuts the graph while the model's outputs are marked, for second derivatives.
         return node.fn if twice or _marked.get() is not None else self._functions[node]
 
@@ -174,31 +179,33 @@ class Compiler:
                 if not self._gives_up(error):
                     raise
             finally:
-                self._calling = None
+                self._state.calling = None
 
     def _counted(self, node: Node, function: Callable[..., Any]) -> Callable[..., Any]:
         assert self.compiled is not None
         counts = self.compiled.nodes[self.graph.labels[node]]
+        state, limit = self._state, self._limit
+        compiler = weakref.ref(self)  # which holds the function that is made here
         # The sweep goes back through a signal and keeps its graph, which is then not to be re-used.
         setting = _kept_buffers if isinstance(node, Signal) else nullcontext
 
         def call(*arguments: Any) -> Any:
             graphs, breaks = _dynamo_counts()
             began = time.perf_counter()
-            self._calling = node
+            state.calling = node
             with setting():
                 result = function(*arguments)
-            self._calling = None
+            state.calling = None
             more, broken = _dynamo_counts()
             if more > graphs:
                 counts.graphs += more - graphs
                 counts.breaks += broken - breaks
                 counts.variants += 1
                 counts.seconds += time.perf_counter() - began
-                if counts.variants >= self._limit:
-                    self._drop(
+                if counts.variants >= limit and (owner := compiler()) is not None:
+                    owner._drop(
                         node,
-                        f"it was compiled {self._limit} times, which is torch's limit. Something "
+                        f"it was compiled {limit} times, which is torch's limit. Something "
                         "it reads changes from call to call: a Python number, or the size of a "
                         "batch (DataLoader(drop_last=True) keeps it).",
                     )
@@ -208,8 +215,9 @@ class Compiler:
 
     def _gives_up(self, error: Exception) -> bool:
         """Whether compiling was what failed; then the plain function is called from now on."""
-        failed = [self._calling] if self._calling else list(self._functions)
-        if not failed or not (self._calling or _is_of_compiler(error)):
+        calling = self._state.calling
+        failed = [calling] if calling else list(self._functions)
+        if not failed or not (calling or _is_of_compiler(error)):
             return False
         for node in failed:
             self._drop(

@@ -108,8 +108,8 @@ class Evaluator:
         self.count: Counter[Node] = Counter()
         # how a node is evaluated where second derivatives will be taken, if not as it is
         self.regions: dict[Any, Callable[[], AbstractContextManager[Any]]] = {}
-        # (node, keep) -> its function, or another that computes the same
-        self.choose: Callable[[Node, bool], Callable[..., Any]] = lambda node, keep: node.fn
+        # (node, twice) -> its function, or another that computes the same
+        self.choose: Callable[[Node, bool], Callable[..., Any]] = lambda node, twice: node.fn
         self._lent: list[tuple[Binding, list[Tensor]]] = []
         self.bindings: dict[Any, Binding] = {
             v: Binding.of(v.value) for v in variables if isinstance(v.value, nn.Module)
@@ -129,6 +129,7 @@ class Evaluator:
         *,
         owner: Iterable[Any] = (),
         keep: bool = False,
+        twice: bool = False,
         start: Mapping[Any, list[Tensor]] | None = None,
     ) -> tuple[Any, dict[Any, list[Tensor]]]:
         """Evaluate a node.
@@ -138,6 +139,7 @@ class Evaluator:
             point: where.
             owner: variables (or the signal) whose buffers this evaluation writes for good.
             keep: the result's graph will outlive this call, so its buffers must not be used again.
+            twice: the result will be differentiated twice.
             start: buffers to begin with, where they are not those that the modules hold.
 
         Returns:
@@ -162,10 +164,10 @@ class Evaluator:
                     for (slot, key), copy in zip(binding.buffers, copies, strict=True):
                         swapped.append((slot, key, slot[key]))
                         slot[key] = copy
-            region = self.regions.get(node, nullcontext) if keep else nullcontext
+            region = self.regions.get(node, nullcontext) if twice else nullcontext
             with self.generators, region():
                 self.generators.seed(point.seed)
-                result = self.choose(node, keep)(*self.arguments(node, point))
+                result = self.choose(node, twice)(*self.arguments(node, point))
             owners = tuple(owner)
             for source, binding, copies in lent:
                 if source in owners:  # a module may assign its buffers anew instead of writing them

@@ -30,7 +30,7 @@ def text(graph: Levels) -> str:
         if given := _given(node):
             line += f"  given {given}"
         if isinstance(node, Problem):
-            if through := _through(graph, node, node):
+            if through := _through(graph, node):
                 line += f"  through {through}"
             if game := graph.games.get(node):
                 others = ", ".join(graph.labels[p] for p in game.players if p is not node)
@@ -54,14 +54,33 @@ def _given(node: Node) -> str:
     )
 
 
-def _through(graph: Levels, upper: Problem, node: Node) -> str:
-    """The anticipated nodes below `node`, as a nest of arrows."""
-    below = (graph.source_node(node, source) for source in graph.sweeps[upper].edges[node])
-    branches = []
-    for n in dict.fromkeys(n for n in below if n is not None):
-        deeper = _through(graph, upper, n)
-        branches.append(graph.labels[n] + (f" -> {deeper}" if deeper else ""))
-    return branches[0] if len(branches) == 1 else f"{{{', '.join(branches)}}}" if branches else ""
+def _through(graph: Levels, upper: Problem) -> str:
+    """The anticipated nodes of a problem, as a nest of arrows; each is gone into once."""
+    edges = graph.sweeps[upper].edges
+    entered: set[Node] = set()
+    pieces: list[str] = []
+    waiting: list[Node | str] = []
+
+    def enter(node: Node) -> None:
+        below = [graph.source_node(node, source) for source in edges[node]]
+        found = list(dict.fromkeys(n for n in below if n is not None))
+        parts: list[Node | str] = [p for n in found for p in (", ", n)][1:]
+        waiting.extend(reversed(["{", *parts, "}"] if len(found) > 1 else parts))
+
+    enter(upper)
+    while waiting:
+        part = waiting.pop()
+        if isinstance(part, str):
+            pieces.append(part)
+            continue
+        pieces.append(graph.labels[part])
+        if part not in entered:
+            entered.add(part)
+            before = len(waiting)
+            enter(part)
+            if len(waiting) > before:
+                pieces.append(" -> ")
+    return "".join(pieces)
 
 
 def mermaid(graph: Levels) -> str:

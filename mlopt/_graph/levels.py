@@ -96,9 +96,25 @@ class Levels(Relations):
                         outside[source] = None
                 elif below not in reached:
                     reached.add(below)
-                    waiting += self._asks(below, dormant)
+                    waiting += self.asks(below, dormant)
             self._cuts[key] = tuple(outside)
         return self._cuts[key]
+
+    def asks(self, node: Node, dormant: frozenset[Node] = frozenset()) -> list[Any]:
+        """What is read from outside where a lower signal or solution is found.
+
+        Args:
+            node: the signal or problem.
+            dormant: problems before their start.
+
+        Returns:
+            Variables and signals.
+        """
+        if not isinstance(node, Problem):
+            return [r.source for r in node.reads]
+        if not self.participates(node, dormant):
+            return []
+        return [*self.cuts(node, dormant), *self.methods[node].reads]
 
     def needed(self, upper: Problem, dormant: frozenset[Node] = frozenset()) -> list[Node]:
         """All that is resolved below a problem when its total objective is evaluated.
@@ -156,14 +172,6 @@ class Levels(Relations):
         """Whether a node is below a problem, and anything but a constant to its readers."""
         moves = not isinstance(node, Problem) or self.participates(node)
         return moves and self.rank[node] < self.rank[problem]
-
-    def _asks(self, node: Node, dormant: frozenset[Node]) -> list[Any]:
-        """What is read from outside where a lower signal or solution is found."""
-        if not isinstance(node, Problem):
-            return [r.source for r in node.reads]
-        if not self.participates(node, dormant):
-            return []
-        return [*self.cuts(node, dormant), *self.methods[node].reads]
 
     def _nests(self, problem: Problem, dormant: frozenset[Node]) -> bool:
         """Whether a lower problem takes several steps, or something that it needs follows it."""

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
 
 from .._errors import DataError
-from .._replay import replay
+from .._replay import derive_seed, replay
 
 __all__ = ["Feed", "Stream", "move"]
 
@@ -117,19 +117,20 @@ class Feed:
 
     Args:
         streams: of the graph; each begins a new pass.
-        seed_of: (index of the stream, number of the draw) -> seed.
+        seed: of the run, from which that of each draw is made.
         device: where batches are moved to.
     """
 
     def __init__(
         self,
         streams: Iterable[Stream],
-        seed_of: Callable[[int, int], int],
+        seed: int,
         device: torch.device | None,
     ) -> None:
         self.streams = tuple(streams)
         self.passes = dict.fromkeys(self.streams, 0)
-        self._seed_of = seed_of
+        self._seed = seed
+        self._place = {stream: i for i, stream in enumerate(self.streams)}
         self._device = device
         self._count = dict.fromkeys(self.streams, 0)
         self._waiting: dict[Stream, deque[tuple[Any, int]]] = {s: deque() for s in self.streams}
@@ -142,7 +143,8 @@ class Feed:
         waiting = self._waiting[stream]
         if not waiting:
             before = stream.passes
-            seed = self._seed_of(self.streams.index(stream), self._count[stream])
+            place, count = self._place[stream], self._count[stream]
+            seed = derive_seed(self._seed, "stream", place, count)
             batch = move(stream.draw(seed), self._device)
             self._count[stream] += 1
             waiting.append((batch, stream.passes - before))

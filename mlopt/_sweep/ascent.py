@@ -112,7 +112,9 @@ class Ascent:
         """
         base = self.prepare(node, wanted, pulled, inner)
         with torch.enable_grad():
-            result, written = self.evaluator(node, base.at, owner=node.over, keep=base.keep)
+            result, written = self.evaluator(
+                node, base.at, owner=node.over, keep=base.keep, twice=base.keep
+            )
             loss, metrics = split_loss(result, node.name)
             # A problem that acts through lower ones alone has no gradient while those stand still.
             still = not loss.requires_grad and self.graph.sweeps[node].nodes

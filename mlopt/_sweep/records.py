@@ -23,7 +23,9 @@ __all__ = [
     "ProblemRecord",
     "SignalRecord",
     "Together",
+    "Update",
     "Values",
+    "detached",
     "objective_at",
 ]
 
@@ -112,6 +114,23 @@ class ProblemRecord:
 
 
 @dataclass
+class Update:
+    """What a problem's own update takes from its evaluation at the standing values: no graph.
+
+    Attributes:
+        loss: detached.
+        metrics: besides, likewise.
+        gradient: total, by key.
+        written: the buffers of its variables, as the evaluation left them.
+    """
+
+    loss: Tensor
+    metrics: dict[str, Any]
+    gradient: Tensors
+    written: dict[Any, list[Tensor]]
+
+
+@dataclass
 class Base:
     """A problem's base evaluation before it is made.
 
@@ -159,3 +178,8 @@ def objective_at(evaluator: Evaluator, node: Problem, point: Point) -> Callable[
         return split_loss(result, node.name)[0]
 
     return objective
+
+
+def detached(metrics: dict[str, Any]) -> dict[str, Any]:
+    """Metrics without their graphs."""
+    return {k: m.detach() if isinstance(m, Tensor) else m for k, m in metrics.items()}

@@ -55,7 +55,7 @@ def _evaluate_signals(
     read = [ascent.point(o.node, o.wanted, o.inner, apart=True) for o in operations]
     points = [point for point, _ in read]
     with torch.set_grad_enabled(wanted):
-        values, written = evaluate_as_one(ascent.evaluator, nodes, points, owned=True, keep=wanted)
+        values, written = evaluate_as_one(ascent.evaluator, nodes, points, owned=True)
     together = Together(tuple(nodes), points, [])
     for node, value, (_, inputs), buffers in zip(nodes, values, read, written, strict=True):
         ascent.note_signal(node, value, inputs, buffers)  # type: ignore[arg-type]
@@ -72,7 +72,7 @@ def _evaluate_problems(
     keep = any(b.keep for b in bases)
     with torch.enable_grad():
         results, written = evaluate_as_one(
-            ascent.evaluator, nodes, [b.at for b in bases], owned=True, keep=keep
+            ascent.evaluator, nodes, [b.at for b in bases], owned=True, twice=keep
         )
         split = [split_loss(r, b.node.name) for r, b in zip(results, bases, strict=True)]
         total = torch.stack([loss for loss, _ in split]).sum()

@@ -1,6 +1,6 @@
 """Total objectives: a problem whose lower solutions follow, as one differentiable function.
 
-The sweep of `_sweep.py` evaluates every node once and is all that a staged graph needs. Where a
+The sweep of `ascent.py` evaluates every node once and is all that a staged graph needs. Where a
 middle problem steers lower ones, or a solution takes several steps, readers need it at other points
 than the standing one. Here each objective is evaluated in a scope that knows the values of its own
 and of higher variables, and resolves all that is lower from the top down, when it is first read:
@@ -15,78 +15,83 @@ Reference: Sato, Tanaka, Takeda, "A Gradient Method for Multilevel Optimization"
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from .._evaluation.loss import split_loss
-from .._evaluation.point import Evaluator, Point
-from .._graph.graph import Graph
-from .._graph.node import Node
 from .._graph.problem import Problem
-from .._graph.signal import Signal, join, split
+from .._graph.signal import Signal
 from .._tensors import Tensors, grouped
 from .._variable import Variable
 from ..hypergrad.interface import Response, gradient
-from .scope import Attach, Cut, Scope
-from .traced import Tracer, Trajectory
+from .evaluations import Evaluations, detached_signal
+from .records import Update, Values, detached
+from .scope import Cut, Scope
+from .traced import Trajectory, trace
 
 __all__ = ["TotalObjectives"]
 
-Values = dict[str, Tensor]
 
+class Attach(torch.autograd.Function):
+    """A solution as a node of the autograd graph: forward its value, backward its pullback.
 
-class TotalObjectives:
-    """The total objectives of one step, at its batches and seeds.
-
-    Args:
-        graph: the graph.
-        evaluator: of the graph.
-        parameters: each problem's parameters by key.
-        dormant: problems before their start, which are read as they stand.
-        batch: (node, inner loops as (problem, index), innermost first) -> its batch.
-        seed: (node, inner step) -> the seed of an evaluation.
+    The pullback must not reach the outputs: see `Frame`.
     """
 
-    def __init__(
-        self,
-        graph: Graph,
-        evaluator: Evaluator,
-        parameters: Mapping[Problem, Tensors],
-        dormant: frozenset[Problem],
-        batch: Callable[[Node, Sequence[tuple[Problem, int]]], Any],
-        seed: Callable[[Node, int], int],
-    ) -> None:
-        self.graph, self.evaluator, self.parameters = graph, evaluator, parameters
-        self.dormant, self._batch, self._seed = dormant, batch, seed
-        self.trajectories: dict[Problem, Trajectory] = {}
-        self._tracer = Tracer(self)
-        self.written: dict[Signal, dict[Any, list[Tensor]]] = {}
-        self.signals: dict[Signal, Any] = {}
-        self._references: dict[Problem, Tensors] = {}
-        self._constants: dict[Variable, Values] = {}
+    @staticmethod
+    def forward(ctx: Any, pullback: Any, values: Sequence[Tensor], *originals: Tensor) -> Any:
+        ctx.pullback, ctx.count = pullback, len(originals)
+        ctx.set_materialize_grads(False)
+        outputs = tuple(v.detach() for v in values)
+        ctx.save_for_backward(*outputs)
+        return outputs
+
+    @staticmethod
+    def backward(ctx: Any, *cotangents: Tensor | None) -> Any:
+        return None, None, *ctx.pullback(cotangents, ctx.saved_tensors)
+
+
+class TotalObjectives(Evaluations):
+    """The total objectives of one step: their gradients, and the solutions in them.
+
+    A lower problem that a reader evaluates where it stands has had its own update's evaluation
+    then: each is made once. So the highest problem is best asked first.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._trajectories: dict[Problem, Trajectory] = {}
+        self._updates: dict[Problem, Update] = {}
+        self._usual: dict[Any, Any] = {}  # values by source, where nothing has moved
 
     # A problem's own update.
 
-    def base(self, problem: Problem) -> tuple[Tensor, dict[str, Any], Tensors, dict[Any, Any]]:
+    def update(self, problem: Problem) -> Update:
         """The total objective of a problem at the standing values, and its gradient.
 
         Args:
             problem: the problem.
 
         Returns:
-            Its loss, metrics, total gradient by key, and the buffers that the evaluation wrote.
+            What its update takes.
         """
-        own = self.parameters[problem]
-        scope = Scope(self, problem, own)
-        with torch.enable_grad():
-            result, written = self.evaluate(problem, scope, owner=problem.over)
-            loss, metrics = split_loss(result, problem.name)
-            # A problem that acts through lower ones alone has no gradient while those stand still.
-            found = gradient(loss, own, problem.name) if loss.requires_grad else {}
-        return loss.detach(), metrics, found, written
+        if problem not in self._updates:
+            own = self.parameters[problem]
+            scope = self.scope(self.frame(problem), own, self.find)
+            with torch.enable_grad():
+                result, written = self.evaluate(problem, scope, owner=problem.over)
+                loss, metrics = split_loss(result, problem.name)
+                # One that acts through lower ones alone has no gradient while those stand still.
+                found = gradient(loss, own, problem.name) if loss.requires_grad else {}
+            self._updates[problem] = Update(loss.detach(), detached(metrics), found, written)
+        return self._updates[problem]
+
+    def knows(self, problem: Problem) -> bool:
+        """Whether a problem's update has been evaluated."""
+        return problem in self._updates
 
     def trajectory(self, problem: Problem) -> Trajectory:
         """The steps of a problem whose method takes several, at the standing values.
@@ -97,195 +102,190 @@ class TotalObjectives:
         Returns:
             Where they lead.
         """
-        if problem not in self.trajectories:
+        if problem not in self._trajectories:
+            scope = self.scope(self.frame(problem), {}, self.find)
             with torch.no_grad():
-                self._tracer.trace(problem, Scope(self, problem, {}), constant=True)
-        return self.trajectories[problem]
+                self._keep(trace(self, problem, scope, constant=True)[1])
+        return self._trajectories[problem]
 
-    # Evaluations.
-
-    def evaluate(
-        self,
-        node: Node,
-        scope: Scope,
-        owner: Sequence[Any] = (),
-        start: Mapping[Any, list[Tensor]] | None = None,
-    ) -> tuple[Any, dict[Any, list[Tensor]]]:
-        """A function of the graph, with what it reads as a scope sees it."""
-        values: dict[Variable, Values] = {}
-        signals: dict[Signal, Any] = {}
-        for read in node.reads:
-            value = scope.value(read.source)
-            if isinstance(read.source, Signal):
-                if read.stopped:
-                    parts = split(value, read.source.name)
-                    value = join(value, {k: t.detach() for k, t in parts.items()})
-                signals[read.source] = value
-            else:
-                if read.stopped:
-                    value = {k: t.detach() for k, t in value.items()}
-                values[read.source] = value
-        loops: list[tuple[Problem, int]] = []
-        at: Scope | None = scope
-        while at is not None:
-            if at.inner:
-                loops.append((at.owner, at.inner))
-            at = at.parent
-        point = Point(values, signals, self._batch(node, loops), self._seed(node, scope.inner))
-        # A signal is remembered as the first evaluation of a step gave it, at the highest scope.
-        remember = isinstance(node, Signal) and node not in self.signals
-        result, written = self.evaluator(
-            node, point, owner=(node,) if remember else owner, keep=True, start=start
-        )
-        if remember:
-            self.signals[node], self.written[node] = result, written  # type: ignore[index]
-        return result, written
-
-    def constants(self, variable: Variable) -> Values:
-        """A variable's standing value, without gradient."""
-        if variable not in self._constants:
-            self._constants[variable] = {
-                name: p.detach()
-                for name, p in self.evaluator.parameters(variable).items()
-                if p.requires_grad
-            }
-        return self._constants[variable]
+    def _keep(self, trajectories: dict[Problem, Trajectory]) -> None:
+        for problem, trajectory in trajectories.items():
+            self._trajectories.setdefault(problem, trajectory)
 
     # Solutions.
 
-    def solve(self, problem: Problem, scope: Scope) -> dict[Variable, Values]:
-        """A lower problem's solution as the reader in this scope sees it."""
+    def find(self, source: Any, scope: Scope) -> dict[Any, Any]:
+        """What a source is where it follows the scope's owner, or at the top.
+
+        Args:
+            source: a signal or a variable.
+            scope: that reads it.
+
+        Returns:
+            Values by source: the signal's, or those of all variables of the problem over it.
+        """
+        frame = scope.frame
+        owner = None if isinstance(source, Signal) else self.graph.owner[source]
+        if owner is not None and frame.stands(owner):
+            return {v: self.constants(v) for v in owner.over}
+        usual = not frame.loops and frame.usual(source)
+        top = frame.parent is None
+        if usual and top and not frame.depends(source) and (known := self._constant(source)):
+            return known
+        if owner is not None:
+            return dict(self._solve(owner, scope))
+        value = self.evaluate(source, scope)[0]
+        if usual:
+            self._usual[source] = detached_signal(value, source)
+        return {source: value}
+
+    def _constant(self, source: Any) -> dict[Any, Any]:
+        """What a source is for those whose variables do not act on it; empty if that is not known.
+
+        Args:
+            source: a signal, or a variable of a problem.
+
+        Returns:
+            Values by source.
+        """
+        if isinstance(source, Signal):
+            return {source: self._usual[source]} if source in self._usual else {}
+        problem = self.graph.owner[source]
         method = self.graph.methods[problem]
-        standing = {v: self.constants(v) for v in problem.over}
-        above = self.graph.rank[problem] > self.graph.rank[self._top(scope)]
-        if above or not self.graph.participates(problem, self.dormant):
-            return standing
         if method.traced:
-            solution = self._tracer.trace(problem, scope, constant=not method.responds)
+            solution = self.trajectory(problem).value
+        elif not method.moves:
+            solution = {}
         else:
-            solution = self._attached(problem, scope)
+            if problem not in self._usual:
+                with torch.no_grad():
+                    self._usual[problem] = method.solution(self._own_response(problem))
+            solution = self._usual[problem]
+        standing = {v: self.constants(v) for v in problem.over}
+        return {v: {**own, **grouped(solution).get(v, {})} for v, own in standing.items()}
+
+    def _own_response(self, problem: Problem) -> Response:
+        """The response of a problem's own update, from which its solution follows."""
+        own = self.parameters[problem]
+
+        def objective(other: Tensors, inner: int = 0, arguments: Tensors | None = None) -> Tensor:
+            assert not arguments, f"{problem.name}: its own update has no arguments"
+            frame = self.frame(problem, displaced=True, inner=inner)
+            scope = self.scope(frame, other, self.find)
+            return split_loss(self.evaluate(problem, scope)[0], problem.name)[0]
+
+        return Response(
+            name=problem.name,
+            value=self.standing(problem),
+            leaves=own,
+            gradient=self.update(problem).gradient,
+            arguments={},
+            argument_gradient={},
+            parameters=own,
+            optimizer=problem.optimizer,
+            objective=objective,
+            seed=self.seed(problem, 0),
+        )
+
+    def _solve(self, problem: Problem, scope: Scope) -> dict[Variable, Values]:
+        """A lower problem's solution as the reader in this scope sees it."""
+        standing = {v: self.constants(v) for v in problem.over}
+        method = self.graph.methods[problem]
+        displaced = scope.frame.displaces(problem)
+        if method.traced:
+            solution, taken = trace(self, problem, scope, constant=not method.responds)
+            if not displaced:
+                self._keep(taken)
+        else:
+            solution = self._attached(problem, scope, displaced)
         for variable, tensors in grouped(solution).items():
             standing[variable] = {**standing[variable], **tensors}
         return standing
 
-    def _top(self, scope: Scope) -> Problem:
-        while scope.parent is not None:
-            scope = scope.parent
-        return scope.owner
-
-    def _attached(self, problem: Problem, scope: Scope) -> Tensors:
+    def _attached(self, problem: Problem, scope: Scope, displaced: bool) -> Tensors:
         method = self.graph.methods[problem]
-        displaced = self.displaced_for(problem, scope)
-        mode = "constant" if not method.responds else "alias" if scope.differentiable else "leaf"
-        cut = Cut(scope, mode)
+        differentiable = scope.frame.differentiable
+        mode = "constant" if not method.responds else "alias" if differentiable else "leaf"
+        cut = Cut(scope, self.graph.cuts(problem, self.dormant), mode)
         standing = self.standing(problem)
         # An optimum that nothing has moved is known without an evaluation, and differentiated where
         # it stands once the graph of its readers is there.
-        late = method.at_solution and not displaced and scope.differentiable and method.responds
-        if late:
-            for source in self.graph.cuts(problem):
-                cut.value(source)
-            response = None
-            values = standing
+        if method.at_solution and not displaced and differentiable and method.responds:
+            response, values = None, standing
         else:
-            response = self._respond(problem, cut, standing, displaced)
+            # The leaves are those of the problem's own update, which may take its evaluation.
+            leaves = _leaves(standing) if displaced else self.parameters[problem]
+            response = self._respond(problem, cut, standing, leaves, displaced)
             with torch.no_grad():
                 values = method.solution(response)
+            if not (displaced or scope.frame.loops):
+                self._usual.setdefault(problem, {k: t.detach() for k, t in values.items()})
         if not method.responds or not cut.originals:
             return {k: t.detach() for k, t in values.items()}
         keys, wanted = list(values), list(cut.originals)
-        again = method.at_solution and (displaced or scope.differentiable)
+        again = method.at_solution and (displaced or differentiable)
 
         def pullback(cotangents: Sequence[Tensor | None], outputs: Sequence[Tensor]) -> list[Any]:
             at = response
-            if again:
-                at = self._respond(problem, cut, dict(zip(keys, outputs, strict=True)), displaced)
+            if again or at is None:
+                value = dict(zip(keys, outputs, strict=True))
+                at = self._respond(problem, cut, value, _leaves(value), displaced)
             cotangent = {k: c for k, c in zip(keys, cotangents, strict=True) if c is not None}
             known = [k for k in wanted if k in cut.arguments]
-            found = method.pullback(at, cotangent, known) if cotangent else {}  # type: ignore[arg-type]
+            found = method.pullback(at, cotangent, known) if cotangent else {}
             return [found.get(k) for k in wanted]
 
         outputs = Attach.apply(pullback, [values[k] for k in keys], *cut.originals.values())
         return dict(zip(keys, outputs, strict=True))
 
-    def _respond(self, problem: Problem, cut: Cut, value: Tensors, displaced: bool) -> Response:
+    def _respond(
+        self, problem: Problem, cut: Cut, value: Tensors, leaves: Tensors, displaced: bool
+    ) -> Response:
         """The problem's response at a value: one evaluation of its total objective."""
         method = self.graph.methods[problem]
         cost = method.cost
-        differentiable = cut.scope.differentiable or cost.keeps_graph
-        connected = torch.is_grad_enabled()
-        leaves = {
-            k: t.view_as(t) if connected and t.requires_grad else t.detach().requires_grad_()
-            for k, t in value.items()
-        }
+        differentiable = cut.frame.differentiable or cost.keeps_graph
+        moved = displaced and method.at_solution
+        frame = cut.frame.below(problem, differentiable=differentiable, displaced=moved)
         with torch.enable_grad():
-            moved = displaced and method.at_solution
-            scope = Scope(
-                self, problem, leaves, cut, differentiable=differentiable, displaced=moved
-            )
-            loss, _ = split_loss(self.evaluate(problem, scope)[0], problem.name)
+            scope = self.scope(frame, leaves, cut.find, cut)
+            result, written = self.evaluate(problem, scope, owner=problem.over)
+            loss, metrics = split_loss(result, problem.name)
             inputs = {**leaves, **cut.arguments} if cost.keeps_base else leaves
             found = gradient(loss, inputs, problem.name, create_graph=differentiable)
+        own = {k: found[k] for k in leaves if k in found}
+        if not (displaced or frame.loops or problem in self._updates):
+            total = {k: g.detach() for k, g in own.items()}
+            self._updates[problem] = Update(loss.detach(), detached(metrics), total, written)
 
         def objective(other: Tensors, inner: int = 0, arguments: Tensors | None = None) -> Tensor:
-            at = Scope(
-                self, problem, other, cut.moved(arguments) if arguments else cut,
-                differentiable=differentiable, displaced=True, inner=inner,
-            )  # fmt: skip
-            return split_loss(self.evaluate(problem, at)[0], problem.name)[0]
+            at = cut.frame.below(
+                problem, differentiable=differentiable, displaced=True, inner=inner
+            )
+            scope = self.scope(at, other, cut.find, cut.moved(arguments))
+            return split_loss(self.evaluate(problem, scope)[0], problem.name)[0]
 
         return Response(
             name=problem.name,
-            value=leaves if connected else {k: t.detach() for k, t in value.items()},
+            value=leaves if torch.is_grad_enabled() else {k: t.detach() for k, t in value.items()},
             leaves=leaves,
-            gradient={k: found[k] for k in leaves if k in found},
+            gradient=own,
             arguments=cut.arguments,
             argument_gradient={k: found[k] for k in cut.arguments if k in found},
             parameters=self.parameters[problem],
             optimizer=problem.optimizer,
             objective=objective,
-            reference=self._reference(problem) if displaced and method.at_solution else None,
+            # The gradient at the standing values, from which an optimum follows.
+            reference=self.update(problem).gradient if moved else None,
             upstream={**cut.originals, **value},
-            seed=self._seed(problem, 0),
+            seed=self.seed(problem, 0),
         )
 
-    def standing(self, problem: Problem) -> Tensors:
-        """A problem's standing value, without gradient."""
-        return {k: p.detach() for k, p in self.parameters[problem].items()}
 
-    def _reference(self, problem: Problem) -> Tensors:
-        """The gradient at the standing values, from which an optimum follows."""
-        if problem not in self._references:
-            leaves = {k: t.requires_grad_() for k, t in self.standing(problem).items()}
-            scope = Scope(self, problem, leaves)
-            with torch.enable_grad():
-                loss, _ = split_loss(self.evaluate(problem, scope)[0], problem.name)
-                self._references[problem] = gradient(loss, leaves, problem.name)
-        return self._references[problem]
-
-    # What has moved.
-
-    def displaced_for(self, problem: Problem, scope: Scope) -> bool:
-        """Whether anything that a problem's total objective reads has left its standing value."""
-        return any(self._displaced(s, problem, scope) for s in self.graph.cuts(problem))
-
-    def _displaced(self, source: Any, reader: Problem, scope: Scope) -> bool:
-        """Whether a source has another value than in the reader's own update."""
-        if isinstance(source, Signal):
-            return any(self._displaced(r.source, reader, scope) for r in source.reads)
-        at: Scope | None = scope
-        owner = self.graph.owner[source]
-        while at is not None and at.owner is not owner and not at.resolves(source):
-            at = at.parent
-        if at is None:
-            return False
-        if at.owner is owner:
-            return at.displaced
-        if self.graph.rank[owner] > self.graph.rank[self._top(at)]:
-            return False
-        if not self.graph.participates(owner, self.dormant):
-            return False
-        # A lower solution has moved in the reader's own update as well.
-        if self.graph.methods[owner].moves and self.graph.rank[owner] > self.graph.rank[reader]:
-            return True
-        return any(self._displaced(s, reader, at) for s in self.graph.cuts(owner))
+def _leaves(value: Tensors) -> Tensors:
+    """What is differentiated by: aliases under grad mode, of which the value's graph goes on."""
+    connected = torch.is_grad_enabled()
+    return {
+        k: t.view_as(t) if connected and t.requires_grad else t.detach().requires_grad_()
+        for k, t in value.items()
+    }

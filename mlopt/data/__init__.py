@@ -1,4 +1,8 @@
-"""Image data sets, their search split, normalization, augmentation and loaders."""
+"""Image data sets, their search split, normalization, augmentation and loaders.
+
+An island of plain PyTorch: it imports nothing of mlopt but its errors. Start reading at
+`registry.py`, then `images.py`.
+"""
 
 from mlopt.data.augment import CropAndFlip, WholeBatch, augmentation, standard_augmentation
 from mlopt.data.batches import ImageBatches

@@ -140,7 +140,7 @@ def _resized_crop(image_size: int, jitter: bool) -> Callable[[Tensor], Tensor]:
     except ImportError as error:
         raise SettingsError(
             "standard_augmentation: torchvision is missing; install it with: "
-            'pip install "mlopt[nas]".'
+            "pip install torchvision."
         ) from error
     changes = [v2.RandomResizedCrop(image_size, antialias=True), v2.RandomHorizontalFlip()]
     if jitter:

@@ -60,7 +60,7 @@ def _torchvision() -> Any:
         from torchvision import datasets
     except ImportError as error:
         raise SettingsError(
-            'CIFAR: torchvision is missing; install it with: pip install "mlopt[nas]".'
+            "CIFAR: torchvision is missing; install it with: pip install torchvision."
         ) from error
     return datasets
 

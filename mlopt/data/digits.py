@@ -38,7 +38,7 @@ def load_digits(root: Path | None = None) -> ImageData:
         from sklearn import datasets
     except ImportError as error:
         raise SettingsError(
-            'digits: scikit-learn is missing; install it with: pip install "mlopt[nas]".'
+            "digits: scikit-learn is missing; install it with: pip install scikit-learn."
         ) from error
     pixels, digits = datasets.load_digits(return_X_y=True)
     images = torch.from_numpy(pixels).to(torch.uint8).view(-1, 1, 8, 8)

@@ -155,6 +155,6 @@ def _torchvision() -> Any:
         from torchvision import datasets
     except ImportError as error:
         raise SettingsError(
-            'imagenet: torchvision is missing; install it with: pip install "mlopt[nas]".'
+            "imagenet: torchvision is missing; install it with: pip install torchvision."
         ) from error
     return datasets

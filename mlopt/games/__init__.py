@@ -1,4 +1,7 @@
-"""Plays: how the players of a `Game` move in one step, one file each."""
+"""Plays: how the players of a `Game` move in one step, one file each.
+
+Imports the ground and `_graph`. Start reading at `simultaneous.py`, then `_graph/game.py`.
+"""
 
 from .alternating import Alternating
 from .extragradient import Extragradient

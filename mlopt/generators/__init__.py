@@ -1,4 +1,8 @@
-"""Conditional image generators, discriminators and their losses."""
+"""Conditional image generators, discriminators and their losses.
+
+An island of plain PyTorch: it imports nothing of mlopt but its errors. Start reading at
+`families.py`, then `dcgan_generator.py`.
+"""
 
 from mlopt.generators.attention import SelfAttention
 from mlopt.generators.biggan_discriminator import BigGANDiscriminator

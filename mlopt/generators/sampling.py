@@ -68,7 +68,7 @@ def save_grid(
         from torchvision.utils import make_grid, save_image
     except ImportError as error:
         raise SettingsError(
-            'save_grid: torchvision is missing; install it with: pip install "mlopt[nas]".'
+            "save_grid: torchvision is missing; install it with: pip install torchvision."
         ) from error
     grid = make_grid(images.detach(), nrow=per_row, padding=1, normalize=True, value_range=(-1, 1))
     save_image(interpolate(grid[None], scale_factor=scale), os.fspath(path))

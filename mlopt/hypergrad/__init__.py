@@ -1,4 +1,11 @@
-"""Hypergradient methods: one file per way a gradient passes through a lower solution."""
+"""Hypergradient methods: one file per way a gradient passes through a lower solution.
+
+`interface.py` is what a method sees and must do; `products.py` and `curvature.py` are the second
+derivatives that methods are made of; `derivatives.py` is the one place that goes back through a
+graph.
+
+Imports the ground, `solvers` and `optim`. Start reading at `interface.py`, then `one_step.py`.
+"""
 
 from .frozen import Frozen
 from .implicit import Implicit

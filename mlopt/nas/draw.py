@@ -77,7 +77,7 @@ def draw(genotype: Genotype, path: str | Path, title: str | None = None) -> None
         from matplotlib.figure import Figure
         from matplotlib.lines import Line2D
     except ModuleNotFoundError as error:
-        raise ModuleNotFoundError("draw needs matplotlib: pip install mlopt[nas]") from error
+        raise ModuleNotFoundError("draw needs matplotlib: pip install matplotlib") from error
     cells = [
         ("Normal cell", _arcs(genotype.normal), genotype.normal_concat),
         ("Reduction cell", _arcs(genotype.reduce), genotype.reduce_concat),

@@ -1,4 +1,7 @@
-"""First-order penalty methods: two problems in, single-level problems for the engine out."""
+"""First-order penalty methods: two problems in, single-level problems for the engine out.
+
+Imports the ground, `hypergrad`, `_graph`, `_evaluation` and `_engine`. Start reading at `f2sa.py`.
+"""
 
 from ._pair import Penalty
 from .bome import bome

@@ -27,7 +27,7 @@ def environment() -> dict[str, Any]:
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "command": shlex.join(sys.orig_argv),
         "git_commit": _git_commit(),
-        "mlopt": _version("mlopt"),
+        "mlopt": sys.modules[__name__.partition(".")[0]].__version__,
         "python": platform.python_version(),
         "torch": torch.__version__,
         "torchvision": _version("torchvision"),

@@ -281,7 +281,7 @@ def _svg(draw: Callable[[Any], None], size: tuple[float, float], description: st
         from matplotlib.figure import Figure
     except ModuleNotFoundError:
         raise ModuleNotFoundError(
-            'The report draws its charts with matplotlib: pip install "mlopt[nas]"'
+            "The report draws its charts with matplotlib: pip install matplotlib"
         ) from None
 
     settings: Any = {

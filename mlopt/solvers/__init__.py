@@ -1,4 +1,7 @@
-"""Solvers of A x = b for a symmetric operator A: one file per method."""
+"""Solvers of A x = b for a symmetric operator A: one file per method.
+
+Imports the ground. Start reading at `_solver.py`, then `cg.py`.
+"""
 
 from ._solver import AbstractSolver, Operator, Solution
 from .cg import CG

@@ -61,5 +61,5 @@ def test_without_scikit_learn(monkeypatch) -> None:
         return real(name, *args, **kwargs)
 
     monkeypatch.setattr(builtins, "__import__", fake)
-    with pytest.raises(SettingsError, match=r'pip install "mlopt\[nas\]"'):
+    with pytest.raises(SettingsError, match="pip install scikit-learn"):
         load("digits")

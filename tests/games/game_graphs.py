@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from cases import parameter, tensor, warmed
+from case_graphs import parameter, tensor
+from cases import warmed
 from games.game_oracle import Extra, Turns
 from nested_oracle import Steps
 from torch import Tensor

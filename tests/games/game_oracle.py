@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from nested_oracle import Fixed, Nested, Point, Stopped, _detached, _grad, _leaves, _Scope
+from nested_oracle import Fixed, Nested, Stopped, _Scope
 from nested_oracle import _Standing as Standing
+from points import Point, as_leaves, derivatives, detached
 from torch import Tensor
 
 import mlopt
@@ -56,7 +57,7 @@ class Played(Nested):
         self._moved: list[tuple[Any, Any, dict[Any, Point]]] = []
 
     def evaluate(self, problem: Any, at: Point | None = None) -> tuple[Tensor, Point]:
-        leaves = _leaves(self.standing(problem) if at is None else at)
+        leaves = as_leaves(self.standing(problem) if at is None else at)
         scope = self._frame(Standing(self), problem, leaves, self._at_rest(problem), 1)
         return scope.objective(), leaves
 
@@ -73,7 +74,7 @@ class Played(Nested):
             known = [(game, scope, self._play(game, self.kinds[game], scope))]
             self._moved += known
         own = known[0][2][problem]
-        return _detached(own) if isinstance(kind, Stopped) else own
+        return detached(own) if isinstance(kind, Stopped) else own
 
     def _play(self, game: Any, kind: Any, scope: Any) -> dict[Any, Point]:
         points = {p: self.standing(p) for p in game.players}
@@ -101,12 +102,12 @@ class Played(Nested):
                for k, t in at[p].items()}  # fmt: skip
         others = {q: point for q, point in at.items() if q is not p}
         loss = self._frame(scope, p, own, others, scope.order + 1).objective()
-        return {k: g for k, g in _grad(loss, own).items() if g is not None}
+        return {k: g for k, g in derivatives(loss, own).items() if g is not None}
 
     def _gradient(self, problem: Any, w: Point, scope: Any, order: int) -> Any:
         w = {k: t if t.requires_grad else t.detach().requires_grad_() for k, t in w.items()}
         loss = self._frame(scope, problem, w, self._at_rest(problem), order).objective()
-        return w, _grad(loss, w)
+        return w, derivatives(loss, w)
 
     def _at_rest(self, problem: Any) -> dict[Any, Point]:
         players = self.games[problem].players if problem in self.games else ()

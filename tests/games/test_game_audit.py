@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 import torch
+from audit.audited import DIFFERENCES, right
+from compare import exact, rounding
 from games.game_graphs import PLAYS, WORLDS
-from test_games import OPTIMIZERS, Gan
+from games.gan import OPTIMIZERS, Gan
 
 import mlopt
 from mlopt import OneStep
@@ -22,7 +24,7 @@ from mlopt.games import Alternating, Extragradient
 @pytest.mark.parametrize("world", WORLDS)
 def test_right_games_pass(world: str, play: str) -> None:
     report = mlopt.audit(mlopt.Engine(WORLDS[world](PLAYS[play]).entries), directions=2)
-    assert report.worst < 1e-7
+    right(report.worst)
     assert report.warnings == ()
     assert any(f.kind == "total" and f.edge.startswith("fit_a") for f in report.findings)
 
@@ -38,7 +40,7 @@ def test_networks_with_masks_on_batches(play: str) -> None:
     for group in [*gan.od.param_groups, *gan.og.param_groups]:
         group.update({k: 0.05 for k in group if k == "eps"})
     report = mlopt.audit(gan.engine(plays[play]), directions=2)
-    assert report.worst < 1e-6
+    right(report.worst, 10 * DIFFERENCES)
     assert report.warnings == ()
 
 
@@ -56,8 +58,8 @@ def test_float32() -> None:
         p.fn = lambda own, others, fn=fn: fn(own.double(), [t.double() for t in others]).to(own)
     report = mlopt.audit(mlopt.Engine([made.entries[0], leads]))
     assert report.precision == "float64"
-    assert report.worst < 1e-7
-    assert report.rounding < 1e-3
+    right(report.worst)
+    exact(report.rounding, 0.0, rounding(4 * 50, condition=40, dtype=torch.float32), scale=1.0)
 
 
 @dataclass(frozen=True)
@@ -88,7 +90,7 @@ def test_a_dropped_term_of_a_play_is_caught(play: str, monkeypatch: pytest.Monke
             self, player, {k: t if k[0] in player.over else t.detach() for k, t in at.items()}
         )
 
-    assert mlopt.audit(engine).worst < 1e-7
+    right(mlopt.audit(engine).worst)
     monkeypatch.setattr(Table, "_stepped", blind)
     with pytest.raises(mlopt.AuditError, match="fit_a: a"):
         mlopt.audit(engine).check()

@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Any
 
-import cases
 import pytest
 import torch
+from lfm_cw_case import lfm_cw
 from small import assert_same, state_of
 
+import lfm_cw_darts
 import mlopt
 from mlopt import Game, OneStep
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "examples"))
-
-import lfm_cw_darts  # noqa: E402
-import pipeline  # noqa: E402
-import settings  # noqa: E402
+from support import settings
+from support.data import load_data, search_loaders
 
 
 def as_game(nodes: Any) -> list[Any]:
@@ -47,7 +43,7 @@ def same(list_: mlopt.Engine, game: mlopt.Engine, upper: str, steps: int) -> Non
 @pytest.mark.parametrize("method", [OneStep(), OneStep(lr=0.1, product=mlopt.Central())])
 def test_smooth_networks(method: Any) -> None:
     def case() -> Any:
-        return cases.lfm_cw(
+        return lfm_cw(
             torch.device("cpu"), lambda: method, lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9)
         )
 
@@ -66,12 +62,12 @@ def test_the_example(discriminator: str, tmp_path: Path) -> None:
             str(tmp_path / "run"),
         ],
     )  # fmt: skip
-    data = pipeline.load_data(s)
+    data = load_data(s)
 
     def engine() -> mlopt.Engine:
         with torch.random.fork_rng():
             torch.manual_seed(0)
-            loaders = pipeline.search_loaders(data, s, plain=True)
+            loaders = search_loaders(data, s, plain=True)
             return lfm_cw_darts.scheme(data, *loaders, s).engine
 
     list_, other = engine(), engine()

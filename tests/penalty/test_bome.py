@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from compare import exact, kills, near, rounding
 from penalty.quadratic import Quadratic
 from small import F64, bilevel, seeded
 from torch import nn
@@ -16,6 +17,11 @@ from mlopt._errors import GraphError
 from mlopt.penalty import bome
 
 T, LR, ETA = 4, 0.3, 0.5
+#: Four steps and two gradients of ten operations each; the barrier's slope, a difference of
+#: iterates, is at least a twentieth of them.
+BY_HAND = rounding(6 * 10, condition=20)
+#: The same of a network of two layers, there and back.
+NETWORK = rounding(6 * 2 * 30, condition=20)
 
 
 def bome_of(case, **options):
@@ -48,12 +54,10 @@ def test_weight_and_direction_by_hand_at_random_points() -> None:
         case.place(X=x, Y=y)
         weight, dx, dy = by_hand(case, x, y, eta)
         gradients = [engine.hypergradient(p)[v][""] for p, v in _levels(levels, case)]
-        torch.testing.assert_close(gradients[0], dx, rtol=1e-12, atol=1e-12)
-        torch.testing.assert_close(gradients[1], dy, rtol=1e-12, atol=1e-12)
+        exact(gradients, [dx, dy], BY_HAND)
         engine.step()
-        assert engine.signals["multiplier"].item() == pytest.approx(weight, rel=1e-12, abs=1e-12)
-        torch.testing.assert_close(case.X.tensor.detach(), x - 0.1 * dx, rtol=1e-12, atol=1e-12)
-        torch.testing.assert_close(case.Y.tensor.detach(), y - 0.4 * dy, rtol=1e-12, atol=1e-12)
+        exact(engine.signals["multiplier"].item(), weight, BY_HAND)
+        exact([case.X.tensor, case.Y.tensor], [x - 0.1 * dx, y - 0.4 * dy], BY_HAND)
         weights.append(weight)
     assert min(weights) == 0.0 < max(weights)  # both sides of the barrier were met
 
@@ -70,7 +74,7 @@ def test_weight_is_zero_where_the_barrier_has_no_slope() -> None:
     levels = bome_of(case)
     engine = mlopt.Engine(levels.nodes)
     gradient = engine.hypergradient(levels.lower)[case.Y][""]
-    torch.testing.assert_close(gradient, -case.t)
+    exact(gradient, -case.t, BY_HAND)
     engine.step()
     assert engine.signals["multiplier"].item() == 0.0
 
@@ -84,8 +88,10 @@ def test_converges_to_the_bilevel_solution() -> None:
     assert (case.X.tensor - case.optimum()).norm() > 2
     mlopt.Engine(levels.nodes).run(steps=400, progress=False)
     x, y = case.X.tensor.detach(), case.Y.tensor.detach()
-    assert (x - case.optimum()).norm() < 0.05
-    assert (y - case.solution(x)).norm() < 0.05
+    why = "400 steps whose rates fall to a fortieth: a twentieth of the distance may be left"
+    near(x, case.optimum(), 0.1, scale=1.0, why=why)
+    near(y, case.solution(x), 0.1, scale=1.0, why=why)
+    kills(case.t, case.solution(x), 0.1, scale=1.0)  # where F alone would go
 
 
 def test_modules_with_dropout_by_hand() -> None:
@@ -133,9 +139,9 @@ def test_modules_with_dropout_by_hand() -> None:
     flat_F, flat_q = (torch.cat([t.flatten() for t in d]) for d in (dF, dq))
     weight = max(ETA - (flat_F @ flat_q / (flat_q @ flat_q)).item(), 0.0)
     assert weight > 0
-    torch.testing.assert_close(gradient, dF[0] + weight * dq[0], rtol=1e-12, atol=1e-12)
+    exact(gradient, dF[0] + weight * dq[0], NETWORK)
     for i, name in enumerate(names, start=1):
-        torch.testing.assert_close(lower[name], dF[i] + weight * dq[i], rtol=1e-12, atol=1e-12)
+        exact(lower[name], dF[i] + weight * dq[i], NETWORK, what=name)
 
 
 def test_nothing_is_pulled_back_through_the_weight() -> None:

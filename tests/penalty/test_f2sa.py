@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from compare import exact, kills, near, rounding
 from penalty.quadratic import Quadratic
 from small import F64, batches, bilevel, seeded, sgd
 from torch import nn
@@ -37,7 +38,10 @@ def test_gradient_is_that_of_the_penalised_problem(w: float) -> None:
     case, gradient = gradient_at_the_minima(w)
     expected = case.penalised_gradient(case.X.tensor, w)
     assert expected.abs().min() > 0.1
-    torch.testing.assert_close(gradient, expected, rtol=1e-8, atol=1e-8)
+    # a difference of two minima, weighed w times
+    bound = rounding(100, condition=10 * w)
+    kills(2 * expected, expected, bound)
+    exact(gradient, expected, bound)
 
 
 def test_bias_to_the_hypergradient_falls_as_one_over_the_weight() -> None:
@@ -57,11 +61,12 @@ def test_converges_to_the_bilevel_solution_within_the_bias(schedule) -> None:
     levels = f2sa(lower=case.lower, upper=case.upper, weight=w)
     mlopt.Engine(levels.nodes, schedule=schedule).run(steps=600, progress=False)
     x = case.X.tensor.detach()
-    torch.testing.assert_close(x, case.optimum(w), rtol=1e-7, atol=1e-7)
-    torch.testing.assert_close(levels.copy.tensor.detach(), case.solution(x))
-    biased = (case.optimum(w) - case.optimum()).norm()
-    assert (x - case.optimum()).norm() < 1.01 * biased < 0.1
-    assert case.hypergradient(x).norm() < 10 / w
+    why = "600 steps, of which each leaves at most 0.97 of the distance: 1e-8, and rounding"
+    near(x, case.optimum(w), 1e-7, why=why)
+    near(levels.copy.tensor, case.solution(x), 1e-7, why=why)
+    assert (x - case.optimum()).norm() < 1.01 * (case.optimum(w) - case.optimum()).norm()
+    for error in (case.optimum(w) - case.optimum(), case.hypergradient(x)):
+        near(error, torch.zeros(2), 10 / w, scale=1.0, why="a bias of order 1 / w")
 
 
 def test_first_step_by_hand() -> None:
@@ -79,9 +84,9 @@ def test_first_step_by_hand() -> None:
     new_y = y - 0.4 * (case.H @ y - rest + (y - case.t + case.D.T @ x) / w)
     new_z = z - 0.4 * (case.H @ z - rest)
     new_x = x - 0.1 * (case.rho * x + case.D @ new_y - w * case.B.T @ (new_y - new_z))
-    torch.testing.assert_close(case.Y.tensor.detach(), new_y, rtol=1e-13, atol=1e-13)
-    torch.testing.assert_close(levels.copy.tensor.detach(), new_z, rtol=1e-13, atol=1e-13)
-    torch.testing.assert_close(case.X.tensor.detach(), new_x, rtol=1e-13, atol=1e-13)
+    exact(case.Y.tensor, new_y, rounding(30, condition=w))
+    exact(levels.copy.tensor, new_z, rounding(30, condition=w))
+    exact(case.X.tensor, new_x, rounding(30, condition=w))
 
 
 def test_weight_grows_once_a_step_and_is_logged() -> None:
@@ -92,7 +97,7 @@ def test_weight_grows_once_a_step_and_is_logged() -> None:
     for k in range(4):
         engine.hypergradient(levels.upper)
         engine.step()
-        assert engine.signals["weight"].item() == pytest.approx(2.0 * (1 + 0.5 * k) ** 0.5)
+        exact(engine.signals["weight"].item(), 2.0 * (1 + 0.5 * k) ** 0.5, rounding(5))
 
 
 def test_growing_weight_removes_the_bias() -> None:
@@ -116,7 +121,8 @@ def test_modules_and_batches() -> None:
     a, y, z = case.A.tensor, case.W.value, levels.copy.value
     value = case.upper(a, y, case.valid[0])
     value = value + w * (case.lower(y, a, case.train[0]) - case.lower(z, a, case.train[0]))
-    torch.testing.assert_close(gradient, torch.autograd.grad(value, a)[0], rtol=1e-12, atol=1e-12)
+    # two layers, and a difference that is weighed five times
+    exact(gradient, torch.autograd.grad(value, a)[0], rounding(4 * 30, condition=10 * w))
     before = copy.deepcopy(case.W.value.state_dict())
     engine.run(epochs=1, progress=False)
     assert engine.steps == 5
@@ -129,7 +135,7 @@ def test_both_uses_of_the_lower_objective_draw_the_same_masks() -> None:
     case = bilevel(net)
     engine = mlopt.Engine((levels := f2sa(lower=case.lower, upper=case.upper, weight=1e6)).nodes)
     gradient = engine.hypergradient(levels.upper)[case.A][""]
-    torch.testing.assert_close(gradient, 0.02 * case.A.tensor.detach(), rtol=1e-9, atol=1e-9)
+    exact(gradient, 0.02 * case.A.tensor, rounding(3))
 
 
 def test_running_statistics_see_the_lower_batch_alone() -> None:
@@ -141,7 +147,7 @@ def test_running_statistics_see_the_lower_batch_alone() -> None:
     mlopt.Engine(levels.nodes).step()
     for norm in (net[0], levels.copy.value[0]):
         assert norm.num_batches_tracked.item() == 1
-        torch.testing.assert_close(norm.running_mean, expected.running_mean)
+        exact(norm.running_mean, expected.running_mean, rounding(6 + 4))
 
 
 @pytest.mark.parametrize(
@@ -190,7 +196,7 @@ def test_options_and_schedulers_are_kept_and_the_copy_follows(per_step: bool) ->
         engine.step()
         passed = engine.steps if per_step else engine.epoch
         rates = [p.optimizer.param_groups[0]["lr"] for p in (levels.lower, levels.follower)]
-        assert rates[0] == rates[1] == pytest.approx(0.1 * 0.5**passed)
+        assert rates[0] == rates[1] == 0.1 * 0.5**passed
         assert engine.steps == n
 
 
@@ -258,6 +264,13 @@ def test_the_example_of_the_documentation() -> None:
     names: dict = {}
     exec(code, names)
     target = names["target"]
-    torch.testing.assert_close(names["X"].tensor.detach(), target / 2, rtol=0.0, atol=0.01)
-    torch.testing.assert_close(names["Y"].tensor.detach(), target, rtol=0.0, atol=0.02)
-    torch.testing.assert_close(names["levels"].copy.tensor.detach(), target, rtol=0.0, atol=0.02)
+    why = "what the page says of its optimum"
+    near(names["X"].tensor, target / 2, 0.01, scale=1.0, why=why)
+    near(names["Y"].tensor, target, 0.02, scale=1.0, why=why)
+    near(
+        names["levels"].copy.tensor,
+        target,
+        0.02,
+        scale=1.0,
+        why="what the page says of its optimum",
+    )

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from compare import rounding
 from torch import Tensor
 
 F64 = torch.float64
@@ -68,6 +69,17 @@ def solved(solver: Any, matrix: np.ndarray, b: np.ndarray, device: Any = "cpu") 
 
 def true_residual(matrix: np.ndarray, x: np.ndarray, b: np.ndarray) -> float:
     return float(np.linalg.norm(b - matrix @ x) / np.linalg.norm(b))
+
+
+def solve_rounding(matrix: np.ndarray) -> float:
+    """Of one solution against another, each of 3 n roundings that grow at most twofold."""
+    return rounding(2 * 2 * 3 * len(matrix), float(np.linalg.cond(matrix)))
+
+
+def residual_rounding(matrix: np.ndarray, x: np.ndarray, b: np.ndarray, steps: int = 1) -> float:
+    """Of a residual, relative to b, that so many steps have updated."""
+    condition = 1 + float(np.linalg.norm(matrix, 2) * np.linalg.norm(x) / np.linalg.norm(b))
+    return rounding(2 * 2 * 3 * len(matrix) * steps, condition)
 
 
 def relative(found: np.ndarray, expected: np.ndarray) -> float:

@@ -5,9 +5,18 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from compare import exact, kills
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from solvers.systems import Matrix, relative, solved, symmetric, true_residual, vector
+from solvers.systems import (
+    Matrix,
+    residual_rounding,
+    solve_rounding,
+    solved,
+    symmetric,
+    true_residual,
+    vector,
+)
 
 from mlopt._errors import ConvergenceError, GraphError
 from mlopt.solvers import Dense
@@ -25,23 +34,23 @@ def test_equals_numpy(size, seed, exponent, indefinite) -> None:
     values = rng.uniform(0.1, 10, size) * (rng.choice([-1, 1], size) if indefinite else 1)
     a, b = symmetric(values, seed) * 10.0**exponent, vector(size, seed + 1)
     found, solution = solved(Dense(), a, b)
-    assert relative(found, np.linalg.solve(a, b)) < 1e-11
+    exact(found, np.linalg.solve(a, b), solve_rounding(a))
     assert solution.products == size
     assert solution.converged
-    assert solution.residual < 1e-12
+    exact(solution.residual, 0.0, residual_rounding(a, found, b), scale=1.0)
 
 
 def test_on_the_device(device) -> None:
     a, b = symmetric(np.linspace(1, 9, 7)), vector(7)
-    assert relative(solved(Dense(), a, b, device)[0], np.linalg.solve(a, b)) < 1e-12
+    exact(solved(Dense(), a, b, device)[0], np.linalg.solve(a, b), solve_rounding(a))
 
 
 def test_asymmetric_operator_is_made_symmetric_and_shows_in_the_residual() -> None:
     a = symmetric(np.linspace(1, 4, 5)) + np.triu(np.full((5, 5), 0.2), 1)
     b = vector(5)
     found, solution = solved(Dense(), a, b)
-    assert relative(found, np.linalg.solve((a + a.T) / 2, b)) < 1e-12
-    assert solution.residual == pytest.approx(true_residual(a, found, b), rel=1e-9)
+    exact(found, np.linalg.solve((a + a.T) / 2, b), solve_rounding(a))
+    exact(solution.residual, true_residual(a, found, b), residual_rounding(a, found, b), scale=1.0)
     assert solution.residual > 1e-3
     assert not solution.converged
 
@@ -56,7 +65,8 @@ def test_singular_matrix_raises(values, scale) -> None:
 def test_ill_conditioned_matrix_is_solved() -> None:
     a, x = symmetric([1e-9, 1.0, 2.0]), vector(3)
     found, solution = solved(Dense(), a, a @ x)
-    assert relative(found, x) < 1e-6
+    kills(2 * x, x, solve_rounding(a))
+    exact(found, x, solve_rounding(a))
     assert solution.converged
 
 

@@ -1,4 +1,7 @@
-"""Search spaces, one a file, all with the interface of `mlopt.nas.SearchSpace`."""
+"""Search spaces, one a file, all with the interface of `mlopt.nas.SearchSpace`.
+
+Imports `nas` alone. Start reading at `darts.py`.
+"""
 
 from __future__ import annotations
 

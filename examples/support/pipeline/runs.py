@@ -1,0 +1,106 @@
+"""One whole run: search, derive, retrain from scratch, test, report."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import torch
+
+from mlopt.report import RunFolder, write_report
+
+from ..data import load_data, search_loaders
+from ..networks import TITLES
+from ..results import BASELINES, Row, baseline_rows, save_result
+from ..retraining import check
+from ..search import Scheme, run_stages
+from ..settings import Settings
+from .learners import derive_all, notes, retrain_learners, save_learners
+
+
+def run(example: str, scheme: Scheme, s: Settings) -> list[Row]:
+    """One whole run into its folder: search through all stages, derive, retrain, test, report.
+
+    Args:
+        example: its name.
+        scheme: makes the search.
+        s: the settings; `s.run_path(example)` is the folder, which afterwards has result.json.
+
+    Returns:
+        The rows of the result: the run, further learners, logistic regression, chance.
+
+    Raises:
+        MloptError: the settings, the data or the folder cannot be used; no folder is made then.
+    """
+    if scheme.of(s) is not scheme:
+        print(f"{scheme.title} with one learner: nobody teaches it, so this is the plain search.")
+        scheme = scheme.of(s)
+    data = load_data(s)
+    check(data, s)
+    loaders = search_loaders(data, s, plain=scheme.plain, unlabeled=scheme.unlabeled)
+    torch.manual_seed(s.seed)  # of the initial weights; the engine has generators of its own
+    search = scheme(data, *loaders, s)
+    with RunFolder.create(
+        s.run_path(example), {"example": example, **dataclasses.asdict(s)}, overwrite=s.overwrite
+    ) as folder:
+        search = run_stages(scheme, search, loaders, folder, data, s)
+        title = title_of(scheme, s)
+        genotypes = derive_all(search, folder, f"{title} on {data.name}")
+        tested = retrain_learners(search, genotypes, data, folder, s)
+        row = {
+            "name": title,
+            "space": s.space,
+            "search_seconds": search.spent.seconds,
+            "passes": search.spent.passes,
+            "evaluations": search.engine.plan().evaluations,
+            **tested[search.best],
+        }
+        others = [
+            {"name": f"{title} learner {k + 1}", **result}
+            for k, result in tested.items()
+            if k != search.best
+        ]
+        rows = [row, *others, *baseline_rows(data)]
+        save_learners(search, genotypes, tested, folder)
+        save_result(folder, data, rows, notes(search))
+        print(f"report: {write_report(folder)}")
+    return rows
+
+
+def run_beside_base(example: str, scheme: Scheme, s: Settings) -> list[Row]:
+    """Run a scheme, then the plain search in the same space, into a folder inside the other's.
+
+    Args:
+        example: the scheme's name.
+        scheme: makes the search.
+        s: the settings of both.
+
+    Returns:
+        The rows of the result: the run, further learners, the plain search, the baselines. The
+        scheme's report has them all.
+
+    Raises:
+        MloptError: as `run`.
+    """
+    rows = run(example, scheme, s)
+    if scheme.base is None or scheme.of(s) is scheme.base:
+        return rows
+    root = s.run_path(example)
+    print(f"\nplain search, same settings and seed, into {root / 'darts'}")
+    plain = run("darts", scheme.base, dataclasses.replace(s, run_folder=str(root / "darts")))
+    last = [row for row in rows if row["name"] in BASELINES]
+    rows = [*rows[: len(rows) - len(last)], plain[0], *last]
+    with RunFolder.open(root) as folder:
+        result = folder.read_json("result.json")
+        note = "The plain search has the images that are unlabeled here with their labels."
+        result["notes"] += [note] if scheme.unlabeled else []
+        folder.save_json("result.json", {**result, "rows": rows})
+        print(f"report of both: {write_report(folder)}")
+    return rows
+
+
+def title_of(scheme: Scheme, s: Settings) -> str:
+    """What results call a scheme in a space: "LFM-CW", "LFM-CW on P-DARTS", "P-DARTS"."""
+    space = TITLES[s.space]
+    if not scheme.title:
+        return space
+    return scheme.title if s.space == "darts" else f"{scheme.title} on {space}"

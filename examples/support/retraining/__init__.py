@@ -1,0 +1,11 @@
+"""What follows a search: the derived network from scratch, and its test error.
+
+Start with training.py. network.py makes the network and counts its parameters.
+
+May import: settings, data, networks, results.
+"""
+
+from .network import build, size
+from .training import check, retrain_and_test, retrain_seeds
+
+__all__ = ["build", "check", "retrain_and_test", "retrain_seeds", "size"]

@@ -1,0 +1,50 @@
+"""What a search writes into its run folder."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import mlopt
+from mlopt.data import ImageData
+from mlopt.generators import sample_grid, save_grid
+from mlopt.report import RunFolder
+
+from .search import Search
+
+
+class Log(mlopt.Callback):
+    """Writes a search into its run folder; steps and epochs count over all stages."""
+
+    def __init__(self, search: Search, folder: RunFolder, data: ImageData) -> None:
+        self.search, self.folder, self.data = search, folder, data
+        self.began = time.perf_counter()
+        self.epochs = search.before + search.epochs
+
+    def on_log(self, engine: mlopt.Engine, metrics: dict[str, Any]) -> None:
+        row = {k: v for k, v in metrics.items() if not k.startswith("signal/")}
+        if "signal/class_losses" in metrics:
+            row["class_losses"] = metrics["signal/class_losses"]
+        seconds = self.search.spent.seconds + time.perf_counter() - self.began
+        self._write("search", engine, {"seconds": seconds, **row})
+
+    def on_epoch(self, engine: mlopt.Engine, metrics: dict[str, Any]) -> None:
+        last = engine.epoch == self.epochs
+        if self.search.generator is not None and (
+            last or engine.epoch % max(1, self.epochs // 6) == 0
+        ):
+            images = sample_grid(self.search.generator, self.data.classes, 10, seed=0)
+            epoch = self.search.spent.epochs + engine.epoch
+            path = self.folder.path(f"samples/epoch_{epoch:04d}.png")
+            save_grid(images, path, per_row=10, scale=max(1, 32 // images.shape[-1]))
+
+    def on_validation(self, engine: mlopt.Engine, metrics: dict[str, Any]) -> None:
+        self._write("search-epoch", engine, metrics)
+
+    def _write(self, phase: str, engine: mlopt.Engine, metrics: dict[str, Any]) -> None:
+        spent, (stage, stages) = self.search.spent, self.search.stage
+        if stages > 1:
+            metrics = {"stage": stage, **metrics}
+        self.folder.log(
+            phase, step=spent.steps + engine.steps, epoch=spent.epochs + engine.epoch, **metrics
+        )

@@ -1,0 +1,27 @@
+"""What a run depends on: the settings, their values, and where these come from.
+
+Start with options.py: every setting with its default. checks.py says what values it may have,
+presets.py reads those of `configs/`, command_line.py those that a user gives.
+
+May import: no other room.
+"""
+
+from .checks import checked
+from .command_line import parse
+from .options import DATASETS, SPACE_NAMES, Settings, option
+from .presets import EXAMPLES, preset_names, read_preset
+from .toml import read_toml, read_value
+
+__all__ = [
+    "DATASETS",
+    "EXAMPLES",
+    "SPACE_NAMES",
+    "Settings",
+    "checked",
+    "option",
+    "parse",
+    "preset_names",
+    "read_preset",
+    "read_toml",
+    "read_value",
+]

@@ -1,0 +1,201 @@
+"""Cells of a table of experiments: one row with one seed, which is one run folder.
+
+    <folder>/cells/lfm_cw_darts-p-darts-cifar100-1a2b3c4d/seed3/
+
+The last part of the first name stands for the settings. So rows of different tables that are the
+same run share it, and a row whose settings were changed has another folder.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import shutil
+import sys
+import traceback
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import mlopt
+from mlopt.report import RunFolder
+
+from ..settings import Settings
+from .lock import Taken, is_locked, locked
+from .reading import referred
+from .table import FREE, Row
+
+#: Runs an example into the folder of its settings: of an evaluation, which genotype, and whether
+#: to go on with what is there.
+Runner = Callable[[str, Settings, str, bool], Any]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run.
+
+    Attributes:
+        row: what it belongs to.
+        s: its settings; `run_folder` is its folder.
+        search: the search whose genotype it evaluates, if it does.
+    """
+
+    row: Row
+    s: Settings
+    search: Cell | None = None
+
+    @classmethod
+    def make(cls, row: Row, preset: str, seed: int, given: Mapping[str, Any], folder: Path) -> Cell:
+        """A cell of a row.
+
+        Args:
+            row: of a table.
+            preset: that the row starts from.
+            seed: of the run.
+            given: settings that are put above those of the row.
+            folder: of all experiments.
+
+        Raises:
+            SettingsError: the preset does not exist, or the row takes the genotype of no other one.
+        """
+        other = referred(row)
+        search = cls.make(other, preset, seed, given, folder) if other else None
+        s = row.resolved(preset, given)
+        found = search.identity if search else row.genotype
+        words = [row.example, s.space, s.dataset, _digest(row.example, found, s)]
+        path = folder / "cells" / "-".join(words) / f"seed{seed}"
+        return cls(row, dataclasses.replace(s, seed=seed, run_folder=str(path)), search)
+
+    @property
+    def folder(self) -> Path:
+        """The run folder."""
+        return Path(self.s.run_folder)
+
+    @property
+    def identity(self) -> str:
+        """What all seeds of the same run have in common."""
+        return self.folder.parent.name
+
+    @property
+    def failure(self) -> Path:
+        """The file with the error, if the last attempt ended in one."""
+        return self.folder.with_name(f"{self.folder.name}.error.json")
+
+    def result(self) -> dict[str, Any] | None:
+        """The first row of its result.json; None if it is not finished."""
+        if not (self.folder / "result.json").is_file():
+            return None
+        return RunFolder.open(self.folder).read_json("result.json")["rows"][0]
+
+    def error(self) -> str:
+        """What ended its last attempt; "" if nothing did."""
+        if self.result() is not None or not self.failure.is_file():
+            return ""
+        return json.loads(self.failure.read_text(encoding="utf-8"))["error"]
+
+    def state(self) -> str:
+        """One of done, running, failed, half done, to run."""
+        if self.result() is not None:
+            return "done"
+        if is_locked(self._lock):
+            return "running"
+        if self.failure.is_file():
+            return "failed"
+        return "half done" if self.folder.exists() else "to run"
+
+    def check(self) -> None:
+        """Refuse a folder that an earlier version made with other defaults of the settings.
+
+        Raises:
+            SettingsError: it is one.
+        """
+        path = self.folder / "settings.json"
+        if self.result() is None or not path.is_file():
+            return
+        there = json.loads(path.read_text(encoding="utf-8"))
+        here = json.loads(json.dumps(dataclasses.asdict(self.s)))
+        for name in here.keys() & there.keys() - set(FREE):
+            if here[name] != there[name]:
+                raise mlopt.SettingsError(
+                    f"{self.folder} was run with {name} = {there[name]!r}, and {self.row.where} is "
+                    f"now {here[name]!r}. Remove that folder, or give another --folder."
+                )
+
+    def attempt(self, start: Runner) -> str:
+        """Run it, unless it is finished or another process is at it.
+
+        Args:
+            start: runs an example.
+
+        Returns:
+            What became of it: done, running (elsewhere), or failed, which the file `failure` says
+            more of.
+        """
+        try:
+            self.run(start)
+        except Taken:
+            return "running"
+        except Exception as error:  # the other cells go on
+            traceback.print_exc(file=sys.stderr)
+            self.folder.parent.mkdir(parents=True, exist_ok=True)
+            text = f"{type(error).__name__}: {error}"
+            content = {"error": text, "traceback": traceback.format_exc()}
+            self.failure.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+            return "failed"
+        return "done"
+
+    def run(self, start: Runner) -> None:
+        """Run it, and first the search that it depends on, unless they are finished.
+
+        Args:
+            start: runs an example.
+
+        Raises:
+            Taken: another process runs one of them.
+        """
+        if self.result() is not None:
+            return
+        if self.search is not None:
+            self._run_search(self.search, start)
+        with locked(self._lock):
+            if self.result() is not None:  # finished by another process meanwhile
+                return
+            self.failure.unlink(missing_ok=True)
+            if self.row.example == "evaluate":
+                genotype = str(self.search.folder) if self.search else self.row.genotype
+                start("evaluate", self.s, genotype, self._begun("genotype.json"))
+            else:
+                self._begun("result.json")
+                start(self.row.example, self.s, "", False)
+
+    def _run_search(self, search: Cell, start: Runner) -> None:
+        became = search.attempt(start)
+        if became == "running":
+            raise Taken
+        if became == "failed":
+            raise mlopt.MloptError(f"the search of {search.row.where} failed: {search.error()}")
+
+    @property
+    def _lock(self) -> Path:
+        return self.folder.with_name(f".{self.folder.name}.lock")
+
+    def _begun(self, needed: str) -> bool:
+        """Whether its folder has all that a run needs to go on; if not, it is removed."""
+        parts = ("settings.json", "environment.json", needed)
+        if all((self.folder / name).is_file() for name in parts):
+            return True
+        shutil.rmtree(self.folder, ignore_errors=True)
+        return False
+
+
+def _digest(example: str, genotype: str, s: Settings) -> str:
+    """Stands for a run; a setting that is added to `Settings` later does not change it."""
+    own = {
+        f.name: getattr(s, f.name)
+        for f in dataclasses.fields(s)
+        if f.name not in FREE and getattr(s, f.name) != f.default
+    }
+    text = json.dumps([example, genotype, own], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:8]

@@ -1,0 +1,103 @@
+"""The host waits for the device once a step."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from small import batches, bilevel, mlp, sgd
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import mlopt
+
+
+class Reads(TorchDispatchMode):
+    """Counts what makes the host wait for a device: values, comparisons and shapes it asks for."""
+
+    SYNCS = ("_local_scalar_dense", "equal", "nonzero", "unique", "masked_select", "is_nonzero")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        name = func.overloadpacket.__name__
+        if any(name == s or name.startswith(f"{s}_") for s in self.SYNCS):
+            self.found.append(name)
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.fixture
+def reads(monkeypatch):
+    """Names of the reads of tensors by the host, through Python or inside of torch."""
+    mode = Reads()
+    busy = [False]
+
+    def watch(name):
+        original = getattr(Tensor, name)
+
+        def read(self, *args, **kwargs):
+            if busy[0]:
+                return original(self, *args, **kwargs)
+            mode.found.append(name)
+            busy[0] = True
+            before = len(mode.found)
+            try:
+                return original(self, *args, **kwargs)
+            finally:
+                busy[0] = False
+                del mode.found[before:]  # what it does inside is the same read
+
+        monkeypatch.setattr(Tensor, name, read)
+
+    for name in ("item", "tolist", "__bool__", "__float__", "__int__", "__index__", "cpu", "numpy"):
+        watch(name)
+    return mode
+
+
+def test_the_counter_sees_reads(reads):
+    x = torch.arange(3.0)
+    with reads:
+        x.tolist(), x[0].item(), bool(x[0] > 0), float(x[0]), torch.equal(x, x), x.nonzero()
+        x[x > 0]
+    assert reads.found[:6] == ["tolist", "item", "__bool__", "__float__", "equal", "nonzero"]
+
+
+@pytest.mark.parametrize("schedule", [mlopt.Simultaneous(), mlopt.UpperFirst()])
+@pytest.mark.parametrize("product", [mlopt.Exact(), mlopt.Central(), mlopt.OneSided()])
+@pytest.mark.parametrize("clip", [None, 0.1])
+def test_one_synchronisation_a_step(reads, schedule, product, clip):
+    net = nn.Sequential(mlp(), nn.BatchNorm1d(1, momentum=0.1).double(), nn.Dropout(0.1))
+    case = bilevel(
+        net,
+        optimizer=lambda v: sgd(v, momentum=0.9, nesterov=True, weight_decay=0.1),
+        hypergrad=mlopt.OneStep(product=product),
+        train=batches(100, seed=1),
+        valid=batches(100, seed=2),
+        lower={"clip": clip, "repeat": 1},
+    )
+    engine = case.engine(schedule=schedule)
+    engine.step()
+    reads.found.clear()
+    for _ in range(4):
+        with reads:
+            engine.step()
+    assert reads.found == ["tolist"] * 4
+    reads.found.clear()
+    with reads:
+        engine.run(steps=5, log_every=100, progress=False)
+    assert reads.found == ["tolist"] * 5
+    reads.found.clear()
+    with reads:
+        engine.run(steps=5, log_every=5, progress=False)
+    assert len(reads.found) > 5  # a logging step reads its numbers
+
+
+def test_one_synchronisation_with_alternation(reads):
+    case = bilevel(hypergrad=mlopt.Frozen(), train=batches(100), valid=batches(100))
+    engine = case.engine(schedule=mlopt.Alternate((case.lower, 5), (case.upper, 1)))
+    engine.step()
+    reads.found.clear()
+    with reads:
+        engine.step()
+    assert reads.found == ["tolist"]

@@ -1,0 +1,93 @@
+"""A search through the stages of its space: who is told what, and what is kept."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from examples.small_runs import ready, search_epochs
+
+import darts
+import lfm_cw_darts
+import sgl_darts
+from mlopt.generators import SharedDiscriminator
+from mlopt.nas import Supernet
+from mlopt.report import RunFolder
+from support.search import run_search, run_stages
+
+
+def test_all_supernets_are_told_the_epochs_of_the_search(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also the trunk of the discriminator; the epochs before the search are as its first."""
+    told: dict[int, list[tuple[int, int, int]]] = {}
+    original = Supernet.begin_epoch
+
+    def begin_epoch(self: Supernet, epoch: int, epochs: int, warmup: int = 0) -> None:
+        told.setdefault(id(self), []).append((epoch, epochs, warmup))
+        original(self, epoch, epochs, warmup)
+
+    monkeypatch.setattr(Supernet, "begin_epoch", begin_epoch)
+    search, loaders, data, s = ready(
+        tmp_path, lfm_cw_darts, "--epochs", "3", "--warmup", "2", "--pretrain", "1",
+        "--generator-epochs", "1", "--space", "darts-minus",
+    )  # fmt: skip
+    with RunFolder.create(tmp_path / "run", {}) as folder:
+        run_search(search, loaders, folder, data, s)
+    w1, w2, _, h = search.networks
+    assert isinstance(h, SharedDiscriminator)
+    expected = [(epoch, 3, 2) for epoch in (0, 0, 0, 1, 2)]
+    assert told == {id(w): expected for w in (w1, w2, h.trunk)}
+    betas = [float(w.scheduled) for w in (w1, w2, h.trunk)]  # type: ignore[arg-type]
+    assert betas == pytest.approx([1 / 3] * 3)
+
+
+def test_stages_follow_each_other_with_new_networks(tmp_path: Path) -> None:
+    search, loaders, data, s = ready(
+        tmp_path, darts, "--space", "p-darts", "--cells", "2", "--add-cells", "0", "1", "2"
+    )
+    with RunFolder.create(tmp_path / "run", {}) as folder:
+        last = run_stages(darts.scheme, search, loaders, folder, data, s)
+        logged = search_epochs(folder)
+    assert [row["stage"] for row in logged] == [1, 2, 3]
+    assert [row["epoch"] for row in logged] == [1, 2, 3]
+    assert [row["step"] for row in logged] == [1, 2, 3]
+    assert last.stage == (3, 3)
+    assert last.learners[0].classifier is not search.learners[0].classifier
+    assert (len(search.learners[0].classifier.cells), len(last.learners[0].classifier.cells)) == (
+        2,
+        4,
+    )
+    assert last.spent.passes >= 3 * 2  # in each stage a step of two evaluations
+    assert (last.spent.steps, last.spent.epochs) == (3, 3)
+    # Only the last stage derives a genotype, so only it has a share of skips.
+    assert ["skips/normal" in row for row in logged] == [False, False, True]
+
+
+def test_learners_of_one_group_keep_operations_of_their_own(tmp_path: Path) -> None:
+    """After stage 1, what one learner keeps is what the other's opposite preference drops."""
+    search, loaders, data, s = ready(
+        tmp_path, sgl_darts, "--space", "p-darts", "--drop", "4", "3", "--add-cells", "0", "1",
+        "--skip-dropout", "0.1", "0.1",
+    )  # fmt: skip
+    with torch.no_grad():
+        for sign, learner in zip((1.0, -1.0), search.learners, strict=True):
+            for alpha in (learner.architecture.normal, learner.architecture.reduce):
+                alpha.copy_(sign * torch.arange(8.0).expand_as(alpha))
+    first, second = search.following()
+    for one, other in zip(first.operations, second.operations, strict=True):
+        assert all(set(a).isdisjoint(b) for a, b in zip(one, other, strict=True))
+    following = sgl_darts.scheme(data, *loaders, s, spaces=[first, second])
+    assert [x.space for x in following.learners] == [first, second]
+    following.engine.step()
+    genotypes = [x.genotype() for x in following.learners]
+    assert genotypes[0] != genotypes[1]
+
+
+def test_several_spaces_are_asked_for_only_if_several_learn() -> None:
+    assert [example.scheme.group for example in (darts, lfm_cw_darts, sgl_darts)] == [
+        False,
+        False,
+        True,
+    ]

@@ -1,0 +1,26 @@
+"""The plain search, end to end and small."""
+
+import pytest
+from examples.small_runs import small
+
+import darts
+import mlopt
+from support import pipeline
+
+
+@pytest.mark.parametrize("order", ["first", "second"])
+@pytest.mark.parametrize("steps", ["lower-first", "upper-first"])
+def test_darts_runs_whole(tmp_path, order, steps):
+    s = small(tmp_path, "--order", order, "--steps", steps)
+    rows = pipeline.run("darts", darts.scheme, s)
+    assert [row["name"] for row in rows] == ["DARTS", "logistic regression", "chance"]
+    assert rows[0]["parameters"] > 0
+
+
+def test_an_existing_run_folder_is_refused(tmp_path):
+    s = small(tmp_path)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "mine.txt").write_text("keep me")
+    with pytest.raises(mlopt.SettingsError, match=r"run.*(overwrite|another)"):
+        pipeline.run("darts", darts.scheme, s)
+    assert (tmp_path / "run" / "mine.txt").read_text() == "keep me"

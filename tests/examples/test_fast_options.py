@@ -1,0 +1,100 @@
+"""The options of the examples that make networks faster, not different: formats and compilation."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from examples.small_runs import TINY, ready, search_epochs
+from torch import nn
+
+import darts
+import lfm_cw_darts
+import sgl_darts
+from mlopt import MloptError, SettingsError
+from mlopt.generators import SharedDiscriminator
+from mlopt.nas import GENOTYPES, EvaluationNetwork, MixedPrecision
+from mlopt.report import RunFolder
+from support import pipeline, settings
+from support.networks import prepared
+from support.retraining import build
+from support.search import Search, run_search
+
+SHORT = ["--cells", "1", "--epochs", "2", "--batch-size", "16"]
+EXAMPLES = {"darts": darts, "lfm_cw_darts": lfm_cw_darts, "sgl_darts": sgl_darts}
+
+
+def kernels(network: nn.Module) -> list[torch.Tensor]:
+    return [m.weight for m in network.modules() if isinstance(m, nn.Conv2d)]
+
+
+def searched(folder: Path, *more: str) -> tuple[Search, list[float]]:
+    """A search that has run, and its losses."""
+    search, loaders, data, s = ready(folder, darts, *SHORT, *more)
+    with RunFolder.create(folder, {}) as run:
+        run_search(search, loaders, run, data, s)
+        lines = search_epochs(run)
+    return search, [line[key] for line in lines for key in ("validation/loss", "gap")]
+
+
+@pytest.mark.filterwarnings("ignore")  # of the compiler
+def test_a_compiled_search_has_the_same_numbers(tmp_path: Path) -> None:
+    """Also of passes: each graph is compiled once, and later calls of it are counted, too."""
+    plain, losses = searched(tmp_path / "plain")
+    compiled, same = searched(tmp_path / "compiled", "--compile", "eager")
+    assert plain.engine.compiled is None
+    assert plain.spent.steps == compiled.spent.steps == 4
+    assert same == pytest.approx(losses, rel=1e-5)
+    assert compiled.spent.passes == plain.spent.passes
+    counts = compiled.engine.compiled.nodes
+    assert {name: node.graphs for name, node in counts.items()} == dict.fromkeys(counts, 1)
+
+
+def test_an_unknown_compiler_is_refused_before_the_run(tmp_path: Path) -> None:
+    s = settings.parse(
+        None, [*TINY, *SHORT, "--compile", "magic", "--run-folder", str(tmp_path / "run")]
+    )
+    with pytest.raises(MloptError, match="magic"):
+        pipeline.run("darts", darts.scheme, s)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("example", EXAMPLES)
+def test_every_network_has_the_formats(example: str, tmp_path: Path) -> None:
+    options = ("--bf16", "--channels-last")
+    search, _, data, s = ready(tmp_path, EXAMPLES[example], *SHORT, *options)
+    trunks = [net.trunk for net in search.networks if isinstance(net, SharedDiscriminator)]
+    found = [net for net in (*search.networks, *trunks) if isinstance(net, MixedPrecision)]
+    assert len(found) == {"darts": 1, "lfm_cw_darts": 3, "sgl_darts": 4}[example]
+    genotype = search.learners[0].space.derive(search.learners[0].architecture)
+    found.append(prepared(build(genotype, data, s), s))
+    for network in found:
+        assert network.autocast is torch.bfloat16
+        assert all(w.is_contiguous(memory_format=torch.channels_last) for w in kernels(network))
+
+
+def test_channels_last_changes_kernels() -> None:
+    """Those of grey images, and of one pixel, are the same in both formats."""
+    strides = {}
+    for flag in ("--channels-last", "--no-channels-last"):
+        s = settings.parse(None, [*TINY, *SHORT, flag])
+        network = prepared(EvaluationNetwork(GENOTYPES["DARTS_V2"], 2, 1), s)
+        strides[flag] = kernels(network)[0].stride()
+    assert strides == {"--channels-last": (27, 1, 9, 3), "--no-channels-last": (27, 9, 3, 1)}
+
+
+@pytest.mark.parametrize("example", EXAMPLES)
+def test_a_search_in_bfloat16(example: str, tmp_path: Path) -> None:
+    s = settings.parse(None, [*TINY, *SHORT, "--bf16", "--run-folder", str(tmp_path / "run")])
+    (first, *_) = pipeline.run(example, EXAMPLES[example].scheme, s)
+    assert 0 <= first["test_error"] <= 100
+
+
+@pytest.mark.parametrize("product", ["central", "one-sided"])
+def test_finite_differences_of_bfloat16_are_refused(product: str, tmp_path: Path) -> None:
+    options = ["--bf16", "--order", "second", "--product", product]
+    s = settings.parse(None, [*TINY, *SHORT, *options, "--run-folder", str(tmp_path / "run")])
+    with pytest.raises(SettingsError, match=f"--bf16 with --product {product}.*--order first"):
+        pipeline.run("darts", darts.scheme, s)
+    assert not (tmp_path / "run").exists()
