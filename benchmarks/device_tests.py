@@ -77,7 +77,7 @@ def report(found: list[Record], selected: int, in_time: bool, options: argparse.
             text += f"\nAnd {len(rows) - MOST_SHOWN} more.\n"
     slowest = sorted(found, key=lambda line: -line["seconds"])[:SLOWEST]
     rows = [{"test": x["test"], "seconds": round(x["seconds"], 1)} for x in slowest]
-    return text + f"\n## Slowest\n\n{format_table(rows, markdown=True)}\n"
+    return text + (f"\n## Slowest\n\n{format_table(rows, markdown=True)}\n" if rows else "")
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:

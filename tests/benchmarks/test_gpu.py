@@ -270,3 +270,6 @@ def test_a_test_has_failed_if_one_of_its_phases_has(tmp_path):
 
 def test_a_record_that_was_never_begun_has_no_tests(tmp_path):
     assert device_tests.read(tmp_path / "record.jsonl") == ([], 0)
+    text = device_tests.report([], 0, False, device_tests.parse([]))
+    assert "Of 0 tests" in text
+    assert "|" not in text
