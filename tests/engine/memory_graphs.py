@@ -23,7 +23,7 @@ METHODS: dict[str, Any] = {
     "plain step": OneStep(lr=0.05),
     "sama": mlopt.Sama(),
     "unrolled": Unrolled(3),
-    "recomputed": Unrolled(4, recompute=True),
+    "recomputed": Unrolled(3, recompute=True),
     "truncated": Unrolled(4, truncate=2),
     "implicit": Implicit(CG(3), damping=1.0),
     "stopped": mlopt.StopGradient(OneStep()),
