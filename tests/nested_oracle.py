@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from compare import rounding
 from optimizer_steps import carried_step
-from oracles import _parts, _present, _rejoin
+from oracles import _parts, _present, _rejoin, drawing
 from points import Point, as_leaves, derivatives, detached, filled, flat, newton_step, shaped
 from torch import Tensor
 
@@ -211,8 +211,7 @@ class Nested:
             arguments.append(self.batch(node))
         if self.seed is None:
             return node.fn(*arguments)
-        with torch.random.fork_rng():
-            torch.manual_seed(self.seed(node))
+        with drawing(self.seed(node)):
             return node.fn(*arguments)
 
 

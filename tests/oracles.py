@@ -7,7 +7,8 @@ order of the list and the methods, and how a function was declared; nothing of s
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -23,14 +24,41 @@ Values = dict[str, Tensor]
 def materialise(module: nn.Module, tensors: Values) -> nn.Module:
     """A copy of a module with plain tensors for parameters, tied ones in every place."""
     names = {id(p): name for name, p in module.named_parameters()}
-    memo: dict[int, Any] = {id(p): p for p in module.parameters()}
-    twin = copy.deepcopy(module, memo)
-    for part in twin.modules():
-        for key, parameter in list(part._parameters.items()):
-            if parameter is not None:
-                del part._parameters[key]
-                setattr(part, key, tensors[names[id(parameter)]])
-    return twin
+    twins: dict[nn.Module, nn.Module] = {}  # a part that occurs twice stays one
+
+    def twin_of(part: nn.Module) -> nn.Module:
+        if part not in twins:
+            twins[part] = twin = copy.copy(part)  # not deep: that takes most of a test's time
+            twin._modules = {k: m and twin_of(m) for k, m in part._modules.items()}
+            twin._buffers = {k: b if b is None else b.clone() for k, b in part._buffers.items()}
+            twin._parameters = {k: None for k, p in part._parameters.items() if p is None}
+            for key, p in part._parameters.items():
+                if p is not None:
+                    setattr(twin, key, tensors[names[id(p)]])
+        return twins[part]
+
+    return twin_of(module)
+
+
+@contextmanager
+def drawing(seed: int) -> Iterator[None]:
+    """Seed torch's default generators for a block, and put them back as they were.
+
+    One by one: `torch.manual_seed` formats a stack trace for each device that is not there, which
+    takes a hundred times as long.
+    """
+    generators = [torch.default_generator]
+    if torch.cuda.is_available():
+        torch.cuda.init()
+        generators += torch.cuda.default_generators
+    states = [g.get_state() for g in generators]
+    try:
+        for g in generators:
+            g.manual_seed(seed)
+        yield
+    finally:
+        for g, state in zip(generators, states, strict=True):
+            g.set_state(state)
 
 
 class Composed:
@@ -182,9 +210,7 @@ class Composed:
             arguments.append(self.batch(node))
         if self.seed is None:
             return node.fn(*arguments)
-        cuda = list(range(torch.cuda.device_count())) if torch.cuda.is_available() else []
-        with torch.random.fork_rng(devices=cuda):
-            torch.manual_seed(self.seed(node))
+        with drawing(self.seed(node)):
             return node.fn(*arguments)
 
 
