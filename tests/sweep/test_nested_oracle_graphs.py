@@ -36,7 +36,7 @@ def any_kind(rng: Any) -> Any:
 
 @pytest.mark.parametrize("kind_of", [any_optimum, any_steps, any_kind])
 @pytest.mark.parametrize(
-    "seeds", [range(20), pytest.param(range(20, 150), marks=pytest.mark.slow)], ids=str
+    "seeds", [range(8), pytest.param(range(8, 150), marks=pytest.mark.slow)], ids=str
 )
 def test_random_graphs_by_finite_differences(kind_of: Any, seeds: range) -> None:
     """At displaced points nothing is taken from the standing ones: every optimum is re-solved."""
@@ -134,7 +134,7 @@ class Copied:
 
 
 @pytest.mark.parametrize(
-    "seeds", [range(20), pytest.param(range(20, 250), marks=pytest.mark.slow)], ids=str
+    "seeds", [range(12), pytest.param(range(12, 250), marks=pytest.mark.slow)], ids=str
 )
 def test_the_graphs_tell_right_from_wrong(seeds: range) -> None:
     """An error that nested levels invite shows in most graphs where it could, and only there."""
