@@ -1,8 +1,8 @@
 """examples/evaluate.py: any genotype, any data set, several seeds, a break, bad input."""
 
 import json
+import runpy
 import statistics
-import subprocess
 import sys
 from pathlib import Path
 
@@ -188,13 +188,13 @@ def test_bad_input_ends_with_one_line(arguments, message, tmp_path, monkeypatch)
     assert not (tmp_path / "runs").exists()
 
 
-def test_the_command_line(tmp_path):
-    done = subprocess.run(
-        [sys.executable, EXAMPLES / "evaluate.py", "--genotype", "DARTS_V1", *SMALL],
-        capture_output=True, text=True, cwd=tmp_path, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    assert "DARTS_V1" in done.stdout
+def test_the_command_line(tmp_path, monkeypatch, capsys, no_charts):
+    no_charts.undo()
+    monkeypatch.chdir(tmp_path)
+    program = EXAMPLES / "evaluate.py"
+    monkeypatch.setattr(sys, "argv", [str(program), "--genotype", "DARTS_V1", *SMALL])
+    runpy.run_path(str(program), run_name="__main__")
+    assert "DARTS_V1" in capsys.readouterr().out
     assert (tmp_path / "runs" / "evaluate-DARTS_V1-digits-seed0" / "report.html").is_file()
 
 
