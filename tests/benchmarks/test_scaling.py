@@ -33,8 +33,14 @@ ALONE = {"first": 3, "one-sided": 4, "central": 5}
 # SGL.
 
 
+def slow_if(product, learners):
+    """With three learners, the product of most terms stands for the others."""
+    marks = [pytest.mark.slow] if learners == 3 and product != "central" else []
+    return pytest.param((product, learners), marks=marks, id=f"{product}-{learners}")
+
+
 @pytest.fixture(
-    scope="module", params=itertools.product(PRODUCTS, (1, 2, 3)), ids=lambda p: f"{p[0]}-{p[1]}"
+    scope="module", params=itertools.starmap(slow_if, itertools.product(PRODUCTS, (1, 2, 3)))
 )
 def steps(request):
     """Two steps of mlopt and two by hand from equal worlds in float64.

@@ -255,7 +255,7 @@ def test_a_waits_while_the_learners_are_trained():
     assert a.all()
 
 
-@pytest.mark.parametrize("seed", [0, 4])
+@pytest.mark.parametrize("seed", [0, pytest.param(4, marks=pytest.mark.slow)])
 def test_the_search_finds_the_picture_and_the_chain_helps_the_small_tasks(seed):
     tasks = example.make_tasks(seed)
     a = example.search(tasks, 100, seed=seed)
