@@ -18,18 +18,11 @@ RAW = {
 MEASURES = {"relative_error", "relative", "difference", "error", "distance", "true_residual"}
 #: What gives a size.
 SIZES = {"abs", "norm", "vector_norm", "max", "fabs", "hypot"}
-#: Folders and files that are not converted yet.
-UNCONVERTED = {
-    "data", "examples", "generators", "nas", "report", "test_benchmarks.py",
-    "test_depth_scaling.py", "test_error_vs_cost.py", "test_scaling_benchmarks.py",
-    "test_supernet_benchmark.py",
-}  # fmt: skip
 
 FILES = [
     path
     for path in sorted(TESTS.rglob("*.py"))
-    if path.relative_to(TESTS).parts[0] not in UNCONVERTED
-    and path.name not in ("compare.py", "test_comparisons.py")
+    if path.name not in ("compare.py", "test_comparisons.py")
 ]
 
 
@@ -118,10 +111,6 @@ def test_numbers_are_compared_by_the_one_helper(path: Path) -> None:
     tree = ast.parse(path.read_text(encoding="utf-8"))
     assert raw(tree) == [], "use `exact` or `near` of compare.py, or bit equality"
     assert by_hand(tree) == [], "give `exact` or `near` a bound that follows from an argument"
-
-
-def test_what_is_not_converted_exists() -> None:
-    assert all((TESTS / name).exists() for name in UNCONVERTED)
 
 
 @pytest.mark.parametrize(

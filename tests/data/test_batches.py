@@ -264,4 +264,4 @@ def test_a_batch_of_digits_costs_well_under_a_millisecond() -> None:
         start = time.perf_counter()
         count = len(list(batches))
         costs.append((time.perf_counter() - start) / count)
-    assert min(costs) < 1e-3  # measured: 0.1 ms
+    assert 1000 * min(costs) < 1  # measured: 0.1 ms

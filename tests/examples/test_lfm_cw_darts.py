@@ -25,7 +25,9 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
         ("--product", "exact", "--pretrain", "1", "--class-loss-normalization", "mean"),
     ],
 )
-def test_lfm_cw_runs_whole(tmp_path, more, capsys):
+def test_lfm_cw_runs_whole(tmp_path, more, capsys, no_charts):
+    if not more:
+        no_charts.undo()
     s = small(tmp_path, *more)
     rows = pipeline.run("lfm_cw_darts", lfm_cw_darts.scheme, s)
     folder = tmp_path / "run"
@@ -80,13 +82,23 @@ def test_lfm_cw_searches_a_subset_of_imagenet(tmp_path):
         (["--data-root", str(EXAMPLES), "--dataset", "fashion-mnist"], "fashion"),
     ],
 )
-def test_bad_input_ends_with_one_line(arguments, message, tmp_path):
+def test_bad_input_ends_with_one_line(arguments, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["lfm_cw_darts.py", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        pipeline.main("lfm_cw_darts", lfm_cw_darts.scheme, lfm_cw_darts.__doc__)
+    assert str(ended.value).startswith("error: ")
+    assert message.lower() in str(ended.value).lower()
+    assert "\n" not in str(ended.value)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_process_ends_with_one_line(tmp_path):
     done = subprocess.run(
-        [sys.executable, EXAMPLES / "lfm_cw_darts.py", *arguments],
+        [sys.executable, EXAMPLES / "lfm_cw_darts.py", "--epochs", "0"],
         capture_output=True, text=True, cwd=tmp_path, check=False,
     )  # fmt: skip
     assert done.returncode == 1
     assert done.stderr.startswith("error: ")
-    assert message.lower() in done.stderr.lower()
+    assert "epochs = 0 is too small" in done.stderr
     assert "Traceback" not in done.stderr
-    assert not (tmp_path / "runs").exists()

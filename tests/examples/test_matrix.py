@@ -25,12 +25,12 @@ SCHEMES = {"darts": darts, "lfm_cw_darts": lfm_cw_darts, "sgl_darts": sgl_darts}
 SPACES = {
     "darts, first order": ("--space", "darts", "--order", "first"),
     "darts, second order": ("--space", "darts", "--order", "second"),
-    "p-darts": ("--space", "p-darts"),
+    "p-darts": ("--space", "p-darts", "--add-cells", "0", "1", "2"),
     "pc-darts": ("--space", "pc-darts"),
     "darts-minus": ("--space", "darts-minus"),
 }
 TINY = [
-    "--channels", "4", "--nodes", "1", "--cells", "3", "--epochs", "1", "--warmup", "0",
+    "--channels", "4", "--nodes", "1", "--cells", "2", "--epochs", "1", "--warmup", "0",
     "--generator-epochs", "0", "--generator-width", "2", "--noise", "4", "--batch-size", "24",
     "--train-images", "64", "--eval-channels", "2", "--eval-cells", "1", "--eval-epochs", "1",
 ]  # fmt: skip

@@ -88,7 +88,7 @@ def test_sgl_passes_are_counted_over_all_learners(tmp_path):
 
 
 def test_sgl_on_fashion_mnist(tmp_path):
-    write_fashion(tmp_path, train=60, test=20)
+    write_fashion(tmp_path, train=30, test=10)
     s = small_sgl(
         tmp_path, "--dataset", "fashion-mnist", "--data-root", str(tmp_path), "--batch-size", "10"
     )

@@ -13,6 +13,7 @@ import pytest
 
 from mlopt._errors import SettingsError
 from mlopt.report import RunFolder, write_report
+from mlopt.report.__main__ import main
 from mlopt.report.run_data import RunData
 
 pytest.importorskip("matplotlib")
@@ -174,16 +175,18 @@ def test_the_same_run_gives_the_same_report(run: RunFolder) -> None:
     assert write_report(run).read_bytes() == write_report(run).read_bytes()
 
 
-def test_the_command_line_writes_it_and_explains_a_wrong_folder(tmp_path: Path) -> None:
+def test_the_command_line_writes_it_and_explains_a_wrong_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     folder = RunFolder.create(tmp_path / "run", {})
     command = [sys.executable, "-m", "mlopt.report"]
     root = Path(__file__).resolve().parents[2]
     good = subprocess.run([*command, folder.root], capture_output=True, text=True, cwd=root)
     assert good.returncode == 0, good.stderr
     assert Path(good.stdout.strip()) == folder.root / "report.html"
-    bad = subprocess.run([*command, tmp_path], capture_output=True, text=True, cwd=root)
-    assert bad.returncode == 2
-    assert "not the folder of a run" in bad.stderr
+    monkeypatch.setattr(sys, "argv", ["mlopt.report", str(tmp_path)])
+    assert main() == 2
+    assert "not the folder of a run" in capsys.readouterr().err
 
 
 def test_without_matplotlib_the_error_names_the_package(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from compare import exact, near, rounding
 
 from examples.gallery.duopoly import PLAYS, Market, best_tax, build, equilibrium, solve
 
@@ -35,7 +36,9 @@ def test_the_closed_form_is_an_equilibrium_and_the_best(m):
     for i in range(2):
         own = q[i].clone().requires_grad_()
         profit = m.profit(i, own, q[1 - i], torch.tensor(tax, dtype=q.dtype))
-        assert abs(torch.autograd.grad(profit, own)[0].item()) < 1e-12
+        # a sum of six terms, none of which is much above a; the quantities are solved for
+        slope = torch.autograd.grad(profit, own)[0]
+        exact(slope, 0.0, rounding(20, condition=3), scale=m.a)
     _, u, v = equilibrium(m)
     best = m.welfare(*q)
     for other in (tax - 1e-3, tax + 1e-3, 0.0):
@@ -46,12 +49,14 @@ def test_the_closed_form_is_an_equilibrium_and_the_best(m):
 def test_the_regulator_finds_what_it_sees(m, name):
     """The tax where the welfare does not change along the answer that this play shows."""
     tax, q = best_tax(m, answer(m, name))
-    steps = 400 if name.startswith("Extra") else 60 if "25" in name else 100
+    steps = 300 if name.startswith("Extra") else 40 if "5 rounds" in name else 60
     found, quantities = solve(build(m, PLAYS[name], LR), steps)
-    assert found == pytest.approx(tax, abs=1e-6)
-    torch.testing.assert_close(quantities, q, rtol=0, atol=1e-6)
+    near(found, tax, 1e-6, why="the error falls tenfold in 7 steps, in 40 with Extragradient")
+    near(quantities, q, 1e-6, why="as that of the tax")
 
 
 def test_with_many_rounds_it_finds_the_best_tax(m):
-    errors = [abs(best_tax(m, answer(m, name))[0] - best_tax(m)[0]) for name in PLAYS]
-    assert errors[-1] < 1e-4 < 1e-3 < min(errors[:3])
+    best = best_tax(m)[0]
+    *others, many = [best_tax(m, answer(m, name))[0] for name in PLAYS]
+    near(many, best, 0.71**25, why="a round leaves 0.71 of the distance to the equilibrium at most")
+    assert min(abs(tax - best) for tax in others[:3]) > 0.01 * best

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from oracles import relative_error
+from compare import exact, kills, near, rounding
 from torch import nn
 from torch.func import functional_call
 from torch.nn.functional import mse_loss
@@ -41,16 +41,19 @@ class Dense:
             return self.loss(w, support) + LAMBDA / 2 * ((w - theta) ** 2).sum()
 
         w = start
-        for _ in range(200):
+        for _ in range(100):
             g, H = self.derivatives(total, w)
             low = torch.linalg.eigvalsh(H)[0]
             H = H + max(0.0, 0.1 - low) * torch.eye(len(w)).double()
             step = torch.linalg.solve(H, g)
+            if step.norm() < 1e-14 * w.norm():
+                break
             while total(w - step) > total(w) + 1e-14:
                 step = step / 2
             w = w - step
         g, H = self.derivatives(total, w)
-        assert g.abs().max() < 1e-10
+        # it is multiplied out of 60 operations with numbers as large as w, which cancel
+        exact(g, torch.zeros_like(g), rounding(60), scale=w.norm().item())
         assert torch.linalg.eigvalsh(H)[0] > 0
         return w
 
@@ -84,14 +87,17 @@ def solved(monkeypatch):
 
 def test_the_meta_gradient_is_that_of_the_paper(solved):
     dense, tasks, optima, found, _ = solved
-    expected = without = 0.0
+    expected = without = condition = 0.0
     for (support, query), w in zip(tasks, optima, strict=True):
         _, H = dense.derivatives(lambda w, rows=support: dense.loss(w, rows), w)
         g, _ = dense.derivatives(lambda w, rows=query: dense.loss(w, rows), w)
-        expected = expected + torch.linalg.solve(torch.eye(len(w)).double() + H / LAMBDA, g) / 2
+        M = torch.eye(len(w)).double() + H / LAMBDA
+        expected = expected + torch.linalg.solve(M, g) / 2
+        condition = max(condition, torch.linalg.cond(M).item())
         without = without + g / 2
-    assert relative_error(found, expected) < 1e-6
-    assert relative_error(without, expected) > 0.1
+    bound = 1e-12 * condition + rounding(4 * 60, condition)
+    near(found, expected, bound, why="CG's residual, times the condition")
+    kills(without, expected, 0.05)
 
 
 def test_the_meta_gradient_is_the_derivative_of_the_solved_problems(solved):
@@ -105,7 +111,8 @@ def test_the_meta_gradient_is_the_derivative_of_the_solved_problems(solved):
 
     d = torch.randn(len(theta), generator=torch.Generator().manual_seed(5), dtype=torch.float64)
     difference = (value(theta + 1e-4 * d) - value(theta - 1e-4 * d)) / 2e-4
-    assert abs(difference - (found @ d).item()) < 1e-6 * abs(difference)
+    bound = 100 * 1e-4**2 / 6 + rounding(60) / 1e-4
+    near(difference, found @ d, bound, why="radius^2 / 6 of the third derivative, and rounding")
 
 
 def test_a_meta_step_uses_one_task_in_each_slot(monkeypatch):
@@ -128,7 +135,9 @@ def test_new_tasks_begin_at_theta():
 # A task that is not quite solved may warn; the figures on the way differ between torch's versions.
 @pytest.mark.filterwarnings("ignore::mlopt.ConvergenceWarning")
 def test_meta_training_finds_a_start_from_which_new_tasks_are_learned():
-    options = {"lambda_": 2.0, "rounds": 30}
-    theta = example.meta_train(example.make_net(), 60, **options)
-    found = example.adapted_loss(theta, **options)[1]
-    assert found < 0.5 * example.adapted_loss(example.make_net(), **options)[1]
+    options = {"lambda_": 2.0, "rounds": 20}
+    theta = example.meta_train(example.make_net(), 40, tasks=2, **options)
+    found, other = (
+        example.adapted_loss(net, **options, tasks=20)[1] for net in (theta, example.make_net())
+    )
+    assert found < 0.5 * other

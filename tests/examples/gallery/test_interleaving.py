@@ -7,7 +7,8 @@ from itertools import pairwise
 
 import pytest
 import torch
-from oracles import Composed, assert_same_gradients, relative_error
+from compare import exact, kills
+from oracles import Composed, assert_same_gradients, sweep_rounding
 from torch import nn
 from torch.func import functional_call
 from torch.nn.functional import cross_entropy
@@ -132,17 +133,21 @@ def test_each_path_by_itself(path, tasks, a):
     edges = set(pairwise(path))
     expected = by_hand(tasks, a, learners, edges)
     found = by_engine(tasks, a, edges | {("a", "top")})
-    if path != ("a", "top"):
-        found = found - by_engine(tasks, a, {("a", "top")})
-    assert relative_error(found, expected) < 1e-9
+    bound = sweep_rounding(3)
+    if path != ("a", "top"):  # a difference of two gradients
+        direct = by_engine(tasks, a, {("a", "top")})
+        found = found - direct
+        bound *= 1 + (direct.norm() / expected.norm()).item()
+    kills(2 * expected, expected, bound)
+    exact(found, expected, bound)
 
 
 def test_the_paths_are_all_and_none_is_negligible(tasks, a):
     engine, learners, top = build(tasks, a)
     terms = [by_hand(tasks, a, learners, set(pairwise(path))) for path in PATHS]
     whole = by_hand(tasks, a, learners, EDGES)
-    assert relative_error(sum(terms), whole) < 1e-12
-    assert relative_error(hypergradient(engine, top), whole) < 1e-9
+    exact(sum(terms), whole, sweep_rounding(3))
+    exact(hypergradient(engine, top), whole, sweep_rounding(3))
     assert min(t.norm() for t in terms) > 1e-3 * whole.norm()
 
 
@@ -154,7 +159,7 @@ def test_frozen_learners_leave_the_direct_term(tasks, a):
         for one, t in zip(learners, tasks, strict=True)
     )
     expected = torch.autograd.grad(total, A)[0]
-    assert relative_error(hypergradient(engine, top), expected) < 1e-12
+    exact(hypergradient(engine, top), expected, sweep_rounding(0))
 
 
 @pytest.mark.parametrize("rounds", [1, 2])
@@ -175,7 +180,7 @@ def test_in_the_middle_of_a_run_it_is_the_composed_steps(tasks, a, rounds, monke
     oracle = Composed(list(engine.graph.nodes), OneStep(), batch)
     for problem in engine.graph.problems:
         found, expected = engine.hypergradient(problem), oracle.hypergradient(problem)
-        assert_same_gradients(found, expected, 1e-9, problem.name)
+        assert_same_gradients(found, expected, sweep_rounding(3 * rounds), problem.name)
 
 
 def test_the_audit_agrees(tasks, a):
@@ -250,7 +255,7 @@ def test_a_waits_while_the_learners_are_trained():
     assert a.all()
 
 
-@pytest.mark.parametrize("seed", [0, 4])
+@pytest.mark.parametrize("seed", [0, pytest.param(4, marks=pytest.mark.slow)])
 def test_the_search_finds_the_picture_and_the_chain_helps_the_small_tasks(seed):
     tasks = example.make_tasks(seed)
     a = example.search(tasks, 100, seed=seed)

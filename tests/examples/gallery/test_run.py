@@ -1,6 +1,7 @@
 """Every example runs as a program, small, and ends with its table."""
 
 import importlib
+from functools import partial
 
 import pytest
 
@@ -11,7 +12,13 @@ SMALL = {
     "hyper_cleaning": ["--steps", "1"],
     "reweighting": ["--seeds", "1", "--epochs", "1"],
     "maml": ["--steps", "1", "--tasks", "2"],
-    "imaml": ["--steps", "1", "--tasks", "2"],
+    "imaml": ["--steps", "1", "--tasks", "2", "--rounds", "10"],
+}
+#: Functions that a program calls with many steps or tasks, here with few.
+FEWER = {
+    "hyper_cleaning": ("plain", {"steps": 5}),
+    "maml": ("adapted_losses", {"tasks": 2}),
+    "imaml": ("adapted_loss", {"tasks": 2}),
 }
 
 
@@ -19,6 +26,9 @@ SMALL = {
 def test_it_ends_with_a_table(name, monkeypatch, capsys):
     example = importlib.import_module(f"examples.gallery.{name}")
     monkeypatch.setattr("sys.argv", [f"{name}.py", *SMALL[name]])
+    if name in FEWER:
+        function, fewer = FEWER[name]
+        monkeypatch.setattr(example, function, partial(getattr(example, function), **fewer))
     example.main()
     assert "----" in capsys.readouterr().out
 

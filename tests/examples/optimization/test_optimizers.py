@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import pytest
 import torch
+from compare import exact, near, rounding
 
 import mlopt
 from support import settings
@@ -20,11 +20,12 @@ def test_learning_rates_of_the_weights() -> None:
         rates.append(options["optimizer"].param_groups[0]["lr"])
         options["optimizer"].step()
         options["scheduler"].step()
-    assert rates[:5] == pytest.approx([0.1, 0.2, 0.3, 0.4, 0.5])
-    assert rates[25] == pytest.approx(0.25)
-    assert rates[49] == pytest.approx(0.5 * 9.866e-4, rel=1e-3)
+    exact(rates[:5], [0.1, 0.2, 0.3, 0.4, 0.5], rounding(10))
+    exact(rates[25], 0.25, rounding(40))  # by a cosine of zero
+    near(rates[49], 0.5 * 9.866e-4, 0.5 / 9866, why="four digits")
     s = settings.parse(None, ["--epochs", "50", "--lr", "0.025", "--min-lr", "0.001"])
     options = sgd(w, s)
     factor = options["scheduler"].lr_lambdas[0]
     expected = [0.025, 0.02497632, 0.0227082, 0.013, 0.0032918, 0.00102368]  # DARTS
-    assert [0.025 * factor(e) for e in (0, 1, 10, 25, 40, 49)] == pytest.approx(expected, rel=1e-5)
+    for epoch, rate in zip((0, 1, 10, 25, 40, 49), expected, strict=True):
+        near(0.025 * factor(epoch), rate, 0.5e-8 / rate, why="eight digits")

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from compare import exact, rounding
 from examples.small_runs import ready, search_epochs
 
 import darts
@@ -40,7 +41,7 @@ def test_all_supernets_are_told_the_epochs_of_the_search(
     expected = [(epoch, 3, 2) for epoch in (0, 0, 0, 1, 2)]
     assert told == {id(w): expected for w in (w1, w2, h.trunk)}
     betas = [float(w.scheduled) for w in (w1, w2, h.trunk)]  # type: ignore[arg-type]
-    assert betas == pytest.approx([1 / 3] * 3)
+    exact(betas, [1 / 3] * 3, rounding(20, dtype=torch.float32))
 
 
 def test_stages_follow_each_other_with_new_networks(tmp_path: Path) -> None:
