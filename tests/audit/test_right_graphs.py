@@ -64,7 +64,7 @@ def test_passes_and_time() -> None:
     assert "2/2" in str(report)
 
 
-@pytest.mark.parametrize("first", [0, 10, 20])
+@pytest.mark.parametrize("first", [0, *(pytest.param(n, marks=pytest.mark.slow) for n in (10, 20))])
 def test_nested_steps(first: int) -> None:
     for seed in range(first, first + 10):
         nodes, _, _ = draw_nested(seed, draw_steps, method_of=steps)

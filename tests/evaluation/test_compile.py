@@ -24,7 +24,13 @@ from mlopt import OneStep  # noqa: E402
 pytestmark = pytest.mark.usefixtures("fresh_compiler")
 
 
-@pytest.mark.parametrize("name", METHODS)
+#: Central differences stand for the first three, `exact` for the last.
+SLOW = {"one_sided", "sama", "gauss_newton", "implicit_exact"}
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=pytest.mark.slow if n in SLOW else ()) for n in METHODS]
+)
 def test_numbers_are_those_of_plain_functions(name: str) -> None:
     """Parameters, buffers and masks; no warning, so nothing was differentiated twice by mistake."""
     compiled, plain = Graph(METHODS[name], compile=AOT), Graph(METHODS[name])

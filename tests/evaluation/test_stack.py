@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
 from pathlib import Path
 from typing import Any
@@ -28,17 +29,27 @@ from mlopt import (  # noqa: E402
 )
 
 #: Of differences, rounding is divided by their radius.
-PRODUCTS = [
-    (Exact(), ROUNDING),
-    (Central(0.01), ROUNDING / 0.01),
-    (OneSided(0.01), ROUNDING / 0.01),
-]
+PRODUCTS = {
+    "exact": (Exact(), ROUNDING),
+    "central": (Central(0.01), ROUNDING / 0.01),
+    "one_sided": (OneSided(0.01), ROUNDING / 0.01),
+}
 
 
-@pytest.mark.parametrize(("product", "bound"), PRODUCTS, ids=["exact", "central", "one_sided"])
-@pytest.mark.parametrize("kind", ["sgd", "adam"])
-@pytest.mark.parametrize("k", [2, 3, 5])
-def test_a_stack_gives_the_numbers_of_the_list_without_it(k, kind, product, bound):
+#: (learners, optimizer, product) of every run: each of them, and one more; the others are slow.
+FAST = {(2, "sgd", "exact"), (3, "adam", "central"), (5, "sgd", "one_sided"), (3, "sgd", "exact")}
+
+
+@pytest.mark.parametrize(
+    ("k", "kind", "row"),
+    [
+        pytest.param(*case, marks=() if case in FAST else pytest.mark.slow)
+        for case in itertools.product((2, 3, 5), ("sgd", "adam"), PRODUCTS)
+    ],
+)
+def test_a_stack_gives_the_numbers_of_the_list_without_it(k, kind, row):
+    product, bound = PRODUCTS[row]
+
     def make() -> Learners:
         return learners(k, kind, own_streams=k == 3)
 
@@ -52,7 +63,7 @@ def test_a_stack_gives_the_numbers_of_the_list_without_it(k, kind, product, boun
     assert all(t[""].norm() > 1e-6 for t in moved)
 
 
-@pytest.mark.parametrize(("product", "bound"), PRODUCTS, ids=["exact", "central", "one_sided"])
+@pytest.mark.parametrize(("product", "bound"), PRODUCTS.values(), ids=PRODUCTS)
 def test_all_learners_may_read_one_variable(product, bound):
     method = OneStep(product=product)
     plain, before, _ = run(False, lambda: learners(3, shared=True), hypergrad=method)

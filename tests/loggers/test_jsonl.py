@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mlopt._errors import DataError
@@ -89,6 +89,7 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 TEXTS = st.text().filter(lambda text: text not in ("NaN", "Infinity", "-Infinity"))
 
 
+@settings(max_examples=40)
 @given(
     st.recursive(
         st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | TEXTS,

@@ -30,7 +30,7 @@ from mlopt import CG, Dense, Frozen, Implicit, OneStep, StopGradient, Unrolled
 
 BLOCK = 25
 #: Graphs of every run; the slow tests have the others.
-FAST = 50
+FAST = 25
 LEFT = "what `settle` leaves, and an evaluation in another order"
 SOLVED = "CG stops at 1e-13, and the least curvature enlarges that"
 #: Three steps of each problem at each of four lower levels, which a step of the one above repeats.
@@ -122,7 +122,9 @@ def test_unrolled_on_random_graphs(first: int) -> None:
         check(nodes, kinds, hypergradients(Nested(nodes, kinds), nodes), UNROLLED, f"graph {seed}")
 
 
-@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize(
+    "seed", [pytest.param(s, marks=pytest.mark.slow if s >= 5 else ()) for s in range(12)]
+)
 def test_recomputing_changes_nothing(seed: int) -> None:
     def recomputed(kind: Any) -> mlopt.AbstractHypergradient:
         return Unrolled(kind.k, recompute=True)
