@@ -84,7 +84,7 @@ def test_converges_to_the_bilevel_solution() -> None:
     case = Quadratic(lr=(0.3, 0.3))
     for p in (case.lower, case.upper):
         p.scheduler = mlopt.PerStep(LambdaLR(p.optimizer, lambda k: 1 / (1 + 0.1 * k)))
-    levels = bome_of(case, inner_steps=10)
+    levels = bome_of(case, inner_steps=20)
     assert (case.X.tensor - case.optimum()).norm() > 2
     mlopt.Engine(levels.nodes).run(steps=400, progress=False)
     x, y = case.X.tensor.detach(), case.Y.tensor.detach()
