@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from .._errors import GraphError
 from .._graph.graph import Graph
@@ -37,9 +36,10 @@ class _Watch(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         del types
         kwargs = kwargs or {}
-        for x in tree_leaves((args, kwargs)):
-            if isinstance(x, Tensor) and id(x) in self.watched:
-                self.touched.add(self.watched[id(x)])
+        for argument in (*args, *kwargs.values()):  # a tensor, or a list of them, or no tensor
+            for x in argument if isinstance(argument, list | tuple) else (argument,):
+                if id(x) in self.watched:
+                    self.touched.add(self.watched[id(x)])
         return func(*args, **kwargs)
 
 
