@@ -23,7 +23,7 @@ METHODS: dict[str, Any] = {
     "plain step": OneStep(lr=0.05),
     "sama": mlopt.Sama(),
     "unrolled": Unrolled(3),
-    "recomputed": Unrolled(3, recompute=True),
+    "recomputed": Unrolled(2, recompute=True),
     "truncated": Unrolled(4, truncate=2),
     "implicit": Implicit(CG(3), damping=1.0),
     "stopped": mlopt.StopGradient(OneStep()),
@@ -195,4 +195,9 @@ ENGINES: dict[str, Callable[[], mlopt.Engine]] = {
     "game, alternating": functools.partial(game, lambda a, b: Alternating((a, 2), (b, 1))),
     "stack, exact": functools.partial(stack, OneStep()),
     "stack, central": functools.partial(stack, METHODS["central"]),
+}  # fmt: skip
+#: Further members of kinds that others stand for: of every run are the others.
+MORE = {
+    "two levels, recomputed, Adam", "two levels, unrolled, Adam", "in turns, recomputed",
+    "nested, implicit below central", "until solved, nested", "upper first, two levels",
 }  # fmt: skip

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from grids import thinned
 from small import F64, assert_same, batches, mlp, seeded, state_of
 from torch import nn
 from torch.nn.functional import mse_loss
@@ -152,9 +153,10 @@ SCHEDULES = [
 ]
 
 
-@pytest.mark.parametrize("kind", ["loss", "infinite loss", "gradient nan", "gradient inf"])
-@pytest.mark.parametrize("level", LEVELS)
-@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize(
+    ("schedule", "level", "kind"),
+    thinned(3, SCHEDULES, LEVELS, ["loss", "infinite loss", "gradient nan", "gradient inf"]),
+)
 def test_nothing_is_committed(schedule, level, kind):
     fault, engine = engine_of(schedule)
     for _ in range(BAD):
@@ -186,9 +188,7 @@ def test_nothing_is_committed(schedule, level, kind):
     assert_same(state_of(engine), state_of(control))
 
 
-@pytest.mark.parametrize("call", [0, 1])
-@pytest.mark.parametrize("level", LEVELS)
-@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize(("schedule", "level", "call"), thinned(2, SCHEDULES, LEVELS, [0, 1]))
 def test_an_exception_in_an_objective(schedule, level, call):
     """At the first or second evaluation of a level, inside a difference among others."""
     fault, engine = engine_of(schedule)

@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 import torch
-from engine.memory_graphs import ENGINES
+from engine.memory_graphs import ENGINES, MORE
 
 import mlopt
 
@@ -78,7 +78,9 @@ def of_the_user(problems: tuple[Any, ...]) -> set[int]:
     return held
 
 
-@pytest.mark.parametrize("name", ENGINES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=pytest.mark.slow if n in MORE else ()) for n in ENGINES]
+)
 def test_steps_leave_nothing_behind(name: str) -> None:
     engine, steps = ENGINES[name](), 30
     take(engine, 6)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import sys
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import pytest
 from compare import exact
 from evaluation.stacked import ROUNDING, Learners, by_name, close, learners, run
+from grids import thinned
 from small import assert_same, state_of
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
@@ -36,17 +36,7 @@ PRODUCTS = {
 }
 
 
-#: (learners, optimizer, product) of every run: each of them, and one more; the others are slow.
-FAST = {(2, "sgd", "exact"), (3, "adam", "central"), (5, "sgd", "one_sided"), (3, "sgd", "exact")}
-
-
-@pytest.mark.parametrize(
-    ("k", "kind", "row"),
-    [
-        pytest.param(*case, marks=() if case in FAST else pytest.mark.slow)
-        for case in itertools.product((2, 3, 5), ("sgd", "adam"), PRODUCTS)
-    ],
-)
+@pytest.mark.parametrize(("k", "kind", "row"), thinned(4, (2, 3, 5), ("sgd", "adam"), PRODUCTS))
 def test_a_stack_gives_the_numbers_of_the_list_without_it(k, kind, row):
     product, bound = PRODUCTS[row]
 
@@ -73,11 +63,8 @@ def test_all_learners_may_read_one_variable(product, bound):
 
 
 @pytest.mark.parametrize(
-    "schedule",
-    [Sequential(), UpperFirst(), None],
-    ids=["sequential", "upper_first", "simultaneous"],
+    ("schedule", "repeat"), thinned(2, [Sequential(), UpperFirst(), None], [1, 2])
 )
-@pytest.mark.parametrize("repeat", [1, 2])
 def test_every_schedule_and_repeats(schedule, repeat):
     def make() -> Learners:
         return learners(3, repeat=repeat)

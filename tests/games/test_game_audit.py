@@ -11,6 +11,7 @@ from audit.audited import DIFFERENCES, right
 from compare import exact, rounding
 from games.game_graphs import PLAYS, WORLDS
 from games.gan import OPTIMIZERS, Gan
+from grids import thinned
 
 import mlopt
 from mlopt import OneStep
@@ -21,12 +22,7 @@ AUDITED = ("simultaneous adam", "alternating momentum", "extragradient adam")
 
 
 @pytest.mark.parametrize(
-    ("world", "play"),
-    [  # every world in one play, and every play in some worlds; the other pairs are slow
-        pytest.param(world, play, marks=() if (i - j) % 3 == 0 else pytest.mark.slow)
-        for i, world in enumerate(WORLDS)
-        for j, play in enumerate(AUDITED)
-    ],
+    ("world", "play"), thinned(3, WORLDS, AUDITED)
 )
 def test_right_games_pass(world: str, play: str) -> None:
     report = mlopt.audit(mlopt.Engine(WORLDS[world](PLAYS[play]).entries), directions=2)

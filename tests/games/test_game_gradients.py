@@ -10,6 +10,7 @@ import torch
 from compare import exact, kills, rounding
 from games.game_graphs import PLAIN, PLAYS, WORLDS, Play
 from games.game_oracle import Played
+from grids import thinned
 from nested_oracle import Fixed, Stopped
 from oracles import assert_same_gradients, sweep_rounding
 from small import F64
@@ -27,8 +28,7 @@ ONE_SIDED = 6 * 10 * 1e-5 / 2
 WHY = "radius^2 / 6 of the third derivative, or radius / 2 of the second"
 
 
-@pytest.mark.parametrize("play", PLAYS)
-@pytest.mark.parametrize("world", WORLDS)
+@pytest.mark.parametrize(("world", "play"), thinned(2, WORLDS, PLAYS))
 def test_the_gradient_of_every_problem(world: str, play: str) -> None:
     """The leader's through the game, the players' own, those of what is below and between."""
     made = WORLDS[world](PLAYS[play])

@@ -11,6 +11,7 @@ import torch
 from compare import exact, rounding
 from games.game_graphs import PLAYS, WORLDS
 from games.gan import DATA, OPTIMIZERS, STEPS, Gan
+from grids import thinned
 from small import F64
 from torch import nn
 
@@ -19,9 +20,9 @@ from mlopt import Game
 from mlopt.games import Alternating, Extragradient, Simultaneous
 
 
-@pytest.mark.parametrize("leader", [False, True])
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
-@pytest.mark.parametrize("play", [None, Simultaneous()])
+@pytest.mark.parametrize(
+    ("play", "optimizer", "leader"), thinned(2, [None, Simultaneous()], OPTIMIZERS, [False, True])
+)
 def test_simultaneous_players_step_from_where_they_stood(
     play: Any, optimizer: str, leader: bool
 ) -> None:
@@ -43,10 +44,9 @@ def test_simultaneous_players_step_from_where_they_stood(
 
 
 @pytest.mark.parametrize(
-    ("optimizer", "leader"),
-    [("sgd", True), ("momentum", False), ("nesterov", True), ("adam", False), ("adam", True)],
+    ("turns", "optimizer", "leader"),
+    thinned(2, [(1, 1), (2, 1), (5, 1), (2, 3), (1, 2, 2)], OPTIMIZERS, [False, True]),
 )
-@pytest.mark.parametrize("turns", [(1, 1), (2, 1), (5, 1), (2, 3), (1, 2, 2)])
 def test_alternating_players_take_turns_on_batches_of_their_own(
     turns: tuple[int, ...], optimizer: str, leader: bool
 ) -> None:

@@ -7,7 +7,6 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
-import pytest
 import torch
 from case_graphs import tensor
 from cases import warmed
@@ -96,8 +95,7 @@ if "decoupled_weight_decay" in inspect.signature(Adam).parameters:  # since torc
 KEYS = [("v", "w"), ("v", "m"), ("v", "idle")]
 W, M, IDLE = KEYS
 #: An optimizer's state before the first step: none, or that of three steps.
-PASTS = pytest.mark.parametrize("past", [0, 3])
-EVERY = pytest.mark.parametrize("name", BUILDS)
+PASTS = (0, 3)
 
 
 def objective(values: dict[Any, Tensor], r: Tensor) -> Tensor:

@@ -10,9 +10,9 @@ import pytest
 import torch
 from case_graphs import parameter, tensor
 from compare import exact, near, rounding
+from grids import thinned
 from optim.runs import (
     BUILDS,
-    EVERY,
     IDLE,
     MANY_STEPS,
     PASTS,
@@ -30,8 +30,7 @@ import mlopt
 from mlopt.optim import rule_of
 
 
-@PASTS
-@EVERY
+@pytest.mark.parametrize(("name", "past"), thinned(2, BUILDS, PASTS))
 def test_fifty_steps_are_torchs_own(name: str, past: int, device: torch.device) -> None:
     run, r = Run(BUILDS[name], past, device), scalar(device)
     twin, before = run.twin(), run.fingerprint()
@@ -48,8 +47,7 @@ def test_fifty_steps_are_torchs_own(name: str, past: int, device: torch.device) 
     assert run.fingerprint() == before
 
 
-@PASTS
-@EVERY
+@pytest.mark.parametrize(("name", "past"), thinned(2, BUILDS, PASTS, first=1))
 def test_write_lets_the_real_optimizer_continue(name: str, past: int, device: torch.device) -> None:
     run, r = Run(BUILDS[name], past, device), scalar(device)
     twin, begun = run.twin(), run.rule.begin(run.optimizer, run.parameters)
@@ -85,9 +83,7 @@ def derivative_by_differences(f: Callable[[float], float], x: float) -> float:
     return (4 * one - two) / 3
 
 
-@pytest.mark.parametrize("steps", [1, 2, 10])
-@PASTS
-@EVERY
+@pytest.mark.parametrize(("name", "past", "steps"), thinned(2, BUILDS, PASTS, [1, 2, 10]))
 def test_derivative_by_a_hyperparameter(
     name: str, past: int, steps: int, device: torch.device
 ) -> None:
@@ -130,8 +126,7 @@ def step_function(run: Run, fresh: bool) -> tuple[Callable[..., Any], list[Tenso
     return steps, [t.clone().requires_grad_() for t in inputs]
 
 
-@PASTS
-@EVERY
+@pytest.mark.parametrize(("name", "past"), thinned(2, BUILDS, PASTS, first=1))
 def test_first_and_second_derivatives_by_value_gradient_and_state(
     name: str, past: int, device: torch.device
 ) -> None:

@@ -111,7 +111,7 @@ def _implicit(seeds: range, wanted: Callable[[Facts], bool]) -> None:
 @pytest.mark.parametrize(
     "first",
     [
-        pytest.param(first, marks=pytest.mark.slow if first >= 3 * BLOCK else ())
+        pytest.param(first, marks=pytest.mark.slow if first >= 2 * BLOCK else ())
         for first in range(0, 200, BLOCK)
     ],
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 from compare import agree, kills
+from grids import thinned
 from oracles import sweep_rounding
 from sweep.sgl_program import GROUPS, PLACES, RATES, World, sum_of, terms
 from torch import Tensor
@@ -42,9 +43,7 @@ def assert_terms(world: World, bias: float = 0.0, why: str = "") -> None:
         agree(found, totals[k], bias or sweep_rounding(2), why, what=f"total, {k}")
 
 
-@pytest.mark.parametrize("lr", RATES)
-@pytest.mark.parametrize("group", GROUPS)
-@pytest.mark.parametrize("after", [0, 2])
+@pytest.mark.parametrize(("group", "lr", "after"), thinned(2, GROUPS, RATES, [0, 2]))
 def test_exact_terms(group: int, lr: float, after: int) -> None:
     """At the start, and after steps that have left momentum behind."""
     world = World(group, lr)
@@ -53,8 +52,7 @@ def test_exact_terms(group: int, lr: float, after: int) -> None:
     assert_terms(world)
 
 
-@pytest.mark.parametrize("lr", RATES)
-@pytest.mark.parametrize("group", GROUPS)
+@pytest.mark.parametrize(("group", "lr"), thinned(2, GROUPS, RATES))
 def test_central_terms(group: int, lr: float) -> None:
     assert_terms(World(group, lr, product="central", radius=1e-3), BIAS, WHY)
 
