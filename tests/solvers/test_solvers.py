@@ -167,6 +167,8 @@ def test_a_hessian_by_autograd_under_any_gradient_mode(solver, mode, device) -> 
 @every
 def test_other_dtypes(solver: AbstractSolver, device) -> None:
     """float32, bfloat16 computed on in float32, and both at once."""
+    if isinstance(solver, Nystrom):  # a damping of 0.1 would enlarge rounding fortyfold
+        solver = Nystrom(rank=12, damping=1.0)
     matrix = torch.tensor(A, device=device, dtype=torch.float32)
     double = Matrix(A, device)
     expected = solver.solve(double, double.cut(B)).value["x"].cpu()
@@ -188,8 +190,8 @@ def test_other_dtypes(solver: AbstractSolver, device) -> None:
         bound = rounding(12 * 12, condition=4, dtype=torch.float32)
         if torch.bfloat16 in dtypes:  # half an epsilon for each product, and for b
             roundings, condition = (solution.products + 1) / 2, 4
-            if isinstance(solver, Nystrom):  # no product builds on another; a damping of 0.1
-                roundings, condition = 1, 40
+            if isinstance(solver, Nystrom):  # each product stands in 3 factors
+                roundings, condition = (3 + 1) / 2, 5
             bound += rounding(roundings, condition, torch.bfloat16)
         kills(2 * expected, expected, bound)
         exact(joined, expected, bound)
