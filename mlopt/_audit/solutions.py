@@ -57,7 +57,8 @@ def _ahead(values: Values, problem: Problem, method: Any, frame: Frame, order: i
     _, g, _ = values.slope(problem, w, frame, order)
     if method.lr is not None:
         return {**w, **{k: w[k] - method.lr * t for k, t in g.items()}}
-    if not isinstance(problem.optimizer, torch.optim.Adam):
+    # of torch 2.6 AdamW is no Adam
+    if not isinstance(problem.optimizer, torch.optim.Adam | torch.optim.AdamW):
         return _update(problem, w, g, None)[0]
     held = values.hold((frame.path, problem, "gradient"), g)
     return {**w, **_adam(problem.optimizer, trainable(problem), w, g, held)}
