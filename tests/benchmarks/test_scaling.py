@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from compare import exact, kills, rounding
+from grids import thinned
 from oracles import sweep_rounding
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
@@ -33,14 +34,12 @@ ALONE = {"first": 3, "one-sided": 4, "central": 5}
 # SGL.
 
 
-def slow_if(product, learners):
-    """With three learners, the product of most terms stands for the others."""
-    marks = [pytest.mark.slow] if learners == 3 and product != "central" else []
-    return pytest.param((product, learners), marks=marks, id=f"{product}-{learners}")
-
-
 @pytest.fixture(
-    scope="module", params=itertools.starmap(slow_if, itertools.product(PRODUCTS, (1, 2, 3)))
+    scope="module",
+    params=[
+        pytest.param(cell.values, marks=cell.marks, id="{}-{}".format(*cell.values))
+        for cell in thinned(2, PRODUCTS, (1, 2, 3))
+    ],
 )
 def steps(request):
     """Two steps of mlopt and two by hand from equal worlds in float64.

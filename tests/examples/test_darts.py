@@ -2,14 +2,16 @@
 
 import pytest
 from examples.small_runs import small
+from grids import thinned
 
 import darts
 import mlopt
 from support import pipeline
 
 
-@pytest.mark.parametrize("order", ["first", "second"])
-@pytest.mark.parametrize("steps", ["lower-first", "upper-first"])
+@pytest.mark.parametrize(
+    ("order", "steps"), thinned(2, ["first", "second"], ["lower-first", "upper-first"])
+)
 def test_darts_runs_whole(tmp_path, order, steps):
     s = small(tmp_path, "--order", order, "--steps", steps)
     rows = pipeline.run("darts", darts.scheme, s)

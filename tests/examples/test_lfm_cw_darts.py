@@ -20,9 +20,13 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
     "more",
     [
         (),
-        ("--order", "first"),
-        ("--product", "central", "--discriminator", "own"),
-        ("--product", "exact", "--pretrain", "1", "--class-loss-normalization", "mean"),
+        (
+            "--product", "exact", "--discriminator", "own", "--pretrain", "1",
+            "--class-loss-normalization", "mean",
+        ),
+        # the matrix of examples has these every day
+        pytest.param(("--order", "first"), marks=pytest.mark.slow),
+        pytest.param(("--product", "central"), marks=pytest.mark.slow),
     ],
 )
 def test_lfm_cw_runs_whole(tmp_path, more, capsys, no_charts):

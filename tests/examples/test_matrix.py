@@ -32,7 +32,7 @@ SPACES = {
 TINY = [
     "--channels", "4", "--nodes", "1", "--cells", "2", "--epochs", "1", "--warmup", "0",
     "--generator-epochs", "0", "--generator-width", "2", "--noise", "4", "--batch-size", "24",
-    "--train-images", "64", "--eval-channels", "2", "--eval-cells", "1", "--eval-epochs", "1",
+    "--train-images", "48", "--eval-channels", "2", "--eval-cells", "1", "--eval-epochs", "1",
 ]  # fmt: skip
 
 QUICK = [row.name for row in read_table("matrix").rows]

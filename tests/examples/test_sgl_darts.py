@@ -20,10 +20,10 @@ from support.search import run_search
 @pytest.mark.parametrize(
     ("learners", "more"),
     [
-        (2, ("--order", "first")),
+        pytest.param(2, ("--order", "first"), marks=pytest.mark.slow),
         (2, ("--product", "central", "--retrain", "all")),
         (3, ("--order", "first", "--retrain", "all", "--pretrain", "1", "--warmup", "1")),
-        (3, ("--product", "one-sided")),
+        pytest.param(3, ("--product", "one-sided"), marks=pytest.mark.slow),
     ],
 )
 def test_sgl_runs_whole(tmp_path, learners, more, capsys):

@@ -51,7 +51,7 @@ def test_smooth_networks(method: Any) -> None:
     same(list_, game, "stage3", 3)
 
 
-@pytest.mark.parametrize("discriminator", ["shared", "own"])
+@pytest.mark.parametrize("discriminator", ["shared", pytest.param("own", marks=pytest.mark.slow)])
 def test_the_example(discriminator: str, tmp_path: Path) -> None:
     s = settings.parse(
         None,

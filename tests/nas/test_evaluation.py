@@ -57,7 +57,14 @@ def unmade(kind, *args, **kwargs):
         return kind(*args, **kwargs)
 
 
-@pytest.mark.parametrize("name", CIFAR)
+def mostly_slow(names, *fast):
+    """To make a whole network, or to follow its shapes, takes a second: few do it every time."""
+    return [name if name in fast else pytest.param(name, marks=pytest.mark.slow) for name in names]
+
+
+@pytest.mark.parametrize(
+    "name", mostly_slow(CIFAR, "NASNet", "DARTS_V1", "PDARTS", "DARTS_minus_cifar10_s0_0")
+)
 def test_published_size(name):
     sizes = []
     for classes in (10, 100):
@@ -67,11 +74,6 @@ def test_published_size(name):
     assert (*sizes, tensors) == CIFAR[name][:5]
     bare = unmade(EvaluationNetwork, GENOTYPES[name], auxiliary=False)
     assert all_parameters(bare) == CIFAR[name][0]
-
-
-def mostly_slow(names, *fast):
-    """To follow the shapes of a whole network takes a second: few do it every time."""
-    return [name if name in fast else pytest.param(name, marks=pytest.mark.slow) for name in names]
 
 
 @pytest.mark.parametrize("name", mostly_slow(CIFAR, "AmoebaNet", "DARTS_V2"))
@@ -88,7 +90,7 @@ def test_published_size_of_the_smaller_ones(name):
         assert size in (None, all_parameters(network))
 
 
-@pytest.mark.parametrize("name", IMAGENET)
+@pytest.mark.parametrize("name", mostly_slow(IMAGENET, "DARTS_V2", "PDARTS"))
 def test_published_size_on_imagenet(name):
     network = unmade(ImageNetNetwork, GENOTYPES[name])
     normed = unmade(ImageNetNetwork, GENOTYPES[name], auxiliary_norm=True)

@@ -8,6 +8,7 @@ import statistics
 import pytest
 import torch
 from compare import exact, kills
+from grids import thinned
 from nas.reference import supernet_rounding
 from nas.space_cases import SMALL, TINY, few, twins
 from torch import nn
@@ -19,14 +20,9 @@ FORWARD, BACKWARD, TWICE = (supernet_rounding(passes, 4, 3, 192) for passes in (
 """A derivative takes the pass forward and goes back; the next one goes through both."""
 
 
-@pytest.fixture(params=["dense", "separable"])
-def _convolutions(request, monkeypatch):
-    monkeypatch.setattr(edge_convolutions, "DENSE_CHANNELS", 1000 * (request.param == "dense"))
-
-
-@pytest.mark.usefixtures("_convolutions")
-@pytest.mark.parametrize("name", TINY)
-def test_equals_the_per_edge_definition(name):
+@pytest.mark.parametrize(("name", "kernels"), thinned(2, TINY, ["dense", "separable"]))
+def test_equals_the_per_edge_definition(name, kernels, monkeypatch):
+    monkeypatch.setattr(edge_convolutions, "DENSE_CHANNELS", 1000 * (kernels == "dense"))
     fast, naive, pairs, a, x = twins(TINY[name])
     naive.beta = 0.4
     if fast.scheduled is not None:
