@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from .._errors import GraphError
 from .._graph.graph import Graph
@@ -36,9 +37,11 @@ class _Watch(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         del types
         kwargs = kwargs or {}
-        for argument in (*args, *kwargs.values()):  # a tensor, or a list of them, or no tensor
-            for x in argument if isinstance(argument, list | tuple) else (argument,):
-                if id(x) in self.watched:
+        for argument in (*args, *kwargs.values()):
+            # hardly any argument is a container, and to walk through one takes longest
+            held = isinstance(argument, list | tuple | dict)
+            for x in tree_leaves(argument) if held else [argument]:
+                if isinstance(x, Tensor) and id(x) in self.watched:
                     self.touched.add(self.watched[id(x)])
         return func(*args, **kwargs)
 

@@ -61,20 +61,20 @@ def multiply_adds(network, weights):
     for module in network.modules():
         if isinstance(module, (nn.Conv2d, nn.Linear)):
             module.register_forward_hook(count)
-    with torch.no_grad(), torch.device("meta"):
+    with torch.no_grad():
         network(torch.zeros(1, 3, 32, 32), weights)
     return sum(counts)
 
 
 def uniform():
     """Mixtures of every space; nothing is computed with them."""
-    rows, edges = torch.ones(14, 8, device="meta"), torch.ones(14, device="meta")
+    rows, edges = torch.ones(14, 8), torch.ones(14)
     return SimpleNamespace(normal=rows, reduce=rows, normal_edges=edges, reduce_edges=edges)
 
 
 @pytest.mark.parametrize(("settings", "classes", "parameters", "tensors", "macs"), PUBLISHED)
 def test_published_sizes(settings, classes, parameters, tensors, macs):
-    with torch.device("meta"):  # shapes alone
+    with torch.device("meta" if macs is None else "cpu"):  # shapes alone, or what can be called
         network = PerEdgeSupernet(classes=classes, **settings).eval()
     sizes = [p.numel() for p in network.parameters()]
     assert (sum(sizes), len(sizes)) == (parameters, tensors)

@@ -92,10 +92,10 @@ def test_a_meta_step_uses_one_task_in_each_slot(monkeypatch, steps):
 def test_meta_training_finds_a_start_from_which_new_tasks_are_learned():
     theta = example.make_net()
     engine, _ = example.build(theta, tasks=4, inner_lr=0.02)
-    engine.run(steps=200, progress=False)
-    found = example.adapted_losses(theta, 0.02, 5, tasks=20)[5]
-    joint = example.pretrain(example.make_net(), 200, 4)
+    engine.run(steps=300, progress=False)
+    found = example.adapted_losses(theta, 0.02, 5, tasks=50)[5]
+    joint = example.pretrain(example.make_net(), 300, 4)
     others = [
-        example.adapted_losses(net, 0.02, 5, tasks=20)[5] for net in (joint, example.make_net())
+        example.adapted_losses(net, 0.02, 5, tasks=50)[5] for net in (joint, example.make_net())
     ]
-    assert found < 0.85 * min(others)
+    assert found < 0.75 * min(others)
