@@ -86,7 +86,10 @@ def test_channels_last_changes_kernels() -> None:
     assert strides == {"--channels-last": (27, 1, 9, 3), "--no-channels-last": (27, 9, 3, 1)}
 
 
-@pytest.mark.parametrize("example", EXAMPLES)
+@pytest.mark.parametrize(
+    "example",
+    ["lfm_cw_darts", *(pytest.param(x, marks=pytest.mark.slow) for x in ("darts", "sgl_darts"))],
+)
 def test_a_search_in_bfloat16(example: str, tmp_path: Path) -> None:
     s = settings.parse(None, [*TINY, *SHORT, "--bf16", "--run-folder", str(tmp_path / "run")])
     (first, *_) = pipeline.run(example, EXAMPLES[example].scheme, s)

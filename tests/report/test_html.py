@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-import subprocess
+import runpy
 import sys
 from html.parser import HTMLParser
 from pathlib import Path
@@ -69,8 +69,13 @@ def headings(checker: Checker, path: Path) -> list[str]:
     return re.findall(r"<h2>(.*?)</h2>", path.read_text(encoding="utf-8"))
 
 
-def test_a_full_run_shows_every_section(run: RunFolder) -> None:
-    path = write_report(run)
+@pytest.fixture(scope="module")
+def report(run: RunFolder) -> Path:
+    return write_report(run)
+
+
+def test_a_full_run_shows_every_section(report: Path) -> None:
+    path = report
     checker = check(path)
     assert len(headings(checker, path)) == 6
     for expected in ("LFM-CW", "DARTS", "1.67 ± 0.68", "logistic regression", "chance", "entropy"):
@@ -171,19 +176,21 @@ def test_time_of_a_step_is_read_from_either_kind_of_seconds(tmp_path: Path, elap
     assert run.seconds("search") == expected
 
 
-def test_the_same_run_gives_the_same_report(run: RunFolder) -> None:
-    assert write_report(run).read_bytes() == write_report(run).read_bytes()
+def test_the_same_run_gives_the_same_report(run: RunFolder, report: Path) -> None:
+    first = report.read_bytes()
+    assert write_report(run).read_bytes() == first
 
 
 def test_the_command_line_writes_it_and_explains_a_wrong_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = RunFolder.create(tmp_path / "run", {})
-    command = [sys.executable, "-m", "mlopt.report"]
-    root = Path(__file__).resolve().parents[2]
-    good = subprocess.run([*command, folder.root], capture_output=True, text=True, cwd=root)
-    assert good.returncode == 0, good.stderr
-    assert Path(good.stdout.strip()) == folder.root / "report.html"
+    monkeypatch.setattr(sys, "argv", ["mlopt.report", str(folder.root)])
+    monkeypatch.delitem(sys.modules, "mlopt.report.__main__")  # runpy warns of what is imported
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_module("mlopt.report", run_name="__main__")
+    assert not ended.value.code
+    assert Path(capsys.readouterr().out.strip()) == folder.root / "report.html"
     monkeypatch.setattr(sys, "argv", ["mlopt.report", str(tmp_path)])
     assert main() == 2
     assert "not the folder of a run" in capsys.readouterr().err

@@ -5,13 +5,17 @@ from __future__ import annotations
 import pytest
 import torch
 from compare import exact, near, rounding
+from grids import thinned
 
 from examples.gallery.duopoly import PLAYS, Market, best_tax, build, equilibrium, solve
 
 LR = 0.2
 
 
-@pytest.fixture(params=[Market(), Market(a=8.0, b=0.8, c=(2.0, 1.0), d=1.0, e=(1.0, 0.3))])
+MARKETS = [Market(), Market(a=8.0, b=0.8, c=(2.0, 1.0), d=1.0, e=(1.0, 0.3))]
+
+
+@pytest.fixture(params=MARKETS)
 def m(request):
     return request.param
 
@@ -45,7 +49,7 @@ def test_the_closed_form_is_an_equilibrium_and_the_best(m):
         assert m.welfare(*(u - other * v)) < best
 
 
-@pytest.mark.parametrize("name", PLAYS)
+@pytest.mark.parametrize(("m", "name"), thinned(2, MARKETS, PLAYS), indirect=["m"])
 def test_the_regulator_finds_what_it_sees(m, name):
     """The tax where the welfare does not change along the answer that this play shows."""
     tax, q = best_tax(m, answer(m, name))

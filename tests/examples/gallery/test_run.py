@@ -6,7 +6,7 @@ from functools import partial
 import pytest
 
 SMALL = {
-    "three_levels": ["--size", "3"],
+    "three_levels": ["--size", "2"],
     "duopoly": ["--steps", "2"],
     "logistic_hpo": ["--steps", "1"],
     "hyper_cleaning": ["--steps", "1"],

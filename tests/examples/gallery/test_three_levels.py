@@ -9,7 +9,7 @@ import mlopt
 from examples.gallery.three_levels import Constants, build, closed_form, hypergradient
 
 
-@pytest.fixture(params=[0, 1])
+@pytest.fixture(params=[0, pytest.param(1, marks=pytest.mark.slow)])
 def k(request):
     return Constants.draw(4, request.param)
 
