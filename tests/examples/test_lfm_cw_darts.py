@@ -1,6 +1,7 @@
 """LFM-CW, end to end and small, and what it refuses before any training."""
 
 import json
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -24,7 +25,7 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
             "--product", "exact", "--discriminator", "own", "--pretrain", "1",
             "--class-loss-normalization", "mean",
         ),
-        # the matrix of examples has these every day
+        # the matrix of examples has the first order every day, SGL's runs have the central product
         pytest.param(("--order", "first"), marks=pytest.mark.slow),
         pytest.param(("--product", "central"), marks=pytest.mark.slow),
     ],
@@ -97,6 +98,14 @@ def test_bad_input_ends_with_one_line(arguments, message, tmp_path, monkeypatch)
     assert not (tmp_path / "runs").exists()
 
 
+def test_the_program_ends_with_one_line(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["lfm_cw_darts.py", "--epochs", "0"])
+    with pytest.raises(SystemExit, match="^error: .*epochs = 0 is too small"):
+        runpy.run_path(str(EXAMPLES / "lfm_cw_darts.py"), run_name="__main__")
+
+
+@pytest.mark.slow
 def test_a_process_ends_with_one_line(tmp_path):
     done = subprocess.run(
         [sys.executable, EXAMPLES / "lfm_cw_darts.py", "--epochs", "0"],

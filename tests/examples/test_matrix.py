@@ -1,8 +1,9 @@
-"""Every scheme in every search space, through the public examples: search, derive, retrain, test.
+"""Schemes in search spaces, through the public examples: search, derive, retrain, test.
 
-The smallest runs, of one epoch for each stage, are for every day; the quick presets, whose tables
-of results lie in `benchmarks/results`, are slow. They are cells of the table `matrix` of
-examples/experiments.py: with --runs, finished ones are not run again.
+The smallest runs are for every day, with each scheme and each space in one of them at least; their
+other pairs are slow, and so are the quick presets, whose tables of results lie in
+`benchmarks/results`. Those are cells of the table `matrix` of examples/experiments.py: with --runs,
+finished ones are not run again.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import json
 from pathlib import Path
 
 import pytest
+from grids import thinned
 
 import darts
 import experiments
@@ -61,8 +63,7 @@ def check(example: str, folder: Path, space: str, rows: list[dict[str, float]]) 
     assert stages == sorted(stages)
 
 
-@pytest.mark.parametrize("space", SPACES)
-@pytest.mark.parametrize("example", SCHEMES)
+@pytest.mark.parametrize(("example", "space"), thinned(3, SCHEMES, SPACES))
 def test_tiny(example: str, space: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """All but the report, whose charts take most of such a run's time; other tests have it."""
     monkeypatch.setattr(runs, "write_report", str)
