@@ -161,6 +161,7 @@ def test_asked_twice_gives_the_same_bits(name, problem, options):
     assert torch.equal(call(), call())
 
 
+@pytest.mark.slow  # test_gives_what_its_formula_gives holds the law on the smooth problem
 def test_exact_on_the_network():
     problem = problems.network(0, samples=12)
     options = Options(iterations=6, step_size=1 / problem.curvature()[1])

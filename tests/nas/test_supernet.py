@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from compare import exact
+from grids import thinned
 from nas.reference import NaiveSupernet, paired_parameters, supernet_rounding
 from torch.nn.functional import cross_entropy
 
@@ -25,13 +26,16 @@ FORWARD, BACKWARD, TWICE = (supernet_rounding(passes, 3, 4, 192) for passes in (
     ],
 )
 def test_published_size(channels, layers, classes, parameters, tensors):
-    network = Supernet(channels, layers, classes)
+    with torch.device("meta"):  # shapes alone
+        network = Supernet(channels, layers, classes)
     sizes = [p.numel() for p in network.parameters()]
     assert (sum(sizes), len(sizes)) == (parameters, tensors)
 
 
 def test_size_of_each_cell():
-    sizes = [sum(p.numel() for p in cell.parameters()) for cell in Supernet().cells]
+    with torch.device("meta"):
+        cells = Supernet().cells
+    sizes = [sum(p.numel() for p in cell.parameters()) for cell in cells]
     assert sizes == [45_888, 46_144, 144_000, 137_856, 139_904, 484_608, 460_032, 468_224]
 
 
@@ -53,14 +57,14 @@ def twins(nodes, channels=2, in_channels=1):
     return fast, naive, pairs, a, x, torch.tensor([1, 7, 0])
 
 
-@pytest.fixture(params=["dense", "separable"])
-def _convolutions(request, monkeypatch):
-    monkeypatch.setattr(edge_convolutions, "DENSE_CHANNELS", 1000 * (request.param == "dense"))
+KERNELS = ["dense", "separable"]
+# Four nodes are slow: tests/nas/test_nas_oracles.py compares them with published numbers.
+FOUR = [pytest.param(4, kernels, marks=pytest.mark.slow) for kernels in KERNELS]
 
 
-@pytest.mark.usefixtures("_convolutions")
-@pytest.mark.parametrize("nodes", [1, 2, 3, 4])
-def test_equals_the_per_edge_definition(nodes):
+@pytest.mark.parametrize(("nodes", "kernels"), thinned(2, [1, 2, 3], KERNELS) + FOUR)
+def test_equals_the_per_edge_definition(nodes, kernels, monkeypatch):
+    monkeypatch.setattr(edge_convolutions, "DENSE_CHANNELS", 1000 * (kernels == "dense"))
     fast, naive, pairs, a, x, _ = twins(nodes)
     with torch.no_grad():
         for _ in range(2):  # move the running statistics
@@ -79,9 +83,9 @@ def test_equals_the_per_edge_definition(nodes):
         exact(got, want, BACKWARD)
 
 
-@pytest.mark.usefixtures("_convolutions")
-@pytest.mark.parametrize("training", [True, False])
-def test_second_derivatives_equal_the_definitions(training):
+@pytest.mark.parametrize(("training", "kernels"), thinned(2, [True, False], KERNELS))
+def test_second_derivatives_equal_the_definitions(training, kernels, monkeypatch):
+    monkeypatch.setattr(edge_convolutions, "DENSE_CHANNELS", 1000 * (kernels == "dense"))
     fast, naive, pairs, a, x, y = twins(nodes=2)
     products = []
     directions = [torch.randn_like(p) for p, _ in pairs]
