@@ -235,11 +235,11 @@ def test_what_is_refused() -> None:
 
 
 def test_digits_become_recognisable_and_differ() -> None:
-    """150 steps, 2 s: a classifier of real digits recognises the class that was asked for."""
+    """150 steps: a classifier of real digits recognises the class that was asked for."""
     torch.manual_seed(0)
     data = load("digits")
     n = data.normalization
-    batches = loader(search_split(data)[0], 64)
+    batches = loader(search_split(data)[0], 32)
     generator = DCGANGenerator(8, 1, 10, z=32, width=32)
     discriminator = DCGANDiscriminator(8, 1, 10, width=32)
     real = [(n.to_generator(x), y) for x, y in batches]
