@@ -69,7 +69,7 @@ ETA = 0.025
 
 @pytest.fixture
 def stepped(point):
-    """What puts the weights beside their step, the validation loss there and its gradients."""
+    """Loss and gradients behind a step of the weights, which are put back, and differences there."""
     _, weights, _, alphas, train, valid = point
     decay = 3e-4
     start = [w.detach().clone() for w in weights]
@@ -85,6 +85,7 @@ def stepped(point):
     direct_and_v = torch.autograd.grad(loss, alphas + weights)
     direct, v = direct_and_v[:2], direct_and_v[2:]
     size = torch.cat([d.flatten() for d in v]).norm().item()
+    put(v, 0)
 
     def central(radius):
         sides = []
