@@ -69,7 +69,7 @@ ETA = 0.025
 
 @pytest.fixture
 def stepped(point):
-    """Loss and gradients behind a step of the weights, which are put back, and differences there."""
+    """Loss and gradients behind a step of the weights, which are put back; differences there."""
     _, weights, _, alphas, train, valid = point
     decay = 3e-4
     start = [w.detach().clone() for w in weights]
