@@ -151,13 +151,14 @@ def _check_objective(
     if may_be_indirect and loss.requires_grad:
         return
     leaves = [t for v in node.over for t in values[v].values() if t.requires_grad]
-    grads = (
-        torch.autograd.grad(loss, leaves, allow_unused=True)
-        if loss.requires_grad and leaves
-        else ()
-    )
-    if all(g is None for g in grads):
+    # The last ones first: of a network they are next to its loss, and one that counts is enough.
+    if not (loss.requires_grad and any(_depends(loss, leaf) for leaf in reversed(leaves))):
         raise GraphError(
             f"{node.name}: its value does not depend on {', '.join(v.name for v in node.over)}, "
             "which it is minimised over. Is something detached, or under no_grad?"
         )
+
+
+def _depends(loss: Tensor, leaf: Tensor) -> bool:
+    (gradient,) = torch.autograd.grad(loss, leaf, allow_unused=True, retain_graph=True)
+    return gradient is not None

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from mlopt._errors import SettingsError
 from mlopt.data.images import ImageData
@@ -35,14 +37,12 @@ def load_digits(root: Path | None = None) -> ImageData:
     """
     del root
     try:
-        from sklearn import datasets
+        import sklearn as _
     except ImportError as error:
         raise SettingsError(
             "digits: scikit-learn is missing; install it with: pip install scikit-learn."
         ) from error
-    pixels, digits = datasets.load_digits(return_X_y=True)
-    images = torch.from_numpy(pixels).to(torch.uint8).view(-1, 1, 8, 8)
-    labels = torch.from_numpy(digits).to(torch.int64)
+    images, labels = _read()
     test = torch.zeros(len(labels), dtype=torch.bool)
     for digit in range(10):
         test[(labels == digit).nonzero().squeeze(1)[3::4]] = True
@@ -57,3 +57,13 @@ def load_digits(root: Path | None = None) -> ImageData:
         std=STD,
         pixel_max=16.0,
     )
+
+
+@cache  # scikit-learn parses a text file each time
+def _read() -> tuple[Tensor, Tensor]:
+    """All images and labels. Whoever asks gets copies of their rows."""
+    from sklearn import datasets
+
+    pixels, digits = datasets.load_digits(return_X_y=True)
+    images = torch.from_numpy(pixels).to(torch.uint8).view(-1, 1, 8, 8)
+    return images, torch.from_numpy(digits).to(torch.int64)

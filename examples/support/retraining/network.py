@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from functools import cache
+from typing import Any
+
 import torch
 
 from mlopt.data import ImageData
@@ -19,16 +22,8 @@ from ..settings import Settings
 
 def build(genotype: Genotype, data: ImageData, s: Settings) -> EvaluationNetwork | ImageNetNetwork:
     """The network of a genotype for these images, as the settings want it."""
-    large = s.eval_form == "imagenet" or (s.eval_form == "auto" and data.name == "imagenet")
-    kind = ImageNetNetwork if large else EvaluationNetwork
-    return kind(
-        genotype,
-        s.eval_channels,
-        s.eval_cells,
-        data.classes,
-        data.channels,
-        auxiliary=s.auxiliary > 0,
-    )
+    kind, *arguments, auxiliary = _form(genotype, data, s)
+    return kind(*arguments, auxiliary=auxiliary)
 
 
 def size(genotype: Genotype, data: ImageData, s: Settings) -> Row:
@@ -37,8 +32,23 @@ def size(genotype: Genotype, data: ImageData, s: Settings) -> Row:
     Raises:
         SettingsError: the images do not suit the network.
     """
-    shape = (data.channels, data.image_size, data.image_size)
+    return dict(_size(_form(genotype, data, s), data.image_size))
+
+
+def _form(genotype: Genotype, data: ImageData, s: Settings) -> tuple[Any, ...]:
+    """The kind of network and its arguments, of which the last one is `auxiliary`."""
+    large = s.eval_form == "imagenet" or (s.eval_form == "auto" and data.name == "imagenet")
+    kind = ImageNetNetwork if large else EvaluationNetwork
+    sizes = s.eval_channels, s.eval_cells, data.classes, data.channels
+    return kind, genotype, *sizes, s.auxiliary > 0
+
+
+@cache  # a run asks before it starts and when it is done
+def _size(form: tuple[Any, ...], image_size: int) -> Row:
+    kind, *arguments, auxiliary = form
+    *_, channels = arguments
+    shape = channels, image_size, image_size
     with torch.device("meta"):  # shapes alone
-        network = build(genotype, data, s)
+        network = kind(*arguments, auxiliary=auxiliary)
         network(torch.empty(2, *shape))
     return {"parameters": count_parameters(network), "multiply_adds": multiply_adds(network, shape)}

@@ -13,6 +13,7 @@ space, or one example, and are read in this order, the later over the earlier on
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -56,16 +57,23 @@ def read_preset(
         raise SettingsError(
             f"--preset {name}: there is no such preset; give one of {', '.join(known)}."
         )
-    where = f"configs/{name}.toml"
-    content = read_toml(CONFIGS / f"{name}.toml", where)
-    top = checked({k: v for k, v in content.items() if not isinstance(v, dict)}, where)
-    tables = _tables({k: v for k, v in content.items() if isinstance(v, dict)}, where)
+    values, tables = _read(CONFIGS / f"{name}.toml")
+    top = dict(values)
     dataset = dataset or top.get("dataset", Settings.dataset)
     space = space or top.get("space", Settings.space)
     chosen = (f"datasets.{dataset}", f"spaces.{space}", f"spaces.{space}.{dataset}", example)
     for table in chosen:
         top |= tables.get(table or "", {})
     return top | {"dataset": dataset, "space": space}
+
+
+@cache  # every cell of a table of experiments starts from a preset
+def _read(path: Path) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
+    """What a preset sets for every run, and all of its tables."""
+    where = f"configs/{path.name}"
+    content = read_toml(path, where)
+    top = checked({k: v for k, v in content.items() if not isinstance(v, dict)}, where)
+    return top, _tables({k: v for k, v in content.items() if isinstance(v, dict)}, where)
 
 
 def _tables(content: dict[str, Any], where: str) -> dict[str, dict[str, Any]]:
