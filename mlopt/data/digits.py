@@ -37,7 +37,7 @@ def load_digits(root: Path | None = None) -> ImageData:
     """
     del root
     try:
-        import sklearn as _
+        import sklearn  # noqa: F401  asked for here, used below
     except ImportError as error:
         raise SettingsError(
             "digits: scikit-learn is missing; install it with: pip install scikit-learn."
