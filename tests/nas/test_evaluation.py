@@ -81,7 +81,7 @@ def test_published_size_with_more_classes_and_without_the_head(name):
 @pytest.mark.slow  # the example of multiply_adds is one of them
 @pytest.mark.parametrize("name", CIFAR)
 def test_published_multiply_adds(name):
-    bare = unmade(EvaluationNetwork, GENOTYPES[name], auxiliary=False)
+    bare = EvaluationNetwork(GENOTYPES[name], auxiliary=False)
     assert multiply_adds(bare, (3, 32, 32)) == CIFAR[name][5]
     assert bare.training
 
@@ -108,7 +108,7 @@ def test_published_size_on_imagenet_with_other_heads(name):
 
 @pytest.mark.parametrize("name", mostly_slow(IMAGENET, "PC_DARTS_image"))
 def test_published_multiply_adds_on_imagenet(name):
-    network = unmade(ImageNetNetwork, GENOTYPES[name])
+    network = ImageNetNetwork(GENOTYPES[name])
     assert multiply_adds(network, (3, 224, 224)) == IMAGENET[name][3]
 
 
@@ -129,6 +129,7 @@ def test_multiply_adds_by_hand():
     assert layers.training
     after = layers.state_dict().values()
     assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
+    assert multiply_adds(layers.to("meta"), (3, 12, 12)) == by_hand
 
 
 def test_stem_of_large_images():
