@@ -188,6 +188,11 @@ class Evaluator:
         slots = ((name, s[0]) for name, s in self.bindings[variable].parameters.items())
         return {name: p for name, (slot, key) in slots if (p := slot[key]) is not None}
 
+    def constants(self, variable: Variable) -> dict[str, Tensor]:
+        """The standing values of a variable's trained parameters, without gradient."""
+        found = self.parameters(variable).items()
+        return {name: p.detach() for name, p in found if p.requires_grad}
+
     def size(self, variable: Variable) -> int:
         """How many parameters a variable has."""
         return len(self.bindings[variable].parameters) if variable in self.bindings else 1

@@ -257,11 +257,7 @@ class Ascent:
     def _constant(self, variable: Variable) -> Values:
         """The standing value without gradient: nothing is stored for unasked derivatives."""
         if variable not in self._constants:
-            self._constants[variable] = {
-                name: p.detach()
-                for name, p in self.evaluator.parameters(variable).items()
-                if p.requires_grad
-            }
+            self._constants[variable] = self.evaluator.constants(variable)
         return self._constants[variable]
 
 

@@ -130,11 +130,7 @@ class Evaluations:
     def constants(self, variable: Variable) -> Values:
         """A variable's standing value, without gradient."""
         if variable not in self._constants:
-            self._constants[variable] = {
-                name: p.detach()
-                for name, p in self.evaluator.parameters(variable).items()
-                if p.requires_grad
-            }
+            self._constants[variable] = self.evaluator.constants(variable)
         return self._constants[variable]
 
     def standing(self, problem: Problem) -> Tensors:

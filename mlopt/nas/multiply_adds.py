@@ -16,9 +16,9 @@ def multiply_adds(network: nn.Module, image_shape: Sequence[int]) -> int:
     """Return the multiply-adds of convolutions and linear layers for one image.
 
     They are those of one pass in evaluation mode, so without the auxiliary head. Normalisation,
-    activations and pooling are not counted; papers that count them give larger numbers. The pass is
-    made, of an image of zeros: a network on the device "meta" only follows shapes, which takes three
-    times as long as to compute on a CPU.
+    activations and pooling are not counted; papers that count them give larger numbers. The pass of
+    an image of zeros is made: to follow shapes alone, as a network on the device "meta" does, takes
+    longer.
 
     Args:
         network: called as `network(x)`; its mode is restored.
