@@ -48,6 +48,10 @@ class Mixture(NamedTuple):
     edges: Tensor | None = None
     scheduled: Tensor | None = None
 
+    def reweighted(self, weights: Tensor) -> Mixture:
+        """The same with other mixture weights; torch 2.6 does not compile `_replace`."""
+        return Mixture(weights, self.edges, self.scheduled)
+
 
 class MixedEdges(nn.Module):
     """Every edge from each of `sources` states to each of `targets` nodes, summed over the sources.

@@ -137,9 +137,7 @@ class _AuxiliaryEdges(MixedEdges):
         """Return the sums of the mixed edges and of the auxiliary skips."""
         beta = cast(Tensor, mixture.scheduled)
         if self.auxiliary is None:  # an identity more: it has the same place in the linear part
-            return super().forward(
-                x, mixture._replace(weights=mixture.weights + beta * self.is_skip)
-            )
+            return super().forward(x, mixture.reweighted(mixture.weights + beta * self.is_skip))
         nodes = super().forward(x, mixture)
         if isinstance(self.auxiliary, ReducingSkips):
             # A real copy: torch's batch_norm reads past an expanded scale in its backward pass.

@@ -282,7 +282,7 @@ class _DroppedSkips(MixedEdges):
         if self.stride == 2 or not self.training or not skips:
             return super().forward(x, mixture)
         weights = mixture.weights
-        nodes = super().forward(x, mixture._replace(weights=weights * self.others))
+        nodes = super().forward(x, mixture.reweighted(weights * self.others))
         keep = 1 - cast(Tensor, mixture.scheduled)
         states = x.unflatten(1, (self.sources, self.channels)).unbind(1)
         for edge in skips:

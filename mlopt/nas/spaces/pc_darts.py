@@ -108,11 +108,12 @@ class EdgeArchitecture(Architecture):
         def normalised(beta: Tensor) -> Tensor:
             return torch.cat([into_node.softmax(dim=0) for into_node in beta.split(incoming)])
 
-        normal, reduce = self.normal_edges, self.reduce_edges
-        return (
-            super()
-            .forward()
-            ._replace(normal_edges=normalised(normal), reduce_edges=normalised(reduce))
+        mixtures = super().forward()
+        return ArchitectureWeights(
+            mixtures.normal,
+            mixtures.reduce,
+            normal_edges=normalised(self.normal_edges),
+            reduce_edges=normalised(self.reduce_edges),
         )
 
 
