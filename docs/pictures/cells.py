@@ -1,7 +1,7 @@
 """Draws the cells of a genotype for the README: side by side, for light pages and for dark ones.
 
     make demo
-    python docs/pictures/cells.py runs/demo-digits-seed0
+    .venv/bin/python docs/pictures/cells.py runs/demo-digits-seed0
 
 The argument is what `mlopt.nas.load_genotype` takes: a run folder, a file or a published name. The
 pictures are `cells-light.svg` and `cells-dark.svg` beside this file, `cells.json` the genotype.
