@@ -119,7 +119,9 @@ def test_options_take_a_step(tmp_path: Path, more: tuple[str, ...]) -> None:
     assert world.engine.epoch == 0
 
 
-@pytest.mark.parametrize("generator_epochs", ["1", pytest.param("0", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "generator_epochs", ["1", pytest.param("0", marks=pytest.mark.slow)]
+)
 def test_discriminator_steps_do_not_shorten_an_epoch(tmp_path: Path, generator_epochs: str) -> None:
     """The further steps draw batches of their own: an epoch stays that of the training half."""
     world = World(tmp_path, "--d-steps", "3", "--generator-epochs", generator_epochs)

@@ -11,7 +11,9 @@ import sgl_darts
 from support import pipeline
 
 
-@pytest.mark.parametrize("example", [sgl_darts, pytest.param(lfm_cw_darts, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "example", [sgl_darts, pytest.param(lfm_cw_darts, marks=pytest.mark.slow)]
+)
 def test_a_scheme_beside_the_plain_search(tmp_path, monkeypatch, capsys, example):
     name = example.__name__
     monkeypatch.chdir(tmp_path)
