@@ -42,9 +42,7 @@ class Headroom:
 used = [Headroom()]
 
 
-def rounding(
-    operations: int, condition: float = 1.0, dtype: torch.dtype = torch.float64
-) -> float:
+def rounding(operations: int, condition: float = 1.0, dtype: torch.dtype = torch.float64) -> float:
     """The relative error that rounding may make: operations * epsilon * condition.
 
     Args:

@@ -201,7 +201,9 @@ class _Drawing:
                 {"lr": 0.2, "momentum": 0.7, "nesterov": True},
             ]
         )
-        return warmed(torch.optim.SGD(parameters, **options), self.rng.choice([0, 1, 2]))
+        past = self.rng.choice([0, 1, 2])
+        # without momentum nothing would stay of it
+        return warmed(torch.optim.SGD(parameters, **options), past if "momentum" in options else 0)
 
     def _objective(self, size: int) -> Any:
         """Convex in its own variable w; e and z are where it meets what it reads.

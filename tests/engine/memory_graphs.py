@@ -32,7 +32,7 @@ METHODS: dict[str, Any] = {
 STAGED: dict[str, Any] = {
     **METHODS,
     "zeroth order": mlopt.ZerothOrder(),
-    "neumann": Implicit(Neumann(3, scale=0.02), damping=1.0),
+    "neumann": Implicit(Neumann(3, scale=0.005), damping=10.0),
     "gauss-newton": Implicit(CG(3), curvature=mlopt.GaussNewton(), damping=1.0),
     "frozen": mlopt.Frozen(),
 }
@@ -43,10 +43,12 @@ def variable(name: str, *shape: int) -> mlopt.Variable:
 
 
 def network(name: str, norm: bool = True) -> mlopt.Variable:
-    """A network; nested levels take third derivatives, which torch's batch norm has not."""
+    """A neuron, as each further tensor costs in every derivative of every step.
+
+    Nested levels take third derivatives, which torch's batch norm has not.
+    """
     torch.manual_seed(0)
-    middle = nn.BatchNorm1d(4) if norm else nn.Identity()
-    layers = nn.Linear(3, 4), middle, nn.Tanh(), nn.Dropout(0.2), nn.Linear(4, 1)
+    layers = [nn.Linear(3, 1), *([nn.BatchNorm1d(1)] if norm else []), nn.Tanh(), nn.Dropout(0.2)]
     return mlopt.Variable(nn.Sequential(*layers).to(F64), name)
 
 

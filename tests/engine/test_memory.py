@@ -29,7 +29,6 @@ STATM = Path("/proc/self/statm")
 def _what_was_there() -> Iterator[None]:
     """Neither counted nor walked through; a first step imports most of it."""
     take(next(iter(ENGINES.values()))(), 1)
-    gc.collect()
     gc.freeze()
     yield
     gc.unfreeze()

@@ -57,8 +57,7 @@ def test_a_step_is_freed_without_the_garbage_collector(product, schedule):
     engine = bilevel(hypergrad=watched).engine(schedule=schedule)
     engine.step()  # which checks and measures
     watched.responses.clear()
-    gc.collect()
-    gc.freeze()  # what is there already need not be walked through again
+    gc.freeze()  # what is there already, garbage or not, need not be walked through
     gc.disable()
     try:
         for _ in range(3):

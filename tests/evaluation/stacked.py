@@ -143,7 +143,7 @@ def learners(
     return Learners(first, labels, [again(j) for j in group], last, nets, memories)
 
 
-#: Three steps of networks of 60 operations, with the derivative of a look-ahead.
+#: At most three steps of networks of 60 operations, with the derivative of a look-ahead.
 ROUNDING = rounding(3 * 4 * 60, condition=5)
 
 
@@ -168,7 +168,7 @@ def by_name(gradient: dict[mlopt.Variable, Any]) -> dict[str, Any]:
     return {v.name: tensors for v, tensors in gradient.items()}
 
 
-def run(stacked: bool, make: Callable[[], Learners], steps: int = 3, **options: Any) -> Any:
+def run(stacked: bool, make: Callable[[], Learners], steps: int = 2, **options: Any) -> Any:
     """Hypergradients before each step, the metrics, and all that a step changes.
 
     What a step changes has the gradients of all problems in it; some are asked for on their own.

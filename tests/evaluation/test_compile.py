@@ -24,8 +24,8 @@ from mlopt import OneStep  # noqa: E402
 pytestmark = pytest.mark.usefixtures("fresh_compiler")
 
 
-#: Central differences stand for the first three, `exact` for the last.
-SLOW = {"one_sided", "sama", "gauss_newton", "implicit_exact"}
+#: Central differences stand for the first four, `exact` for the last.
+SLOW = {"one_sided", "sama", "implicit_central", "gauss_newton", "implicit_exact"}
 
 
 @pytest.mark.parametrize(
@@ -105,10 +105,22 @@ def test_a_graph_break_is_counted_and_harmless() -> None:
 
 
 def test_functions_made_in_a_loop_do_not_use_up_one_another_s_limit() -> None:
-    for _ in range(5):  # of two variants each, where torch's limit is eight
-        graph = Graph(compile={"backend": "eager"})
-        run(graph, 2)
-        assert graph.engine.compiled.graphs == 4
+    for _ in range(5):  # of two variants, where torch's limit is eight
+        x, y = (nn.Parameter(torch.full((2,), v, dtype=F64)) for v in (0.5, -1.0))
+        X, Y = mlopt.Variable(x, "x"), mlopt.Variable(y, "y")
+
+        @mlopt.problem(over=X, given=[Y], optimizer=torch.optim.SGD([x], 0.1), hypergrad=CENTRAL)
+        def low(x, y):
+            return (x - y).square().sum()
+
+        @mlopt.problem(over=Y, given=[X], optimizer=torch.optim.SGD([y], 0.1))
+        def high(y, x):
+            return (x * y).sum()
+
+        engine = mlopt.Engine([low, high], compile={"backend": "eager"})
+        engine.step()
+        engine.step()
+        assert engine.compiled.nodes["low"].graphs == 2
 
 
 def test_off() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from functools import cache
 from typing import Any
 
 import pytest
@@ -272,6 +273,16 @@ def test_asking_changes_nothing(name: str) -> None:
         assert_same(state_of(engine), state_of(plain))
 
 
+@cache
+def third_step(name: str, schedule: type) -> tuple[Any, dict[str, Any]]:
+    """The metrics of a third step and the state after it, where nothing went wrong."""
+    gan = Gan("adam", leader=True)
+    engine = gan.engine(plays(gan)[name], schedule=schedule())
+    for _ in range(3):
+        metrics = engine.step()
+    return metrics, state_of(engine)
+
+
 @pytest.mark.parametrize("name", ["simultaneous", "alternating", "extragradient"])
 @pytest.mark.parametrize(
     ("who", "bad", "schedule"),
@@ -286,11 +297,10 @@ def test_a_bad_evaluation_of_a_player_commits_nothing(
     name: str, who: str, bad: str, schedule: Any
 ) -> None:
     """In the third step, in the player's first evaluation or its last; then all is well."""
-    gan, other = Gan("adam", leader=True), Gan("adam", leader=True)
+    gan = Gan("adam", leader=True)
     engine = gan.engine(plays(gan)[name], schedule=schedule)
-    plain = other.engine(plays(other)[name], schedule=schedule)
     for _ in range(2):
-        engine.step(), plain.step()
+        engine.step()
     player = getattr(gan, who)
     fn, calls = player.fn, list[int]()
     last = {"simultaneous": 1, "alternating": 3 if who == "critic" else 2, "extragradient": 2}
@@ -306,8 +316,9 @@ def test_a_bad_evaluation_of_a_player_commits_nothing(
         engine.step()
     assert_same(before, state_of(engine))
     player.fn = fn
-    assert_same(engine.step(), plain.step())
-    assert_same(state_of(engine), state_of(plain))
+    metrics, after = third_step(name, type(schedule))
+    assert_same(engine.step(), metrics)
+    assert_same(state_of(engine), after)
 
 
 def test_a_bad_leader_commits_no_player() -> None:

@@ -45,7 +45,7 @@ def test_simultaneous_players_step_from_where_they_stood(
 
 @pytest.mark.parametrize(
     ("turns", "optimizer", "leader"),
-    thinned(2, [(1, 1), (2, 1), (5, 1), (2, 3), (1, 2, 2)], OPTIMIZERS, [False, True]),
+    thinned(4, [(1, 1), (2, 1), (4, 1), (2, 3), (1, 2, 2)], OPTIMIZERS, [False, True]),
 )
 def test_alternating_players_take_turns_on_batches_of_their_own(
     turns: tuple[int, ...], optimizer: str, leader: bool

@@ -61,7 +61,7 @@ def classifier(method: Any, net: nn.Module | None = None, rounds: Any = None) ->
             "engine": mlopt.Engine([fit, score], schedule=schedule)}  # fmt: skip
 
 
-def solve(w: dict[str, Any], steps: int = 60) -> None:
+def solve(w: dict[str, Any], steps: int = 12) -> None:
     """The lower problem to its optimum, by dense Newton steps of the test's own."""
     names = [n for n, _ in w["W"].value.named_parameters()]
     shapes = [p.shape for p in w["W"].parameters()]
@@ -91,7 +91,10 @@ def solve(w: dict[str, Any], steps: int = 60) -> None:
 
 
 def resolved(w: dict[str, Any]) -> torch.Tensor:
-    """The hypergradient by central differences of the re-solved problem."""
+    """The hypergradient by central differences of the re-solved problem.
+
+    Newton's steps start 1e-5 away from the optimum: the first leaves 1e-10, and the second nothing.
+    """
     r = w["R"].value
     start, out, h = r.detach().clone(), torch.zeros_like(r), 1e-5
     for i in range(r.numel()):
@@ -100,12 +103,12 @@ def resolved(w: dict[str, Any]) -> torch.Tensor:
             with torch.no_grad():
                 r.copy_(start)
                 r.view(-1)[i] += sign * h
-            solve(w, 8)
+            solve(w, 3)
             values.append(w["score"].fn(r.detach(), w["W"].value).item())
         out.view(-1)[i] = (values[0] - values[1]) / (2 * h)
     with torch.no_grad():
         r.copy_(start)
-    solve(w, 8)
+    solve(w, 3)
     return out
 
 
@@ -191,7 +194,7 @@ def test_gauss_newton_asks_for_marks() -> None:
 
 
 def test_until_it_is_solved() -> None:
-    tol = 1e-8
+    tol = 1e-6
     w = classifier(Implicit(CG(60, 1e-12)), rounds=Until(tol, most=5000))
     metrics = w["engine"].step()
     assert metrics["fit/gradient_norm"] <= tol

@@ -119,7 +119,7 @@ class Run:
     def __init__(self, made: Build, past: int, device: torch.device, eps: float | None = None):
         self.tensors = [
             nn.Parameter(tensor(device, 1, 3)),
-            nn.Parameter(tensor(device, 2, 2, 2)),
+            nn.Parameter(tensor(device, 2, 1, 2)),
             nn.Parameter(tensor(device, 3, 2)),
         ]
         self.parameters: dict[Any, Tensor] = dict(zip(KEYS, self.tensors, strict=True))

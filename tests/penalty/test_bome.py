@@ -84,11 +84,11 @@ def test_converges_to_the_bilevel_solution() -> None:
     case = Quadratic(lr=(0.3, 0.3))
     for p in (case.lower, case.upper):
         p.scheduler = mlopt.PerStep(LambdaLR(p.optimizer, lambda k: 1 / (1 + 0.1 * k)))
-    levels = bome_of(case, inner_steps=20)
+    levels = bome_of(case, inner_steps=10, inner_lr=0.6)
     assert (case.X.tensor - case.optimum()).norm() > 2
-    mlopt.Engine(levels.nodes).run(steps=400, progress=False)
+    mlopt.Engine(levels.nodes).run(steps=300, progress=False)
     x, y = case.X.tensor.detach(), case.Y.tensor.detach()
-    why = "400 steps whose rates fall to a fortieth: a twentieth of the distance may be left"
+    why = "300 steps whose rates fall to a thirtieth: a twentieth of the distance may be left"
     near(x, case.optimum(), 0.1, scale=1.0, why=why)
     near(y, case.solution(x), 0.1, scale=1.0, why=why)
     kills(case.t, case.solution(x), 0.1, scale=1.0)  # where F alone would go
@@ -173,7 +173,7 @@ def test_a_module_over_which_the_upper_level_is() -> None:
     def upper(layer, y):
         return case.F(s, y) + layer(s).square().sum()
 
-    levels = bome(lower=lower, upper=upper, inner_steps=50, inner_lr=0.4)
+    levels = bome(lower=lower, upper=upper, inner_steps=12, inner_lr=0.6)
     engine = mlopt.Engine(levels.nodes)
 
     def value() -> float:

@@ -17,13 +17,13 @@ import mlopt
 
 #: One update: a gradient of 50 operations forth and back, whose terms are ten times their sum.
 SOLUTION = rounding(2 * 50, condition=10)
+
+
 # Nothing at all comes to the hyperparameters unless the lower problem responds: a test below.
 def pairs(first: int) -> list[Any]:
     """One half of the table or the other in every run; the rows of few graphs always."""
     return [
-        pytest.param(
-            graph, row, id=f"{graph}-{row.name}", marks=() if row.graphs else cell.marks
-        )
+        pytest.param(graph, row, id=f"{graph}-{row.name}", marks=() if row.graphs else cell.marks)
         for cell in thinned(2, GRAPHS, METHODS, first=first)
         for graph, row in [cell.values]
         if (graph != "hyperparameter" or row.method().responds)

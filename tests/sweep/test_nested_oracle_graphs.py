@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
+from functools import cache
 from typing import Any
 
 import pytest
 import torch
 from compare import exact, near
-from nested_graphs import draw_nested
+from nested_graphs import Facts, draw_nested
 from nested_oracle import SETTLED, Fixed, Nested, Optimum, Steps, settle
 from optimizer_steps import numerical_derivative
 from oracles import sweep_rounding
@@ -34,6 +35,14 @@ def any_kind(rng: Any) -> Any:
     return rng.choice([Optimum(), Optimum(), Steps(1, lr=0.3), Steps(), Fixed()])
 
 
+@cache
+def settled(seed: int, kind_of: Any) -> tuple[list[Any], dict[Any, Any], Facts]:
+    """A graph where its optima are, which no oracle moves."""
+    drawn = draw_nested(seed, kind_of)
+    settle(*drawn[:2])
+    return drawn
+
+
 @pytest.mark.parametrize("kind_of", [any_optimum, any_steps, any_kind])
 @pytest.mark.parametrize(
     "seeds", [range(8), pytest.param(range(8, 150), marks=pytest.mark.slow)], ids=str
@@ -47,7 +56,7 @@ def test_random_graphs_by_finite_differences(kind_of: Any, seeds: range) -> None
             continue  # a stopped read hides from the gradient what finite differences see
         if facts.levels > 4 or facts.depth > 3 or (facts.levels > 3 and kind_of is any_kind):
             continue  # minutes
-        settle(nodes, kinds)
+        nodes, kinds, facts = settled(seed, kind_of)
         value, x = as_function(nodes, kinds)
         expected = numerical_derivative(value, x).flatten()
         why = "differences of radius 1e-5: 5,000 roundings of the value / radius"
@@ -140,8 +149,7 @@ def test_the_graphs_tell_right_from_wrong(seeds: range) -> None:
     """An error that nested levels invite shows in most graphs where it could, and only there."""
     count: Counter[str] = Counter()
     for seed in seeds:
-        nodes, kinds, facts = draw_nested(seed, any_optimum)
-        settle(nodes, kinds)
+        nodes, kinds, facts = settled(seed, any_optimum)
         right = hypergradient(nodes, kinds)
         unresponsive, shortsighted, linear = (
             error(hypergradient(nodes, kinds, wrong), right)
