@@ -7,6 +7,7 @@ import torch
 from compare import exact, rounding
 from image_files import write_imagenet
 from torch.utils._python_dispatch import TorchDispatchMode
+from torchvision.transforms import Compose, RandomInvert
 
 import mlopt
 from mlopt._errors import DataError, SettingsError
@@ -152,7 +153,9 @@ def part_and_options(request, colours, tmp_path):
         return data.train, {"augment": standard_augmentation("imagenet", 12)}
     augment = standard_augmentation("cifar10", 6)
     if request.param == "one by one":
-        return colours.train, {"augment": lambda image: augment(image) // 2, "finish": Cutout(2)}
+        # no function of this file: where workers are not forked, they are sent it
+        each = Compose([augment, RandomInvert(p=1)])
+        return colours.train, {"augment": each, "finish": Cutout(2)}
     return colours.train, {"augment": augment, "finish": Cutout(4)}
 
 
