@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 import torch
 from engine.memory_graphs import ENGINES, MORE
+from sweep.random_graphs import draw_graph
 
 import mlopt
 
@@ -84,6 +85,24 @@ def test_steps_leave_nothing_behind(name: str) -> None:
     engine, steps = ENGINES[name](), 30
     take(engine, 6)
     assert_flat(engine, steps)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("first", range(0, 110, 10))
+def test_steps_of_random_graphs_leave_nothing_behind(first: int) -> None:
+    """Staged and nested ones, of any method, two to five levels deep."""
+    flat = 0
+    for seed in range(first, first + 10):
+        engine = mlopt.Engine(draw_graph(seed, torch.device("cpu")))
+        for group in (g for p in engine.graph.problems for g in p.optimizer.param_groups):
+            group["lr"] *= 1e-3  # most would diverge within these steps
+        try:
+            take(engine, 3)
+            assert_flat(engine, 12)
+            flat += 1
+        except mlopt.NonFiniteError:
+            continue
+    assert flat >= 5
 
 
 def assert_flat(engine: mlopt.Engine, steps: int) -> None:
