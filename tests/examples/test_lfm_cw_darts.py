@@ -22,8 +22,14 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
     [
         (),
         (
-            "--product", "exact", "--discriminator", "own", "--pretrain", "1",
-            "--class-loss-normalization", "mean",
+            "--product",
+            "exact",
+            "--discriminator",
+            "own",
+            "--pretrain",
+            "1",
+            "--class-loss-normalization",
+            "mean",
         ),
         # the matrix of examples has the first order every day, SGL's runs have the central product
         pytest.param(("--order", "first"), marks=pytest.mark.slow),
@@ -33,6 +39,7 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 def test_lfm_cw_runs_whole(tmp_path, more, capsys, no_charts):
     if not more:
         no_charts.undo()
+        more = ("--cells", "3")  # cells of both kinds
     s = small(tmp_path, *more)
     rows = pipeline.run("lfm_cw_darts", lfm_cw_darts.scheme, s)
     folder = tmp_path / "run"

@@ -46,12 +46,12 @@ def test_one_penalty_is_where_the_grid_finds_it(data):
     best, best_loss, _ = min(points, key=lambda point: point[1])
     width = points[1][0] - points[0][0]
     assert points[0][0] < best < points[-1][0]
-    r, model = example.learn(data, torch.full((1,), -3.0).double(), 45)
-    assert abs(r.item() - best) < width
+    r, model = example.learn(data, torch.full((1,), -5.0).double(), 30)
+    assert abs(r.item() - best) < width < abs(-5.0 - best) / 1.5
     assert example.loss(model, data["valid"]).item() < best_loss + 1e-4
 
     # and thirty penalties reach what one cannot
-    _, model = example.learn(data, torch.full((30,), -2.0).double(), 30)
+    _, model = example.learn(data, torch.full((30,), -3.0).double(), 20)
     assert example.loss(model, data["valid"]).item() < 0.9 * best_loss
 
 
