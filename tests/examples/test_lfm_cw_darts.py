@@ -39,7 +39,6 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 def test_lfm_cw_runs_whole(tmp_path, more, capsys, no_charts):
     if not more:
         no_charts.undo()
-        more = ("--cells", "3")  # cells of both kinds
     s = small(tmp_path, *more)
     rows = pipeline.run("lfm_cw_darts", lfm_cw_darts.scheme, s)
     folder = tmp_path / "run"
