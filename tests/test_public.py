@@ -38,11 +38,35 @@ def test_public_names_are_listed_once(package: str) -> None:
     assert len(names) == len(set(names)), f"{package}.__all__ repeats a name"
 
 
-def test_importing_mlopt_does_not_import_the_optional_packages() -> None:
-    code = (
-        "import sys, mlopt; print([m for m in ('matplotlib', 'sklearn', 'torchvision', 'wandb',"
-        " 'betty') if m in sys.modules])"
-    )
+OPTIONAL = ("matplotlib", "sklearn", "torchvision", "wandb", "betty")
+
+
+def test_importing_mlopt_asks_for_no_optional_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Imported again: nothing of mlopt is kept, and whoever asks for such a package is noted."""
+    asked = []
+
+    class Noted:
+        def find_spec(self, name: str, path: object = None, target: object = None) -> None:
+            asked.append(name)
+
+    before = dict(sys.modules)
+    monkeypatch.setattr(sys, "meta_path", [Noted(), *sys.meta_path])
+    try:
+        for name in before:
+            if name.partition(".")[0] in ("mlopt", *OPTIONAL):
+                del sys.modules[name]
+        importlib.import_module("mlopt")
+    finally:
+        for name in set(sys.modules) - set(before):
+            del sys.modules[name]
+        sys.modules.update(before)
+    assert "mlopt._engine" in asked
+    assert not {name.partition(".")[0] for name in asked} & set(OPTIONAL)
+
+
+@pytest.mark.slow
+def test_a_process_that_imports_mlopt_has_no_optional_package() -> None:
+    code = f"import sys, mlopt; print([m for m in {OPTIONAL} if m in sys.modules])"
     found = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT.parent
     )

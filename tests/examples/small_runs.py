@@ -14,13 +14,13 @@ from support.settings import Settings
 
 #: A whole run: search, retraining, test.
 SMALL = [
-    "--channels", "2", "--nodes", "1", "--epochs", "1", "--generator-epochs", "1",
-    "--generator-width", "4", "--noise", "4", "--batch-size", "32", "--train-images", "96",
-    "--eval-channels", "4", "--eval-epochs", "1",
+    "--channels", "2", "--nodes", "1", "--cells", "1", "--epochs", "1", "--generator-epochs", "1",
+    "--generator-width", "4", "--noise", "4", "--batch-size", "20", "--train-images", "64",
+    "--eval-channels", "2", "--eval-cells", "1", "--eval-epochs", "1",
 ]  # fmt: skip
 #: A search of a few steps in first order.
 TINY = [
-    "--channels", "4", "--nodes", "1", "--cells", "2", "--epochs", "1", "--warmup", "0",
+    "--channels", "4", "--nodes", "1", "--cells", "1", "--epochs", "1", "--warmup", "0",
     "--generator-epochs", "0", "--generator-width", "2", "--noise", "4", "--batch-size", "32",
     "--train-images", "64", "--order", "first", "--eval-channels", "2", "--eval-cells", "1",
     "--eval-epochs", "1",

@@ -13,7 +13,7 @@ from support import pipeline
     ("order", "steps"), thinned(2, ["first", "second"], ["lower-first", "upper-first"])
 )
 def test_darts_runs_whole(tmp_path, order, steps):
-    s = small(tmp_path, "--order", order, "--steps", steps)
+    s = small(tmp_path, "--cells", "3", "--order", order, "--steps", steps)
     rows = pipeline.run("darts", darts.scheme, s)
     assert [row["name"] for row in rows] == ["DARTS", "logistic regression", "chance"]
     assert rows[0]["parameters"] > 0

@@ -22,7 +22,7 @@ from support.networks import prepared
 from support.retraining import build
 from support.search import Search, run_search
 
-SHORT = ["--cells", "1", "--epochs", "2", "--batch-size", "16"]
+SHORT = ["--epochs", "2", "--batch-size", "16"]
 EXAMPLES = {"darts": darts, "lfm_cw_darts": lfm_cw_darts, "sgl_darts": sgl_darts}
 
 

@@ -22,8 +22,14 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
     [
         (),
         (
-            "--product", "exact", "--discriminator", "own", "--pretrain", "1",
-            "--class-loss-normalization", "mean",
+            "--product",
+            "exact",
+            "--discriminator",
+            "own",
+            "--pretrain",
+            "1",
+            "--class-loss-normalization",
+            "mean",
         ),
         # the matrix of examples has the first order every day, SGL's runs have the central product
         pytest.param(("--order", "first"), marks=pytest.mark.slow),

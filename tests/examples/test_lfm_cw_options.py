@@ -24,7 +24,7 @@ from support.data import load_data, search_loaders
 from support.networks import Pixels
 from support.search import run_search
 
-SMALL = [*TINY, "--channels", "2", "--cells", "1", "--batch-size", "16"]
+SMALL = [*TINY, "--channels", "2", "--batch-size", "16"]
 #: A loss sums 64 pixels, 10 classes and as many as 30 images, some of them twice.
 LOSS = rounding(2 * (64 + 10 + 30), dtype=torch.float32)
 
@@ -119,9 +119,7 @@ def test_options_take_a_step(tmp_path: Path, more: tuple[str, ...]) -> None:
     assert world.engine.epoch == 0
 
 
-@pytest.mark.parametrize(
-    "generator_epochs", ["1", pytest.param("0", marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize("generator_epochs", ["1", pytest.param("0", marks=pytest.mark.slow)])
 def test_discriminator_steps_do_not_shorten_an_epoch(tmp_path: Path, generator_epochs: str) -> None:
     """The further steps draw batches of their own: an epoch stays that of the training half."""
     world = World(tmp_path, "--d-steps", "3", "--generator-epochs", generator_epochs)

@@ -32,7 +32,7 @@ SPACES = {
     "darts-minus": ("--space", "darts-minus"),
 }
 TINY = [
-    "--channels", "4", "--nodes", "1", "--cells", "2", "--epochs", "1", "--warmup", "0",
+    "--channels", "4", "--nodes", "1", "--cells", "1", "--epochs", "1", "--warmup", "0",
     "--generator-epochs", "0", "--generator-width", "2", "--noise", "4", "--batch-size", "24",
     "--train-images", "48", "--eval-channels", "2", "--eval-cells", "1", "--eval-epochs", "1",
 ]  # fmt: skip

@@ -90,8 +90,9 @@ def test_sgl_passes_are_counted_over_all_learners(tmp_path):
 def test_sgl_on_fashion_mnist(tmp_path):
     write_fashion(tmp_path, train=30, test=10)
     s = small_sgl(
-        tmp_path, "--dataset", "fashion-mnist", "--data-root", str(tmp_path), "--batch-size", "10"
-    )
+        tmp_path, "--dataset", "fashion-mnist", "--data-root", str(tmp_path), "--batch-size", "10",
+        "--order", "first",
+    )  # fmt: skip
     rows = pipeline.run("sgl_darts", sgl_darts.scheme, s)
     assert rows[0]["name"] == "SGL"
 

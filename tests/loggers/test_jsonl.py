@@ -94,6 +94,7 @@ TEXTS = st.text().filter(lambda text: text not in ("NaN", "Infinity", "-Infinity
     st.recursive(
         st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | TEXTS,
         lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+        max_leaves=20,
     )
 )
 def test_whatever_is_written_is_read_back(value: object) -> None:

@@ -24,7 +24,7 @@ def test_held_out_images_are_in_neither_half(tmp_path):
     assert sorted(together) == sorted(data.train_images.flatten(1).tolist())
     batch = next(iter(unlabeled))
     assert isinstance(batch, torch.Tensor)
-    assert len(batch) == len(next(iter(train))[0]) == 32
+    assert len(batch) == len(next(iter(train))[0]) == s.batch_size == 20
 
 
 @pytest.fixture
@@ -39,7 +39,7 @@ def test_cifar10_takes_the_images_of_cifar100(tmp_path, cifar):
     """They are read with CIFAR-10's mean and deviation; CIFAR-100's images are all sevens."""
     s = small_sgl(
         tmp_path, "--dataset", "cifar10", "--data-root", str(cifar), "--batch-size", "6",
-        "--retrain", "best",
+        "--retrain", "best", "--order", "first",
     )  # fmt: skip
     data = load_data(s)
     train, valid, unlabeled = search_loaders(data, s, unlabeled=True)

@@ -136,8 +136,8 @@ def test_new_tasks_begin_at_theta():
 @pytest.mark.filterwarnings("ignore::mlopt.ConvergenceWarning")
 def test_meta_training_finds_a_start_from_which_new_tasks_are_learned():
     options = {"lambda_": 2.0, "rounds": 20}
-    theta = example.meta_train(example.make_net(), 40, tasks=2, **options)
+    theta = example.meta_train(example.make_net(), 20, tasks=2, lr=0.02, **options)
     found, other = (
-        example.adapted_loss(net, **options, tasks=20)[1] for net in (theta, example.make_net())
+        example.adapted_loss(net, **options, tasks=10)[1] for net in (theta, example.make_net())
     )
     assert found < 0.5 * other

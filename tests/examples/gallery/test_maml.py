@@ -90,12 +90,14 @@ def test_a_meta_step_uses_one_task_in_each_slot(monkeypatch, steps):
 
 
 def test_meta_training_finds_a_start_from_which_new_tasks_are_learned():
+    """With one gradient step, which is what theta is trained for; seeds leave 0.2 to 0.66."""
+    options, inner_lr = {"tasks": 3, "lr": 5e-3}, 0.1
     theta = example.make_net()
-    engine, _ = example.build(theta, tasks=4, inner_lr=0.02)
-    engine.run(steps=300, progress=False)
-    found = example.adapted_losses(theta, 0.02, 5, tasks=50)[5]
-    joint = example.pretrain(example.make_net(), 300, 4)
-    others = [
-        example.adapted_losses(net, 0.02, 5, tasks=50)[5] for net in (joint, example.make_net())
-    ]
+    engine, _ = example.build(theta, inner_lr=inner_lr, **options)
+    engine.run(steps=100, progress=False)
+    joint = example.pretrain(example.make_net(), 100, **options)
+    found, *others = (
+        example.adapted_losses(net, inner_lr, 1, tasks=30)[1]
+        for net in (theta, joint, example.make_net())
+    )
     assert found < 0.75 * min(others)

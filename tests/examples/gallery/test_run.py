@@ -5,6 +5,8 @@ from functools import partial
 
 import pytest
 
+import mlopt
+
 SMALL = {
     "three_levels": ["--size", "2"],
     "duopoly": ["--steps", "2"],
@@ -29,6 +31,8 @@ def test_it_ends_with_a_table(name, monkeypatch, capsys):
     if name in FEWER:
         function, fewer = FEWER[name]
         monkeypatch.setattr(example, function, partial(getattr(example, function), **fewer))
+    if name == "three_levels":
+        monkeypatch.setitem(example.METHODS, "Unrolled(30)", mlopt.Unrolled(3))
     example.main()
     assert "----" in capsys.readouterr().out
 

@@ -11,13 +11,12 @@ import sgl_darts
 from support import pipeline
 
 
-@pytest.mark.parametrize(
-    "example", [sgl_darts, pytest.param(lfm_cw_darts, marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize("example", [sgl_darts, pytest.param(lfm_cw_darts, marks=pytest.mark.slow)])
 def test_a_scheme_beside_the_plain_search(tmp_path, monkeypatch, capsys, example):
     name = example.__name__
     monkeypatch.chdir(tmp_path)
     arguments = [*SMALL, "--run-folder", "both", "--beside-plain", "--learners", "2"]
+    arguments += ["--order", "first"]
     monkeypatch.setattr(sys, "argv", [f"{name}.py", *arguments, "--retrain", "all"])
     pipeline.main(name, example.scheme, example.__doc__)
     title = example.scheme.title

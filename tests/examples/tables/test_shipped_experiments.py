@@ -93,7 +93,7 @@ def test_the_quick_generators_draw_digits(row, tmp_path):
 # For real.
 
 TINY = {
-    "channels": 4, "nodes": 1, "cells": 2, "epochs": 1, "generator_epochs": 0, "noise": 4,
+    "channels": 4, "nodes": 1, "cells": 1, "epochs": 1, "generator_epochs": 0, "noise": 4,
     "generator_width": 2, "batch_size": 24, "train_images": 64, "eval_channels": 2,
     "eval_cells": 1, "eval_epochs": 1,
 }  # fmt: skip
