@@ -48,9 +48,7 @@ def followed(
     return nested | {p for p in staged if p not in sweeping}
 
 
-def _served(
-    graph: Graph, nested: Iterable[Problem], dormant: frozenset[Problem]
-) -> set[Node]:
+def _served(graph: Graph, nested: Iterable[Problem], dormant: frozenset[Problem]) -> set[Node]:
     """The problems that the evaluations of nested ones evaluate where they stand."""
     served: set[Node] = set()
     frames = [Frame(graph, dormant, p) for p in nested]

@@ -237,5 +237,3 @@ class Cut:
             tensor = tensor.view_as(tensor)
         self.arguments[key] = tensor
         return tensor
-
-

@@ -12,7 +12,7 @@ from support import settings
 from support.data import load_data, search_loaders
 from support.settings import Settings
 
-#: A whole run: search, retraining, test.
+#: A whole run: search, retraining, test. Its one cell reduces; three have a normal one, too.
 SMALL = [
     "--channels", "2", "--nodes", "1", "--cells", "1", "--epochs", "1", "--generator-epochs", "1",
     "--generator-width", "4", "--noise", "4", "--batch-size", "20", "--train-images", "64",

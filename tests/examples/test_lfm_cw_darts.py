@@ -30,7 +30,11 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
             "1",
             "--class-loss-normalization",
             "mean",
-        ),
+            "--cells",
+            "3",
+            "--eval-cells",
+            "3",
+        ),  # fmt: skip
         # the matrix of examples has the first order every day, SGL's runs have the central product
         pytest.param(("--order", "first"), marks=pytest.mark.slow),
         pytest.param(("--product", "central"), marks=pytest.mark.slow),

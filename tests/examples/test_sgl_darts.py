@@ -22,7 +22,23 @@ from support.search import run_search
     [
         pytest.param(2, ("--order", "first"), marks=pytest.mark.slow),
         (2, ("--product", "central", "--retrain", "all")),
-        (3, ("--order", "first", "--retrain", "all", "--pretrain", "1", "--warmup", "1")),
+        (
+            3,
+            (
+                "--order",
+                "first",
+                "--retrain",
+                "all",
+                "--pretrain",
+                "1",
+                "--warmup",
+                "1",
+                "--cells",
+                "3",
+                "--eval-cells",
+                "3",
+            ),  # fmt: skip
+        ),
         pytest.param(3, ("--product", "one-sided"), marks=pytest.mark.slow),
     ],
 )
