@@ -210,6 +210,7 @@ def test_recomputed_steps_give_the_stored_gradient():
     exact(again, stored, rounding(2 * 256, dtype=torch.float32))
 
 
+@pytest.mark.slow  # tests/hypergrad/test_unrolled_cost.py holds it
 def test_recomputing_needs_a_fraction_of_the_memory():
     """By the bytes that torch allocates, which are the same in every run."""
     calls = [unroll_memory.contestant(m, 16, "cpu") for m in unroll_memory.METHODS[:2]]

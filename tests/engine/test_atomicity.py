@@ -195,7 +195,7 @@ def test_nothing_is_committed(schedule, level, kind):
     assert_same(state_of(engine), healthy(schedule))
 
 
-@pytest.mark.parametrize(("schedule", "level", "call"), thinned(2, SCHEDULES, LEVELS, [0, 1]))
+@pytest.mark.parametrize(("schedule", "level", "call"), thinned(3, SCHEDULES, LEVELS, [0, 1]))
 def test_an_exception_in_an_objective(schedule, level, call):
     """At the first or second evaluation of a level, inside a difference among others."""
     fault, engine = engine_of(schedule)

@@ -39,6 +39,13 @@ def searched(folder: Path, *more: str) -> tuple[Search, list[float]]:
     return search, [line[key] for line in lines for key in ("validation/loss", "gap")]
 
 
+def test_the_option_makes_an_engine_that_compiles(tmp_path: Path) -> None:
+    for more, compiles in (((), False), (("--compile", "eager"), True)):
+        search, *_ = ready(tmp_path, darts, *SHORT, *more)
+        assert (search.engine.compiled is not None) == compiles
+
+
+@pytest.mark.slow  # tests/evaluation/test_compile.py compares compiled steps with plain ones
 @pytest.mark.filterwarnings("ignore")  # of the compiler
 def test_a_compiled_search_has_the_same_numbers(tmp_path: Path) -> None:
     """Also of passes: each graph is compiled once, and later calls of it are counted, too."""

@@ -56,7 +56,7 @@ def test_the_example(discriminator: str, tmp_path: Path) -> None:
     s = settings.parse(
         None,
         [
-            "--channels", "2", "--nodes", "1", "--cells", "2", "--epochs", "1",
+            "--channels", "2", "--nodes", "1", "--cells", "1", "--epochs", "1",
             "--generator-epochs", "0", "--generator-width", "4", "--noise", "4", "--batch-size",
             "16", "--train-images", "64", "--discriminator", discriminator, "--run-folder",
             str(tmp_path / "run"),

@@ -47,7 +47,7 @@ def test_fifty_steps_are_torchs_own(name: str, past: int, device: torch.device) 
     assert run.fingerprint() == before
 
 
-@pytest.mark.parametrize(("name", "past"), thinned(2, BUILDS, PASTS, first=1))
+@pytest.mark.parametrize(("name", "past"), thinned(3, BUILDS, PASTS, first=1))
 def test_write_lets_the_real_optimizer_continue(name: str, past: int, device: torch.device) -> None:
     run, r = Run(BUILDS[name], past, device), scalar(device)
     twin, begun = run.twin(), run.rule.begin(run.optimizer, run.parameters)
@@ -126,7 +126,7 @@ def step_function(run: Run, fresh: bool) -> tuple[Callable[..., Any], list[Tenso
     return steps, [t.clone().requires_grad_() for t in inputs]
 
 
-@pytest.mark.parametrize(("name", "past"), thinned(2, BUILDS, PASTS, first=1))
+@pytest.mark.parametrize(("name", "past"), thinned(3, BUILDS, PASTS, first=1))
 def test_first_and_second_derivatives_by_value_gradient_and_state(
     name: str, past: int, device: torch.device
 ) -> None:

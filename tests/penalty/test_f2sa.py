@@ -54,7 +54,11 @@ def test_bias_to_the_hypergradient_falls_as_one_over_the_weight() -> None:
     assert 9.5 < errors[1] / errors[2] < 10.5
 
 
-@pytest.mark.parametrize("schedule", [mlopt.Sequential(), mlopt.Simultaneous()], ids=repr)
+@pytest.mark.parametrize(
+    "schedule",
+    [pytest.param(mlopt.Sequential(), marks=pytest.mark.slow), mlopt.Simultaneous()],
+    ids=repr,
+)
 def test_converges_to_the_bilevel_solution_within_the_bias(schedule) -> None:
     w = 100.0
     case = Quadratic(lr=(0.4, 0.06))
@@ -100,6 +104,7 @@ def test_weight_grows_once_a_step_and_is_logged() -> None:
         exact(engine.signals["weight"].item(), 2.0 * (1 + 0.5 * k) ** 0.5, rounding(5))
 
 
+@pytest.mark.slow  # in every run the bias falls as one over the weight, and the weight grows
 def test_growing_weight_removes_the_bias() -> None:
     case = Quadratic(lr=(0.4, 0.06))
     levels = f2sa(lower=case.lower, upper=case.upper, weight=Growing(10.0, 0.1))

@@ -62,10 +62,10 @@ def check(
 
 
 def test_the_drawn_graphs_are_what_they_should_be() -> None:
-    facts = [draw_nested(seed, lambda rng: Optimum())[2] for seed in range(800)]
+    facts = [draw_nested(seed, lambda rng: Optimum())[2] for seed in range(400)]
     assert sum(f.nested for f in facts) >= len(facts) / 3
     assert sum(f.third_derivatives for f in facts) >= 0.45 * len(facts)
-    assert sum(f.bottom_reads_top for f in facts) >= 100
+    assert sum(f.bottom_reads_top for f in facts) >= 50
     assert {f.levels for f in facts} == {2, 3, 4, 5}
 
 
@@ -269,12 +269,13 @@ def test_nested_zeroth_order_is_right_on_average() -> None:
     method = mlopt.ZerothOrder(OneStep(lr=0.3), samples=4)
     nodes, top, A = trilevel(method)
     engine, draws = mlopt.Engine(nodes), []
-    for _ in range(50):
+    count = 24
+    for _ in range(count):
         draws.append(engine.hypergradient(top)[A][""])
         engine.steps += 1  # draws anew
     drawn = torch.stack(draws)
     expected = nested_gradient(OneStep(lr=0.3))
-    spread = (drawn.std(0).norm() / 50**0.5).item()
+    spread = (drawn.std(0).norm() / count**0.5).item()
     near(
         drawn.mean(0), expected, 5 * spread + 1e-4, scale=1.0, why="five standard errors; radius^2"
     )

@@ -132,6 +132,7 @@ def test_new_tasks_begin_at_theta():
         assert not problem.optimizer.state
 
 
+@pytest.mark.slow  # MAML's is in every run; here the meta-gradients above are
 # A task that is not quite solved may warn; the figures on the way differ between torch's versions.
 @pytest.mark.filterwarnings("ignore::mlopt.ConvergenceWarning")
 def test_meta_training_finds_a_start_from_which_new_tasks_are_learned():

@@ -2,6 +2,7 @@
 
 import copy
 
+import pytest
 import torch
 from compare import exact, near
 from oracles import sweep_rounding
@@ -62,6 +63,7 @@ def test_the_weight_net_is_updated_first():
     assert isinstance(engine.schedule, mlopt.UpperFirst)
 
 
+@pytest.mark.slow  # the gradients above are those that it follows
 def test_it_is_much_better_than_plain_training_on_noisy_labels():
     data = example.make_data(0)
     w, v = example.reweighted(data, 0, 20)
