@@ -52,7 +52,7 @@ class Builder:
                 if problem not in self._moved:
                     self._pending.update(dict.fromkeys(self.graph.moving(problem)))
             elif problem in nested:
-                self.operations.append(Nest(problem))
+                self.operations.append(Nest(problem, self._rounds()))
             else:
                 self._gradient(problem)
 
@@ -68,7 +68,7 @@ class Builder:
         if self.graph.staged(problem, self.dormant):
             self._gradient(problem, whole=True)
         else:
-            self.operations.append(Nest(problem))
+            self.operations.append(Nest(problem, self._rounds()))
 
     def _gradient(self, problem: Problem, whole: bool = False) -> None:
         """The whole gradient of a problem; evaluates what it needs and does not have."""
@@ -133,7 +133,7 @@ class Builder:
     def _iterate(self, problems: Sequence[Problem]) -> None:
         for problem in problems:
             if problem in self._pending:
-                self.operations.append(Iterate(problem))
+                self.operations.append(Iterate(problem, self._rounds()))
                 del self._pending[problem]
 
     def streams(self, problem: Problem) -> list[Stream]:
@@ -179,10 +179,16 @@ class Builder:
                 waiting += reversed(missing)
             else:
                 waiting.pop()
-                inner = max(self._commits.get(at, 0), self._draws.get(at, 0))
+                inner = self._round(at)
                 for operation in join(self.graph, [Evaluate(n, inner) for n in nodes]):
                     self._current[operation.node] = operation
                     self.operations.append(operation)
+
+    def _round(self, node: Node) -> int:
+        return max(self._commits.get(node, 0), self._draws.get(node, 0))
+
+    def _rounds(self) -> dict[Node, int]:
+        return {n: self._round(n) for n in {**self._commits, **self._draws}}
 
     def _joins(self, member: Node) -> bool:
         """Whether a member of a stack can be evaluated now, with another one that is needed."""

@@ -56,7 +56,8 @@ def _served(graph: Graph, nested: Iterable[Problem], dormant: frozenset[Problem]
         for node in frame.resolved():
             if not isinstance(node, Problem) or node in served or frame.stands(node):
                 continue
-            if not (graph.methods[node].traced or frame.displaces(node)):
+            shared = graph.separable(node, dormant) and not graph.methods[node].traced
+            if shared and not frame.displaces(node):
                 served.add(node)
                 frames.append(frame.below(node))
     return served

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from .._graph.node import Node
@@ -12,6 +13,7 @@ from .._graph.stream import Stream
 from .._sweep.records import Evaluation
 
 __all__ = [
+    "Anew",
     "Commit",
     "Decide",
     "Draw",
@@ -50,11 +52,13 @@ class Nest:
 
     Attributes:
         problem: the problem.
+        rounds: how often nodes have been committed or given new batches in this step, if ever.
         calls: evaluations of each node, as counted in a trial; None before it.
         backwards: backward passes, likewise.
     """
 
     problem: Problem
+    rounds: Mapping[Node, int] = field(default_factory=dict)
     calls: Counter[Node] | None = None
     backwards: int = 0
 
@@ -65,13 +69,20 @@ class Iterate:
 
     Attributes:
         problem: the problem.
+        rounds: as of `Nest`.
         calls: as of `Nest`.
         backwards: as of `Nest`.
     """
 
     problem: Problem
+    rounds: Mapping[Node, int] = field(default_factory=dict)
     calls: Counter[Node] | None = None
     backwards: int = 0
+
+
+@dataclass
+class Anew:
+    """What has followed is forgotten: in a trial, where a step would commit or draw."""
 
 
 @dataclass
@@ -112,4 +123,4 @@ class Decide:
     """Everything is finite: go on; else undo the early commits and end the step."""
 
 
-Operation = Evaluate | Total | Nest | Iterate | Commit | Draw | Settled | Decide
+Operation = Evaluate | Total | Nest | Iterate | Anew | Commit | Draw | Settled | Decide

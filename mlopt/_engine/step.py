@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -26,9 +26,10 @@ from .._tensors import Tensors, norm
 from .._variable import Variable
 from ..hypergrad.derivatives import backward_passes
 from .batches import Batches
-from .operations import Commit, Decide, Draw, Evaluate, Iterate, Nest, Settled, Total
+from .operations import Anew, Commit, Decide, Draw, Evaluate, Iterate, Nest, Settled, Total
 from .outcome import Outcome
 from .plan import Plan
+from .seeds import in_round
 from .transaction import Transaction
 
 __all__ = ["Step"]
@@ -64,6 +65,7 @@ class Step:
         self.transaction = Transaction(evaluator)
         self.outcome = Outcome()
         self._total_objectives: TotalObjectives | None = None
+        self._rounds: Mapping[Node, int] = {}
         self._watched: list[tuple[Node, str, Tensor]] = []
         self._norms: dict[Problem, Tensor] = {}
         self._placing: dict[Problem, Any] = {}
@@ -79,7 +81,7 @@ class Step:
                 self.parameters,
                 self.dormant,
                 self.batches.inside,
-                functools.cache(self.seed),
+                functools.cache(in_round(self.graph, self.seed, self._rounds)),
             )
         return self._total_objectives
 
@@ -129,8 +131,11 @@ class Step:
             elif isinstance(operation, Nest):
                 self._nest(at)
             elif isinstance(operation, Iterate):
+                self._rounds = operation.rounds
                 with self._counted(operation):
                     self._iterate(operation.problem)
+            elif isinstance(operation, Anew):
+                self._begin_anew()
             elif isinstance(operation, Draw):
                 self._redraw(operation)
             elif isinstance(operation, Settled):
@@ -225,11 +230,13 @@ class Step:
         They are evaluated from the highest down: what a reader evaluates where it stands serves a
         lower problem's own update. They are reported from the lowest up, as everything is.
         """
-        problem = self.plan.operations[at].problem  # type: ignore[union-attr]
-        if not self.totals.knows(problem):
+        first = self.plan.operations[at]
+        assert isinstance(first, Nest)
+        problem, self._rounds = first.problem, first.rounds
+        if problem not in self.totals.known:
             nests: list[Nest] = []  # from the highest down
             for operation in self.plan.operations[at:]:
-                if isinstance(operation, Commit | Draw | Settled | Decide):
+                if isinstance(operation, Anew | Commit | Draw | Settled | Decide):
                     break
                 if isinstance(operation, Nest):
                     nests.insert(0, operation)
@@ -238,6 +245,12 @@ class Step:
             for operation in nests:
                 with self._counted(operation):
                     self.totals.update(operation.problem)
+            # Those that are evaluated for their readers alone are reported as a sweep reports them.
+            own = {operation.problem for operation in nests}
+            for other in (p for p in self.graph.problems if p in self.totals.known):
+                if other not in own:
+                    update = self.totals.update(other)
+                    self._report(other, update.loss, update.metrics)
         update = self.totals.update(problem)
         self._written[problem] = update.written
         self._report(problem, update.loss, update.metrics)
@@ -284,8 +297,12 @@ class Step:
             )
         self.ascent.forget(operation.forget)
         if operation.early:
-            self._total_objectives = None
-            self.batches.begin_anew()
+            self._begin_anew()
+
+    def _begin_anew(self) -> None:
+        """Nothing that has followed is known any longer: a commit has come between."""
+        self._total_objectives = None
+        self.batches.begin_anew()
 
     def _settled(self, operation: Settled) -> bool:
         """Whether a turn has come to its end: one host synchronisation a round."""

@@ -24,7 +24,7 @@ from ..hypergrad.interface import AbstractHypergradient
 from .builder import Builder
 from .clock import Clock
 from .measure import Measurement, measure
-from .operations import Iterate, Nest
+from .operations import Anew, Commit, Draw, Iterate, Nest, Operation
 from .outcome import Outcome
 from .plan import Plan
 from .schedule import AbstractSchedule, Simultaneous
@@ -109,8 +109,9 @@ class Stepper:
         plan, dormant = self._compose()
         trials = [o for o in plan.operations if isinstance(o, Nest | Iterate)]
         if any(o.calls is None for o in trials):
+            trial = tuple(o for x in plan.operations if (o := _tried(x)) is not None)
             try:
-                self._run(Plan(self.graph, tuple(trials)), dormant)
+                self._run(Plan(self.graph, trial), dormant)
             finally:
                 self._feed.give_back()
         return plan
@@ -129,7 +130,8 @@ class Stepper:
 
         Args:
             node: a problem or signal of the graph.
-            inner: index of the inner step, for problems that make several updates in a step.
+            inner: index of the inner step, for problems that make several updates in a step: r for
+                the round r of a turn, k for the inner step k of a method, (r << 20) + k for both.
             step: index of the step; by default the next one.
 
         Returns:
@@ -261,3 +263,11 @@ class Stepper:
                     f"{p.name}: start={p.start} counts epochs, and no problem that begins at once "
                     "has data to count them by."
                 )
+
+
+def _tried(operation: Operation) -> Operation | None:
+    """What stands for an operation in a trial, which commits and draws nothing."""
+    if isinstance(operation, Nest | Iterate):
+        return operation
+    moves = operation.early if isinstance(operation, Commit) else isinstance(operation, Draw)
+    return Anew() if moves else None

@@ -31,6 +31,7 @@ class Levels(Relations):
         self._cuts: dict[tuple[Problem, frozenset[Node]], tuple[Any, ...]] = {}
         self._nesting: dict[tuple[Problem, frozenset[Node]], bool] = {}
         self._steering: dict[frozenset[Node], frozenset[Problem]] = {}
+        self._inseparable: frozenset[Node] | None = None
 
     def participates(self, problem: Problem, dormant: frozenset[Node] = frozenset()) -> bool:
         """Whether readers may see anything else than the problem's standing value.
@@ -115,6 +116,23 @@ class Levels(Relations):
         if not self.participates(node, dormant):
             return []
         return [*self.cuts(node, dormant), *self.methods[node].reads]
+
+    def separable(self, problem: Problem, dormant: frozenset[Node] = frozenset()) -> bool:
+        """Whether a total objective's derivatives are each the same whatever else is asked for.
+
+        Args:
+            problem: whose total objective it is.
+            dormant: problems before their start.
+
+        Returns:
+            Whether those of all methods below it are.
+        """
+        if self._inseparable is None:
+            methods = self.methods.items()
+            self._inseparable = frozenset(p for p, m in methods if m.responds and not m.separable)
+        return not self._inseparable or self._inseparable.isdisjoint(
+            self.needed(problem, dormant)[1:]
+        )
 
     def needed(self, upper: Problem, dormant: frozenset[Node] = frozenset()) -> list[Node]:
         """All that is resolved below a problem when its total objective is evaluated.

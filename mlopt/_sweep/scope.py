@@ -54,6 +54,7 @@ class Frame:
             self.loops = ((owner, inner), *self.loops)
         self._follows = graph.follows(owner)
         self._known: dict[tuple[Any, Problem], bool] = {}
+        self._usual: dict[Any, bool] = {}
 
     def below(self, owner: Problem, **options: Any) -> Frame:
         """The frame of a problem whose solution is read here.
@@ -100,9 +101,25 @@ class Frame:
         Returns:
             False where something that it is made of has been displaced.
         """
-        if isinstance(source, Signal):
-            return all(self._usually_heard(source, r.source) for r in source.reads)
-        owner = self.graph.owner[source]
+        waiting = [source]  # without recursion: signals may follow one another at length
+        while waiting:
+            at = waiting[-1]
+            heard = [r.source for r in at.reads] if isinstance(at, Signal) else []
+            missing = [s for s in heard if isinstance(s, Signal) and s not in self._usual]
+            if missing:
+                waiting += missing
+            else:
+                waiting.pop()
+                if at not in self._usual:
+                    self._usual[at] = (
+                        all(self._usually_heard(at, s) for s in heard)
+                        if isinstance(at, Signal)
+                        else self._usually_read(at)
+                    )
+        return self._usual[source]
+
+    def _usually_read(self, variable: Any) -> bool:
+        owner = self.graph.owner[variable]
         at = self._of(owner)
         if at is not None:
             return not at.displaced
@@ -110,11 +127,13 @@ class Frame:
 
     def _usually_heard(self, signal: Signal, source: Any) -> bool:
         """Whether this read of a signal is usual; it reads what is above it as it stands."""
-        node = self.graph.node(source)
-        if isinstance(node, Problem) and self.graph.rank[node] > self.graph.rank[signal]:
-            at = self._of(node)
-            return self.stands(node) if at is None else not at.displaced
-        return self.usual(source)
+        if isinstance(source, Signal):
+            return self._usual[source]
+        owner = self.graph.owner[source]
+        if self.graph.rank[owner] > self.graph.rank[signal]:
+            at = self._of(owner)
+            return self.stands(owner) if at is None else not at.displaced
+        return self._usually_read(source)
 
     def _of(self, problem: Problem) -> Frame | None:
         """The frame of a problem inside whose objective this evaluation stands."""

@@ -15,7 +15,7 @@ Reference: Sato, Tanaka, Takeda, "A Gradient Method for Multilevel Optimization"
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import torch
@@ -29,7 +29,7 @@ from .._variable import Variable
 from ..hypergrad.interface import Response, gradient
 from .evaluations import Evaluations, detached_signal
 from .records import Update, Values, detached
-from .scope import Cut, Scope
+from .scope import Cut, Frame, Scope
 from .traced import Trajectory, trace
 
 __all__ = ["TotalObjectives"]
@@ -89,9 +89,10 @@ class TotalObjectives(Evaluations):
             self._updates[problem] = Update(loss.detach(), detached(metrics), found, written)
         return self._updates[problem]
 
-    def knows(self, problem: Problem) -> bool:
-        """Whether a problem's update has been evaluated."""
-        return problem in self._updates
+    @property
+    def known(self) -> Collection[Problem]:
+        """The problems whose updates have been evaluated."""
+        return self._updates.keys()
 
     def trajectory(self, problem: Problem) -> Trajectory:
         """The steps of a problem whose method takes several, at the standing values.
@@ -218,7 +219,7 @@ class TotalObjectives(Evaluations):
             response = self._respond(problem, cut, standing, leaves, displaced)
             with torch.no_grad():
                 values = method.solution(response)
-            if not (displaced or scope.frame.loops):
+            if self._shares(problem, displaced, scope.frame):
                 self._usual.setdefault(problem, {k: t.detach() for k, t in values.items()})
         if not method.responds or not cut.originals:
             return {k: t.detach() for k, t in values.items()}
@@ -238,6 +239,11 @@ class TotalObjectives(Evaluations):
         outputs = Attach.apply(pullback, [values[k] for k in keys], *cut.originals.values())
         return dict(zip(keys, outputs, strict=True))
 
+    def _shares(self, problem: Problem, displaced: bool, frame: Frame) -> bool:
+        """Whether what a reader evaluates in this frame is what the problem would for itself."""
+        still = not (displaced or frame.loops)
+        return still and self.graph.separable(problem, self.dormant)
+
     def _respond(
         self, problem: Problem, cut: Cut, value: Tensors, leaves: Tensors, displaced: bool
     ) -> Response:
@@ -254,7 +260,7 @@ class TotalObjectives(Evaluations):
             inputs = {**leaves, **cut.arguments} if cost.keeps_base else leaves
             found = gradient(loss, inputs, problem.name, create_graph=differentiable)
         own = {k: found[k] for k in leaves if k in found}
-        if not (displaced or frame.loops or problem in self._updates):
+        if problem not in self._updates and self._shares(problem, displaced, frame):
             total = {k: g.detach() for k, g in own.items()}
             self._updates[problem] = Update(loss.detach(), detached(metrics), total, written)
 

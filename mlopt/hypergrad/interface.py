@@ -145,6 +145,9 @@ class AbstractHypergradient(abc.ABC):
     #: Whether the derivative is that at the solution itself, and not at the standing value.
     at_solution: bool = False
 
+    #: Whether what passes to an argument is the same whatever else is asked for with it.
+    separable: bool = True
+
     #: Variables, besides the arguments of the objective, that the solution depends on.
     reads: tuple[Any, ...] = ()
 

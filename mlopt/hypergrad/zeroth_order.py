@@ -58,6 +58,8 @@ class ZerothOrder(AbstractHypergradient):
         if not self.radius > 0:
             raise GraphError(f"ZerothOrder(radius={self.radius}): the radius must be positive.")
 
+    separable = False  # all that is asked for is displaced together
+
     @property
     def moves(self) -> bool:
         return True

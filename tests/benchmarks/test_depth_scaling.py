@@ -8,6 +8,8 @@ import pytest
 import torch
 from compare import agree, kills, rounding
 
+import mlopt
+
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
 import depth_scaling  # noqa: E402
@@ -95,9 +97,13 @@ def test_ladder_runs_on_the_device(device):
     ladder_engine(Ladder(2, 4, str(device)))[0].step()
 
 
-def calls(depth):
-    """Calls of Python functions of mlopt that an engine, its plan and one hypergradient take."""
-    ladder, count = Ladder(depth, 2), 0
+def calls(make):
+    """Calls of Python functions of mlopt that an engine, its plan and one hypergradient take.
+
+    Args:
+        make: () -> an engine, and the problem whose hypergradient is taken.
+    """
+    count = 0
 
     def note(frame, event, argument):
         nonlocal count
@@ -105,17 +111,44 @@ def calls(depth):
 
     sys.setprofile(note)
     try:
-        engine, problems = ladder_engine(ladder, "exact")
+        engine, top = make()
         engine.plan()
-        engine.hypergradient(problems["top"])
+        engine.hypergradient(top)
     finally:
         sys.setprofile(None)
     return count
 
 
-def test_the_work_on_the_graph_is_linear_in_its_edges():
-    few, many = calls(20), calls(80)
-    assert many < 4.4 * few  # edges: 81 and 321; a quadratic part would show
+def problems_ladder(depth):
+    engine, problems = ladder_engine(Ladder(depth, 2), "exact")
+    return engine, problems["top"]
+
+
+def signals_ladder(depth):
+    """Two signals on each layer, beside a middle problem that steers a lower one."""
+    W, M, A = (mlopt.Variable(torch.nn.Parameter(torch.ones(1)), n) for n in "wma")
+
+    def problem(over, *given):
+        optimizer = torch.optim.SGD(over.parameters(), 0.1)
+        return mlopt.problem(
+            over=over, given=given, optimizer=optimizer, hypergrad=mlopt.OneStep(), name=over.name
+        )(lambda x, *others: sum(((x - y) ** 2).sum() for y in others))
+
+    nodes, last = [problem(W, M, A), problem(M, W, A)], (W, A)
+    for layer in range(depth):
+        last = [
+            mlopt.signal(given=last, name=f"s{layer}{k}")(lambda x, y: (x + y) / 2)
+            for k in range(2)
+        ]
+        nodes += last
+    top = problem(A, M, *last)
+    return mlopt.Engine([*nodes, top]), top
+
+
+@pytest.mark.parametrize("make", [problems_ladder, signals_ladder])
+def test_the_work_on_the_graph_is_linear_in_its_edges(make):
+    few, many = calls(lambda: make(20)), calls(lambda: make(80))
+    assert many < 4.4 * few  # edges: four times as many; a quadratic part would show
 
 
 def test_deep_ladders_need_no_recursion():

@@ -10,7 +10,7 @@ from compare import exact, rounding
 from torch import Tensor, nn
 
 import mlopt
-from mlopt import Central, Implicit, OneSided, OneStep
+from mlopt import Central, Implicit, OneSided, OneStep, ZerothOrder
 
 F64 = torch.float64
 
@@ -68,7 +68,11 @@ def test_nested_levels_share_what_they_evaluate(method: Any, count: int) -> None
     assert len(seen) == count
 
 
-@pytest.mark.parametrize("method", [m for m, _ in COUNTS], ids=IDS)
+@pytest.mark.parametrize(
+    "method",
+    [*(m for m, _ in COUNTS), ZerothOrder(OneStep(), samples=2)],
+    ids=[*IDS, "zeroth order"],
+)
 def test_shared_updates_are_those_of_each_problem_alone(method: Any) -> None:
     """A problem's hypergradient, asked alone, evaluates everything for itself."""
     nodes, _ = three_levels(method)
@@ -80,6 +84,35 @@ def test_shared_updates_are_those_of_each_problem_alone(method: Any) -> None:
     for p in problems:
         moved: Tensor = before[p] - p.over[0].tensor.detach()
         exact(moved, 0.1 * alone[p], rounding(40, condition=10), what=p.name)
+
+
+def test_what_displaces_all_that_is_asked_for_together_serves_nobody_else() -> None:
+    """Four levels: the third one's update is taken at the second one's, which the top displaces."""
+    names = ("w", "m", "n", "a")
+    over = [
+        mlopt.Variable(nn.Parameter(torch.full((3,), 0.1 * k, dtype=F64)), n)
+        for k, n in enumerate(names)
+    ]
+    methods = [ZerothOrder(OneStep(), samples=2), OneStep(), OneStep(), None]
+
+    def level(k: int) -> mlopt.Problem:
+        given = [v for v in over if v is not over[k]]
+
+        def objective(x: Tensor, *others: Tensor) -> Tensor:
+            pairs = enumerate(others, start=2)
+            return sum(((x - c * y.sin()) ** 2).sum() for c, y in pairs) + (x**4).sum()
+
+        options = {"optimizer": sgd(over[k]), "hypergrad": methods[k], "name": names[k]}
+        return mlopt.problem(over=over[k], given=given, **options)(objective)
+
+    problems = [level(k) for k in range(4)]
+    engine = mlopt.Engine(problems)
+    alone = {p: engine.hypergradient(p)[p.over[0]][""] for p in problems}
+    before = {p: p.over[0].tensor.detach().clone() for p in problems}
+    engine.step()
+    for p in problems:
+        moved = before[p] - p.over[0].tensor.detach()
+        exact(moved, 0.1 * alone[p], rounding(40, condition=1e4), what=p.name)
 
 
 def test_a_problem_beside_a_nested_one_reads_what_is_known() -> None:
