@@ -6,6 +6,7 @@ from collections.abc import Container, Sequence
 
 from .._errors import GraphError
 from .._variable import Variable
+from .brief import brief
 from .levels import Levels
 from .node import Node, Read
 from .problem import Problem
@@ -102,6 +103,16 @@ def check_solutions(graph: Levels) -> None:
     """Every method that some reader will ask for a solution must be able to give it."""
     for problem in graph.problems:
         if graph.methods[problem].traced:
+            game = graph.games.get(problem)
+            if game is not None and not game.traced and len(game.players) > 1:
+                others = " and ".join(p.name for p in game.players if p is not problem)
+                method = brief(graph.methods[problem])
+                raise GraphError(
+                    f"{problem.name}: {method} takes several steps, in a game with {others} whose "
+                    "players move together, one step each. Give the game a play that takes steps, "
+                    "such as mlopt.games.Alternating((player, steps), ...), and leave hypergrad= "
+                    "out; or use OneStep."
+                )
             if problem.clip is not None:
                 raise GraphError(
                     f"{problem.name}: clip={problem.clip} acts on updates alone, while "

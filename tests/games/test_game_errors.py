@@ -112,6 +112,17 @@ def test_players_whose_steps_the_play_cannot_take(play: Any) -> None:
         mlopt.Engine([Game([x, y], play(x, y))])
 
 
+@pytest.mark.parametrize("play", [None, Simultaneous()])
+def test_a_player_of_several_steps_among_those_of_one(play: Any) -> None:
+    for method in (Unrolled(2), StopGradient(Unrolled(2))):
+        x, y = pair()
+        y.hypergrad = method
+        with pytest.raises(
+            GraphError, match=r"py: .*Unrolled.*several steps.*with px.*Alternating"
+        ):
+            mlopt.Engine([Game([x, y], play)])
+
+
 def test_lbfgs() -> None:
     v = mlopt.Variable(nn.Parameter(torch.ones(2)), "v")
     with pytest.raises(GraphError, match="LBFGS evaluates its objective itself"):
