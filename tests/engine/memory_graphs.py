@@ -32,7 +32,8 @@ METHODS: dict[str, Any] = {
 STAGED: dict[str, Any] = {
     **METHODS,
     "zeroth order": mlopt.ZerothOrder(),
-    "neumann": Implicit(Neumann(3, scale=0.005), damping=10.0),
+    # The Hessian of a neuron behind a batch norm is indefinite; a series needs a definite matrix.
+    "neumann": Implicit(Neumann(3, scale=1e-3), curvature=mlopt.GaussNewton(), damping=1.0),
     "gauss-newton": Implicit(CG(3), curvature=mlopt.GaussNewton(), damping=1.0),
     "frozen": mlopt.Frozen(),
 }
