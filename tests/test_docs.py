@@ -17,11 +17,8 @@ from pages import programs
 from sklearn.linear_model import lars_path
 
 import mlopt
-import mlopt.data
 import mlopt.nas
 from mlopt import Central, Dense, Implicit, OneStep
-from mlopt.data import load
-from support.data.datasets import cut
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
@@ -52,11 +49,6 @@ def run(name: str, source: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -
     return module
 
 
-def few(*args: Any, **options: Any) -> mlopt.data.ImageData:
-    """A data set with fewer training images; no page depends on how many there are."""
-    return cut(load(*args, **options), 200)
-
-
 # The gallery's test of interleaving runs the whole tutorial, and compares what it prints.
 @pytest.mark.parametrize(
     "page",
@@ -68,7 +60,6 @@ def few(*args: Any, **options: Any) -> mlopt.data.ImageData:
 )
 def test_the_examples_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(mlopt.data, "load", few)
     with torch.random.fork_rng():
         torch.manual_seed(0)
         for i, (source, _) in enumerate(programs(page)):

@@ -213,8 +213,8 @@ def test_recomputed_steps_give_the_stored_gradient():
 @pytest.mark.slow  # tests/hypergrad/test_unrolled_cost.py holds it
 def test_recomputing_needs_a_fraction_of_the_memory():
     """By the bytes that torch allocates, which are the same in every run."""
-    calls = [unroll_memory.contestant(m, 16, "cpu") for m in unroll_memory.METHODS[:2]]
+    calls = [unroll_memory.contestant(m, 36, "cpu") for m in unroll_memory.METHODS[:2]]
     for call in calls:
         call()
     stored, again = (memory.peak_kib(call, "cpu") for call in calls)
-    assert again < stored / 2
+    assert again < stored / 3.5

@@ -88,6 +88,14 @@ def test_planned_evaluations_of_an_sgl_step(steps):
     assert steps.planned == wanted
 
 
+@pytest.mark.slow  # in every run those of one to three learners are planned
+@pytest.mark.parametrize("learners", [2, 4])
+@pytest.mark.parametrize("product", PRODUCTS)
+def test_planned_evaluations_of_more_learners(product, learners):
+    engine = sgl_engine(World.make(learners, TINY, "cpu"), product)
+    assert engine.plan().evaluations == EVALUATIONS[product] * learners + 1
+
+
 def test_sgl_in_betty_takes_a_pass_for_every_path():
     pytest.importorskip("betty")
     step = sgl_scaling.contestant("Betty", 3, "central", TINY, "cpu")
@@ -124,7 +132,7 @@ def test_growth_is_the_time_of_more_learners_by_that_of_fewer(monkeypatch):
 
 
 def test_sgl_runs_on_the_device(device):
-    sgl_scaling.contestant("mlopt", 2, "first", TINY, str(device))()
+    sgl_scaling.contestant("mlopt", 2, "central", TINY, str(device))()
 
 
 # The engine's overhead.

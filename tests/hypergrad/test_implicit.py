@@ -194,7 +194,7 @@ def test_gauss_newton_asks_for_marks() -> None:
 
 
 def test_until_it_is_solved() -> None:
-    tol = 1e-6
+    tol = 1e-8
     w = classifier(Implicit(CG(60, 1e-12)), rounds=Until(tol, most=5000))
     metrics = w["engine"].step()
     assert metrics["fit/gradient_norm"] <= tol

@@ -95,7 +95,7 @@ def test_more_work_is_less_bias(k):
 
     # the bottom level contracts by 1 - 0.5 * 0.5, and in Neumann's series by 1 - 0.5 / 2
     left = "what the last steps or terms leave, once for each level"
-    near(found(mlopt.Unrolled(14)), expected, 2 * 0.75**14, why=left)
-    kills(found(mlopt.Unrolled(3)), expected, 2 * 0.75**14)
-    near(found(mlopt.Implicit(mlopt.Neumann(25))), expected, 2 * 0.75**25, why=left)
-    kills(found(mlopt.Implicit(mlopt.Neumann(5))), expected, 2 * 0.75**25)
+    near(found(mlopt.Unrolled(15)), expected, 2 * 0.75**15, why=left)
+    kills(found(mlopt.Unrolled(3)), expected, 2 * 0.75**15)
+    near(found(mlopt.Implicit(mlopt.Neumann(40))), expected, 2 * 0.75**40, why=left)
+    kills(found(mlopt.Implicit(mlopt.Neumann(8))), expected, 2 * 0.75**40)
