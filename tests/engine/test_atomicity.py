@@ -145,7 +145,7 @@ def engine_of(schedule: str, **options: Any):
 
 @cache
 def healthy(schedule: str) -> Any:
-    """The state after the step that went wrong elsewhere; made once, so with a generator of then."""
+    """The state after the step that went wrong elsewhere, but for the global generator."""
     _, control = engine_of(schedule)
     for _ in range(BAD + 1):
         control.step()
