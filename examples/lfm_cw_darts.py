@@ -67,7 +67,8 @@ def lfm_cw(nets: Networks, train, valid, data: ImageData, s: Settings) -> mlopt.
     )
     first, second = s.generator_epochs, s.generator_epochs + s.pretrain
     pixels = Pixels(data, s.generator_size)
-    state = ClassLosses(data.classes, normalize=cast(Any, s.class_loss_normalization))
+    normalize = cast(Any, s.class_loss_normalization)
+    state = ClassLosses(data.classes, normalize=normalize).to(s.device)
     each_class = torch.arange(data.classes, device=s.device).repeat(s.images_per_class)
 
     def labels(y):  # of generated images: the batch's, or M of each class

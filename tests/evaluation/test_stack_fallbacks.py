@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from evaluation.stacked import ROUNDING, Learners, close, learners, net_problem, run
-from small import F64, assert_same, batches, mlp, state_of
+from small import F64, assert_same, batches, mlp, seeded, state_of
 from torch import nn
 from torch.nn.functional import dropout, mse_loss
 
@@ -57,6 +57,34 @@ def test_functions_that_differ_are_found_behind_dropout():
     engine(1.0).step()
     with pytest.raises(mlopt.GraphError, match="p2 is evaluated by the function of p1"):
         engine(1.01).step()
+
+
+def test_what_is_computed_in_fewer_bits_is_compared_so():
+    """Under autocast a stack rounds otherwise than its members alone, as on a GPU in TF32."""
+
+    def net() -> nn.Module:
+        return nn.Sequential(
+            nn.Linear(8, 32), nn.Tanh(), nn.Linear(32, 32), nn.Tanh(), nn.Linear(32, 4)
+        )
+
+    def engine(seed: int, factor: float) -> mlopt.Engine:
+        def learner(j: int) -> mlopt.Problem:
+            def loss(w, batch):
+                with torch.autocast("cpu", torch.bfloat16):
+                    answers = w(batch[0])
+                right = (answers > 0) == (batch[1] > 0)
+                return mse_loss(answers.float(), batch[1]) * factor**j, {"right": right.sum()}
+
+            g = torch.Generator().manual_seed(j)
+            data = [(torch.randn(64, 8, generator=g), torch.randn(64, 4, generator=g))]
+            return net_problem(j, loss, data=data, net=seeded(10 * seed + j, net).float())
+
+        return mlopt.Engine([mlopt.Stack([learner(1), learner(2), learner(3)])])
+
+    for seed in range(5):
+        engine(seed, 1.0).step()
+        with pytest.raises(mlopt.GraphError, match="p2 is evaluated by the function of p1"):
+            engine(seed, 1.25).step()
 
 
 def test_what_vmap_cannot_run_is_said_once_and_runs_one_by_one():
