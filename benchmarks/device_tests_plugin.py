@@ -16,6 +16,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--record", help="file: a line of JSON for each test")
 
 
+@pytest.hookimpl(trylast=True)  # what -m and the like have left
 def pytest_collection_modifyitems(config: pytest.Config, items: list[Any]) -> None:
     kept = [item for item in items if "device" in getattr(item, "fixturenames", ())]
     config.hook.pytest_deselected(items=[item for item in items if item not in set(kept)])

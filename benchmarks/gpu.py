@@ -34,14 +34,14 @@ PARTS = (
         "how often a step waits for the device: once",
         "host_synchronisations.py",
         smallest="--cases 'two levels, central' engine.run",
-        limit=180,
+        limit=150,
         timed=False,
     ),
     Part(
         "lfm-cw",
         "one LFM-CW step beside the hand-written loop: values, time, memory",
         "lfm_cw_step.py",
-        arguments="--size c8l5 --pairs 5",
+        arguments="--size c8l5 --pairs 5 --variants 'first order' central",
         smallest="--size tiny --pairs 2 --variants 'first order' --no-memory",
         limit=110,
     ),
@@ -49,11 +49,11 @@ PARTS = (
         "sgl",
         "one SGL step beside the hand-written loop, and stacked: values, time, memory",
         "sgl_scaling.py",
-        arguments="--learners 2 4 --cells 3 --nodes 2 --pairs 5 "
+        arguments="--learners 2 4 --cells 3 --nodes 1 --pairs 4 "
         "--methods mlopt 'mlopt, stacked' hand",
         smallest="--learners 2 --methods mlopt hand --pairs 2 --product first --no-memory "
         "--channels 1 --cells 3 --nodes 1 --image 8 --batch 4",
-        limit=70,
+        limit=80,
     ),
     Part(
         "supernet",
@@ -67,16 +67,18 @@ PARTS = (
         "formats",
         "bfloat16, channels-last, TF32: time, memory, and what they leave of a hypergradient",
         "formats.py",
+        arguments="--pairs 5",
         smallest="--formats float32 bfloat16 --size tiny --precision-size tiny --pairs 2 "
         "--products 'first order' exact",
-        limit=45,
+        limit=60,
     ),
     Part(
         "memory",
         "memory and time of a step with each method",
         "step_memory.py",
+        arguments="--pairs 2",
         smallest="--size tiny --pairs 2 --methods Frozen 'OneStep, exact'",
-        limit=50,
+        limit=80,
     ),
     Part(
         "unrolled-memory",
@@ -91,7 +93,7 @@ PARTS = (
         "the examples from the loader to the report, in bfloat16 and channels-last",
         "device_searches.py",
         smallest="--examples darts --smallest",
-        limit=180,
+        limit=150,
         timed=False,
     ),
     Part(
@@ -100,7 +102,7 @@ PARTS = (
         "device_tests.py",
         arguments="--limit {limit}",
         smallest="tests/solvers/test_dense.py --limit {limit}",
-        limit=200,
+        limit=150,
         timed=False,
     ),
 )

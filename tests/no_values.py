@@ -1,4 +1,4 @@
-"""Whole steps on the device "meta", which computes shapes alone: it is as far from the host as a GPU.
+"""Whole steps on the device "meta", which computes shapes alone: as far from the host as a GPU.
 
 What mixes its tensors with those of the CPU raises there, on a machine without a GPU, too.
 """

@@ -101,12 +101,10 @@ class _Snapshot:
         assert problem.optimizer is not None
         self.optimizer, self.evaluator = problem.optimizer, evaluator
         self.parameters = [p for g in self.optimizer.param_groups for p in g["params"]]
-        self.values = clone([p.detach() for p in self.parameters])
         self.grads = [p.grad for p in self.parameters]
-        self.state = {
-            p: {k: v.clone() if isinstance(v, Tensor) else copy.deepcopy(v) for k, v in s.items()}
-            for p, s in self.optimizer.state.items()
-        }
+        with torch.no_grad():
+            self.values = clone(self.parameters)
+            self.state = _copied(self.optimizer.state)
         self.groups = [
             {k: copy.deepcopy(v) for k, v in g.items() if _restorable(k, v)}
             for g in self.optimizer.param_groups
@@ -128,6 +126,16 @@ class _Snapshot:
                 del group[name]
             group.update(options)
         self.evaluator.commit(self.buffers)
+
+
+def _copied(state: Mapping[Tensor, dict[str, Any]]) -> dict[Tensor, dict[str, Any]]:
+    """An optimizer's state by parameter, its tensors copied together."""
+    held = {(p, k): v for p, s in state.items() for k, v in s.items() if isinstance(v, Tensor)}
+    copies = dict(zip(held, clone(list(held.values())), strict=True))
+    return {
+        p: {k: copies[p, k] if (p, k) in copies else copy.deepcopy(v) for k, v in s.items()}
+        for p, s in state.items()
+    }
 
 
 def _restorable(name: str, value: Any) -> bool:
