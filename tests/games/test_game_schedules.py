@@ -11,6 +11,7 @@ import torch
 from compare import exact, rounding
 from games.game_graphs import PLAYS, WORLDS
 from games.gan import Gan
+from grids import thinned
 from small import F64, assert_same, state_of
 from torch import nn
 
@@ -227,8 +228,10 @@ def test_start(play: Any) -> None:
 # Cost, purity, atomicity.
 
 
-@pytest.mark.parametrize("play", ["simultaneous", "alternating", "extragradient"])
-@pytest.mark.parametrize("world", WORLDS)
+PLAYED = ["simultaneous", "alternating", "extragradient"]
+
+
+@pytest.mark.parametrize(("world", "play"), thinned(3, WORLDS, PLAYED))
 def test_the_plan_counts_what_a_step_evaluates(world: str, play: str) -> None:
     made = WORLDS[world](PLAYS[play])
     calls: Counter[str] = Counter()
@@ -259,7 +262,7 @@ def plays(gan: Gan) -> dict[str, Any]:
     }
 
 
-@pytest.mark.parametrize("name", ["simultaneous", "alternating", "extragradient"])
+@pytest.mark.parametrize("name", PLAYED)
 def test_asking_changes_nothing(name: str) -> None:
     gan, other = Gan("adam", leader=True), Gan("adam", leader=True)
     engine, plain = gan.engine(plays(gan)[name]), other.engine(plays(other)[name])
@@ -283,20 +286,20 @@ def third_step(name: str, schedule: type) -> tuple[Any, dict[str, Any]]:
     return metrics, state_of(engine)
 
 
-@pytest.mark.parametrize("name", ["simultaneous", "alternating", "extragradient"])
-@pytest.mark.parametrize(
-    ("who", "bad", "schedule"),
-    [
-        ("critic", "first", None),
-        ("critic", "last", UpperFirst()),
-        ("maker", "first", UpperFirst()),
-        ("maker", "last", None),
-    ],
-)
+BAD = [
+    ("critic", "first", None),
+    ("critic", "last", UpperFirst()),
+    ("maker", "first", UpperFirst()),
+    ("maker", "last", None),
+]
+
+
+@pytest.mark.parametrize(("name", "where"), thinned(2, PLAYED, BAD))
 def test_a_bad_evaluation_of_a_player_commits_nothing(
-    name: str, who: str, bad: str, schedule: Any
+    name: str, where: tuple[str, str, Any]
 ) -> None:
     """In the third step, in the player's first evaluation or its last; then all is well."""
+    who, bad, schedule = where
     gan = Gan("adam", leader=True)
     engine = gan.engine(plays(gan)[name], schedule=schedule)
     for _ in range(2):
