@@ -76,7 +76,7 @@ PARTS = (
         "memory",
         "memory and time of a step with each method",
         "step_memory.py",
-        arguments="--pairs 2",
+        arguments="--size small --pairs 3",
         smallest="--size tiny --pairs 2 --methods Frozen 'OneStep, exact'",
         limit=80,
     ),

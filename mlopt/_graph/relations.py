@@ -80,8 +80,10 @@ class Relations:
             The node, or None where the variable is read as it stands: its own, or one of an equal
             or higher level.
         """
-        node = self.node(source)
-        return node if node is source or self.rank[node] < self.rank[reader] else None
+        if isinstance(source, Signal):
+            return source
+        owner = self.owner[source]
+        return owner if self.rank[owner] < self.rank[reader] else None
 
     def readers(self, node: Node) -> Iterator[tuple[Node, Read]]:
         """Who reads a signal's value or a problem's variables, and by which read.
