@@ -1,4 +1,4 @@
-"""Every check and benchmark that needs a GPU, as one command of less than ten minutes on one H100.
+"""Every check and benchmark that needs a GPU, as one command of less than ten minutes on one H200.
 
     make gpu
     python benchmarks/gpu.py --list

@@ -36,6 +36,7 @@ class Relative(NamedTuple):
 
     value: float
     gradient: float
+    whole: float  # of whole numbers, say predictions: how many; 0 for none
 
 
 def compare_stacks(
@@ -138,27 +139,38 @@ def _by_its_own_function(eps: float) -> Relative:
     """What the first member may differ by from itself: rounding."""
     # Of float32 torch computes much in fewer bits: convolutions on a GPU in TF32, and whole
     # networks in bfloat16 or float16 under autocast. Of float64 it does not.
-    coarse = torch.finfo(torch.bfloat16).eps if eps > torch.finfo(torch.float64).eps else eps
-    return Relative(coarse**VALUE, coarse**GRADIENT)
+    if eps <= torch.finfo(torch.float64).eps:
+        return Relative(eps**VALUE, eps**GRADIENT, 0.0)
+    coarse = torch.finfo(torch.bfloat16).eps
+    return Relative(coarse**VALUE, coarse**GRADIENT, coarse**GRADIENT)
 
 
 def _by_anothers(eps: float, noise: Relative) -> Relative:
     """What the other members may differ by: rounding, as coarse as the first one has shown it."""
     # A value may come out the same by chance; a gradient has too many numbers for that.
     value = max(eps**VALUE, SPREAD * noise.value, noise.gradient)
-    return Relative(value, max(eps**GRADIENT, SPREAD * noise.gradient))
+    gradient = max(eps**GRADIENT, SPREAD * noise.gradient)
+    fewer_bits = max(noise) > eps**VALUE
+    return Relative(value, gradient, max(gradient, SPREAD * noise.whole) if fewer_bits else 0.0)
 
 
 def _noise(found: Derived, expected: Derived) -> Relative:
-    pairs = zip(found[0], expected[0], strict=True)
-    value = max((_distance(a, b) for a, b in pairs if a.is_floating_point()), default=0.0)
-    return Relative(value, max(value, _distance(_flat(found[1]), _flat(expected[1]))))
+    pairs = [(a.is_floating_point(), _distance(a, b))
+             for a, b in zip(found[0], expected[0], strict=True)]  # fmt: skip
+    value = max((d for real, d in pairs if real), default=0.0)
+    whole = max((d for real, d in pairs if not real), default=0.0)
+    return Relative(value, max(value, _distance(_flat(found[1]), _flat(expected[1]))), whole)
 
 
 def _difference(found: Derived, expected: Derived, allowed: Relative) -> str:
     """What differs by more than is allowed, in words; empty if nothing does."""
     for i, (a, b) in enumerate(zip(found[0], expected[0], strict=True)):
-        if _distance(a, b) > (allowed.value if a.is_floating_point() else allowed.gradient):
+        if a.is_floating_point():
+            differs = _distance(a, b) > allowed.value
+        else:  # where rounding decides at all, it may decide one of few
+            slack = 1 / max(_size(b), 1.0) if allowed.whole else 0.0
+            differs = _distance(a, b) > allowed.whole + slack
+        if differs:
             if b.numel() == 1:
                 shown = f"{a.item():.6g} where it gives {b.item():.6g} alone"
             else:
@@ -174,19 +186,22 @@ def _flat(tensors: Values) -> Tensor:
 
 
 def _distance(a: Tensor, b: Tensor) -> float:
-    """Relative to the size; of several whole numbers, say predictions, how many differ."""
+    """Relative to the size; of several whole numbers, how many differ."""
     if a.shape != b.shape:
         return math.inf
-    error, size = (a.double() - b.double()).norm(), b.double().norm()
+    size, error = b.double().norm(), (a.double() - b.double()).norm()
     if not torch.isfinite(size):  # the step itself will say that
         return 0.0
-    if a.is_floating_point():
-        error = error - 100 * torch.finfo(a.dtype).eps  # of what is zero, and rounding
-    else:
-        if a.numel() > 1:
-            error, size = (a != b).sum(), torch.tensor(a.numel())
-        error = error - 1  # where rounding decides
+    if not a.is_floating_point():
+        moved = error.item() if a.numel() == 1 else (a != b).sum().item()
+        return moved / max(_size(b), 1.0)
+    error = error - 100 * torch.finfo(a.dtype).eps  # of what is zero, and rounding
     return (error / size).item() if error > 0 else 0.0
+
+
+def _size(whole: Tensor) -> float:
+    """Of a whole number, or how many they are."""
+    return abs(whole.item()) if whole.numel() == 1 else whole.numel()
 
 
 def _draws(evaluator: Evaluator, node: Node, point: Point, expected: Derived) -> bool:

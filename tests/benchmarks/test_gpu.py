@@ -6,6 +6,7 @@ import itertools
 import json
 import re
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -18,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 import device_tests  # noqa: E402
 import gpu  # noqa: E402
 import host_synchronisations  # noqa: E402
-from gpu_parts import BENCHMARKS, Part, run_part, run_parts, summary  # noqa: E402
+from gpu_parts import BENCHMARKS, Outcome, Part, run_part, run_parts, summary  # noqa: E402
 from host_synchronisation_cases import CASES, Case  # noqa: E402
 
 # The parts.
@@ -128,6 +129,26 @@ def test_no_part_stops_another(parts, tmp_path, capsys):
     text = summary(outcomes, "cpu", 600)
     assert "2 of 7 parts passed" in text
     assert all(name in text and status in text for name, (_, status) in ENDS.items())
+
+
+def test_timed_parts_run_alone_and_the_others_side_by_side(tmp_path, monkeypatch):
+    both, running, seen = threading.Barrier(2, timeout=60), set[str](), {}
+
+    def run_part(part, *rest):
+        running.add(part.name)
+        if not part.timed:
+            both.wait()  # for ever, if they came one after the other
+        seen[part.name] = set(running)
+        if not part.timed:
+            both.wait()
+        running.discard(part.name)
+        return Outcome(part, "passed")
+
+    monkeypatch.setattr("gpu_parts.run_part", run_part)
+    parts = [Part(name, name, "x.py", timed=name in "bd") for name in "abcd"]
+    outcomes = run_parts(parts, "cpu", tmp_path, 600)
+    assert [o.part.name for o in outcomes] == list("abcd")
+    assert seen == {"a": {"a", "c"}, "c": {"a", "c"}, "b": {"b"}, "d": {"d"}}
 
 
 def test_nothing_that_a_part_has_started_outlives_it(parts, tmp_path):

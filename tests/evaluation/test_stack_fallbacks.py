@@ -13,12 +13,14 @@ import mlopt
 from mlopt import Central, OneStep
 
 
-@pytest.mark.parametrize("what", ["index", "layer", "gradient"])
+@pytest.mark.parametrize("what", ["index", "layer", "gradient", "count"])
 def test_functions_that_differ_are_found_before_the_first_step(what):
     def learner(j: int) -> mlopt.Problem:
         def loss(w, batch):
             if what == "index":
                 return mse_loss(w(batch[0]), batch[1]) * (1 + 0.01 * j)
+            if what == "count":
+                return mse_loss(w(batch[0]), batch[1]), {"count": torch.tensor(100 + j)}
             if what == "gradient" and j == 1:
                 return mse_loss(w(batch[0]), batch[1]) + 0 * w[0].weight.detach().sum()
             if what == "gradient":

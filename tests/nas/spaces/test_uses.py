@@ -32,7 +32,7 @@ def test_features_of_the_network_and_of_a_shared_discriminator(name):
 
 
 #: In every run, nodes of each: to trace a cell takes seconds, and one of two nodes has edges of
-#: both strides. The one of 1 node mixes channels apart, the other follows a number of its epochs.
+#: both strides. PC-DARTS cuts channels apart; P-DARTS' dropout follows the epoch.
 COMPILED = {"pc-darts, imagenet": 1, "p-darts, dropout": 2}
 FURTHER = [pytest.param(n, 2, marks=pytest.mark.slow) for n in VARIANTS if COMPILED.get(n) != 2]
 
