@@ -101,3 +101,30 @@ def test_one_synchronisation_with_alternation(reads):
     with reads:
         engine.step()
     assert reads.found == ["tolist"]
+
+
+def test_what_may_be_undone_is_copied_together() -> None:
+    """On a GPU a kernel for each tensor would take longer than the step of a small network."""
+
+    class Copies(TorchDispatchMode):
+        count = 0
+
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            self.count += func is torch.ops.aten.clone.default
+            return func(*args, **(kwargs or {}))
+
+    W, A = mlopt.Variable(mlp(), "w"), mlopt.Variable(mlp(seed=1), "a")
+
+    def problem(over: mlopt.Variable, given: mlopt.Variable) -> mlopt.Problem:
+        adam = torch.optim.Adam(over.parameters(), lr=0.01)
+        return mlopt.problem(over=over, given=[given], optimizer=adam, name=over.name)(
+            lambda x, y: sum((p - q).square().sum() for p, q in zip(
+                x.parameters(), y.parameters(), strict=True))
+        )  # fmt: skip
+
+    nodes = [problem(W, A), problem(A, W)]
+    engine = mlopt.Engine(nodes, hypergrad=mlopt.Frozen(), schedule=mlopt.Sequential())
+    engine.step()
+    with Copies() as copies:
+        engine.step()
+    assert copies.count == 0
