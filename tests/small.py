@@ -18,8 +18,9 @@ F64 = torch.float64
 
 def seeded(seed: int, make: Callable[[], Any]) -> Any:
     """What `make` returns under a seed, in float64 if it is a module; no global generator moves."""
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
+    with torch.random.fork_rng(devices=[]):
+        # torch.manual_seed also formats a stack trace for each kind of device that is not there
+        torch.default_generator.manual_seed(seed)
         made = make()
     return made.double() if isinstance(made, nn.Module) else made
 

@@ -22,10 +22,10 @@ METHODS: dict[str, Any] = {
     "one-sided": OneStep(product=OneSided()),
     "plain step": OneStep(lr=0.05),
     "sama": mlopt.Sama(),
-    "unrolled": Unrolled(3),
+    "unrolled": Unrolled(2),
     "recomputed": Unrolled(2, recompute=True),
-    "truncated": Unrolled(4, truncate=2),
-    "implicit": Implicit(CG(3), damping=1.0),
+    "truncated": Unrolled(3, truncate=1),
+    "implicit": Implicit(CG(2), damping=1.0),
     "stopped": mlopt.StopGradient(OneStep()),
 }
 #: Methods that no nested level can use.
@@ -34,7 +34,7 @@ STAGED: dict[str, Any] = {
     "zeroth order": mlopt.ZerothOrder(),
     # The Hessian of a neuron behind a batch norm is indefinite; a series needs a definite matrix.
     "neumann": Implicit(Neumann(3, scale=1e-3), curvature=mlopt.GaussNewton(), damping=1.0),
-    "gauss-newton": Implicit(CG(3), curvature=mlopt.GaussNewton(), damping=1.0),
+    "gauss-newton": Implicit(CG(2), curvature=mlopt.GaussNewton(), damping=1.0),
     "frozen": mlopt.Frozen(),
 }
 

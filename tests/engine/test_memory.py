@@ -45,7 +45,7 @@ def _collector_off(_what_was_there: None) -> Iterator[None]:
 
 def take(engine: mlopt.Engine, steps: int) -> None:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", mlopt.ConvergenceWarning)  # three products do not suffice
+        warnings.simplefilter("ignore", mlopt.ConvergenceWarning)  # two products do not suffice
         for _ in range(steps):
             engine.step()
 

@@ -46,7 +46,7 @@ def classifier(method: Any, net: nn.Module | None = None, rounds: Any = None) ->
     u, v = tensor(CPU, 4, 30, 4), torch.arange(30) % 3
 
     @mlopt.problem(over=W, given=[R], hypergrad=method,
-                   optimizer=torch.optim.SGD(W.parameters(), lr=0.1))  # fmt: skip
+                   optimizer=torch.optim.SGD(W.parameters(), lr=0.3))  # fmt: skip
     def fit(w, r):
         z = mlopt.outputs(w(x))
         penalty = sum((r.exp() * p**2).sum() for p in w.parameters() if p.shape == r.shape)

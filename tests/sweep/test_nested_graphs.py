@@ -29,7 +29,7 @@ import mlopt
 from mlopt import CG, Dense, Frozen, Implicit, OneStep, StopGradient, Unrolled
 
 #: Graphs of every run; the slow tests have the others.
-FAST = 18
+FAST = 14
 #: Graphs of one test of steps, of which the first two are of every run.
 BLOCK = 20
 LEFT = "what `settle` leaves, and an evaluation in another order"
