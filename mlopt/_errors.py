@@ -54,4 +54,4 @@ class ConvergenceWarning(UserWarning):
 
 
 class CapabilityWarning(UserWarning):
-    """An objective has no second derivative as it is, and another way was taken."""
+    """Something cannot be done as it was asked for; the message says what is done instead."""

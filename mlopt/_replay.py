@@ -35,8 +35,9 @@ class Generators:
     def __enter__(self) -> Generators:
         if self._depth == 0:
             cuda = [torch.cuda.default_generators[i] for i in self.cuda]
-            self._generators = [torch.default_generator, *cuda]
-            self._states = [generator.get_state() for generator in self._generators]
+            generators = [torch.default_generator, *cuda]
+            states = [generator.get_state() for generator in generators]
+            self._generators, self._states = generators, states
         self._depth += 1
         return self
 
@@ -55,8 +56,14 @@ class Generators:
     def __exit__(self, *exception: object) -> None:
         self._depth -= 1
         if self._depth == 0:
-            for generator, state in zip(self._generators, self._states, strict=True):
-                generator.set_state(state)
+            self.close()
+
+    def close(self) -> None:
+        """End the outermost block, if an exception in its own end has left it open."""
+        self._depth = 0
+        for generator, state in zip(self._generators, self._states, strict=True):
+            generator.set_state(state)
+        self._generators, self._states = [], []
 
 
 class replay(Generators):  # noqa: N801 - used as a function

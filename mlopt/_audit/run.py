@@ -17,6 +17,8 @@ from .._engine.operations import Evaluate as PlannedEvaluation
 from .._engine.operations import Total
 from .._engine.plan import Plan
 from .._engine.step import Step
+from .._engine.transaction import Transaction
+from .._engine.watch import Care
 from .._evaluation.point import Evaluator
 from .._graph.problem import Problem
 from .._graph.stream import Stream
@@ -61,7 +63,10 @@ def run(engine: Engine, problem: Problem, evaluator: Evaluator, wide: bool) -> I
 
     engine._feed.begin()
     try:
-        step = Step(engine.graph, evaluator, plan, dormant, draw, engine.seed_of)
+        step = Step(
+            engine.graph, evaluator, plan, dormant, draw, engine.seed_of,
+            Transaction(evaluator, copies=False), Care(),
+        )  # fmt: skip
         with costs(evaluator) as cost:
             outcome = step.run()
         loss = float(outcome.metrics[f"{engine.graph.labels[problem]}/loss"])

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._engine.step import trainable
+from .._engine.transaction import trainable
 from .._graph.game import Game, Played
 from .._graph.problem import Problem
 from .._tensors import Tensors

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._engine.step import trainable
+from .._engine.transaction import trainable
 from .._evaluation.loss import split_loss
 from .._evaluation.point import Evaluator, Point
 from .._graph.node import Node

@@ -24,11 +24,15 @@ class Builder:
     Args:
         graph: the graph.
         dormant: problems before their start.
+        undo: whether commits can be undone: then the decision comes last, and sees what they gave.
     """
 
-    def __init__(self, graph: Graph, dormant: frozenset[Problem] = frozenset()) -> None:
+    def __init__(
+        self, graph: Graph, dormant: frozenset[Problem] = frozenset(), undo: bool = True
+    ) -> None:
         self.graph = graph
         self.dormant = dormant
+        self.undo = undo
         self.operations: list[Operation] = []
         self._current: dict[Node, Evaluate] = {}
         self._commits: dict[Node, int] = {}
@@ -123,12 +127,17 @@ class Builder:
         return check
 
     def decide(self) -> None:
-        """From here on commits are final."""
+        """From here on nothing but commits follows."""
         self._iterate(list(self._pending))
         fuse(self.graph, self.operations, self._needs)
-        if not self._decided:
+        if not self._decided and not self.undo:
             self.operations.append(Decide())
         self._decided = True
+
+    def plan(self) -> tuple[Operation, ...]:
+        """What has been composed."""
+        last = [] if self._decided and not self.undo else [Decide()]
+        return (*self.operations, *last)
 
     def _iterate(self, problems: Sequence[Problem]) -> None:
         for problem in problems:

@@ -63,6 +63,10 @@ class Engine(Stepper):
             finite; one more raises `NonFiniteError`. A skipped step commits nothing.
         compile: call objectives and signals compiled where they are differentiated once; True, or
             options of `torch.compile` by name. The first step, which is measured, runs plain.
+        undo: copy parameters, states of optimizers and buffers before a step commits, so that all
+            is put back if anything raises or is not finite; `plan()` says how much that is. False
+            saves the memory: what has been committed when a step fails then stays, and new values
+            and states that are not finite are not noticed.
 
     Raises:
         GraphError: the list is not a graph that can be run; the message says what to do.

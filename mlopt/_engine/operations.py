@@ -87,7 +87,7 @@ class Anew:
 
 @dataclass
 class Commit:
-    """Update a problem's variables; `early` ones come before the decision and can be undone."""
+    """Update a problem's variables; after `early` ones something is computed that sees them."""
 
     problem: Problem
     early: bool
@@ -120,7 +120,7 @@ class Settled:
 
 @dataclass
 class Decide:
-    """Everything is finite: go on; else undo the early commits and end the step."""
+    """Everything is finite: go on; else undo what was committed and end the step."""
 
 
 Operation = Evaluate | Total | Nest | Iterate | Anew | Commit | Draw | Settled | Decide

@@ -18,8 +18,10 @@ class Outcome:
     Attributes:
         metrics: of the base evaluations, detached, on their devices.
         signals: the signals' values by label, detached.
-        failed: the label of the first problem with a non-finite loss or gradient, and which of the
-            two it was; None if all was finite.
+        failed: the label of the first problem in which something was not finite, and what it was;
+            None if all was finite.
+        cause: the error that it led to.
+        overflowed: whether it was a norm alone, of a gradient that is finite.
         updated: the problems that were updated.
         gradients: the total gradient of each problem by key.
     """
@@ -27,5 +29,7 @@ class Outcome:
     metrics: dict[str, Any] = field(default_factory=dict)
     signals: dict[str, Any] = field(default_factory=dict)
     failed: tuple[str, str] | None = None
+    cause: BaseException | None = None
+    overflowed: bool = False
     updated: set[Problem] = field(default_factory=set)
     gradients: dict[Problem, Tensors] = field(default_factory=dict)

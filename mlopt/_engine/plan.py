@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
 
 from .._graph.brief import brief
 from .._graph.graph import Graph
 from .._graph.node import Node
 from .._graph.problem import Problem
-from .operations import Evaluate, Iterate, Nest, Operation, Total
+from .operations import Commit, Evaluate, Iterate, Nest, Operation, Total
+from .reach import reach
 
 __all__ = ["Plan"]
 
@@ -24,10 +28,13 @@ class Plan:
             the most; for nested levels and for steps of several, as counted in a trial.
         backwards: backward passes; those of nested levels stand at the problem whose gradient they
             are for.
+        undo: whether what is committed is copied before, so that it can be undone.
+        copies: bytes of these copies: parameters, states of optimizers and buffers as they are.
     """
 
     graph: Graph
     operations: tuple[Operation, ...]
+    undo: bool = True
 
     @property
     def per_node(self) -> dict[Node, tuple[int, int]]:
@@ -61,6 +68,19 @@ class Plan:
         """Backward passes in the step."""
         return sum(b for _, b in self.per_node.values())
 
+    @property
+    def copies(self) -> int:
+        """Bytes that are copied, so that the step can be undone."""
+        known: dict[int, Any] = {}
+        tensors: list[Tensor] = []
+        for problem in {o.problem for o in self.operations if isinstance(o, Commit) and self.undo}:
+            tensors += reach(problem.optimizer, "", known).tensors
+            modules = [v.value for v in problem.over if isinstance(v.value, nn.Module)]
+            tensors += reach([b for m in modules for b in m.buffers()], "", known).tensors
+        memories = [s.state for s in self.graph.signals if s.state is not None] if tensors else []
+        tensors += reach([b for m in memories for b in m.buffers()], "", known).tensors
+        return sum(t.numel() * t.element_size() for t in tensors)
+
     def __str__(self) -> str:
         width = max(len("total"), *(len(label) for label in self.graph.labels.values()))
         lines = [f"{'':{width}}  evaluations  backward passes"]
@@ -71,6 +91,12 @@ class Plan:
         lines.append(f"{'total':{width}}  {self.evaluations:11}  {self.backwards:15}")
         lines += self._stacking()
         lines += [f"{self.graph.labels[p]}: {note}" for p, note in self.graph.notes.items()]
+        if any(isinstance(o, Commit) for o in self.operations):
+            lines.append(
+                f"copies, to undo a step that fails: {_size(self.copies)}"
+                if self.undo
+                else "no copies: what a step has committed when it fails cannot be undone"
+            )
         return "\n".join(lines)
 
     def _stacking(self) -> list[str]:
@@ -118,3 +144,7 @@ class Plan:
             how = f" by {brief(self.graph.methods[node])}" if isinstance(node, Problem) else ""
             reasons[node] = "; ".join(why) + how
         return reasons
+
+
+def _size(count: int) -> str:
+    return f"{count / 2**20:.1f} MiB" if count >= 2**19 else f"{count / 2**10:.1f} KiB"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -23,14 +22,25 @@ from .._sweep.descent import total_gradients
 from .._sweep.together import evaluate_together
 from .._sweep.total import TotalObjectives
 from .._tensors import Tensors, norm
-from .._variable import Variable
 from ..hypergrad.derivatives import backward_passes
 from .batches import Batches
-from .operations import Anew, Commit, Decide, Draw, Evaluate, Iterate, Nest, Settled, Total
+from .closing import Closing
+from .operations import (
+    Anew,
+    Commit,
+    Decide,
+    Draw,
+    Evaluate,
+    Iterate,
+    Nest,
+    Settled,
+    Total,
+)
 from .outcome import Outcome
 from .plan import Plan
 from .seeds import in_round
-from .transaction import Transaction
+from .transaction import Transaction, trainable
+from .watch import Care, Watch
 
 __all__ = ["Step"]
 
@@ -45,6 +55,8 @@ class Step:
         dormant: problems before their start.
         draw: (stream) -> its next batch.
         seed: (node, inner step) -> the seed of an evaluation.
+        transaction: takes what is committed.
+        care: where the quick way of looking does not do; what is learned is noted.
     """
 
     def __init__(
@@ -55,6 +67,8 @@ class Step:
         dormant: frozenset[Problem],
         draw: Callable[[Stream], Any],
         seed: Callable[[Node, int], int],
+        transaction: Transaction,
+        care: Care,
     ) -> None:
         self.graph, self.plan, self.evaluator = graph, plan, evaluator
         self.parameters = {p: trainable(p, evaluator.parameters) for p in graph.problems}
@@ -62,11 +76,12 @@ class Step:
         # Nothing in here refers back to the step: what it held is freed with it, at once.
         self.batches = Batches(graph, draw)
         self.ascent = Ascent(graph, evaluator, self.parameters, dormant, self.batches, seed)
-        self.transaction = Transaction(evaluator)
+        self.transaction, self.care = transaction, care
         self.outcome = Outcome()
+        self.watch = Watch()
+        self.closing = Closing(graph, transaction, self.watch, self.outcome, care)
         self._total_objectives: TotalObjectives | None = None
         self._rounds: Mapping[Node, int] = {}
-        self._watched: list[tuple[Node, str, Tensor]] = []
         self._norms: dict[Problem, Tensor] = {}
         self._placing: dict[Problem, Any] = {}
         self._written: dict[Node, dict[Any, list[Tensor]]] = {}
@@ -91,27 +106,33 @@ class Step:
         Returns:
             The outcome; if something was not finite, nothing has been committed.
         """
-        operations, at = self.plan.operations, 0
+        operations, at, last = self.plan.operations, 0, False
         try:
             while at < len(operations) and self.outcome.failed is None:
                 operation = operations[at]
                 if isinstance(operation, Commit):
+                    if not (operation.early or last):
+                        last = True
+                        self.closing.begin(operations[at:], self._written)
                     self._commit(operation)
                     at += 1
                 else:
                     # Optimizers have the caller's grad mode and generators, evaluations their own.
                     with torch.no_grad(), self.evaluator.generators:
                         at = self._compute(at)
-            if self.outcome.failed is not None:
+            if self.outcome.failed is None:
+                self.closing.write_signals(self._written)
+            else:
                 self.transaction.undo()
-        except BaseException:
+        except BaseException as error:
+            if self._total_objectives is not None:
+                self._watch_noted()
+            explained = self.closing.explains(error)
             self.transaction.undo()
-            raise
+            if not explained:
+                raise
         finally:
             self.evaluator.release()
-        if self.transaction.updated:
-            for signal in self.graph.signals:
-                self.evaluator.commit(self._written.get(signal, {}))
         self.outcome.updated = self.transaction.updated
         return self.outcome
 
@@ -141,7 +162,7 @@ class Step:
             elif isinstance(operation, Settled):
                 if self._settled(operation):
                     return operation.end
-            elif isinstance(operation, Decide) and not self._decide():
+            elif isinstance(operation, Decide) and not self.closing.decide(self._written):
                 break
             at += 1
         return at
@@ -208,7 +229,7 @@ class Step:
 
     def _report(self, problem: Problem, loss: Tensor, metrics: dict[str, Any]) -> None:
         label = self.graph.labels[problem]
-        self._watched.append((problem, "loss", loss))
+        self.watch.note(problem, "loss", loss)
         self.outcome.metrics[f"{label}/loss"] = loss
         for name, value in metrics.items():
             value = value.detach() if isinstance(value, Tensor) else value
@@ -245,6 +266,7 @@ class Step:
             for operation in nests:
                 with self._counted(operation):
                     self.totals.update(operation.problem)
+            self._watch_noted()
             # Those that are evaluated for their readers alone are reported as a sweep reports them.
             own = {operation.problem for operation in nests}
             for other in (p for p in self.graph.problems if p in self.totals.known):
@@ -259,10 +281,11 @@ class Step:
 
     def _iterate(self, problem: Problem) -> None:
         trajectory = self.totals.trajectory(problem)
+        self._watch_noted()
         self._note_signals()
         self._report(problem, trajectory.losses[0], trajectory.metrics)
-        self._watched += [(problem, "loss", loss) for loss in trajectory.losses[1:]]
-        self._watched.append((problem, "value", norm(trajectory.value)))
+        if not self.transaction.copies:
+            self.watch.note(problem, "value", norm(trajectory.value, self.care.norms))
 
     def _note_signals(self) -> None:
         """What the total objectives computed, before an early commit makes them begin anew."""
@@ -272,8 +295,8 @@ class Step:
 
     def _keep(self, problem: Problem, gradient: Tensors) -> None:
         self.outcome.gradients[problem] = gradient
-        self._norms[problem] = length = norm(gradient)
-        self._watched.append((problem, "gradient", length))
+        self._norms[problem] = length = norm(gradient, self.care.norms)
+        self.watch.note(problem, "gradient", length)
         self.outcome.metrics[f"{self.graph.labels[problem]}/gradient_norm"] = length
 
     def _commit(self, operation: Commit) -> None:
@@ -283,9 +306,7 @@ class Step:
                 for player in self.graph.moving(problem):
                     self._placing[player] = self.totals.trajectory(player)
             trajectory = self._placing.pop(problem)
-            self.transaction.place(
-                problem, self.parameters[problem], trajectory, undoable=operation.early
-            )
+            self.transaction.place(problem, self.parameters[problem], trajectory)
         else:
             self.transaction.update(
                 problem,
@@ -293,7 +314,6 @@ class Step:
                 self.outcome.gradients[problem],
                 self._norms[problem],
                 self._written[problem],
-                undoable=operation.early,
             )
         self.ascent.forget(operation.forget)
         if operation.early:
@@ -313,36 +333,13 @@ class Step:
             self.outcome.metrics[label] = self.outcome.metrics.get(label, 0) + (not done)
         return done
 
-    def _decide(self) -> bool:
-        """Whether every loss and gradient is finite: the step's one host synchronisation."""
-        if not self._watched:
-            return True
-        values = [t for _, _, t in self._watched]
-        if len({t.device for t in values}) > 1:
-            values = [t.to(values[0].device) for t in values]
-        finite = [math.isfinite(x) for x in torch.stack(values).tolist()]
-        if all(finite):
-            return True
-        node, what, _ = self._watched[finite.index(False)]  # the first that was computed
-        self.outcome.failed = (self.graph.labels[node], what)
-        return False
+    def _watch_noted(self) -> None:
+        """Watch the losses of total objectives, in the order in which they were evaluated."""
+        while self.totals.noted:
+            problem, loss = self.totals.noted.pop(0)
+            self.watch.note(problem, "loss", loss)
 
     def _redraw(self, operation: Draw) -> None:
         self.batches.redraw(operation.streams, operation.readers)
         self.ascent.forget(operation.forget)
         self._total_objectives = None
-
-
-def trainable(
-    problem: Problem, named: Callable[[Variable], dict[str, Tensor]] = Variable.named_parameters
-) -> Tensors:
-    """The parameters that a problem updates: those its optimizer holds, if any, not frozen ones."""
-    held = None
-    if problem.optimizer is not None:
-        held = {id(p) for group in problem.optimizer.param_groups for p in group["params"]}
-    return {
-        (v, name): p
-        for v in problem.over
-        for name, p in named(v).items()
-        if p.requires_grad and (held is None or id(p) in held)
-    }

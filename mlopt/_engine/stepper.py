@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from .._errors import GraphError, NonFiniteError
+from .._errors import CapabilityWarning, GraphError, NonFiniteError
 from .._evaluation.check import check_reads
 from .._evaluation.compile import Compiler
 from .._evaluation.point import Evaluator, cuda_devices
 from .._evaluation.stack_check import compare_stacks
+from .._graph.feed import Feed
 from .._graph.graph import Graph
 from .._graph.group import Group
 from .._graph.node import Node
 from .._graph.problem import Problem
-from .._graph.stream import Feed, Stream
+from .._graph.stream import Stream
 from .._replay import derive_seed
 from .._variable import Variable
 from ..hypergrad.interface import AbstractHypergradient
+from .batches import Batches
 from .builder import Builder
 from .clock import Clock
 from .measure import Measurement, measure
@@ -29,6 +32,8 @@ from .outcome import Outcome
 from .plan import Plan
 from .schedule import AbstractSchedule, Simultaneous
 from .step import Step
+from .transaction import Transaction
+from .watch import Care
 
 __all__ = ["Stepper"]
 
@@ -46,6 +51,7 @@ class Stepper:
         seed: int = 0,
         skip_nonfinite: int = 0,
         compile: bool | Mapping[str, Any] = False,
+        undo: bool = True,
     ) -> None:
         if hypergrad is not None and not isinstance(hypergrad, AbstractHypergradient):
             raise GraphError(
@@ -61,6 +67,7 @@ class Stepper:
         self.device = torch.device(device) if device is not None else None
         self.seed = seed
         self.skip_nonfinite = skip_nonfinite
+        self.undo = undo
         self.steps = 0
         self.epoch = 0
         self.signals: dict[str, Any] = {}
@@ -83,6 +90,7 @@ class Stepper:
         self._plans: dict[Any, Plan] = {}
         self._checked = False
         self._failures = 0
+        self._care = Care()
 
     # What a step is.
 
@@ -111,7 +119,9 @@ class Stepper:
         if any(o.calls is None for o in trials):
             trial = tuple(o for x in plan.operations if (o := _tried(x)) is not None)
             try:
-                self._run(Plan(self.graph, trial), dormant)
+                self._run(
+                    Plan(self.graph, trial), dormant, Transaction(self._evaluator, copies=False)
+                )
             finally:
                 self._feed.give_back()
         return plan
@@ -120,9 +130,9 @@ class Stepper:
         """The plan of the next step, and the problems before their start."""
         active, dormant = key = self._active()
         if key not in self._plans:
-            builder = Builder(self.graph, dormant)
+            builder = Builder(self.graph, dormant, self.undo)
             self.schedule.compose(builder, active)
-            self._plans[key] = Plan(self.graph, tuple(builder.operations))
+            self._plans[key] = Plan(self.graph, builder.plan(), self.undo)
         return self._plans[key], dormant
 
     def seed_of(self, node: Node, inner: int = 0, *, step: int | None = None) -> int:
@@ -165,11 +175,14 @@ class Stepper:
         dormant = self._active()[1]
         builder = Builder(self.graph, dormant)
         builder.gradient(problem)
-        plan = Plan(self.graph, tuple(builder.operations))
+        plan = Plan(self.graph, builder.plan())
         try:
-            gradient = self._run(plan, dormant).gradients[problem]
+            outcome = self._run(plan, dormant, Transaction(self._evaluator, copies=False))
         finally:
             self._feed.give_back()
+        if outcome.failed is not None:
+            raise self._non_finite(outcome, "hypergradient") from outcome.cause
+        gradient = outcome.gradients[problem]
         out: dict[Variable, dict[str, Tensor]] = {v: {} for v in problem.over}
         for (variable, name), tensor in gradient.items():
             out[variable][name] = tensor
@@ -192,29 +205,45 @@ class Stepper:
         if all(p.optimizer is None for p in self.graph.problems):
             raise GraphError("Engine: no problem has an optimizer, so there is nothing to step.")
         plan, dormant = self._compose()
-        try:
+        with Transaction(self._evaluator, self.undo) as transaction:
+            memory = transaction.memory
+            memory.keep_attributes(
+                self, "steps", "epoch", "signals", "skipped", "_failures", "measurement"
+            )
+            self._feed.keep(memory.keep_attributes)
             if self.measurement is None:
                 # Its hooks would be compiled into the functions.
                 with self._compiler.paused(), measure(self.graph.variables, self.device) as taken:
-                    outcome = self._run(plan, dormant)
+                    outcome = self._run(plan, dormant, transaction)
                 self.measurement = taken
+                self._say_what_stays(memory.closed)
             else:
-                outcome = self._run(plan, dormant)
-        except BaseException:
-            self._feed.give_back()
-            raise
-        self.signals = outcome.signals
-        self._after(outcome)
+                outcome = self._run(plan, dormant, transaction)
+            self._after(outcome, transaction)
         return outcome.metrics
+
+    def _say_what_stays(self, closed: Mapping[str, str]) -> None:
+        """What a step that fails later cannot put back."""
+        if closed:
+            named = [f"{path} ({kind})" for path, kind in closed.items()]
+            more = f" and {len(named) - 5} more" if len(named) > 5 else ""
+            warnings.warn(
+                f"If a step fails, all is put back but what is inside of {', '.join(named[:5])}"
+                f"{more}: an optimizer's or scheduler's containers, tensors, generators and "
+                "attributes are copied, and objects in these two deep.",
+                CapabilityWarning,
+                stacklevel=4,
+            )
 
     # After a step.
 
-    def _after(self, outcome: Outcome) -> None:
+    def _after(self, outcome: Outcome, transaction: Transaction) -> None:
+        self.signals = outcome.signals
         if outcome.failed is not None:
-            self.skipped = self._non_finite(*outcome.failed)
+            error = self._non_finite(outcome, "step")
             if self._failures >= self.skip_nonfinite:
-                self._feed.give_back()
-                raise self.skipped
+                raise error from outcome.cause
+            self.skipped = error
             self._failures += 1
         else:
             self.skipped, self._failures = None, 0
@@ -224,34 +253,55 @@ class Stepper:
         if self._epoch_stream is not None:
             self.epoch = self._feed.passes[self._epoch_stream]
         epochs = self._epoch_stream is not None
-        self.clock.after_step(outcome, epochs=epochs, ended=self.epoch > before)
+        self.clock.after_step(outcome, transaction, epochs=epochs, ended=self.epoch > before)
 
-    def _non_finite(self, label: str, what: str) -> NonFiniteError:
+    def _non_finite(self, outcome: Outcome, what: str) -> NonFiniteError:
+        """The error of a step, or of a hypergradient, that met something that is not finite."""
+        assert outcome.failed is not None
+        label, part = outcome.failed
+        if not part:  # a method met it, and says where
+            error = outcome.cause
+            assert isinstance(error, NonFiniteError)
+            return NonFiniteError(str(error), problem=label, step=self.steps)
+        if part == "update":
+            part = "update (its new values, optimizer state or buffers)"
+        done = "nothing was committed" if self.undo else "what was committed before stays (undo=)"
         return NonFiniteError(
-            f"step {self.steps}: the {what} of {label} is not finite, the first of this step; "
-            "nothing was committed. Lower its learning rate, clip its gradient, or look at its "
-            "batch; Engine(skip_nonfinite=n) goes on past n such steps in a row.",
+            f"{what} {self.steps}: the {part} of {label} is not finite, the first of this step; "
+            f"{done}. Lower its learning rate, clip its gradient, or look at its batch; "
+            "Engine(skip_nonfinite=n) goes on past n such steps in a row.",
             problem=label,
             step=self.steps,
         )
 
-    def _step(self, plan: Plan, dormant: frozenset[Problem]) -> Step:
-        return Step(self.graph, self._evaluator, plan, dormant, self._feed, self.seed_of)
+    def _step(self, plan: Plan, dormant: frozenset[Problem], transaction: Transaction) -> Step:
+        return Step(
+            self.graph, self._evaluator, plan, dormant, self._feed, self.seed_of, transaction,
+            self._care,
+        )  # fmt: skip
 
-    def _run(self, plan: Plan, dormant: frozenset[Problem]) -> Outcome:
+    def _run(self, plan: Plan, dormant: frozenset[Problem], transaction: Transaction) -> Outcome:
         self._feed.begin()
-        return self._compiler.attempt(lambda: self._step(plan, dormant).run(), self._feed)
+
+        def run() -> Outcome:
+            return self._step(plan, dormant, transaction).run()
+
+        outcome = self._compiler.attempt(run, self._feed)
+        if outcome.overflowed:  # from now on norms are taken in a way that does not
+            self._feed.give_back()
+            outcome = self._compiler.attempt(run, self._feed)
+        return outcome
 
     def _check(self) -> None:
         """Before anything is changed: do the functions read what they declare?"""
         if self._checked:
             return
         self._feed.begin()
-        step = self._step(Plan(self.graph, ()), frozenset())
+        batches = Batches(self.graph, self._feed)
         try:
             with self._compiler.paused():
-                check_reads(self.graph, self._evaluator, step.batches, self.seed_of)
-                compare_stacks(self.graph, self._evaluator, step.batches, self.seed_of)
+                check_reads(self.graph, self._evaluator, batches, self.seed_of)
+                compare_stacks(self.graph, self._evaluator, batches, self.seed_of)
         finally:
             self._feed.give_back()
         self._checked = True

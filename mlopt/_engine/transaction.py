@@ -2,35 +2,44 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from .._evaluation.point import Evaluator
-from .._graph.problem import Problem
-from .._tensors import Tensors, clone
+from .._graph.node import Node
+from .._graph.problem import PerStep, Problem
+from .._tensors import Tensors
+from .._variable import Variable
 from ..optim import rule_of
+from .interrupts import Deferral
+from .memory import Memory
+from .reach import reach
 
-__all__ = ["Transaction"]
+__all__ = ["Transaction", "trainable"]
 
 
 class Transaction:
-    """The updates of one step.
+    """A block that changes everything that a step changes, or, if it raises, nothing.
 
-    Updates before the step's decision keep copies of what they change, so that `undo` leaves every
-    level as it was; later ones need none.
+    Before something is changed for the first time, a copy of it is kept. From the first commit that
+    nothing but commits follows, an interrupt waits for the end of the block.
 
     Args:
         evaluator: of the graph; it knows the modules' buffers.
+        copies: whether copies are kept; without them `undo` can do nothing.
     """
 
-    def __init__(self, evaluator: Evaluator) -> None:
-        self.evaluator = evaluator
+    def __init__(self, evaluator: Evaluator, copies: bool = True) -> None:
+        self.evaluator, self.copies = evaluator, copies
         self.updated: set[Problem] = set()
-        self._before: dict[Problem, _Snapshot] = {}
+        self.memory = Memory()
+        self.interrupts = Deferral()
+        self._grad = torch.is_grad_enabled()  # of the caller
+        self._kept: dict[Node, None] = {}
+        self._buffers: dict[Any, list[Tensor]] = {}
 
     def update(
         self,
@@ -39,8 +48,6 @@ class Transaction:
         gradient: Tensors,
         norm: Tensor,
         written: Mapping[Any, list[Tensor]],
-        *,
-        undoable: bool,
     ) -> None:
         """Let the problem's optimizer step with this gradient, and commit its buffers.
 
@@ -50,10 +57,8 @@ class Transaction:
             gradient: by key; a parameter without one keeps None, and the optimizer leaves it alone.
             norm: the gradient's 2-norm, for clipping.
             written: buffers to commit.
-            undoable: whether `undo` may be called later.
         """
-        if undoable and problem not in self._before:
-            self._before[problem] = _Snapshot(problem, self.evaluator)
+        self.keep(problem)
         if problem.clip is not None and gradient:
             factor = torch.clamp(problem.clip / (norm + 1e-6), max=1.0)
             clipped = torch._foreach_mul(list(gradient.values()), factor)
@@ -61,24 +66,21 @@ class Transaction:
         for key, parameter in parameters.items():
             parameter.grad = gradient.get(key)
         assert problem.optimizer is not None
+        self.updated.add(problem)
         problem.optimizer.step()
         self.evaluator.commit(written)
-        self.updated.add(problem)
 
-    def place(
-        self, problem: Problem, parameters: Tensors, trajectory: Any, *, undoable: bool
-    ) -> None:
+    def place(self, problem: Problem, parameters: Tensors, trajectory: Any) -> None:
         """Commit where a problem's steps have led: its variables, optimizer state and buffers.
 
         Args:
             problem: whose variables are updated.
             parameters: by key.
             trajectory: the steps' end.
-            undoable: whether `undo` may be called later.
         """
-        if undoable and problem not in self._before:
-            self._before[problem] = _Snapshot(problem, self.evaluator)
+        self.keep(problem)
         assert problem.optimizer is not None
+        self.updated.add(problem)
         keys = [k for k in parameters if k in trajectory.value]
         with torch.no_grad():
             torch._foreach_copy_([parameters[k] for k in keys], [trajectory.value[k] for k in keys])
@@ -86,58 +88,114 @@ class Transaction:
             problem.optimizer, parameters, trajectory.state
         )
         self.evaluator.commit(trajectory.written)
-        self.updated.add(problem)
+
+    def write(self, node: Node, written: Mapping[Any, list[Tensor]]) -> None:
+        """Commit what a signal with memory wrote there."""
+        self.keep(node)
+        self.evaluator.commit(written)
+
+    def schedule(self, problem: Problem, *loss: float) -> None:
+        """Let a problem's scheduler step.
+
+        Args:
+            problem: whose scheduler.
+            loss: what it is told, if it asks.
+        """
+        scheduler = problem.scheduler
+        scheduler = scheduler.scheduler if isinstance(scheduler, PerStep) else scheduler
+        if self.copies:
+            self.memory.keep((problem, scheduler, f"{problem.name}.scheduler"))
+        scheduler.step(*loss)
+
+    def peaks(self) -> list[Tensor]:
+        """A few scalars that are finite if all is that was committed."""
+        return self.memory.peaks(self._new())
+
+    def spoilt(self) -> list[tuple[Node, Tensor]]:
+        """Whose of what was committed is not finite, and was, or is new: flags for each tensor."""
+        return self.memory.spoilt(self._new())
+
+    def _new(self) -> dict[int, tuple[Node, Tensor]]:
+        """What optimizers and modules hold by now that they did not hold before."""
+        new: dict[int, tuple[Node, Tensor]] = {}
+        for node in self._kept:
+            now = self._buffers_of(node)
+            if isinstance(node, Problem):
+                now += _state(node.optimizer)
+            new.update({id(t): (node, t) for t in now if not self.memory.knows(t)})
+        return new
+
+    def __enter__(self) -> Transaction:
+        return self
+
+    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
+        try:
+            if error is not None:
+                self.undo()
+                torch.set_grad_enabled(self._grad)  # should a block's own end have been interrupted
+        finally:
+            self.interrupts.end()
 
     def undo(self) -> None:
         """Put everything back."""
-        for snapshot in self._before.values():
-            snapshot.restore()
-        self._before.clear()
+        self.interrupts.begin()
+        try:
+            self._undo()
+        except BaseException:
+            self._undo()  # what interrupted it is not raised a second time
+            raise
+
+    def _undo(self) -> None:
+        for source, held in self._buffers.items():
+            self.evaluator.hold(source, held)
+        self.memory.restore()
         self.updated.clear()
 
+    def keep(self, *nodes: Node) -> None:
+        """Remember all that committing these nodes may change.
 
-class _Snapshot:
-    def __init__(self, problem: Problem, evaluator: Evaluator) -> None:
-        assert problem.optimizer is not None
-        self.optimizer, self.evaluator = problem.optimizer, evaluator
-        self.parameters = [p for g in self.optimizer.param_groups for p in g["params"]]
-        self.grads = [p.grad for p in self.parameters]
-        with torch.no_grad():
-            self.values = clone(self.parameters)
-            self.state = _copied(self.optimizer.state)
-        self.groups = [
-            {k: copy.deepcopy(v) for k, v in g.items() if _restorable(k, v)}
-            for g in self.optimizer.param_groups
-        ]
-        self.buffers = {
-            v: clone(evaluator.bindings[v].held()) for v in problem.over if v in evaluator.bindings
-        }
+        Args:
+            nodes: problems, and signals with memory.
+        """
+        nodes = tuple(n for n in nodes if self.copies and n not in self._kept)
+        owned: list[tuple[Any, Any, str]] = []
+        for node in nodes:
+            owned.append((node, self._buffers_of(node), f"{node.name}.buffers"))
+            if isinstance(node, Problem):
+                owned.append((node, node.optimizer, f"{node.name}.optimizer"))
+            for source in _sources(node):
+                if source in self.evaluator.bindings:
+                    self._buffers[source] = self.evaluator.bindings[source].held()
+        self.memory.keep(*owned)
+        self._kept.update(dict.fromkeys(nodes))
 
-    def restore(self) -> None:
-        with torch.no_grad():
-            if self.parameters:
-                torch._foreach_copy_(self.parameters, self.values)
-        for p, grad in zip(self.parameters, self.grads, strict=True):
-            p.grad = grad
-        self.optimizer.state.clear()
-        self.optimizer.state.update(self.state)
-        for group, options in zip(self.optimizer.param_groups, self.groups, strict=True):
-            for name in [k for k, v in group.items() if _restorable(k, v) and k not in options]:
-                del group[name]
-            group.update(options)
-        self.evaluator.commit(self.buffers)
+    def _buffers_of(self, node: Node) -> list[Tensor]:
+        """The buffers that a node's variables, or its memory, hold now."""
+        bindings = (self.evaluator.bindings.get(source) for source in _sources(node))
+        return [t for binding in bindings if binding is not None for t in binding.held()]
 
 
-def _copied(state: Mapping[Tensor, dict[str, Any]]) -> dict[Tensor, dict[str, Any]]:
-    """An optimizer's state by parameter, its tensors copied together."""
-    held = {(p, k): v for p, s in state.items() for k, v in s.items() if isinstance(v, Tensor)}
-    copies = dict(zip(held, clone(list(held.values())), strict=True))
+def _sources(node: Node) -> tuple[Any, ...]:
+    return node.over if isinstance(node, Problem) else (node,)
+
+
+def _state(optimizer: Any) -> list[Tensor]:
+    """The tensors that an optimizer holds; those of torch keep all that changes in their states."""
+    if type(optimizer).__module__.startswith("torch.optim."):
+        return [t for s in optimizer.state.values() for t in s.values() if isinstance(t, Tensor)]
+    return reach(optimizer, "").tensors
+
+
+def trainable(
+    problem: Problem, named: Callable[[Variable], dict[str, Tensor]] = Variable.named_parameters
+) -> Tensors:
+    """The parameters that a problem updates: those its optimizer holds, if any, not frozen ones."""
+    held = None
+    if problem.optimizer is not None:
+        held = {id(p) for group in problem.optimizer.param_groups for p in group["params"]}
     return {
-        p: {k: copies[p, k] if (p, k) in copies else copy.deepcopy(v) for k, v in s.items()}
-        for p, s in state.items()
+        (v, name): p
+        for v in problem.over
+        for name, p in named(v).items()
+        if p.requires_grad and (held is None or id(p) in held)
     }
-
-
-def _restorable(name: str, value: Any) -> bool:
-    """Options of a group that an optimizer may count in; tensors, as of a learning rate, stay."""
-    return name != "params" and not isinstance(value, Tensor)

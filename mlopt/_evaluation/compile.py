@@ -14,10 +14,10 @@ from typing import Any, TypeVar
 import torch
 
 from .._errors import CapabilityWarning, GraphError
+from .._graph.feed import Feed
 from .._graph.graph import Graph
 from .._graph.node import Node
 from .._graph.signal import Signal
-from .._graph.stream import Feed
 from ..hypergrad.curvature import _marked
 
 __all__ = ["Compiled", "Compiler", "Counts"]

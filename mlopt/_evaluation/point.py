@@ -111,6 +111,7 @@ class Evaluator:
         # (node, twice) -> its function, or another that computes the same
         self.choose: Callable[[Node, bool], Callable[..., Any]] = lambda node, twice: node.fn
         self._lent: list[tuple[Binding, list[Tensor]]] = []
+        self._open: list[list[tuple[dict[str, Any], str, Any]]] = []
         self.bindings: dict[Any, Binding] = {
             v: Binding.of(v.value) for v in variables if isinstance(v.value, nn.Module)
         }
@@ -147,6 +148,7 @@ class Evaluator:
         """
         self.count[node] += 1
         swapped: list[tuple[dict[str, Any], str, Any]] = []
+        self._open.append(swapped)
         lent: list[tuple[Any, Binding, list[Tensor]]] = []
         written: dict[Any, list[Tensor]] = {}
         try:
@@ -177,8 +179,7 @@ class Evaluator:
                 else:
                     binding.spare.append(copies)
         finally:
-            for slot, key, tensor in reversed(swapped):
-                slot[key] = tensor
+            self._swap_back()  # this one: those that it called have ended
         return result, written
 
     def parameters(self, variable: Variable) -> dict[str, Tensor]:
@@ -213,11 +214,28 @@ class Evaluator:
                     for (slot, key), t in zip(binding.buffers, tensors, strict=True):
                         slot[key] = t
 
+    def hold(self, source: Any, tensors: list[Tensor]) -> None:
+        """Let a module hold these very tensors as its buffers."""
+        for (slot, key), t in zip(self.bindings[source].buffers, tensors, strict=True):
+            slot[key] = t
+
     def release(self) -> None:
-        """Take back the copies of a step: none of its graphs will be used again."""
+        """Take back the copies of a step: none of its graphs will be used again.
+
+        If an evaluation was interrupted where it ends, it is ended here.
+        """
+        while self._open:
+            self._swap_back()
+        self.generators.close()
         for binding, copies in self._lent:
             binding.spare.append(copies)
         self._lent.clear()
+
+    def _swap_back(self) -> None:
+        """Put back what the innermost evaluation has swapped; again, if that was interrupted."""
+        for slot, key, tensor in reversed(self._open[-1]):
+            slot[key] = tensor
+        self._open.pop()
 
     def bound(self, node: Node) -> list[Any]:
         """What a node reads that is a module, and its own memory."""

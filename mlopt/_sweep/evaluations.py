@@ -51,6 +51,8 @@ class Evaluations:
         self.dormant, self.batch, self.seed = dormant, batch, seed
         self.signals: dict[Signal, Any] = {}
         self.written: dict[Signal, dict[Any, list[Tensor]]] = {}
+        #: Losses at the standing values and in steps, in the order in which they are evaluated.
+        self.noted: list[tuple[Problem, Tensor]] = []
         self._constants: dict[Variable, Values] = {}
 
     def frame(self, owner: Problem, **options: Any) -> Frame:

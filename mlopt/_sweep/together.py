@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .._errors import GraphError
 from .._evaluation.batched import NotStackable, evaluate_as_one
 from .._evaluation.loss import split_loss
 from .._evaluation.point import Point
@@ -99,7 +100,18 @@ def pull_together(ascent: Ascent, together: Together, asked: Sequence[Asked]) ->
 
     Returns:
         For each of those asked, cotangents by key of what it reads.
+
+    Raises:
+        Exception: what a member's function raised where it is displaced. Where it stands they were
+            evaluated as one, so it is no matter of that; one by one they would draw other numbers.
     """
+    try:
+        return _pull(ascent, together, asked)
+    except NotStackable as refused:
+        raise refused.__cause__ or GraphError(f"{together.nodes[0].name}: {refused}") from None
+
+
+def _pull(ascent: Ascent, together: Together, asked: Sequence[Asked]) -> list[Tensors]:
     if isinstance(together.nodes[0], Signal):
         outputs: list[Tensor] = []
         inputs: list[Tensors] = []

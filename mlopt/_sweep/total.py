@@ -84,6 +84,7 @@ class TotalObjectives(Evaluations):
             with torch.enable_grad():
                 result, written = self.evaluate(problem, scope, owner=problem.over)
                 loss, metrics = split_loss(result, problem.name)
+                self.noted.append((problem, loss.detach()))
                 # One that acts through lower ones alone has no gradient while those stand still.
                 found = gradient(loss, own, problem.name) if loss.requires_grad else {}
             self._updates[problem] = Update(loss.detach(), detached(metrics), found, written)
@@ -257,6 +258,8 @@ class TotalObjectives(Evaluations):
             scope = self.scope(frame, leaves, cut.find, cut)
             result, written = self.evaluate(problem, scope, owner=problem.over)
             loss, metrics = split_loss(result, problem.name)
+            if not displaced:
+                self.noted.append((problem, loss.detach()))
             inputs = {**leaves, **cut.arguments} if cost.keeps_base else leaves
             found = gradient(loss, inputs, problem.name, create_graph=differentiable)
         own = {k: found[k] for k in leaves if k in found}

@@ -151,6 +151,7 @@ def _objective(
             if not own.losses:
                 own.metrics = detached(metrics)
             own.losses.append(loss.detach())
+            evaluations.noted.append((problem, own.losses[-1]))
             own.written = written
         return loss
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._engine.step import trainable
+from .._engine.transaction import trainable
 from .._errors import GraphError
 from .._graph.problem import Problem
 from .._graph.signal import Signal

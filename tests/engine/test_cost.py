@@ -197,7 +197,8 @@ def test_lfm_cw(
     engine = mlopt.Engine(case.nodes, schedule=schedule, device=device)
     plan = engine.plan()
     assert (plan.evaluations, plan.backwards) == (evaluations, backwards)
-    assert f"{evaluations}" in str(plan).splitlines()[-1].split()
+    (total,) = (line for line in str(plan).splitlines() if line.startswith("total"))
+    assert total.split() == ["total", f"{evaluations}", f"{backwards}"]
     assert checked_steps(engine, monkeypatch, 2) == [evaluations] * 2
     # the perturbed evaluations of stage II never run the networks behind the signals again
     for signal in (case.class_losses, case.synthetic):

@@ -1,0 +1,121 @@
+"""`Closing`: the end of a step, where it is decided whether what was committed stays."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .._errors import NonFiniteError
+from .._graph.graph import Graph
+from .._graph.node import Node
+from .operations import Commit, Operation
+from .outcome import Outcome
+from .transaction import Transaction
+from .watch import Care, Watch
+
+__all__ = ["Closing"]
+
+#: The buffers that each node's evaluation wrote, by the variable or signal that they belong to.
+Written = dict[Node, dict[Any, list[Tensor]]]
+
+
+class Closing:
+    """Looks at what a step computed and committed.
+
+    Args:
+        graph: the graph.
+        transaction: of the step.
+        watch: what the step computed.
+        outcome: takes what was found.
+        care: where the quick way of looking does not do; what is learned is noted.
+    """
+
+    def __init__(
+        self, graph: Graph, transaction: Transaction, watch: Watch, outcome: Outcome, care: Care
+    ) -> None:
+        self.graph, self.transaction = graph, transaction
+        self.watch, self.outcome, self.care = watch, outcome, care
+
+    def begin(self, operations: Sequence[Operation], written: Written) -> None:
+        """Nothing but commits follows: what they change is remembered together; Ctrl-C waits.
+
+        Args:
+            operations: what follows.
+            written: the buffers that evaluations wrote.
+        """
+        self.transaction.interrupts.begin()
+        signals = (s for s in self.graph.signals if written.get(s))
+        self.transaction.keep(*(o.problem for o in operations if isinstance(o, Commit)), *signals)
+
+    def write_signals(self, written: Written) -> None:
+        """Commit the memory of signals, once, if anything was committed."""
+        for signal in self.graph.signals if self.transaction.updated else ():
+            if own := written.pop(signal, None):
+                self.transaction.write(signal, own)
+
+    def decide(self, written: Written) -> bool:
+        """Whether everything is finite: the step's one host synchronisation.
+
+        Args:
+            written: the buffers that evaluations wrote; the memory of signals is decided on, too.
+
+        Returns:
+            Whether it is; if not, the outcome says what is not.
+        """
+        if self.transaction.copies:
+            self.write_signals(written)
+            if self.care.masks:
+                self._watch_commits(self.watch)
+            else:
+                for peak in self.transaction.peaks():
+                    self.watch.note(None, "update", peak)
+        found = self.watch.first()
+        if found is not None and found[0] is None:  # whose? Or was it there from the start?
+            self._watch_commits(closer := Watch())
+            found = closer.first()
+            self.care.masks = found is None
+        if found is None:
+            return True
+        node, what = found
+        if what == "gradient" and not self.care.norms:
+            self.outcome.overflowed = self.care.norms = self._overflows(node)
+        self._fail(node, what)
+        return False
+
+    def explains(self, error: BaseException) -> bool:
+        """Whether an error comes of something that is not finite, which the outcome then says.
+
+        A method raises a `NonFiniteError` where it meets one, and an optimizer may raise anything.
+
+        Args:
+            error: what was raised.
+
+        Returns:
+            Whether it does.
+        """
+        known = isinstance(error, NonFiniteError)
+        if not known and not (self.transaction.updated and isinstance(error, Exception)):
+            return False
+        found = self.watch.first()
+        if found is not None:
+            self._fail(*found)
+        elif isinstance(error, NonFiniteError):
+            self.outcome.failed = (error.problem, "")
+        self.outcome.cause = error
+        return self.outcome.failed is not None
+
+    def _fail(self, node: Node | None, what: str) -> None:
+        assert node is not None
+        self.outcome.failed = (self.graph.labels[node], what)
+
+    def _watch_commits(self, watch: Watch) -> None:
+        for node, spoilt in self.transaction.spoilt():
+            watch.note(node, "update", spoilt)
+
+    def _overflows(self, node: Any) -> bool:
+        """Whether a gradient is finite, and its norm alone is not."""
+        gradient = self.outcome.gradients[node]
+        return all(bool(torch.isfinite(g).all()) for g in gradient.values())

@@ -1,0 +1,44 @@
+"""`Deferral`: Ctrl-C waits until what has begun is through."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from types import FrameType
+from typing import Any
+
+__all__ = ["Deferral"]
+
+
+class Deferral:
+    """An interrupt (SIGINT) that arrives between `begin` and `end` is raised by `end`.
+
+    Python interrupts its main thread alone, so in others nothing is done, nor where the handler is
+    not one of Python's.
+    """
+
+    def __init__(self) -> None:
+        self._handler: Any = None
+        self._waiting = False
+
+    def begin(self) -> None:
+        """From here on interrupts wait; again, to no effect."""
+        if self._handler is not None or threading.current_thread() is not threading.main_thread():
+            return
+        handler = signal.getsignal(signal.SIGINT)
+        if callable(handler):
+            self._handler = handler
+            signal.signal(signal.SIGINT, self._note)
+
+    def end(self) -> None:
+        """Interrupts no longer wait; one that did is raised, by the handler it was meant for."""
+        handler, self._handler = self._handler, None
+        if handler is not None:
+            signal.signal(signal.SIGINT, handler)
+            if self._waiting:
+                self._waiting = False
+                handler(signal.SIGINT, None)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        del number, frame
+        self._waiting = True

@@ -1,0 +1,58 @@
+"""`Watch`: what has to be finite."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .._graph.node import Node
+
+__all__ = ["Care", "Watch"]
+
+
+@dataclass
+class Care:
+    """What an engine has learned: where the quick way of looking does not do.
+
+    Attributes:
+        norms: a norm has overflowed, of a gradient that is finite.
+        masks: something that is not finite was there from the start, and may stay.
+    """
+
+    norms: bool = False
+    masks: bool = False
+
+
+class Watch:
+    """Losses, norms, and flags of what is spoilt, in the order in which they are computed."""
+
+    def __init__(self) -> None:
+        self._watched: list[tuple[Node | None, str, Tensor]] = []
+
+    def note(self, node: Node | None, what: str, scalar: Tensor) -> None:
+        """Watch a scalar: a number that has to be finite, or a boolean that has to be false.
+
+        Args:
+            node: whose it is; None if that is not known.
+            what: it is.
+            scalar: on any device.
+        """
+        self._watched.append((node, what, scalar))
+
+    def first(self) -> tuple[Node | None, str] | None:
+        """The first that is not as it has to be: one host synchronisation for all.
+
+        Returns:
+            Whose it is, and what; None if all are well.
+        """
+        if not self._watched:
+            return None
+        device = self._watched[0][2].device
+        values = torch.stack([t.to(device) for _, _, t in self._watched]).tolist()
+        for (node, what, scalar), value in zip(self._watched, values, strict=True):
+            if value if scalar.dtype is torch.bool else not math.isfinite(value):
+                return node, what
+        return None

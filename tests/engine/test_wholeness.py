@@ -1,0 +1,426 @@
+"""The law of wholeness: whatever falls into a step, all is as before it, or as after it."""
+
+from __future__ import annotations
+
+import os
+import random
+import subprocess
+import sys
+import threading
+import types
+import warnings
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from engine.chaos import ALL, Injected, Interrupted, falling, held
+from small import F64, assert_same, batches, bilevel, differences
+from torch.optim import lr_scheduler as schedulers
+from torch.optim.lr_scheduler import StepLR
+from torch.utils.data import DataLoader
+
+import mlopt
+from mlopt._engine.memory import Memory
+
+#: Undisturbed steps before the one into which something falls, and after it.
+BEFORE, AFTER = 2, 2
+
+
+def take(engine: mlopt.Engine, steps: int = 1) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", mlopt.ConvergenceWarning)
+        for _ in range(steps):
+            engine.step()
+
+
+@cache
+def undisturbed(name: str) -> tuple[list[Any], int]:
+    """The states of an engine from before the step on, and how many calls that step makes."""
+    engine = ALL[name]()
+    take(engine, BEFORE)
+    states = [held(engine)]
+    for _ in range(1 + AFTER):
+        take(engine)
+        states.append(held(engine))
+    again = ALL[name]()
+    take(again, BEFORE)
+    with falling(0, Injected) as count:
+        take(again)
+    assert not differences(states[1], held(again)), "no run of its own repeats it"
+    return states, count[0]
+
+
+def fall(name: str, place: float, error: type[BaseException]) -> None:
+    """Let something fall into a step, at a part of its calls, and go on."""
+    states, calls = undisturbed(name)
+    engine = ALL[name]()
+    take(engine, BEFORE)
+    at = 1 + int(place * (calls - 1))
+    try:
+        with falling(at, error):
+            take(engine)
+        fell = ""
+    except (Injected, Interrupted, mlopt.MloptError) as raised:
+        fell = str(raised)
+    state = held(engine)
+    before, after = differences(states[0], state), differences(states[1], state)
+    where = f"{name}, call {at} of {calls}: {fell}"
+    assert not before or not after, "\n".join([where, "not before:", *before, "nor after:", *after])
+    done = 0 if not before else 1
+    for expected in states[done + 1 :]:
+        take(engine)
+        assert_same(expected, held(engine))
+
+
+def places(count: int, seed: int) -> list[tuple[float, type[BaseException]]]:
+    """Where something falls, and what: an error, or what ends the program."""
+    rng = random.Random(seed)
+    return [(rng.random(), rng.choice([Injected, Interrupted])) for _ in range(count)]
+
+
+#: One of each kind, of every run; an exception of a generator that is closed has nowhere to go.
+OFTEN = [
+    "loaders, sgd", "loaders, adam", "loaders, foreign", "two levels, central", "two levels, sama",
+    "two levels, unrolled, Adam", "two levels, implicit", "nested, exact", "nested, recomputed",
+    "nested, implicit", "upper first, nested", "in turns, nested", "until solved, two levels",
+    "sequential", "game, simultaneous", "game, extragradient", "game, alternating",
+    "stack, exact", "stack, central", "random 1",
+]  # fmt: skip
+unheard = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+
+
+@unheard
+@pytest.mark.parametrize("name", OFTEN)
+def test_all_or_nothing(name: str) -> None:
+    for place, error in places(5, OFTEN.index(name)):
+        fall(name, place, error)
+
+
+@pytest.mark.slow
+@unheard
+@pytest.mark.parametrize("name", ALL)
+def test_all_or_nothing_at_many_places(name: str) -> None:
+    for place, error in places(24, 100 + list(ALL).index(name)):
+        fall(name, place, error)
+
+
+@unheard
+@pytest.mark.parametrize("name", ["loaders, foreign", "in turns, two levels"])
+def test_all_or_nothing_among_the_commits(name: str) -> None:
+    """The last part of a step, where half of it is done."""
+    for place, error in places(12, 7):
+        fall(name, 0.75 + place / 4, error)
+
+
+@unheard
+@pytest.mark.parametrize("name", ["loaders, adam", "two levels, central", "nested, unrolled"])
+@pytest.mark.parametrize("part", ["_swap_back", "release", "close", "finish", "after_step", "keep"])
+def test_all_or_nothing_where_something_ends(name: str, part: str) -> None:
+    """At the calls that put back what an evaluation, or a step, has borrowed."""
+    states, _ = undisturbed(name)
+    for at in (1, 2, 5):
+        engine = ALL[name]()
+        take(engine, BEFORE)
+        try:
+            with falling(at, Interrupted, part):
+                take(engine)
+        except Interrupted:
+            done = 0
+        else:
+            done = 1  # it is not called so often
+        for expected in states[done:]:
+            assert_same(expected, held(engine))
+            take(engine)
+
+
+def test_a_buffer_that_grew_has_its_size_again() -> None:
+    class Grows(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = torch.nn.Parameter(torch.ones(3, 1, dtype=F64))
+            self.register_buffer("seen", torch.zeros(1, dtype=F64))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            self.seen = torch.cat([self.seen, x.mean().reshape(1)])
+            return x @ self.weight
+
+    made = bilevel(Grows())
+    engine = made.engine()
+    take(engine, 2)
+    before = held(engine)
+    assert len(made.W.value.seen) == 3
+    broken = made.upper.optimizer.register_step_post_hook(lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        engine.step()
+    assert_same(before, held(engine))
+    broken.remove()
+    take(engine)
+    assert len(made.W.value.seen) == 4
+
+
+# What is raised by those who are called.
+
+
+@pytest.mark.parametrize("schedule", [None, mlopt.Sequential(), mlopt.UpperFirst()])
+@pytest.mark.parametrize("part", ["optimizer", "scheduler", "hook"])
+def test_what_they_raise_undoes_the_step(schedule: Any, part: str) -> None:
+    method = mlopt.Frozen() if isinstance(schedule, mlopt.Sequential) else None
+    made = bilevel(hypergrad=method)
+    upper = made.upper.optimizer
+    broken = [False]
+
+    def breaks(*arguments: Any, **options: Any) -> None:
+        if broken[0]:
+            raise MemoryError("out of memory")
+
+    class Breaks(StepLR):
+        def step(self, epoch: Any = None) -> None:
+            super().step(epoch)
+            if part == "scheduler":
+                breaks()
+
+    made.upper.scheduler = mlopt.PerStep(Breaks(upper, 1))
+    engine = made.engine(schedule=schedule)
+    if part == "optimizer":
+        upper.register_step_pre_hook(breaks)
+    elif part == "hook":
+        upper.register_step_post_hook(breaks)
+    take(engine, BEFORE)
+    before, broken[0] = held(engine), True
+    for _ in range(2):
+        with pytest.raises(MemoryError):
+            engine.step()
+        assert_same(before, held(engine))
+    broken[0] = False
+    engine.step()
+    other = bilevel(hypergrad=method)
+    other.upper.scheduler = mlopt.PerStep(StepLR(other.upper.optimizer, 1))
+    control = other.engine(schedule=schedule)
+    take(control, BEFORE + 1)
+    assert_same(held(control), held(engine))
+
+
+def test_a_loader_that_raises_loses_no_batch() -> None:
+    """Its iterator has ended: the pass is gone through again, to the same batch."""
+
+    def batches_of(engine_broken: bool) -> list[Any]:
+        seen: list[Any] = []
+        broken = [engine_broken]
+
+        class Rows(torch.utils.data.Dataset):
+            def __len__(self) -> int:
+                return 12
+
+            def __getitem__(self, i: int) -> Any:
+                if broken[0] and len(seen) == 4:
+                    broken[0] = False
+                    raise OSError("a disk that fails once")
+                return torch.full((3,), float(i), dtype=F64), torch.rand(1, dtype=F64)
+
+        loader = DataLoader(Rows(), batch_size=3, shuffle=True)
+        made = bilevel(train=loader, valid=[batches(1)[0]], seen=seen)
+        engine = made.engine()
+        while engine.epoch < 3:
+            try:
+                engine.step()
+            except OSError:
+                engine.step()
+        return [b for name, b in seen if name == "fit"]
+
+    for one, other in zip(batches_of(True), batches_of(False), strict=True):
+        assert torch.equal(one[0], other[0])
+        assert torch.equal(one[1], other[1])
+
+
+@pytest.mark.parametrize("name", ["loaders, adam", "in turns, nested", "stack, exact"])
+def test_the_plan_states_the_copies(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    copied = []
+
+    class Counted(Memory):
+        def restore(self) -> None:
+            copied.append(self.bytes)
+
+    monkeypatch.setattr("mlopt._engine.transaction.Memory", Counted)
+    engine = ALL[name]()
+    for _ in range(2):  # the states of optimizers are made in the first step
+        stated = engine.plan().copies
+        with monkeypatch.context() as once:
+            once.setattr(engine._feed, "finish", lambda: 1 / 0)
+            with pytest.raises(ZeroDivisionError):
+                engine.step()
+        assert copied[-1] == stated > 0
+        take(engine)
+
+
+OPTIMIZERS = [
+    o for o in vars(torch.optim).values()
+    if isinstance(o, type) and issubclass(o, torch.optim.Optimizer)
+    and o not in (torch.optim.Optimizer, torch.optim.LBFGS, torch.optim.SparseAdam)
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", OPTIMIZERS, ids=lambda kind: kind.__name__)
+def test_all_of_torchs_optimizers_can_be_put_back(kind: Any) -> None:
+    """Nothing of them is out of reach, and a step that fails leaves them as they were."""
+    if kind.__name__ == "Muon":
+        pytest.skip("it takes matrices alone")
+    made = bilevel(hypergrad=mlopt.Frozen(), optimizer=lambda v: kind(v.parameters(), lr=0.01))
+    engine = made.engine()
+    take(engine, 2)  # a warning would be an error
+    before = held(engine)
+    broken = made.upper.optimizer.register_step_post_hook(lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        engine.step()
+    assert_same(before, held(engine))
+    broken.remove()
+    take(engine)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda o: schedulers.LambdaLR(o, lambda t: 0.9**t),
+        lambda o: schedulers.CyclicLR(o, 0.01, 0.1, cycle_momentum=False),
+        lambda o: schedulers.OneCycleLR(o, 0.1, total_steps=9),
+        lambda o: schedulers.ChainedScheduler([StepLR(o, 1), schedulers.ConstantLR(o)]),
+        lambda o: schedulers.CosineAnnealingWarmRestarts(o, 2),
+        lambda o: torch.optim.swa_utils.SWALR(o, 0.01),
+    ],
+)
+def test_schedulers_can_be_put_back(make: Any) -> None:
+
+    def made() -> mlopt.Engine:
+        m = bilevel(upper_optimizer=lambda v: torch.optim.SGD(v.parameters(), 0.1, momentum=0.5))
+        m.upper.scheduler = mlopt.PerStep(make(m.upper.optimizer))
+        return m.engine()
+
+    engine, control = made(), made()
+    take(engine, 2)
+    take(control, 5)
+    before = held(engine)
+    with pytest.MonkeyPatch.context() as once:
+        once.setattr(engine.clock, "after_step", after_and(engine.clock.after_step))
+        with pytest.raises(ZeroDivisionError):
+            engine.step()
+    assert_same(before, held(engine))
+    take(engine, 3)
+    assert engine.epoch == 1  # and its mean losses
+    assert_same(held(control), held(engine))
+
+
+def after_and(do: Any) -> Any:
+    """Something that fails when all else is done."""
+
+    def fails(*arguments: Any, **options: Any) -> None:
+        do(*arguments, **options)
+        raise ZeroDivisionError
+
+    return fails
+
+
+class Closed(torch.optim.SGD):
+    """Holds what nobody can look into, and what leads to other objects."""
+
+    def __init__(self, parameters: Any, lr: float) -> None:
+        super().__init__(parameters, lr=lr)
+        self.lock = threading.Lock()
+        self.settings = {"name": "x", "rows": iter([1])}
+        self.trainer = types.SimpleNamespace(a=types.SimpleNamespace(b=types.SimpleNamespace()))
+
+
+def test_what_cannot_be_put_back_is_said_at_the_first_step() -> None:
+    made = bilevel(hypergrad=mlopt.Frozen(), optimizer=lambda v: Closed(v.parameters(), lr=0.1))
+    engine = made.engine()
+    with pytest.warns(mlopt.CapabilityWarning) as said:
+        engine.step()
+    text = str(said[0].message)
+    assert len(said) == 1
+    for path in (".lock (lock)", ".settings['rows'] (list_iterator)", ".trainer.a.b (SimpleN"):
+        assert f"fit.optimizer{path}" in text
+    take(engine)
+
+
+def test_without_copies_nothing_is_undone_and_that_is_said() -> None:
+    made = bilevel()
+    engine = made.engine(undo=False)
+    take(engine)
+    before = made.W.value[0].weight.detach().clone()
+
+    def breaks(*arguments: Any) -> None:
+        raise MemoryError("out of memory")
+
+    made.upper.optimizer.register_step_pre_hook(breaks)
+    with pytest.raises(MemoryError):
+        engine.step()
+    assert not torch.equal(before, made.W.value[0].weight)
+    assert "cannot be undone" in str(engine.plan())
+
+
+# Ctrl-C.
+
+INTERRUPTED = """
+import os, random, signal, sys, threading, time
+sys.path[:0] = {paths!r}
+from engine.chaos import ALL, held
+from small import differences
+import mlopt, torch
+
+rng, torn, caught = random.Random({seed}), 0, 0
+for name in {names!r}:
+    engine, twin = ALL[name](), ALL[name]()
+    engine.step(), twin.step()
+    states = [held(twin)]
+    began = time.perf_counter()
+    for _ in range({count}):
+        twin.step()
+        states.append(held(twin))
+    pace = (time.perf_counter() - began) / {count}
+    at = 0
+    for _ in range({count}):
+        timer = threading.Timer(rng.random() * pace, os.kill, (os.getpid(), signal.SIGINT))
+        try:
+            timer.start()
+            while at < {count}:
+                engine.step()
+                at += 1
+            timer.join()
+            time.sleep(1)
+        except KeyboardInterrupt:
+            caught += 1
+        timer.join()
+        state = held(engine)
+        near = [k for k in (at, at + 1) if k < len(states) and not differences(states[k], state)]
+        torn += not near
+        at = near[0] if near else at
+        if at >= {count}:
+            break
+print(caught, torn)
+"""
+
+
+def interrupted(names: list[str], count: int, seed: int) -> tuple[int, int]:
+    root = Path(__file__).resolve().parents[2]
+    paths = [str(root), str(root / "tests"), str(root / "examples")]
+    program = INTERRUPTED.format(paths=paths, names=names, count=count, seed=seed)
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", program],
+        capture_output=True, text=True, check=False, env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    caught, torn = done.stdout.split()
+    return int(caught), int(torn)
+
+
+def test_ctrl_c_tears_no_step() -> None:
+    caught, torn = interrupted(["loaders, foreign", "nested, central"], 8, 0)
+    assert torn == 0
+    assert caught > 4
+
+
+@pytest.mark.slow
+def test_ctrl_c_at_two_hundred_times() -> None:
+    caught, torn = interrupted(OFTEN, 14, 1)
+    assert torn == 0
+    assert caught >= 200
