@@ -205,21 +205,22 @@ class Stepper:
         if all(p.optimizer is None for p in self.graph.problems):
             raise GraphError("Engine: no problem has an optimizer, so there is nothing to step.")
         plan, dormant = self._compose()
+        first = self.measurement is None
         with Transaction(self._evaluator, self.undo) as transaction:
             memory = transaction.memory
             memory.keep_attributes(
                 self, "steps", "epoch", "signals", "skipped", "_failures", "measurement"
             )
             self._feed.keep(memory.keep_attributes)
-            if self.measurement is None:
-                # Its hooks would be compiled into the functions.
+            if first:  # its hooks would be compiled into the functions
                 with self._compiler.paused(), measure(self.graph.variables, self.device) as taken:
                     outcome = self._run(plan, dormant, transaction)
                 self.measurement = taken
-                self._say_what_stays(memory.closed)
             else:
                 outcome = self._run(plan, dormant, transaction)
             self._after(outcome, transaction)
+        if first:
+            self._say_what_stays(memory.closed)
         return outcome.metrics
 
     def _say_what_stays(self, closed: Mapping[str, str]) -> None:
@@ -232,7 +233,7 @@ class Stepper:
                 f"{more}: an optimizer's or scheduler's containers, tensors, generators and "
                 "attributes are copied, and objects in these two deep.",
                 CapabilityWarning,
-                stacklevel=4,
+                stacklevel=3,
             )
 
     # After a step.
@@ -265,14 +266,16 @@ class Stepper:
             return NonFiniteError(str(error), problem=label, step=self.steps)
         if part == "update":
             part = "update (its new values, optimizer state or buffers)"
-        done = "nothing was committed" if self.undo else "what was committed before stays (undo=)"
-        return NonFiniteError(
-            f"{what} {self.steps}: the {part} of {label} is not finite, the first of this step; "
-            f"{done}. Lower its learning rate, clip its gradient, or look at its batch; "
-            "Engine(skip_nonfinite=n) goes on past n such steps in a row.",
-            problem=label,
-            step=self.steps,
-        )
+        text = f"{what} {self.steps}: the {part} of {label} is not finite, the first of this {what}"
+        if what == "step":
+            done = "nothing was committed" if self.undo else "earlier commits stay, as undo=False"
+            text += (
+                f"; {done}. Lower its learning rate, clip its gradient, or look at its batch; "
+                "Engine(skip_nonfinite=n) goes on past n such steps in a row."
+            )
+        else:
+            text += ". Look at its batch, and at the values of what it reads."
+        return NonFiniteError(text, problem=label, step=self.steps)
 
     def _step(self, plan: Plan, dormant: frozenset[Problem], transaction: Transaction) -> Step:
         return Step(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import random
 import subprocess
@@ -330,8 +331,17 @@ class Closed(torch.optim.SGD):
         self.trainer = types.SimpleNamespace(a=types.SimpleNamespace(b=types.SimpleNamespace()))
 
 
+class Watched(StepLR):
+    """A scheduler that holds such a thing as well."""
+
+    def __init__(self, optimizer: Any) -> None:
+        self._file = io.StringIO()
+        super().__init__(optimizer, 1)
+
+
 def test_what_cannot_be_put_back_is_said_at_the_first_step() -> None:
     made = bilevel(hypergrad=mlopt.Frozen(), optimizer=lambda v: Closed(v.parameters(), lr=0.1))
+    made.lower.scheduler = mlopt.PerStep(Watched(made.lower.optimizer))
     engine = made.engine()
     with pytest.warns(mlopt.CapabilityWarning) as said:
         engine.step()
@@ -339,6 +349,7 @@ def test_what_cannot_be_put_back_is_said_at_the_first_step() -> None:
     assert len(said) == 1
     for path in (".lock (lock)", ".settings['rows'] (list_iterator)", ".trainer.a.b (SimpleN"):
         assert f"fit.optimizer{path}" in text
+    assert "fit.scheduler._file (StringIO)" in text
     take(engine)
 
 
