@@ -9,6 +9,10 @@ from typing import Any
 
 __all__ = ["Deferral"]
 
+# What stands behind Python's functions, which try each time whether a handler is one of an enum.
+_get = getattr(signal.getsignal, "__wrapped__", signal.getsignal)
+_set = getattr(signal.signal, "__wrapped__", signal.signal)
+
 
 class Deferral:
     """An interrupt (SIGINT) that arrives between `begin` and `end` is raised by `end`.
@@ -25,16 +29,16 @@ class Deferral:
         """From here on interrupts wait; again, to no effect."""
         if self._handler is not None or threading.current_thread() is not threading.main_thread():
             return
-        handler = signal.getsignal(signal.SIGINT)
+        handler = _get(signal.SIGINT)
         if callable(handler):
             self._handler = handler
-            signal.signal(signal.SIGINT, self._note)
+            _set(signal.SIGINT, self._note)
 
     def end(self) -> None:
         """Interrupts no longer wait; one that did is raised, by the handler it was meant for."""
         handler, self._handler = self._handler, None
         if handler is not None:
-            signal.signal(signal.SIGINT, handler)
+            _set(signal.SIGINT, handler)
             if self._waiting:
                 self._waiting = False
                 handler(signal.SIGINT, None)

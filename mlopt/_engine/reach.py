@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import copy
+import functools
 import io
 import logging
 import random
 import types
 import weakref
-from collections import deque
+from collections import OrderedDict, defaultdict, deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import Enum
@@ -33,6 +34,7 @@ _ATOMS = (
 # A look at the class tells it of what is met most: these are passed in every step.
 _PLAIN = frozenset({type(None), bool, int, float, str, types.FunctionType})
 _TENSORS = frozenset({Tensor, nn.Parameter})
+_DICTS = frozenset({dict, OrderedDict, defaultdict})
 _RANDOM = (torch.Generator, random.Random, np.random.RandomState, np.random.Generator)
 _CLOSED = (io.IOBase,)
 #: Objects of any class are followed this deep: what they hold may lead to the whole program.
@@ -120,6 +122,10 @@ def reach(what: Any, name: str, known: dict[int, Any] | None = None) -> Reached:
                 if id(value) not in known:
                     known[id(value)] = value
                     out.tensors.append(value)  # type: ignore[arg-type]
+            elif kind in _DICTS and not value:  # most of what is registered with an optimizer
+                if id(value) not in known:
+                    known[id(value)] = value
+                    out.containers.append(value)
             elif kind not in _PLAIN:
                 waiting.append((value, (way, key), depth))
     return out
@@ -127,12 +133,14 @@ def reach(what: Any, name: str, known: dict[int, Any] | None = None) -> Reached:
 
 def slots(held: Any) -> dict[str, Any]:
     """The attributes that an object keeps in slots, by name."""
-    return {
-        name: getattr(held, name)
-        for kind in type(held).__mro__
-        for name in _names(kind.__dict__.get("__slots__", ()))
-        if name not in ("__dict__", "__weakref__") and hasattr(held, name)
-    }
+    return {name: getattr(held, name) for name in _slots(type(held)) if hasattr(held, name)}
+
+
+@functools.lru_cache(256)
+def _slots(kind: type) -> tuple[str, ...]:
+    listed = (k.__dict__.get("__slots__", ()) for k in kind.__mro__)
+    names = [name for some in listed for name in ((some,) if isinstance(some, str) else some)]
+    return tuple(name for name in names if name not in ("__dict__", "__weakref__"))
 
 
 def _attributes(held: Any, out: Reached) -> dict[str, Any] | None:
@@ -146,10 +154,6 @@ def _attributes(held: Any, out: Reached) -> dict[str, Any] | None:
         out.containers.append(own)
         return {**in_slots, **own}
     return in_slots or None
-
-
-def _names(slots: Any) -> tuple[str, ...]:
-    return (slots,) if isinstance(slots, str) else tuple(slots)
 
 
 def _immutable(held: Any) -> bool:

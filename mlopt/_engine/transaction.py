@@ -160,7 +160,8 @@ class Transaction:
         nodes = tuple(n for n in nodes if self.copies and n not in self._kept)
         owned: list[tuple[Any, Any, str]] = []
         for node in nodes:
-            owned.append((node, self._buffers_of(node), f"{node.name}.buffers"))
+            if buffers := self._buffers_of(node):
+                owned.append((node, buffers, f"{node.name}.buffers"))
             if isinstance(node, Problem):
                 owned.append((node, node.optimizer, f"{node.name}.optimizer"))
             for source in _sources(node):
