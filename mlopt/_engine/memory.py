@@ -77,7 +77,11 @@ class Memory:
             A few scalars.
         """
         groups = [copies.tensors for copies in self._copies] + _alike(t for _, t in new.values())
-        joined = [_joined(group) for group in groups if group and _may_spoil(group[0])]
+        joined = [
+            _joined(group) if len(group) > 1 else group[0].detach()
+            for group in groups
+            if _may_spoil(group[0])
+        ]
         return [torch.linalg.vector_norm(t, torch.inf) for t in joined if t.numel()]
 
     def spoilt(self, new: Mapping[int, tuple[Any, Tensor]]) -> list[tuple[Any, Tensor]]:
@@ -161,11 +165,19 @@ def _joined(tensors: Sequence[Tensor]) -> Tensor:
     return _flatten_dense_tensors(tensors) if len(tensors) > 1 else tensors[0].detach().clone()
 
 
+#: Tensors of as many numbers are copied in one piece, which saves calls.
+_SMALL = 4096
+
+
 def _alike(tensors: Iterable[Tensor]) -> list[list[Tensor]]:
-    """Tensors by dtype and device; what is no plain array of numbers, each by itself."""
+    """Tensors by dtype and device; large ones, and what is no plain array, each by itself.
+
+    One piece of all would be new to the allocator; a copy of a large one fits where others were.
+    """
     groups: dict[Any, list[Tensor]] = {}
     for t in tensors:
         plain = type(t) in (Tensor, nn.Parameter) and t.layout is torch.strided
+        plain = plain and t.numel() <= _SMALL
         groups.setdefault((t.dtype, t.device) if plain else id(t), []).append(t)
     return list(groups.values())
 
