@@ -170,10 +170,8 @@ _SMALL = 4096
 
 
 def _alike(tensors: Iterable[Tensor]) -> list[list[Tensor]]:
-    """Tensors by dtype and device; large ones, and what is no plain array, each by itself.
-
-    One piece of all would be new to the allocator; a copy of a large one fits where others were.
-    """
+    """Tensors by dtype and device; large ones, and what is no plain array, each by itself."""
+    # One piece of all would be new to the allocator; a copy of a large one fits where others were.
     groups: dict[Any, list[Tensor]] = {}
     for t in tensors:
         plain = type(t) in (Tensor, nn.Parameter) and t.layout is torch.strided
