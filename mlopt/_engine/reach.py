@@ -160,7 +160,7 @@ def _immutable(held: Any) -> bool:
     """Whether an object is what `copy` takes for one that cannot change."""
     try:
         return not hasattr(held, "__dict__") and copy.copy(held) is held
-    except Exception:
+    except Exception:  # a class may refuse to be copied by any of them
         return False
 
 

@@ -60,6 +60,7 @@ class Stream:
 
 
 def describe(loader: Any) -> str:
+    """What errors call a loader: its class, and that of its data set."""
     data = getattr(loader, "dataset", None)
     inner = f" over {type(data).__name__}" if data is not None else ""
     return f"{type(loader).__name__}{inner}"

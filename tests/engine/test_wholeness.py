@@ -2,23 +2,15 @@
 
 from __future__ import annotations
 
-import io
-import os
 import random
-import subprocess
-import sys
-import threading
-import types
 import warnings
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from engine.chaos import ALL, Injected, Interrupted, falling, held
 from small import F64, assert_same, batches, bilevel, differences
-from torch.optim import lr_scheduler as schedulers
 from torch.optim.lr_scheduler import StepLR
 from torch.utils.data import DataLoader
 
@@ -255,104 +247,6 @@ def test_the_plan_states_the_copies(name: str, monkeypatch: pytest.MonkeyPatch) 
         take(engine)
 
 
-OPTIMIZERS = [
-    o for o in vars(torch.optim).values()
-    if isinstance(o, type) and issubclass(o, torch.optim.Optimizer)
-    and o not in (torch.optim.Optimizer, torch.optim.LBFGS, torch.optim.SparseAdam)
-]  # fmt: skip
-
-
-@pytest.mark.parametrize("kind", OPTIMIZERS, ids=lambda kind: kind.__name__)
-def test_all_of_torchs_optimizers_can_be_put_back(kind: Any) -> None:
-    """Nothing of them is out of reach, and a step that fails leaves them as they were."""
-    if kind.__name__ == "Muon":
-        pytest.skip("it takes matrices alone")
-    made = bilevel(hypergrad=mlopt.Frozen(), optimizer=lambda v: kind(v.parameters(), lr=0.01))
-    engine = made.engine()
-    take(engine, 2)  # a warning would be an error
-    before = held(engine)
-    broken = made.upper.optimizer.register_step_post_hook(lambda *_: 1 / 0)
-    with pytest.raises(ZeroDivisionError):
-        engine.step()
-    assert_same(before, held(engine))
-    broken.remove()
-    take(engine)
-
-
-@pytest.mark.parametrize(
-    "make",
-    [
-        lambda o: schedulers.LambdaLR(o, lambda t: 0.9**t),
-        lambda o: schedulers.CyclicLR(o, 0.01, 0.1, cycle_momentum=False),
-        lambda o: schedulers.OneCycleLR(o, 0.1, total_steps=9),
-        lambda o: schedulers.ChainedScheduler([StepLR(o, 1), schedulers.ConstantLR(o)]),
-        lambda o: schedulers.CosineAnnealingWarmRestarts(o, 2),
-        lambda o: torch.optim.swa_utils.SWALR(o, 0.01),
-    ],
-)
-def test_schedulers_can_be_put_back(make: Any) -> None:
-
-    def made() -> mlopt.Engine:
-        m = bilevel(upper_optimizer=lambda v: torch.optim.SGD(v.parameters(), 0.1, momentum=0.5))
-        m.upper.scheduler = mlopt.PerStep(make(m.upper.optimizer))
-        return m.engine()
-
-    engine, control = made(), made()
-    take(engine, 2)
-    take(control, 5)
-    before = held(engine)
-    with pytest.MonkeyPatch.context() as once:
-        once.setattr(engine.clock, "after_step", after_and(engine.clock.after_step))
-        with pytest.raises(ZeroDivisionError):
-            engine.step()
-    assert_same(before, held(engine))
-    take(engine, 3)
-    assert engine.epoch == 1  # and its mean losses
-    assert_same(held(control), held(engine))
-
-
-def after_and(do: Any) -> Any:
-    """Something that fails when all else is done."""
-
-    def fails(*arguments: Any, **options: Any) -> None:
-        do(*arguments, **options)
-        raise ZeroDivisionError
-
-    return fails
-
-
-class Closed(torch.optim.SGD):
-    """Holds what nobody can look into, and what leads to other objects."""
-
-    def __init__(self, parameters: Any, lr: float) -> None:
-        super().__init__(parameters, lr=lr)
-        self.lock = threading.Lock()
-        self.settings = {"name": "x", "rows": iter([1])}
-        self.trainer = types.SimpleNamespace(a=types.SimpleNamespace(b=types.SimpleNamespace()))
-
-
-class Watched(StepLR):
-    """A scheduler that holds such a thing as well."""
-
-    def __init__(self, optimizer: Any) -> None:
-        self._file = io.StringIO()
-        super().__init__(optimizer, 1)
-
-
-def test_what_cannot_be_put_back_is_said_at_the_first_step() -> None:
-    made = bilevel(hypergrad=mlopt.Frozen(), optimizer=lambda v: Closed(v.parameters(), lr=0.1))
-    made.lower.scheduler = mlopt.PerStep(Watched(made.lower.optimizer))
-    engine = made.engine()
-    with pytest.warns(mlopt.CapabilityWarning) as said:
-        engine.step()
-    text = str(said[0].message)
-    assert len(said) == 1
-    for path in (".lock (lock)", ".settings['rows'] (list_iterator)", ".trainer.a.b (SimpleN"):
-        assert f"fit.optimizer{path}" in text
-    assert "fit.scheduler._file (StringIO)" in text
-    take(engine)
-
-
 def test_without_copies_nothing_is_undone_and_that_is_said() -> None:
     made = bilevel()
     engine = made.engine(undo=False)
@@ -367,71 +261,3 @@ def test_without_copies_nothing_is_undone_and_that_is_said() -> None:
         engine.step()
     assert not torch.equal(before, made.W.value[0].weight)
     assert "cannot be undone" in str(engine.plan())
-
-
-# Ctrl-C.
-
-INTERRUPTED = """
-import os, random, signal, sys, threading, time
-sys.path[:0] = {paths!r}
-from engine.chaos import ALL, held
-from small import differences
-import mlopt, torch
-
-rng, torn, caught = random.Random({seed}), 0, 0
-for name in {names!r}:
-    engine, twin = ALL[name](), ALL[name]()
-    engine.step(), twin.step()
-    states = [held(twin)]
-    began = time.perf_counter()
-    for _ in range({count}):
-        twin.step()
-        states.append(held(twin))
-    pace = (time.perf_counter() - began) / {count}
-    at = 0
-    for _ in range({count}):
-        timer = threading.Timer(rng.random() * pace, os.kill, (os.getpid(), signal.SIGINT))
-        try:
-            timer.start()
-            while at < {count}:
-                engine.step()
-                at += 1
-            timer.join()
-            time.sleep(1)
-        except KeyboardInterrupt:
-            caught += 1
-        timer.join()
-        state = held(engine)
-        near = [k for k in (at, at + 1) if k < len(states) and not differences(states[k], state)]
-        torn += not near
-        at = near[0] if near else at
-        if at >= {count}:
-            break
-print(caught, torn)
-"""
-
-
-def interrupted(names: list[str], count: int, seed: int) -> tuple[int, int]:
-    root = Path(__file__).resolve().parents[2]
-    paths = [str(root), str(root / "tests"), str(root / "examples")]
-    program = INTERRUPTED.format(paths=paths, names=names, count=count, seed=seed)
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", program],
-        capture_output=True, text=True, check=False, env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    caught, torn = done.stdout.split()
-    return int(caught), int(torn)
-
-
-def test_ctrl_c_tears_no_step() -> None:
-    caught, torn = interrupted(["loaders, foreign", "nested, central"], 8, 0)
-    assert torn == 0
-    assert caught > 4
-
-
-@pytest.mark.slow
-def test_ctrl_c_at_two_hundred_times() -> None:
-    caught, torn = interrupted(OFTEN, 14, 1)
-    assert torn == 0
-    assert caught >= 200

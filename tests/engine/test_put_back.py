@@ -1,0 +1,115 @@
+"""Optimizers and schedulers of any kind are put back, or it is said what of them is not."""
+
+from __future__ import annotations
+
+import io
+import threading
+import types
+from typing import Any
+
+import pytest
+import torch
+from engine.chaos import held
+from engine.test_wholeness import take
+from small import assert_same, bilevel
+from torch.optim import lr_scheduler as schedulers
+from torch.optim.lr_scheduler import StepLR
+
+import mlopt
+
+OPTIMIZERS = [
+    o for o in vars(torch.optim).values()
+    if isinstance(o, type) and issubclass(o, torch.optim.Optimizer)
+    and o not in (torch.optim.Optimizer, torch.optim.LBFGS, torch.optim.SparseAdam)
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", OPTIMIZERS, ids=lambda kind: kind.__name__)
+def test_all_of_torchs_optimizers_can_be_put_back(kind: Any) -> None:
+    """Nothing of them is out of reach, and a step that fails leaves them as they were."""
+    if kind.__name__ == "Muon":
+        pytest.skip("it takes matrices alone")
+    made = bilevel(hypergrad=mlopt.Frozen(), optimizer=lambda v: kind(v.parameters(), lr=0.01))
+    engine = made.engine()
+    take(engine, 2)  # a warning would be an error
+    before = held(engine)
+    broken = made.upper.optimizer.register_step_post_hook(lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        engine.step()
+    assert_same(before, held(engine))
+    broken.remove()
+    take(engine)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda o: schedulers.LambdaLR(o, lambda t: 0.9**t),
+        lambda o: schedulers.CyclicLR(o, 0.01, 0.1, cycle_momentum=False),
+        lambda o: schedulers.OneCycleLR(o, 0.1, total_steps=9),
+        lambda o: schedulers.ChainedScheduler([StepLR(o, 1), schedulers.ConstantLR(o)]),
+        lambda o: schedulers.CosineAnnealingWarmRestarts(o, 2),
+        lambda o: torch.optim.swa_utils.SWALR(o, 0.01),
+    ],
+)
+def test_schedulers_can_be_put_back(make: Any) -> None:
+
+    def made() -> mlopt.Engine:
+        m = bilevel(upper_optimizer=lambda v: torch.optim.SGD(v.parameters(), 0.1, momentum=0.5))
+        m.upper.scheduler = mlopt.PerStep(make(m.upper.optimizer))
+        return m.engine()
+
+    engine, control = made(), made()
+    take(engine, 2)
+    take(control, 5)
+    before = held(engine)
+    with pytest.MonkeyPatch.context() as once:
+        once.setattr(engine.clock, "after_step", after_and(engine.clock.after_step))
+        with pytest.raises(ZeroDivisionError):
+            engine.step()
+    assert_same(before, held(engine))
+    take(engine, 3)
+    assert engine.epoch == 1  # and its mean losses
+    assert_same(held(control), held(engine))
+
+
+def after_and(do: Any) -> Any:
+    """Something that fails when all else is done."""
+
+    def fails(*arguments: Any, **options: Any) -> None:
+        do(*arguments, **options)
+        raise ZeroDivisionError
+
+    return fails
+
+
+class Closed(torch.optim.SGD):
+    """Holds what nobody can look into, and what leads to other objects."""
+
+    def __init__(self, parameters: Any, lr: float) -> None:
+        super().__init__(parameters, lr=lr)
+        self.lock = threading.Lock()
+        self.settings = {"name": "x", "rows": iter([1])}
+        self.trainer = types.SimpleNamespace(a=types.SimpleNamespace(b=types.SimpleNamespace()))
+
+
+class Watched(StepLR):
+    """A scheduler that holds such a thing as well."""
+
+    def __init__(self, optimizer: Any) -> None:
+        self._file = io.StringIO()
+        super().__init__(optimizer, 1)
+
+
+def test_what_cannot_be_put_back_is_said_at_the_first_step() -> None:
+    made = bilevel(hypergrad=mlopt.Frozen(), optimizer=lambda v: Closed(v.parameters(), lr=0.1))
+    made.lower.scheduler = mlopt.PerStep(Watched(made.lower.optimizer))
+    engine = made.engine()
+    with pytest.warns(mlopt.CapabilityWarning) as said:
+        engine.step()
+    text = str(said[0].message)
+    assert len(said) == 1
+    for path in (".lock (lock)", ".settings['rows'] (list_iterator)", ".trainer.a.b (SimpleN"):
+        assert f"fit.optimizer{path}" in text
+    assert "fit.scheduler._file (StringIO)" in text
+    take(engine)
