@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import random
 from collections.abc import Sequence
+from typing import Any
 
+import numpy as np
 import torch
 
 __all__ = ["Generators", "derive_seed", "replay"]
@@ -17,17 +20,23 @@ def derive_seed(*parts: object) -> int:
 
 
 class Generators:
-    """Torch's default generators: put back, after a block, as they were before it.
+    """The default generators of random numbers: put back, after a block, as they were before it.
 
     Blocks may be nested. The outermost one alone reads the states, which takes longer than seeding:
     a step opens one block around all of its evaluations.
 
     Args:
         cuda: indices of the CUDA devices whose generators are meant as well.
+
+    Attributes:
+        foreign: whether Python's and NumPy's global generators are meant as well, which takes
+            longer than all else.
     """
 
     def __init__(self, cuda: Sequence[int] = ()) -> None:
         self.cuda = tuple(cuda)
+        self.foreign = False
+        self._others: tuple[Any, Any] | None = None
         self._depth = 0
         self._generators: list[torch.Generator] = []
         self._states: list[torch.Tensor] = []
@@ -37,7 +46,8 @@ class Generators:
             cuda = [torch.cuda.default_generators[i] for i in self.cuda]
             generators = [torch.default_generator, *cuda]
             states = [generator.get_state() for generator in generators]
-            self._generators, self._states = generators, states
+            others = (random.getstate(), np.random.get_state()) if self.foreign else None
+            self._generators, self._states, self._others = generators, states, others
         self._depth += 1
         return self
 
@@ -52,6 +62,9 @@ class Generators:
         """
         for generator in self._generators:
             generator.manual_seed(seed)
+        if self._others is not None:
+            random.seed(seed)
+            np.random.seed(seed % 2**32)
 
     def __exit__(self, *exception: object) -> None:
         self._depth -= 1
@@ -63,7 +76,11 @@ class Generators:
         self._depth = 0
         for generator, state in zip(self._generators, self._states, strict=True):
             generator.set_state(state)
-        self._generators, self._states = [], []
+        if self._others is not None:
+            python, numpy = self._others
+            random.setstate(python)
+            np.random.set_state(numpy)
+        self._generators, self._states, self._others = [], [], None
 
 
 class replay(Generators):  # noqa: N801 - used as a function

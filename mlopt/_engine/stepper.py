@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from .._errors import CapabilityWarning, GraphError, NonFiniteError
-from .._evaluation.check import check_reads
+from .._evaluation.check import check_nodes
 from .._evaluation.compile import Compiler
 from .._evaluation.point import Evaluator, cuda_devices
 from .._evaluation.stack_check import compare_stacks
@@ -29,6 +29,7 @@ from .clock import Clock
 from .measure import Measurement, measure
 from .operations import Anew, Commit, Draw, Iterate, Nest, Operation
 from .outcome import Outcome
+from .ownership import Ownership
 from .plan import Plan
 from .schedule import AbstractSchedule, Simultaneous
 from .step import Step
@@ -88,6 +89,7 @@ class Stepper:
         self.compiled = self._compiler.compiled  # what it took so far; None if it is off
         self._evaluator.choose = self._compiler.choose
         self._plans: dict[Any, Plan] = {}
+        self._ownership = Ownership(self.graph, self._evaluator)
         self._checked = False
         self._failures = 0
         self._care = Care()
@@ -297,13 +299,16 @@ class Stepper:
 
     def _check(self) -> None:
         """Before anything is changed: do the functions read what they declare?"""
-        if self._checked:
+        if self._checked and not self._ownership.changed():
             return
+        self._checked = False
+        self._ownership.check()
+        self._plans.clear()
         self._feed.begin()
         batches = Batches(self.graph, self._feed)
         try:
             with self._compiler.paused():
-                check_reads(self.graph, self._evaluator, batches, self.seed_of)
+                check_nodes(self.graph, self._evaluator, batches, self.seed_of)
                 compare_stacks(self.graph, self._evaluator, batches, self.seed_of)
         finally:
             self._feed.give_back()

@@ -14,6 +14,7 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 from .._graph.node import Node
 from .._graph.signal import Signal, join, split
 from .._variable import Variable
+from .binding import Binding, Swap
 from .point import Evaluator, Point
 
 __all__ = ["NotStackable", "evaluate_as_one"]
@@ -112,9 +113,12 @@ def evaluate_as_one(
     run = torch.func.vmap(call, in_dims=(call.columns.dims,), randomness=randomness)
     with evaluator.generators, region():
         evaluator.generators.seed(points[0].seed)
+        torch.clear_autocast_cache()  # it would hand out casts of values that have changed
         try:
             outputs, buffers = run(call.columns.tensors)
         except Exception as error:  # the user's function under vmap may raise anything
+            if isinstance(error, MemoryError | torch.OutOfMemoryError):
+                raise  # one by one needs less, but it is no matter of the function
             reason = next((line for line in str(error).splitlines() if line.strip()), repr(error))
             raise NotStackable(f"{reason.strip().rstrip('.')}.", lasting=True) from error
     evaluator.count.update(nodes if counted is None else counted)
@@ -142,6 +146,7 @@ class _Call:
     ) -> None:
         self.evaluator, self.node, self.point = evaluator, nodes[0], points[0]
         self.columns = _Columns()
+        self._modules: list[Binding] = []
         #: (dictionary, key) of a module -> the place of what is put there
         self._slots: list[tuple[dict[str, Any], str, int]] = []
         self._lone: dict[Variable, int] = {}
@@ -171,6 +176,7 @@ class _Call:
     def _add_module(self, sources: Sequence[Any], points: Sequence[Point], owned: bool) -> None:
         """The parameters of a module, and copies of its buffers."""
         bindings = [self.evaluator.bindings[s] for s in sources]
+        self._modules.append(bindings[0])
         for name, slots in bindings[0].parameters.items():
             column = []
             for source, binding, point in zip(sources, bindings, points, strict=True):
@@ -208,16 +214,16 @@ class _Call:
         for i, place in self._batched.items():
             batch[i] = tensors[place]
         point = Point(values, signals, tree_unflatten(batch, self._spec), self.point.seed)
-        swapped: list[tuple[dict[str, Any], str, Any]] = []
+        swap = Swap()
         try:
+            for binding in self._modules:
+                swap.note_modes(binding)
             for slot, key, place in self._slots:
-                swapped.append((slot, key, slot[key]))
-                slot[key] = tensors[place]
+                swap.put(slot, key, tensors[place])
             result = self.node.fn(*self.evaluator.arguments(self.node, point))
             buffers = [[slot[key] for slot, key in slots] for slots in self._buffers]
         finally:
-            for slot, key, tensor in reversed(swapped):
-                slot[key] = tensor
+            swap.back()
         leaves, self._result_spec = tree_flatten(result)
         self._is_tensor = [isinstance(x, Tensor) for x in leaves]
         self._constants = [None if isinstance(x, Tensor) else x for x in leaves]

@@ -1,67 +1,46 @@
-"""The check before the first step: what each function touches, against what it was given."""
+"""The first check: each function is called before the first step, to see what it does."""
 
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
-from .._errors import GraphError
+from .._errors import CapabilityWarning, GraphError
 from .._graph.graph import Graph
 from .._graph.node import Node
 from .._graph.problem import Problem
 from .._graph.signal import Signal, join, split
-from .._tensors import Tensors
+from .._tensors import Tensors, grouped
 from .._variable import Variable
+from ..hypergrad.derivatives import derivatives
+from .binding import Swap
 from .capability import check_second_order
 from .loss import split_loss
-from .point import Evaluator, Point
+from .point import Evaluator, Point, written_in_place
+from .purity import Attributes, Copies, change, foreign_draws
+from .reads import Touches, check_touched
+from .slope import check_slope
 
-__all__ = ["check_reads"]
-
-
-class _Watch(TorchDispatchMode):
-    """Notes which of the watched tensors any operation takes as an input, even without gradient."""
-
-    def __init__(self, watched: dict[int, tuple[Any, bool]]) -> None:
-        super().__init__()
-        self.watched = watched
-        self.touched: set[tuple[Any, bool]] = set()
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        del types
-        kwargs = kwargs or {}
-        for argument in (*args, *kwargs.values()):
-            # hardly any argument is a container, and to walk through one takes longest
-            held = isinstance(argument, list | tuple | dict)
-            for x in tree_leaves(argument) if held else [argument]:
-                if isinstance(x, Tensor) and id(x) in self.watched:
-                    self.touched.add(self.watched[id(x)])
-        return func(*args, **kwargs)
+__all__ = ["check_nodes"]
 
 
-def _eager() -> AbstractContextManager[Any]:
-    """Without compilation: some versions of torch never compile again what ran under a watch."""
-    if "torch._dynamo" not in sys.modules:  # its import takes seconds, and nothing is compiled
-        return nullcontext()
-    return torch.compiler.set_stance("force_eager")
-
-
-def check_reads(
+def check_nodes(
     graph: Graph,
     evaluator: Evaluator,
     batch: Callable[[Node], Any],
     seed: Callable[[Node, int], int],
 ) -> None:
-    """Evaluate each node once with fresh leaves, and compare what it touches to what it declares.
+    """Evaluate each node with copies of what it reads, and look at what it does.
 
-    Changes nothing: no buffer is committed, no gradient taken for an update.
+    Changes nothing of the user's: no buffer is committed, no gradient taken for an update. The
+    evaluator learns which generators a function draws from, and what is computed again in backward
+    passes; the graph, what cannot be differentiated twice.
 
     Args:
         graph: the graph.
@@ -70,95 +49,209 @@ def check_reads(
         seed: (node, inner step) -> the seed of the first evaluation.
 
     Raises:
-        GraphError: a hidden read, a given that is never touched, a value that is not a scalar, or
-            an objective that does not depend on its own variable.
+        GraphError: a hidden read, a given that is never touched, a value that is not a scalar, an
+            objective that does not depend on its own variable, an argument written in place, state
+            that an evaluation leaves behind, or no first derivative.
     """
-    signals: dict[Signal, Any] = {}
     # What arrives as an argument has another identity than the variable's own tensors: whoever
     # touches those has gone past the arguments.
     own = {id(p): (v, False) for v in graph.variables for p in v.named_parameters().values()}
+    signals: dict[Signal, Any] = {}
     for node in graph.nodes:
-        watched: dict[int, tuple[Any, bool]] = dict(own)
-        values: dict[Variable, dict[str, Tensor]] = {}
-        for source in (read.source for read in node.reads):
-            tensors = (
-                split(signals[source], source.name)
-                if isinstance(source, Signal)
-                else (source.named_parameters())
-            )
-            fresh = {k: t.detach().requires_grad_(t.requires_grad) for k, t in tensors.items()}
-            watched.update({id(t): (source, True) for t in fresh.values()})
-            if isinstance(source, Signal):
-                signals[source] = join(signals[source], fresh)
-            else:
-                values[source] = fresh
-        with torch.enable_grad(), _eager(), _Watch(watched) as watch:
-            result, _ = evaluator(node, Point(values, signals, batch(node), seed(node, 0)))
-        if isinstance(node, Problem):
-            split_loss(result, node.name)
-        # An upper problem may depend on its own variables through the lower ones alone.
-        free = set(node.over) if isinstance(node, Problem) and graph.sweeps[node].nodes else set()
-        _check_touched(node, watch.touched, free)
-        if isinstance(node, Problem):
-            _check_objective(node, result, values, may_be_indirect=bool(free))
-            held: Tensors = {(v, k): t for v, ts in values.items() for k, t in ts.items()}
-            for source in (r.source for r in node.reads if isinstance(r.source, Signal)):
-                parts = split(signals[source], source.name)
-                held.update({(source, k): t for k, t in parts.items()})
-            leaves = {k: t for k, t in held.items() if t.requires_grad}
-            over = {k: t for k, t in leaves.items() if k[0] in node.over}
-            point = Point(values, signals, batch(node), seed(node, 0))
-            check_second_order(graph, evaluator, node, point, leaves, over)
-        elif isinstance(node, Signal):
-            split(result, node.name)
-            signals[node] = result
+        check = _Check(graph, evaluator, node, signals, batch(node), seed(node, 0))
+        check.run(own)
+        if isinstance(node, Signal):
+            signals[node] = check.result
     evaluator.release()
 
 
-def _check_touched(node: Node, touched: set[tuple[Any, bool]], free: set[Variable]) -> None:
-    reads = [read.source for argument in node.arguments for read in argument.reads]
-    for source, declared in touched:
-        if not declared and source in reads:
-            raise GraphError(
-                f"{node.name} uses {source.name}'s own tensor past its argument; use the argument, "
-                "whose value the engine chooses."
-            )
-        if not declared:
-            raise GraphError(
-                f"{node.name} reads {source.name} without being given it. Add {source.name} to "
-                "given= (or stop() of it), and use the argument."
-            )
-    for source in reads:
-        if (source, True) not in touched and source not in free:
-            if isinstance(node, Problem) and source in node.over:
-                raise GraphError(
-                    f"{node.name} never uses {source.name}, which it is minimised over: use the "
-                    "argument."
+class _Check:
+    """The first check of one node.
+
+    Args:
+        graph: the graph.
+        evaluator: of the graph.
+        node: the node.
+        signals: what those below it gave.
+        batch: its batch.
+        seed: of its evaluations.
+    """
+
+    def __init__(
+        self,
+        graph: Graph,
+        evaluator: Evaluator,
+        node: Node,
+        signals: dict[Signal, Any],
+        batch: Any,
+        seed: int,
+    ) -> None:
+        self.graph, self.evaluator, self.node = graph, evaluator, node
+        self.copies = Copies()
+        self.leaves: Tensors = {}
+        values: dict[Variable, dict[str, Tensor]] = {}
+        heard = dict(signals)
+        for source in (read.source for read in node.reads):
+            signal = isinstance(source, Signal)
+            tensors = split(signals[source], source.name) if signal else source.named_parameters()
+            fresh = {k: self.copies.of(t, source.name) for k, t in tensors.items()}
+            self.leaves.update({(source, k): t for k, t in fresh.items()})
+            if signal:
+                heard[source] = join(signals[source], fresh)
+            else:
+                values[source] = fresh
+        batch = self.copies.of_batch(batch, "its batch")
+        self.point = Point(values, heard, batch, seed)
+        self.result: Any = None
+        self.narrow: torch.dtype | None = None
+
+    def run(self, own: dict[int, tuple[Any, bool]]) -> None:
+        """All of it.
+
+        Args:
+            own: the variables' own tensors, by identity.
+        """
+        node = self.node
+        # An upper problem may depend on its own variables through the lower ones alone.
+        below = isinstance(node, Problem) and bool(self.graph.sweeps[node].nodes)
+        free = set(node.over) if isinstance(node, Problem) and below else set()
+        attributes = self._attributes()
+        drawn = foreign_draws()
+        self.result, touched = self._watched({**own, **self._arguments()})
+        if drawn():
+            self.evaluator.generators.foreign = True
+            self.result, _ = self._evaluate()
+        self._check_returned()
+        check_touched(node, touched, free)
+        self._check_written()
+        repeats = self._repeats(attributes)
+        gradient = self._differentiate(own)
+        if isinstance(node, Problem):
+            self._check_depends(gradient, below)
+            wanted = {k: t for k, t in self.leaves.items() if t.requires_grad}
+            over = {k: t for k, t in wanted.items() if k[0] in node.over}
+            check_second_order(self.graph, self.evaluator, node, self.point, wanted, over)
+            if repeats and self.graph.methods[node].responds:
+                check_slope(
+                    self.graph, self.evaluator, node, self.point, wanted, gradient, self.narrow
                 )
+
+    def _arguments(self) -> dict[int, tuple[Any, bool]]:
+        return {id(t): (source, True) for (source, _), t in self.leaves.items()}
+
+    def _evaluate(self) -> tuple[Any, Any]:
+        with torch.enable_grad():
+            return self.evaluator(self.node, self.point, keep=True)
+
+    def _watched(self, watched: dict[int, Any]) -> tuple[Any, set[Any]]:
+        try:
+            with _eager(), Touches(watched) as touches:
+                result, _ = self._evaluate()
+        except RuntimeError as error:  # torch has no type of its own for it
+            if "in-place" in str(error) and "leaf" in str(error):
+                raise GraphError(written_in_place(self.node)) from error
+            raise
+        self.narrow = touches.narrow
+        return result, touches.found
+
+    def _attributes(self) -> Attributes:
+        bound = self.evaluator.bound(self.node)
+        return Attributes((s.name, self.evaluator.bindings[s].module) for s in bound)
+
+    def _check_returned(self) -> None:
+        if isinstance(self.node, Problem):
+            split_loss(self.result, self.node.name)
+        else:
+            split(self.result, self.node.name)
+
+    def _check_written(self) -> None:
+        if written := self.copies.written():
             raise GraphError(
-                f"{node.name} is given {source.name} and never uses it. Remove it from given=, or "
-                "use the argument."
+                f"{self.node.name} writes {' and '.join(written)} in place, which others read "
+                "after it, by .data or NumPy. Compute a new tensor, or copy it before: x.clone()."
+            )
+
+    def _repeats(self, attributes: Attributes) -> bool:
+        """Whether the same evaluation gives the same once more."""
+        again, _ = self._evaluate()
+        if isinstance(self.node, Problem):
+            off = change(self.result[0] if isinstance(self.result, tuple) else self.result,
+                         again[0] if isinstance(again, tuple) else again)  # fmt: skip
+        else:
+            off = change(self.result, again)
+        if not off:
+            return True
+        what = f"{self.node.name}: evaluated twice at one point, its value differs by {off:.1e}"
+        if changed := attributes.changed():
+            attributes.put_back()
+            raise GraphError(
+                f"{what}, and so does {' and '.join(changed[:3])}: state that an evaluation leaves "
+                "to the next one. Register it as a buffer (register_buffer): buffers move on once "
+                "a step."
+            )
+        warnings.warn(
+            f"{what} (relative to its size). A product by differences, and whatever else "
+            "evaluates it more than once, is then of different functions. Draw from the global "
+            "generators of torch, NumPy or Python, which are seeded for each evaluation, not from "
+            "one of its own; and keep no count of calls.",
+            CapabilityWarning,
+            stacklevel=2,
+        )
+        return False
+
+    def _differentiate(self, own: dict[int, Any]) -> Tensors:
+        """The gradient by all that the function reads; who computes anything again is noted."""
+        if isinstance(self.node, Problem):
+            outputs = [split_loss(self.result, self.node.name)[0]]
+        else:
+            parts = split(self.result, self.node.name).values()
+            outputs = [t for t in parts if t.is_floating_point() or t.is_complex()]
+        outputs = [t for t in outputs if t.requires_grad]
+        inputs = {k: t for k, t in self.leaves.items() if t.requires_grad}
+        lent = self._lend_buffers()
+        watched = {**own, **{id(slot[key]): key for slot, key, _ in lent.slots}}
+        try:
+            with torch.enable_grad(), _eager(), Touches(watched) as touches:
+                found = derivatives(
+                    outputs, inputs, [torch.ones_like(t) for t in outputs], retain_graph=True
+                )
+        except RuntimeError as error:  # torch has no type of its own for it
+            said = str(error).strip().splitlines()[0].rstrip(".")
+            hint = " Give use_reentrant=False." if "use_reentrant=True" in said else ""
+            raise GraphError(
+                f"{self.node.name}: its gradient cannot be taken: {said}.{hint}"
+            ) from error
+        finally:
+            lent.back()
+        if touches.found:
+            self.evaluator.recomputing.add(self.node)
+        return found
+
+    def _lend_buffers(self) -> Swap:
+        """Copies in the places of buffers, for what is computed again where nobody knows it yet."""
+        lent = Swap()
+        for binding in (self.evaluator.bindings[s] for s in self.evaluator.bound(self.node)):
+            lent.note_modes(binding)
+            for (slot, key), copy in zip(binding.buffers, binding.scratch(), strict=True):
+                lent.put(slot, key, copy)
+        return lent
+
+    def _check_depends(self, gradient: Tensors, below: bool) -> None:
+        node = self.node
+        assert isinstance(node, Problem)
+        loss, _ = split_loss(self.result, node.name)
+        if below and loss.requires_grad:
+            return
+        if not any(source in node.over for source in grouped(gradient)):
+            raise GraphError(
+                f"{node.name}: its value does not depend on "
+                f"{', '.join(v.name for v in node.over)}, which it is minimised over. Is "
+                "something detached, or under no_grad?"
             )
 
 
-def _check_objective(
-    node: Problem,
-    result: Any,
-    values: dict[Variable, dict[str, Tensor]],
-    may_be_indirect: bool,
-) -> None:
-    loss, _ = split_loss(result, node.name)
-    if may_be_indirect and loss.requires_grad:
-        return
-    leaves = [t for v in node.over for t in values[v].values() if t.requires_grad]
-    # The last ones first: of a network they are next to its loss, and one that counts is enough.
-    if not (loss.requires_grad and any(_depends(loss, leaf) for leaf in reversed(leaves))):
-        raise GraphError(
-            f"{node.name}: its value does not depend on {', '.join(v.name for v in node.over)}, "
-            "which it is minimised over. Is something detached, or under no_grad?"
-        )
-
-
-def _depends(loss: Tensor, leaf: Tensor) -> bool:
-    (gradient,) = torch.autograd.grad(loss, leaf, allow_unused=True, retain_graph=True)
-    return gradient is not None
+def _eager() -> AbstractContextManager[Any]:
+    """Without compilation: some versions of torch never compile again what ran under a watch."""
+    if "torch._dynamo" not in sys.modules:  # its import takes seconds, and nothing is compiled
+        return nullcontext()
+    return torch.compiler.set_stance("force_eager")

@@ -1,25 +1,28 @@
-"""Evaluation at a point: values swapped in, randomness replayed, buffers protected."""
+"""Evaluation at a point: values swapped in, randomness replayed, buffers and modes protected."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from .._errors import GraphError
+from .._graph.containers import rebuilt
 from .._graph.node import Node
 from .._graph.signal import Signal
 from .._replay import Generators
 from .._tensors import clone
 from .._variable import Variable
+from .binding import Binding, Swap
+from .recall import Kept, Recall
 
-__all__ = ["Evaluator", "Point", "cuda_devices"]
-
-_Slot = tuple[dict[str, Any], str]
+__all__ = ["Evaluator", "Point", "cuda_devices", "written_in_place"]
 
 
 @dataclass(frozen=True)
@@ -40,59 +43,12 @@ class Point:
     seed: int
 
 
-@dataclass
-class Binding:
-    """Where the tensors of one module live, so that others can take their place for a while.
-
-    The dictionaries are those in which `nn.Module` keeps its tensors. `torch.func.functional_call`
-    swaps there as well, but finds each by a walk along its dotted name; here a swap is one
-    assignment.
-    """
-
-    module: nn.Module
-    parameters: dict[str, list[_Slot]] = field(default_factory=dict)
-    buffers: list[_Slot] = field(default_factory=list)
-    spare: list[list[Tensor]] = field(default_factory=list)
-
-    @classmethod
-    def of(cls, module: nn.Module) -> Binding:
-        """Find the slots of a module; a tied parameter has several."""
-        binding = cls(module)
-        name_of: dict[int, str] = {}
-        for prefix, part in module.named_modules():
-            for key, p in part._parameters.items():
-                if p is not None:
-                    name = name_of.setdefault(id(p), f"{prefix}.{key}" if prefix else key)
-                    binding.parameters.setdefault(name, []).append((part._parameters, key))
-            for key, b in part._buffers.items():
-                if b is not None:
-                    binding.buffers.append((part._buffers, key))
-        return binding
-
-    def held(self) -> list[Tensor]:
-        """The buffers that the module holds now."""
-        return [slot[key] for slot, key in self.buffers]
-
-    def scratch(self) -> list[Tensor]:
-        """Copies of the buffers, in spare memory if there is some."""
-        held = self.held()
-        if self.spare:
-            copies = self.spare.pop()
-            if all(
-                c.shape == h.shape and c.device == h.device
-                for c, h in zip(copies, held, strict=True)
-            ):
-                torch._foreach_copy_(copies, held)
-                return copies
-        return clone(held)
-
-
 class Evaluator:
     """Calls the functions of a graph at points.
 
-    Nothing that an evaluation does can be seen afterwards: parameters and buffers are back in
-    place, the global generators stand where they stood. Buffers that the evaluation wrote are
-    returned to who asks for them.
+    Nothing that an evaluation does can be seen afterwards: parameters, buffers and training modes
+    are back in place, the global generators stand where they stood. Buffers that the evaluation
+    wrote are returned to who asks for them. What it reads it must not write.
 
     Args:
         nodes: of the graph.
@@ -110,8 +66,11 @@ class Evaluator:
         self.regions: dict[Any, Callable[[], AbstractContextManager[Any]]] = {}
         # (node, twice) -> its function, or another that computes the same
         self.choose: Callable[[Node, bool], Callable[..., Any]] = lambda node, twice: node.fn
+        #: Nodes of which parts are computed again in backward passes.
+        self.recomputing: set[Node] = set()
+        self.recall = Recall()
         self._lent: list[tuple[Binding, list[Tensor]]] = []
-        self._open: list[list[tuple[dict[str, Any], str, Any]]] = []
+        self._open: list[Swap] = []
         self.bindings: dict[Any, Binding] = {
             v: Binding.of(v.value) for v in variables if isinstance(v.value, nn.Module)
         }
@@ -145,31 +104,41 @@ class Evaluator:
 
         Returns:
             What the function returned, and for each owner with buffers those that it wrote.
+
+        Raises:
+            GraphError: the function wrote one of its arguments in place.
         """
         self.count[node] += 1
-        swapped: list[tuple[dict[str, Any], str, Any]] = []
-        self._open.append(swapped)
+        self.recall.leave()
+        self._open.append(swap := Swap())
         lent: list[tuple[Any, Binding, list[Tensor]]] = []
         written: dict[Any, list[Tensor]] = {}
+        again = node in self.recomputing and torch.is_grad_enabled()
         try:
             for source in self._bound[node]:
                 binding = self.bindings[source]
+                swap.note_modes(binding)
                 for name, tensor in point.values.get(source, {}).items():
                     for slot, key in binding.parameters[name]:
-                        swapped.append((slot, key, slot[key]))
-                        slot[key] = tensor
+                        swap.put(slot, key, tensor)
                 if binding.buffers:
                     copies = binding.scratch()
                     if start and source in start:
                         torch._foreach_copy_(copies, start[source])
+                    if again:
+                        swap.starts.append((binding, clone(copies)))
                     lent.append((source, binding, copies))
                     for (slot, key), copy in zip(binding.buffers, copies, strict=True):
-                        swapped.append((slot, key, slot[key]))
-                        slot[key] = copy
+                        swap.put(slot, key, copy)
+            torch.clear_autocast_cache()  # it would hand out casts of values that have changed
             region = self.regions.get(node, nullcontext) if twice else nullcontext
             with self.generators, region():
                 self.generators.seed(point.seed)
-                result = self.choose(node, twice)(*self.arguments(node, point))
+                arguments, read = self._arguments(node, point)
+                versions = _versions(read)
+                result = self.choose(node, twice)(*arguments)
+            if _versions(read) != versions:
+                raise GraphError(written_in_place(node))
             owners = tuple(owner)
             for source, binding, copies in lent:
                 if source in owners:  # a module may assign its buffers anew instead of writing them
@@ -178,9 +147,29 @@ class Evaluator:
                     self._lent.append((binding, copies))
                 else:
                     binding.spare.append(copies)
+            if again:
+                self._remember(result, node, point, swap)
         finally:
             self._swap_back()  # this one: those that it called have ended
         return result, written
+
+    def _remember(self, result: Any, node: Node, point: Point, swap: Swap) -> None:
+        """Have an evaluation's point entered again where its graph is gone through."""
+        values = [(self.bindings[s], dict(point.values.get(s, {}))) for s in self._bound[node]]
+        modes = [(binding, binding.modes()) for binding, _ in swap.modes]
+        inputs = [*(t for tensors in point.values.values() for t in tensors.values())]
+        inputs += [t for value in point.signals.values() for t in _parts(value)]
+        self.recall.keep(result, inputs, Kept(values, swap.starts, modes))
+
+    def stands(self) -> bool:
+        """Whether all modules still have the parts in which their tensors were found."""
+        return all(binding.stands() for binding in self.bindings.values())
+
+    def bind(self) -> None:
+        """Find the tensors of modules that have other parts than before."""
+        for source, binding in self.bindings.items():
+            if not binding.stands():
+                self.bindings[source] = Binding.of(binding.module)
 
     def parameters(self, variable: Variable) -> dict[str, Tensor]:
         """A variable's parameters by name, found without a walk through its module."""
@@ -224,6 +213,7 @@ class Evaluator:
 
         If an evaluation was interrupted where it ends, it is ended here.
         """
+        self.recall.leave()
         while self._open:
             self._swap_back()
         self.generators.close()
@@ -233,8 +223,7 @@ class Evaluator:
 
     def _swap_back(self) -> None:
         """Put back what the innermost evaluation has swapped; again, if that was interrupted."""
-        for slot, key, tensor in reversed(self._open[-1]):
-            slot[key] = tensor
+        self._open[-1].back()
         self._open.pop()
 
     def bound(self, node: Node) -> list[Any]:
@@ -242,16 +231,34 @@ class Evaluator:
         return self._bound[node]
 
     def arguments(self, node: Node, point: Point) -> list[Any]:
-        """What a node's function is called with."""
+        """What a node's function is called with; containers are its own."""
+        return self._arguments(node, point)[0]
+
+    def _arguments(self, node: Node, point: Point) -> tuple[list[Any], list[Tensor]]:
+        """The same, and the tensors among it."""
         arguments: list[Any] = []
+        tensors: list[Tensor] = []
         for argument in node.arguments:
-            if argument.is_list:
-                arguments.append([_value(read.source, point) for read in argument.reads])
-            else:
-                arguments.append(_value(argument.reads[0].source, point))
+            values: list[Any] = []
+            for read in argument.reads:
+                value = _value(read.source, point)
+                if isinstance(value, Tensor):
+                    tensors.append(value)
+                elif isinstance(read.source, Signal):
+                    tensors += _parts(value)
+                    value = rebuilt(value, _same)
+                else:
+                    tensors += self.bindings[read.source].values()
+                values.append(value)
+            arguments.append(values if argument.is_list else values[0])
         if node.streams:
-            arguments.append(point.batch)
-        return arguments
+            batch = point.batch
+            if isinstance(batch, Tensor):
+                tensors.append(batch)
+            else:
+                batch = rebuilt(batch, lambda x: _noted(x, tensors))
+            arguments.append(batch)
+        return arguments, tensors
 
 
 def _value(source: Any, point: Point) -> Any:
@@ -262,6 +269,43 @@ def _value(source: Any, point: Point) -> Any:
         return source.value
     swapped = point.values.get(source)
     return source.value if swapped is None else swapped.get("", source.value)
+
+
+def _parts(value: Any) -> list[Tensor]:
+    """The tensors of a signal's value."""
+    if isinstance(value, Tensor):
+        return [value]
+    return list(value.values() if isinstance(value, dict) else value)
+
+
+def _same(held: Any) -> Any:
+    return held
+
+
+def _noted(held: Any, tensors: list[Tensor]) -> Any:
+    if isinstance(held, Tensor):
+        tensors.append(held)
+    return held
+
+
+def _versions(tensors: Sequence[Tensor]) -> int:
+    """A number that grows if one of them is written in place."""
+    try:
+        return sum(map(_version, tensors))
+    except RuntimeError:  # what was made in inference mode has none
+        return sum(t._version for t in tensors if not t.is_inference())
+
+
+_version = attrgetter("_version")
+
+
+def written_in_place(node: Node) -> str:
+    """What the error says of a function that writes what it reads."""
+    return (
+        f"{node.name} writes one of its arguments in place: a batch, a signal's value or a "
+        "parameter, which others read after it. Compute a new tensor: x = x / 2 instead of "
+        "x.div_(2); weights are written by the optimizer alone."
+    )
 
 
 def cuda_devices(variables: Iterable[Variable], device: torch.device | None) -> tuple[int, ...]:

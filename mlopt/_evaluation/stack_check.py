@@ -73,6 +73,9 @@ def compare_stacks(
         return Point(values, signals, batch(node), seed(node, 0))
 
     for stack in dict.fromkeys(graph.stacks.values()):
+        if evaluator.recomputing.intersection(stack.members):
+            dissolve(graph, stack.members[0], "parts of it are computed again in backward passes.")
+            continue
         below = graph.nodes[: graph.nodes.index(stack.members[0])]
         for node in below:
             if isinstance(node, Signal) and node not in signals:

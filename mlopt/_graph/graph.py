@@ -12,6 +12,7 @@ from .levels import Levels
 from .node import Node
 from .refusals import (
     check_missing_methods,
+    check_modules,
     check_nodes,
     check_parameters,
     check_reads,
@@ -44,6 +45,7 @@ class Graph(Levels):
         check_nodes(nodes)
         super().__init__(nodes, groups)
         check_reads(self)
+        check_modules(self)
         check_parameters(self)
         self.default = default
         # The default is for problems whose solution somebody above reads; a top one makes its

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Container, Sequence
 
+from torch import nn
+
 from .._errors import GraphError
 from .._variable import Variable
 from .brief import brief
@@ -13,6 +15,7 @@ from .problem import Problem
 
 __all__ = [
     "check_missing_methods",
+    "check_modules",
     "check_nodes",
     "check_parameters",
     "check_reads",
@@ -60,6 +63,25 @@ def check_reads(graph: Levels) -> None:
                 raise GraphError(
                     f"{node.name} reads the signal {source.name}, which is listed above it; "
                     f"list it below {node.name}."
+                )
+
+
+#: Modules that take gradients to other processes by hooks of their own, which never fire here.
+_DISTRIBUTED = {
+    "DistributedDataParallel", "FullyShardedDataParallel", "FSDPModule", "DeepSpeedEngine",
+}  # fmt: skip
+
+
+def check_modules(graph: Levels) -> None:
+    """No variable holds a module that would leave its ranks to part without a word."""
+    for v in graph.variables:
+        for name, part in v.value.named_modules() if isinstance(v.value, nn.Module) else ():
+            kinds = {kind.__name__ for kind in type(part).__mro__} & _DISTRIBUTED
+            if kinds:
+                raise GraphError(
+                    f"{_path(v, name)} is a {kinds.pop()}: it averages gradients in hooks, which "
+                    "autograd does not call where it takes hypergradients, so ranks would part. "
+                    "Give the variable the module inside of it (.module), and train on one rank."
                 )
 
 

@@ -142,6 +142,9 @@ class AbstractHypergradient(abc.ABC):
     #: needed.
     traced: bool = False
 
+    #: Whether the solution is where the problem's own optimizer will go.
+    looks_ahead: bool = False
+
     #: Whether the derivative is that at the solution itself, and not at the standing value.
     at_solution: bool = False
 

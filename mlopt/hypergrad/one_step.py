@@ -54,6 +54,10 @@ class OneStep(AbstractHypergradient):
         return True
 
     @property
+    def looks_ahead(self) -> bool:  # type: ignore[override]
+        return self.lr is None
+
+    @property
     def responds(self) -> bool:
         return True
 

@@ -43,6 +43,8 @@ class Sama(AbstractHypergradient):
 
     product: AbstractProduct = field(default_factory=Central)
 
+    looks_ahead = True
+
     def __post_init__(self) -> None:
         check_product(self, self.product)
 

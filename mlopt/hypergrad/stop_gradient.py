@@ -45,6 +45,10 @@ class StopGradient(AbstractHypergradient):
         return self.method.traced
 
     @property
+    def looks_ahead(self) -> bool:  # type: ignore[override]
+        return self.method.looks_ahead
+
+    @property
     def same_batch(self) -> bool:
         """Whether all inner steps take the same batch; see `Unrolled`."""
         return getattr(self.method, "same_batch", False)

@@ -64,6 +64,7 @@ class Unrolled(AbstractHypergradient):
     recompute: bool = False
 
     traced = True
+    looks_ahead = True
 
     def __post_init__(self) -> None:
         for option in ("steps", "truncate"):

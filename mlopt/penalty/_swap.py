@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from .._evaluation.point import Binding
+from .._evaluation.binding import Binding
 
 __all__ = ["lent_buffers", "standing_at", "tensors_of"]
 

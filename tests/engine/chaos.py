@@ -100,14 +100,14 @@ def drawn(seed: int) -> mlopt.Engine:
     """A random graph that no step drives away."""
     engine = mlopt.Engine(draw_graph(seed, torch.device("cpu")))
     for group in (g for p in engine.graph.problems for g in p.optimizer.param_groups):
-        group["lr"] *= 1e-2
+        group["lr"] *= 1e-3
     return engine
 
 
 ALL: dict[str, Callable[[], mlopt.Engine]] = {
     **{f"loaders, {n}": (lambda n=n: loaders(n)) for n in ("sgd", "adam", "foreign")},
     **ENGINES,
-    **{f"random {i}": (lambda i=i: drawn(i)) for i in range(40)},
+    **{f"random {i}": (lambda i=i: drawn(i)) for i in range(1, 41)},
 }
 
 

@@ -1,0 +1,141 @@
+"""`Ownership`: is what the modules and optimizers hold now what an engine trains?"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from operator import attrgetter
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .._errors import GraphError
+from .._evaluation.point import Evaluator
+from .._graph.brief import brief
+from .._graph.graph import Graph
+from .._graph.problem import Problem
+from .._graph.refusals import check_modules, check_parameters
+
+__all__ = ["Ownership"]
+
+_on_gradient = attrgetter("_backward_hooks")
+_on_accumulation = attrgetter("_post_accumulate_grad_hooks")
+_before_step = attrgetter("_optimizer_step_pre_hooks")
+_after_step = attrgetter("_optimizer_step_post_hooks")
+
+
+class Ownership:
+    """Looks before each step whether modules have other parts, or parameters and optimizers hooks.
+
+    Args:
+        graph: the graph.
+        evaluator: of the graph; it is told of other parts.
+    """
+
+    def __init__(self, graph: Graph, evaluator: Evaluator) -> None:
+        self.graph, self.evaluator = graph, evaluator
+        self._parameters: list[Tensor] = []
+        self._hooks: list[Any] = []
+        self._note()
+
+    def changed(self) -> bool:
+        """Whether anything differs from the last time."""
+        return not self.evaluator.stands() or self._hooks_now() != self._hooks
+
+    def check(self) -> None:
+        """Take what is there now; see that all of it is trained as its owner means it.
+
+        Raises:
+            GraphError: a new parameter that no optimizer holds, a module that is not served, or a
+                hook that would be passed by.
+        """
+        self.evaluator.bind()
+        check_modules(self.graph)
+        check_parameters(self.graph)
+        known = set(map(id, self._parameters))  # which are held here, so that no id is used again
+        for problem in self.graph.problems:
+            if problem.optimizer is not None:
+                self._check_new(problem, known)
+                self._check_step_hooks(problem)
+                self._check_tensor_hooks(problem)
+        self._note()
+
+    def _note(self) -> None:
+        self._parameters = [
+            p for v in self.graph.variables for p in self.evaluator.parameters(v).values()
+        ]
+        self._hooks = self._hooks_now()
+
+    def _hooks_now(self) -> list[Any]:
+        """Which hooks there are, in a form that can be compared."""
+        found: list[Any] = []
+        if any(map(_on_gradient, self._parameters)) or any(map(_on_accumulation, self._parameters)):
+            of = ((p, _on_gradient(p) or (), _on_accumulation(p) or ()) for p in self._parameters)
+            found += [(id(p), *hooks, *after) for p, hooks, after in of if hooks or after]
+        for p in self.graph.problems:
+            if p.optimizer is not None and (_before_step(p.optimizer) or _after_step(p.optimizer)):
+                found.append((p, *_before_step(p.optimizer), *_after_step(p.optimizer)))
+        return found
+
+    def _check_new(self, problem: Problem, known: set[int]) -> None:
+        held = {id(p) for group in problem.optimizer.param_groups for p in group["params"]}  # type: ignore[union-attr]
+        for v in problem.over:
+            for name, p in self.evaluator.parameters(v).items():
+                if p.requires_grad and id(p) not in held and id(p) not in known:
+                    raise GraphError(
+                        f"{problem.name}: {v.name}.{name} is new, and its optimizer does not hold "
+                        "it: it would not be trained. Call optimizer.add_param_group({'params': "
+                        "[...]}) with it, or parameter.requires_grad_(False)."
+                    )
+
+    def _check_step_hooks(self, problem: Problem) -> None:
+        method = self.graph.methods[problem]
+        hooked = _before_step(problem.optimizer) or _after_step(problem.optimizer)
+        if hooked and method.looks_ahead and self._is_read(problem):
+            raise GraphError(
+                f"{problem.name}: its optimizer has step hooks, which {brief(method)} does not see "
+                "when it takes the optimizer's steps ahead. Take OneStep(lr=...), which is a plain "
+                "step whatever the optimizer does, or do what the hook does in a callback."
+            )
+
+    def _check_tensor_hooks(self, problem: Problem) -> None:
+        graph, method = self.graph, self.graph.methods[problem]
+        # Autograd runs hooks where it takes the gradient of the standing value. That is the whole
+        # one if no other level adds to it, and OneStep's product goes back through them.
+        whole = not graph.sweeps[problem].nodes and all(map(graph.staged, graph.problems))
+        through = not method.traced and not method.at_solution and method.cost.keeps_graph
+        read = self._is_read(problem)
+        for v in problem.over:
+            for name, p in self.evaluator.parameters(v).items():
+                if _on_accumulation(p):
+                    raise GraphError(
+                        f"{problem.name}: {v.name}.{name} has a hook that runs after its gradient "
+                        "has accumulated, and gradients do not accumulate here. Do what it does in "
+                        "a step hook of the optimizer, or in a callback's on_step."
+                    )
+                hooks = _on_gradient(p)
+                if hooks and not (whole and (through or not read)) and _changes(hooks, p):
+                    why = f"{brief(method)} does not go" if read else "parts of its gradient go"
+                    raise GraphError(
+                        f"{problem.name}: {v.name}.{name} has a hook that changes its gradient, "
+                        f"through which {why} as the whole one would. Let the objective or a step "
+                        "hook of the optimizer change it; OneStep(product=Exact()) goes through "
+                        "hooks where levels are not nested."
+                    )
+
+    def _is_read(self, problem: Problem) -> bool:
+        """Whether a higher node reads the problem's solution."""
+        return self.graph.participates(problem) and any(
+            self.graph.source_node(reader, read.source) is problem
+            for reader, read in self.graph.readers(problem)
+        )
+
+
+def _changes(hooks: Mapping[Any, Any], parameter: Tensor) -> bool:
+    """Whether a hook changes gradients: one that only looks returns nothing, and writes nothing."""
+    for hook in hooks.values():
+        gradient = torch.zeros_like(parameter)
+        version = gradient._version
+        if hook(gradient) is not None or gradient._version != version:
+            return True
+    return False

@@ -1,0 +1,132 @@
+"""`Binding`: where the tensors of one module live."""
+
+from __future__ import annotations
+
+import operator
+from dataclasses import dataclass, field
+from itertools import chain
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .._tensors import clone
+
+__all__ = ["Binding", "Slot", "Swap"]
+
+#: A dictionary, and a key in it.
+Slot = tuple[dict[str, Any], str]
+
+
+@dataclass
+class Binding:
+    """Where the tensors of one module live, so that others can take their place for a while.
+
+    The dictionaries are those in which `nn.Module` keeps its tensors. `torch.func.functional_call`
+    swaps there as well, but finds each by a walk along its dotted name; here a swap is one
+    assignment.
+    """
+
+    module: nn.Module
+    parameters: dict[str, list[Slot]] = field(default_factory=dict)
+    buffers: list[Slot] = field(default_factory=list)
+    spare: list[list[Tensor]] = field(default_factory=list)
+    parts: list[dict[str, Any]] = field(default_factory=list)
+    _dicts: list[dict[str, Any]] = field(default_factory=list)
+    _inside: list[Any] = field(default_factory=list)
+    _sizes: list[tuple[dict[str, Any], int]] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, module: nn.Module) -> Binding:
+        """Find the slots of a module; a tied parameter has several."""
+        binding = cls(module)
+        name_of: dict[int, str] = {}
+        for prefix, part in module.named_modules():
+            for key, p in part._parameters.items():
+                if p is not None:
+                    name = name_of.setdefault(id(p), f"{prefix}.{key}" if prefix else key)
+                    binding.parameters.setdefault(name, []).append((part._parameters, key))
+            for key, b in part._buffers.items():
+                if b is not None:
+                    binding.buffers.append((part._buffers, key))
+            if "training" in part.__dict__:
+                binding.parts.append(part.__dict__)
+            binding._dicts += [part._parameters, part._modules]
+            binding._sizes.append((part._buffers, len(part._buffers)))
+        binding._inside = _values(binding._dicts)
+        return binding
+
+    def values(self) -> list[Tensor]:
+        """The parameters that the module holds now, each once."""
+        return [slots[0][0][slots[0][1]] for slots in self.parameters.values()]
+
+    def held(self) -> list[Tensor]:
+        """The buffers that the module holds now."""
+        return [slot[key] for slot, key in self.buffers]
+
+    def modes(self) -> list[bool]:
+        """Which parts of the module are in training mode."""
+        return [part["training"] for part in self.parts]
+
+    def set_modes(self, modes: list[bool]) -> None:
+        """Put its parts into these modes."""
+        for part, mode in zip(self.parts, modes, strict=True):
+            part["training"] = mode
+
+    def stands(self) -> bool:
+        """Whether the module has the parts and parameters that were found, and as many buffers."""
+        inside = _values(self._dicts)
+        return (
+            len(inside) == len(self._inside)
+            and all(map(operator.is_, inside, self._inside))
+            and all(len(buffers) == size for buffers, size in self._sizes)
+        )
+
+    def scratch(self) -> list[Tensor]:
+        """Copies of the buffers, in spare memory if there is some."""
+        held = self.held()
+        if self.spare:
+            copies = self.spare.pop()
+            if all(
+                c.shape == h.shape and c.device == h.device
+                for c, h in zip(copies, held, strict=True)
+            ):
+                torch._foreach_copy_(copies, held)
+                return copies
+        return clone(held)
+
+
+def _values(dicts: list[dict[str, Any]]) -> list[Any]:
+    return list(chain.from_iterable(map(dict.values, dicts)))
+
+
+@dataclass
+class Swap:
+    """What an evaluation has put into modules, and what to put back.
+
+    Attributes:
+        slots: with what they held before.
+        modes: of the modules before.
+        starts: copies of the buffers at the start, where they are needed later.
+    """
+
+    slots: list[tuple[dict[str, Any], str, Any]] = field(default_factory=list)
+    modes: list[tuple[Binding, list[bool]]] = field(default_factory=list)
+    starts: list[tuple[Binding, list[Tensor]]] = field(default_factory=list)
+
+    def put(self, slot: dict[str, Any], key: str, value: Any) -> None:
+        """Put something into a slot."""
+        self.slots.append((slot, key, slot[key]))
+        slot[key] = value
+
+    def note_modes(self, binding: Binding) -> None:
+        """Have a module's training modes put back."""
+        self.modes.append((binding, binding.modes()))
+
+    def back(self) -> None:
+        """Put everything back; again, if that was interrupted."""
+        for binding, modes in self.modes:
+            if binding.modes() != modes:
+                binding.set_modes(modes)
+        for slot, key, value in reversed(self.slots):
+            slot[key] = value

@@ -1,0 +1,179 @@
+"""What the first check finds out about a function's side effects: writes, draws, hidden state."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+from .._graph.containers import rebuilt
+
+__all__ = ["Attributes", "Copies", "change", "foreign_draws"]
+
+#: What `nn.Module` keeps its own affairs in.
+_OWN = frozenset(vars(nn.Module()))
+
+
+class Copies:
+    """Copies that a function is given, so that what it writes there can be seen.
+
+    Writes through `.data` or NumPy move no version counter, so values are compared.
+    """
+
+    def __init__(self) -> None:
+        self._pairs: list[tuple[str, Any, Any]] = []
+
+    def of(self, tensor: Tensor, name: str) -> Tensor:
+        """A leaf of the same values.
+
+        Args:
+            tensor: to be copied.
+            name: what `written` calls it.
+
+        Returns:
+            The copy, which requires a gradient where the tensor does.
+        """
+        leaf = tensor.detach().clone().requires_grad_(tensor.requires_grad)
+        self._pairs.append((name, tensor.detach(), leaf.detach()))
+        return leaf
+
+    def of_batch(self, batch: Any, name: str) -> Any:
+        """A batch of the same values, in containers of its own.
+
+        Args:
+            batch: to be copied; what is neither a container nor a tensor or array is not.
+            name: what `written` calls it.
+
+        Returns:
+            The copy.
+        """
+
+        def leaf(held: Any) -> Any:
+            if isinstance(held, Tensor) and held.is_leaf:
+                other: Any = held.detach().clone().requires_grad_(held.requires_grad)
+                self._pairs.append((name, held.detach(), other.detach()))
+            elif isinstance(held, np.ndarray):
+                other = held.copy()
+                self._pairs.append((name, held, other))
+            else:
+                other = held
+            return other
+
+        return rebuilt(batch, leaf)
+
+    def written(self) -> list[str]:
+        """The names of what was written since."""
+        return list(dict.fromkeys(name for name, a, b in self._pairs if not _equal(a, b)))
+
+
+class Attributes:
+    """The attributes of modules, as they are now.
+
+    Args:
+        modules: by what their names begin with.
+    """
+
+    def __init__(self, modules: Iterable[tuple[str, nn.Module]]) -> None:
+        parts = [(f"{name}.{path}" if path else name, part.__dict__)
+                 for name, module in modules for path, part in module.named_modules()]  # fmt: skip
+        self._parts = [(name, held, _plain(held), _versions(held)) for name, held in parts]
+
+    def changed(self) -> list[str]:
+        """The names of those that have changed since."""
+        return [f"{name}.{key}" for name, _, key in self._changes()]
+
+    def put_back(self) -> None:
+        """Let the modules have the objects that they had."""
+        for _, held, key in list(self._changes()):
+            before = next(plain for _, h, plain, _ in self._parts if h is held)
+            if key in before:
+                held[key] = before[key]
+            else:
+                del held[key]
+
+    def _changes(self) -> Iterable[tuple[str, dict[str, Any], str]]:
+        for name, held, before, versions in self._parts:
+            now, counted = _plain(held), _versions(held)
+            for key in {**before, **now}:
+                same = key in before and key in now and _is(before[key], now[key])
+                if not same or versions.get(key) != counted.get(key):
+                    yield name, held, key
+
+
+def foreign_draws() -> Callable[[], bool]:
+    """Look at Python's and NumPy's global generators of random numbers.
+
+    Returns:
+        A function that says whether they have moved since, and puts them back.
+    """
+    python, numpy = random.getstate(), np.random.get_state()
+
+    def moved() -> bool:
+        now = np.random.get_state()
+        still = all(np.array_equal(a, b) for a, b in zip(numpy, now, strict=True))
+        if still and random.getstate() == python:
+            return False
+        random.setstate(python)
+        np.random.set_state(numpy)
+        return True
+
+    return moved
+
+
+def change(once: Any, again: Any) -> float:
+    """How much two results differ, relative to their size; beyond what kernels in any order give.
+
+    Args:
+        once: what a function returned.
+        again: what it returned at the same point.
+
+    Returns:
+        The greatest relative difference of a tensor; zero for rounding.
+    """
+    worst = 0.0
+    for a, b in zip(_tensors(once), _tensors(again), strict=False):
+        if a.shape != b.shape:
+            return float("inf")
+        if _equal(a, b) or not a.numel():
+            continue
+        a, b = (t.double() if not t.is_complex() else t for t in (a, b))
+        size = torch.linalg.vector_norm(a)
+        off = float(torch.linalg.vector_norm(a - b) / torch.where(size > 0, size, 1.0))
+        worst = max(worst, off if off == off else float("inf"))
+    # Half of the digits: no order of a sum loses as many.
+    kinds = [t.dtype for t in _tensors(once) if t.is_floating_point()]
+    rounding = max((torch.finfo(k).eps ** 0.5 for k in kinds), default=0.0)
+    return worst if worst > rounding else 0.0
+
+
+def _tensors(result: Any) -> Sequence[Tensor]:
+    return [x.detach() for x in tree_leaves(result) if isinstance(x, Tensor)]
+
+
+def _equal(a: Any, b: Any) -> bool:
+    """The same values, NaN among them."""
+    if isinstance(a, np.ndarray):
+        return a.shape == b.shape and a.tobytes() == b.tobytes()
+    if a.layout is not torch.strided:
+        return True
+    if a.shape != b.shape:
+        return False
+    return bool(torch.equal(a, b) or torch.equal(a.nan_to_num(0.0), b.nan_to_num(0.0)))
+
+
+def _plain(held: dict[str, Any]) -> dict[str, Any]:
+    return {k: v for k, v in held.items() if k not in _OWN}
+
+
+def _versions(held: dict[str, Any]) -> dict[str, int]:
+    return {k: v._version for k, v in held.items() if isinstance(v, Tensor)}
+
+
+def _is(a: Any, b: Any) -> bool:
+    plain = (bool, int, float, str)
+    return a is b or (isinstance(a, plain) and isinstance(b, plain) and a == b)

@@ -1,0 +1,88 @@
+"""What a function touches, against what it was given."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from .._errors import GraphError
+from .._graph.node import Node
+from .._graph.problem import Problem
+from .._variable import Variable
+
+__all__ = ["Touches", "check_touched"]
+
+_NARROW = (torch.float16, torch.bfloat16)
+
+
+class Touches(TorchDispatchMode):
+    """Notes which of some tensors any operation takes as an input, even without gradient.
+
+    Args:
+        watched: what is noted, by the identity of the tensor.
+
+    Attributes:
+        found: what has been touched so far.
+        narrow: a dtype of low precision that something was computed in, if any.
+    """
+
+    def __init__(self, watched: Mapping[int, Any]) -> None:
+        super().__init__()
+        self.watched = watched
+        self.found: set[Any] = set()
+        self.narrow: torch.dtype | None = None
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        del types
+        kwargs = kwargs or {}
+        for argument in (*args, *kwargs.values()):
+            # hardly any argument is a container, and to walk through one takes longest
+            held = isinstance(argument, list | tuple | dict)
+            for x in tree_leaves(argument) if held else [argument]:
+                if isinstance(x, Tensor) and id(x) in self.watched:
+                    self.found.add(self.watched[id(x)])
+        out = func(*args, **kwargs)
+        if isinstance(out, Tensor) and out.dtype in _NARROW:
+            self.narrow = out.dtype
+        return out
+
+
+def check_touched(node: Node, touched: set[tuple[Any, bool]], free: set[Variable]) -> None:
+    """Compare what a function has touched to what it declares.
+
+    Args:
+        node: its node.
+        touched: sources, and whether as an argument or past it.
+        free: variables that it need not touch.
+
+    Raises:
+        GraphError: they differ.
+    """
+    reads = [read.source for argument in node.arguments for read in argument.reads]
+    for source, declared in touched:
+        if not declared and source in reads:
+            raise GraphError(
+                f"{node.name} uses {source.name}'s own tensor past its argument; use the argument, "
+                "whose value the engine chooses."
+            )
+        if not declared:
+            raise GraphError(
+                f"{node.name} reads {source.name} without being given it. Add {source.name} to "
+                "given= (or stop() of it), and use the argument."
+            )
+    for source in reads:
+        if (source, True) not in touched and source not in free:
+            if isinstance(node, Problem) and source in node.over:
+                raise GraphError(
+                    f"{node.name} never uses {source.name}, which it is minimised over: use the "
+                    "argument."
+                )
+            raise GraphError(
+                f"{node.name} is given {source.name} and never uses it. Remove it from given=, or "
+                "use the argument."
+            )

@@ -1,0 +1,95 @@
+"""`Recall`: points that are entered again in backward passes, where something is computed again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_leaves
+
+from .._tensors import clone
+from .binding import Binding, Swap
+
+__all__ = ["Kept", "Recall"]
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What an evaluation had in the places of its modules.
+
+    Attributes:
+        values: (binding, parameters by name) of each module.
+        buffers: (binding, values at the start) of each module that has any.
+        modes: (binding, training modes) of each module.
+    """
+
+    values: Sequence[tuple[Binding, dict[str, Tensor]]]
+    buffers: Sequence[tuple[Binding, list[Tensor]]]
+    modes: Sequence[tuple[Binding, list[bool]]]
+
+
+class Recall:
+    """Evaluations of which parts are computed again when a gradient is taken.
+
+    Activation checkpointing calls modules anew in the backward pass, long after other values have
+    come into their places. Each operation of such an evaluation therefore begins by entering its
+    point again: the values, copies of the buffers as they were, the modes. One point is entered at
+    a time; the last one is left at the end of the pass, or where an evaluation begins inside of it.
+    """
+
+    def __init__(self) -> None:
+        self._at: Kept | None = None
+        self._swap = Swap()
+
+    def keep(self, result: Any, inputs: Iterable[Tensor], kept: Kept) -> None:
+        """Have the point entered before any operation between inputs and result runs backward.
+
+        Args:
+            result: what the evaluation gave.
+            inputs: tensors that it read.
+            kept: the point.
+        """
+        # The operations hold this, and it must not hold the result, or nothing would free them.
+        enter = self._entering(kept)
+        seen: set[Any] = {t.grad_fn for t in inputs}
+        waiting = [t.grad_fn for t in tree_leaves(result) if isinstance(t, Tensor)]
+        while waiting:
+            node = waiting.pop()
+            if node is None or node in seen:
+                continue
+            seen.add(node)
+            if following := node.next_functions:  # else it only adds to a leaf
+                node.register_prehook(enter)
+                waiting += [n for n, _ in following]
+
+    def _entering(self, kept: Kept) -> Callable[[Any], None]:
+        def enter(gradients: Any) -> None:
+            del gradients
+            if self._at is not kept:
+                self._enter(kept)
+
+        return enter
+
+    def _enter(self, kept: Kept) -> None:
+        self.leave()
+        self._at, self._swap = kept, (swap := Swap())
+        for binding, tensors in kept.values:
+            for name, tensor in tensors.items():
+                for slot, key in binding.parameters[name]:
+                    swap.put(slot, key, tensor)
+        for binding, starts in kept.buffers:
+            for (slot, key), start in zip(binding.buffers, clone(starts), strict=True):
+                swap.put(slot, key, start)
+        for binding, modes in kept.modes:
+            swap.note_modes(binding)
+            binding.set_modes(modes)
+        torch.autograd.Variable._execution_engine.queue_callback(self.leave)  # type: ignore[attr-defined]
+
+    def leave(self) -> None:
+        """Put back what the modules held before a point was entered, if one is."""
+        if self._at is not None:
+            self._swap.back()
+            self._at, self._swap = None, Swap()

@@ -1,0 +1,123 @@
+"""Is an objective's gradient the slope of its values? Products by differences take it to be."""
+
+from __future__ import annotations
+
+import math
+import warnings
+
+import torch
+
+from .._errors import CapabilityWarning
+from .._graph.brief import brief
+from .._graph.graph import Graph
+from .._graph.problem import Problem
+from .._graph.signal import Signal, join, split
+from .._tensors import Tensors, add_scaled, grouped, norm, scale
+from ..hypergrad.products import Differences
+from .loss import split_loss
+from .point import Evaluator, Point
+
+__all__ = ["check_slope"]
+
+#: Lengths of the displacement, in the order in which they are tried.
+_RADII = (1e-2, 1e-3)
+#: How far from the gradient the slope may be, relative to it: on ReLU supernets it is within 0.005.
+_FAR = 0.1
+
+
+def check_slope(
+    graph: Graph,
+    evaluator: Evaluator,
+    problem: Problem,
+    point: Point,
+    leaves: Tensors,
+    gradient: Tensors,
+    narrow: torch.dtype | None,
+) -> None:
+    """Warn once where a method's differences would not be those of the function that trains.
+
+    A difference of gradients is a product with second derivatives if the gradients are derivatives
+    of one function: if the values change, along each of them, by its square. That of a
+    straight-through estimator, or of a reversed gradient, does not.
+
+    Args:
+        graph: the graph.
+        evaluator: of the graph.
+        problem: the problem.
+        point: where it is evaluated.
+        leaves: all that it reads, by key.
+        gradient: of its value there, by key.
+        narrow: a dtype of low precision that it computes in, if any.
+    """
+    product = getattr(graph.methods[problem], "product", None)
+    if not isinstance(product, Differences):
+        return
+    if narrow is not None:
+        _say(
+            graph, problem, product,
+            f"it computes in {str(narrow).removeprefix('torch.')}, whose rounding is divided by "
+            "the radius",
+        )  # fmt: skip
+        return
+    own = {k: g for k, g in gradient.items() if k[0] in problem.over}
+    others = {k: g for k, g in gradient.items() if k[0] not in problem.over}
+    for direction in (own, others):
+        found = _ratio(evaluator, problem, point, leaves, direction)
+        if found is not None:
+            _say(
+                graph, problem, product,
+                "along its own gradient its value changes by "
+                f"{found:.2g} times what the gradient says: a straight-through estimator, a "
+                "reversed gradient, or another backward of its own",
+            )  # fmt: skip
+            return
+
+
+def _ratio(
+    evaluator: Evaluator, problem: Problem, point: Point, leaves: Tensors, direction: Tensors
+) -> float | None:
+    """Slope over gradient, where they differ by more than rounding can; None where not."""
+    length = float(norm(direction, wide=True))
+    if not (math.isfinite(length) and length > 0):
+        return None
+    along = scale(direction, 1 / length)
+    found = None
+    for radius in _RADII:
+        values = []
+        for side in (radius, -radius):
+            moved = add_scaled({k: leaves[k].detach() for k in along}, along, side)
+            with torch.no_grad():
+                result, _ = evaluator(problem, _at(point, moved))
+            values.append(split_loss(result, problem.name)[0])
+        plus, minus = (float(v) for v in values)
+        slope = (plus - minus) / (2 * radius)
+        # Some roundings in each value, of which none cancel.
+        noise = 16 * torch.finfo(values[0].dtype).eps * max(abs(plus), abs(minus)) / radius
+        if noise > _FAR * length:
+            continue
+        if not abs(slope - length) > _FAR * length + noise:  # NaN too
+            return None
+        found = slope / length
+    return found
+
+
+def _at(point: Point, moved: Tensors) -> Point:
+    values, signals = dict(point.values), dict(point.signals)
+    for source, tensors in grouped(moved).items():
+        if isinstance(source, Signal):
+            parts = split(signals[source], source.name)
+            signals[source] = join(signals[source], {**parts, **tensors})
+        else:
+            values[source] = {**values[source], **tensors}
+    return Point(values, signals, point.batch, point.seed)
+
+
+def _say(graph: Graph, problem: Problem, product: Differences, reason: str) -> None:
+    method = graph.methods[problem]
+    warnings.warn(
+        f"{graph.labels[problem]}: {brief(method)} takes differences of its gradients, and "
+        f"{reason}. The hypergradient may be far off. Give its method product=Exact(), or "
+        "see with mlopt.audit what it amounts to.",
+        CapabilityWarning,
+        stacklevel=2,
+    )
