@@ -7,9 +7,10 @@
     python examples/evaluate.py --genotype PC_DARTS_image --preset paper --dataset imagenet \
         --data-root imagenet --workers 8 --device cuda
 
---genotype is the name of a published architecture, a JSON file as searches write it, or the folder
-of a search. Cells may be evaluated on another data set than the one they were found on. With
---resume an interrupted run goes on in its folder, given the same settings.
+--genotype is the name of a published architecture, a JSON file as searches write it, the folder of
+a search, or a file with a genotype as the authors' repositories print it. Cells may be evaluated on
+another data set than the one they were found on. With --resume an interrupted run goes on in its
+folder, given the same settings.
 """
 
 from __future__ import annotations
