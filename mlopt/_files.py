@@ -21,7 +21,7 @@ if sys.platform == "win32":
 else:
     import fcntl
 
-__all__ = ["Lock", "read_checked", "remove_parts", "said", "write_file"]
+__all__ = ["Lock", "Taken", "is_part", "read_checked", "remove_parts", "said", "write_file"]
 
 _MARK = b"\0mlopt:blake2b:\0"
 _SUM = 32  # bytes of the checksum, which follow the mark at the end of a file
@@ -118,9 +118,14 @@ def remove_parts(path: str | Path) -> None:
     """
     path = Path(path)
     for part in path.parent.glob(".*.part"):
-        if _PART.fullmatch(part.name) and part.name.startswith(f".{path.name[:80]}."):
+        if is_part(part) and part.name.startswith(f".{path.name[:80]}."):
             with contextlib.suppress(OSError):
                 part.unlink()
+
+
+def is_part(path: Path) -> bool:
+    """Whether it is what a killed writer has left of a file, by its name."""
+    return _PART.fullmatch(path.name) is not None
 
 
 @contextlib.contextmanager
@@ -140,6 +145,10 @@ def said(path: str | Path, what: str) -> Iterator[None]:
         reason = error.strerror or str(error)
         advice = _ADVICE.get(error.errno or 0, "Give another place.")
         raise SettingsError(f"{path}: cannot be {what} ({reason}). {advice}") from error
+
+
+class Taken(SettingsError):
+    """Somebody else writes to the file or folder."""
 
 
 class Lock:
@@ -173,7 +182,8 @@ class Lock:
             This object.
 
         Raises:
-            SettingsError: somebody else holds it, or the lock file cannot be made.
+            Taken: somebody else holds it.
+            SettingsError: the lock file cannot be made.
         """
         if self.held:
             return self
@@ -183,7 +193,7 @@ class Lock:
         if descriptor is None:
             here = any(other.path.resolve() == self.path.resolve() for other in _held)
             who = "this process already writes to it" if here else "another process writes to it"
-            raise SettingsError(
+            raise Taken(
                 f"{self.of}: {who}. Wait until that is closed or has ended, or give another place."
             )
         self._descriptor = descriptor

@@ -5,7 +5,10 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import sys
 from collections.abc import Callable, Iterator
+from types import FrameType
+from typing import Any
 
 
 def fork(work: Callable[[], object]) -> int:
@@ -30,6 +33,36 @@ def kill(child: int) -> None:
     """End a child as a machine does that kills a job."""
     os.kill(child, signal.SIGKILL)
     ended(child)
+
+
+def killed_at(line: int, files: str | tuple[str, ...], work: Callable[[], object]) -> bool:
+    """Whether a child that is killed at so many lines of some files gets that far in its work.
+
+    Args:
+        line: how many of these lines the child runs first.
+        files: the ends of their names.
+        work: what the child does.
+
+    Returns:
+        False if it ended before.
+    """
+
+    def trace(frame: FrameType, event: str, argument: object) -> Any:
+        nonlocal line
+        if not frame.f_code.co_filename.endswith(files):
+            return None
+        line -= event == "line"
+        if line < 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return trace
+
+    def traced() -> None:
+        sys.settrace(trace)
+        work()
+
+    status = ended(fork(traced))
+    assert status in (0, -signal.SIGKILL)
+    return status != 0
 
 
 @contextlib.contextmanager

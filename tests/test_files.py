@@ -8,12 +8,11 @@ import io
 import os
 import random
 import signal
-import sys
 import zipfile
 from pathlib import Path
 
 import pytest
-from children import ended, fork, kill, running
+from children import ended, fork, kill, killed_at, running
 
 from mlopt._errors import CapabilityWarning, SettingsError
 from mlopt._files import Lock, read_checked, remove_parts, write_file
@@ -52,24 +51,8 @@ def test_killed_at_any_line_a_writer_leaves_the_old_file_or_the_new(tmp_path: Pa
     """Every line that `write_file` passes, until a child is not killed any more."""
     path, seen = tmp_path / "file", []
 
-    def killed_at(line: int) -> int:
-        def trace(frame, event, argument):
-            nonlocal line
-            if frame.f_code.co_filename.endswith("_files.py"):
-                line -= event == "line"
-                if line < 0:
-                    os.kill(os.getpid(), signal.SIGKILL)
-                return trace
-            return None
-
-        def work() -> None:
-            sys.settrace(trace)
-            write_file(path, NEW, checksum=True)
-
-        return ended(fork(work))
-
     write_file(path, OLD, checksum=True)
-    while killed_at(len(seen)) == -signal.SIGKILL:
+    while killed_at(len(seen), "_files.py", lambda: write_file(path, NEW, checksum=True)):
         seen.append(read_checked(path))
         write_file(path, OLD, checksum=True)
     assert read_checked(path) == NEW
@@ -223,8 +206,7 @@ def test_a_forked_worker_does_not_inherit_it(tmp_path: Path) -> None:
         lock = Lock(tmp_path / "lock", "run").acquire()
 
         def worker() -> None:
-            assert not lock.held
-            os.write(write, str(os.getpid()).encode())
+            os.write(write, f"{os.getpid()} {lock.held}".encode())
             ready()
             signal.pause()
 
@@ -232,14 +214,15 @@ def test_a_forked_worker_does_not_inherit_it(tmp_path: Path) -> None:
         signal.pause()
 
     with running(work) as child:
-        worker = int(os.read(read, 20))
+        worker, held = os.read(read, 40).decode().split()
         try:
             with pytest.raises(SettingsError):
                 Lock(tmp_path / "lock", "run").acquire()
             kill(child)
             Lock(tmp_path / "lock", "run").acquire().release()
         finally:
-            os.kill(worker, signal.SIGKILL)
+            os.kill(int(worker), signal.SIGKILL)
+    assert held == "False"
 
 
 def test_a_child_that_ends_gives_nothing_back(tmp_path: Path) -> None:
