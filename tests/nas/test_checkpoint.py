@@ -256,12 +256,12 @@ def test_to_be_asked_changes_nothing_and_what_has_no_answer_is_not_held_against_
             self.outer.bias.data.add_(1)
             return super().forward(x + torch.rand(()))
 
-    network = Noisy().train()
+    network, fresh = Noisy().train(), Net().train()
     network.inner[2].eval()
     before, state = copy.deepcopy(network.state_dict()), torch.random.get_rng_state()
     first = answers(network, X)
     assert first is not None
-    assert answers(Net().train(), X[:1]) is not None  # too few for BatchNorm in training mode
+    assert answers(fresh, X[:1]) is not None  # too few for BatchNorm in training mode
     assert same_answers(answers(network, X), first)
     assert all(torch.equal(v, before[k]) for k, v in network.state_dict().items())
     assert torch.equal(torch.random.get_rng_state(), state)
