@@ -166,7 +166,7 @@ class Lock:
     """
 
     def __init__(self, path: str | Path, of: str | Path) -> None:
-        self.path, self.of = Path(path), of
+        self.path, self.of = Path(os.path.abspath(path)), of
         self._descriptor: int | None = None
         self._release: weakref.finalize[..., Lock] | None = None
 

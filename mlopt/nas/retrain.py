@@ -93,7 +93,7 @@ def retrain(
             generators, as with `mlopt.data.loader`). The checkpoint of a finished training gives
             its network and metrics at once. Beside this call's arguments the file knows its
             network and data (`data_fingerprint`), and a checksum of its bytes: if one of these is
-            another, it is refused and nothing has changed. One training at a time has the file.
+            another, it is refused and nothing has changed. One training at a time writes it.
         on_epoch: called after each epoch with its metrics, before the checkpoint is written.
         progress: whether to show a progress bar.
 
@@ -117,12 +117,16 @@ def retrain(
     )  # fmt: skip
     where = device_of(network) if device is None else torch.device(device)
     path = None if checkpoint is None else Path(checkpoint)
-    alone = contextlib.nullcontext() if path is None else only_writer(path)
-    with alone, torch.random.fork_rng(devices=[where] if where.type == "cuda" else []):
+    with contextlib.ExitStack() as stack:
+        devices = [where] if where.type == "cuda" else []
+        stack.enter_context(torch.random.fork_rng(devices=devices))
         torch.manual_seed(seed)
         training = _Training(network.to(where), train_loader, recipe, where)
         if path is not None:
             training.resume(path)
+            if len(training.history) < epochs:  # a finished one is only read
+                stack.enter_context(only_writer(path))
+                training.resume(path)  # whoever had the file till now may have gone on
         steps, done = len(train_loader), len(training.history)
         with tqdm(
             desc="retrain",
@@ -263,7 +267,7 @@ class _Training:
 
     def resume(self, path: Path) -> None:
         """Go back to where `save` was called, if it was."""
-        self._of = {
+        self._of = self._of or {
             "format": _FORMAT,
             **asdict(self.recipe),
             **network_fingerprint(self.network),

@@ -317,10 +317,11 @@ def _clear(root: Path) -> None:
     """
     items = [item for item in root.iterdir() if item.name != LOCK]
     items.sort(key=lambda item: item.name == ENVIRONMENT)  # last: what is left is still a run's
-    for lock in (lock for item in items if item.is_dir() for lock in item.rglob(LOCK)):
+    folders = [item for item in items if item.is_dir() and not item.is_symlink()]
+    for lock in (lock for folder in folders for lock in folder.rglob(LOCK)):
         Lock(lock, f"run folder {lock.parent}").acquire().release()
     for item in items:
-        if item.is_dir() and not item.is_symlink():
+        if item in folders:
             shutil.rmtree(item)
         else:
             item.unlink()

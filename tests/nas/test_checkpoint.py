@@ -220,10 +220,19 @@ def test_one_training_at_a_time_has_a_file(tmp_path):
         seen.append(metrics)
 
     assert train(path, on_epoch=another) == seen
-    with only_writer(path), pytest.raises(SettingsError, match="already writes"):
-        train(path)
-    assert len(train(path)) == 2
+    with only_writer(path):
+        assert train(path) == seen  # it is over: everyone may read it
     assert [p.name for p in tmp_path.iterdir()] == ["retrain.pt"]
+
+
+def test_a_finished_training_is_read_where_nothing_can_be_written(first, monkeypatch):
+    def refuse(*arguments: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    expected = train(first)
+    monkeypatch.setattr(os, "open", refuse)
+    monkeypatch.setattr(os, "replace", refuse)
+    assert train(first) == expected
 
 
 # What tells networks and data apart.
