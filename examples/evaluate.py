@@ -7,9 +7,10 @@
     python examples/evaluate.py --genotype PC_DARTS_image --preset paper --dataset imagenet \
         --data-root imagenet --workers 8 --device cuda
 
---genotype is the name of a published architecture, a JSON file as searches write it, or the folder
-of a search. Cells may be evaluated on another data set than the one they were found on. With
---resume an interrupted run goes on in its folder, given the same settings.
+--genotype is the name of a published architecture, a JSON file as searches write it, the folder of
+a search, or a file with a genotype as the authors' repositories print it. Cells may be evaluated on
+another data set than the one they were found on. With --resume an interrupted run goes on in its
+folder, given the same settings.
 """
 
 from __future__ import annotations
@@ -89,16 +90,19 @@ def open_folder(name: str, genotype: Genotype, s: Settings, resume: bool) -> Run
     settings = {"example": "evaluate", "genotype": name, **dataclasses.asdict(s)}
     if not resume:
         folder = RunFolder.create(path, settings, overwrite=s.overwrite)
-        folder.path("genotype.json").write_text(genotype.to_json() + "\n", encoding="utf-8")
+        folder.save("genotype.json", genotype.to_json() + "\n")
         return folder
     folder = RunFolder.open(path)
     there, here = folder.read_json("settings.json"), json.loads(json.dumps(settings))
+    there = there if isinstance(there, dict) else {}
     for key in {**here, **there}:
         if key not in ("device", "workers", "overwrite") and here.get(key) != there.get(key):
             raise mlopt.SettingsError(
                 f"--resume: the run in {path} has {key} = {there.get(key)!r}, not "
                 f"{here.get(key)!r}. Give its settings, or another --run-folder."
             )
+    if folder.read_json("genotype.json") is None:  # it was killed before it began
+        folder.save("genotype.json", genotype.to_json() + "\n")
     if load_genotype(folder.root) != genotype:
         raise mlopt.SettingsError(
             f"--resume: the run in {path} is that of another genotype. Give another --run-folder."
@@ -108,7 +112,8 @@ def open_folder(name: str, genotype: Genotype, s: Settings, resume: bool) -> Run
 
 def spent_before(folder: RunFolder) -> float:
     """Seconds of retraining that an interrupted run has logged."""
-    return max((row["seconds"] for row in folder.metrics() if row["phase"] == "retrain"), default=0)
+    logged = (row["seconds"] for row in folder.metrics() if row.get("phase") == "retrain")
+    return max(logged, default=0)
 
 
 def search_cost(genotype: str) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import io
 import itertools
 import sys
 import time
@@ -169,8 +170,15 @@ def classifier_of(data: ImageData, folder: RunFolder, s: Options) -> nn.Module:
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-    torch.save(network.state_dict(), folder.path("classifier.pt"))
+    save_network(network, folder, "classifier.pt")
     return network.eval()
+
+
+def save_network(network: nn.Module, folder: RunFolder, name: str) -> None:
+    """Write the values of a network into the run folder, all of them or none."""
+    content = io.BytesIO()
+    torch.save(network.state_dict(), content)
+    folder.save(name, content.getvalue())
 
 
 @torch.no_grad()
@@ -216,7 +224,7 @@ def run(s: Options) -> dict[str, Any]:
         began = time.perf_counter()
         generator = train(data, folder, s)
         seconds = time.perf_counter() - began
-        torch.save(generator.state_dict(), folder.path("generator.pt"))
+        save_network(generator, folder, "generator.pt")
         grid = sample_grid(generator, data.classes, 10, seed=s.seed)
         save_grid(grid, folder.path("samples.png"), per_row=10, scale=max(1, 56 // data.image_size))
         torch.manual_seed(s.seed)
@@ -233,7 +241,7 @@ def run(s: Options) -> dict[str, Any]:
             "recognised": rows,
         }
         folder.save_json("result.json", result)
-        folder.path("recognised.md").write_text(text(result) + "\n", encoding="utf-8")
+        folder.save("recognised.md", text(result) + "\n")
     return result
 
 

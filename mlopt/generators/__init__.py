@@ -1,7 +1,7 @@
 """Conditional image generators, discriminators and their losses.
 
-An island of plain PyTorch: it imports nothing of mlopt but its errors. Start reading at
-`families.py`, then `dcgan_generator.py`.
+An island of plain PyTorch: it imports nothing of mlopt but its errors and `_files.py`.
+Start reading at `families.py`, then `dcgan_generator.py`.
 """
 
 from mlopt.generators.attention import SelfAttention

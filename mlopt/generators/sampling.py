@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import os
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 from mlopt._errors import SettingsError
+from mlopt._files import write_file
 from mlopt.generators._dcgan import check_positive
 
 __all__ = ["sample_grid", "save_grid"]
@@ -60,15 +63,24 @@ def save_grid(
         scale: side, in pixels of the file, of one pixel of the images.
 
     Raises:
-        SettingsError: `per_row` or `scale` is smaller than 1, there is no image, or torchvision is
-            missing.
+        SettingsError: `per_row` or `scale` is smaller than 1, there is no image, the suffix names
+            no format, the file cannot be written, or torchvision is missing.
     """
     check_positive("save_grid", per_row=per_row, scale=scale, images=len(images))
     try:
+        from PIL import Image
         from torchvision.utils import make_grid, save_image
     except ImportError as error:
         raise SettingsError(
             "save_grid: torchvision is missing; install it with: pip install torchvision."
         ) from error
+    path = Path(path)
+    formats = Image.registered_extensions()
+    if path.suffix.lower() not in formats:
+        raise SettingsError(
+            f"save_grid: {path.name!r} ends in no format of a picture; give a name with .png."
+        )
     grid = make_grid(images.detach(), nrow=per_row, padding=1, normalize=True, value_range=(-1, 1))
-    save_image(interpolate(grid[None], scale_factor=scale), os.fspath(path))
+    picture, kind = io.BytesIO(), formats[path.suffix.lower()]
+    save_image(interpolate(grid[None], scale_factor=scale), picture, format=kind)
+    write_file(path, picture.getbuffer())

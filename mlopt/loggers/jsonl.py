@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,11 +13,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from mlopt._errors import DataError
+from mlopt._errors import DataError, SettingsError
+from mlopt._files import Lock, said
 
 __all__ = ["JsonlLogger", "from_json", "read_jsonl", "to_json"]
 
 MAX_ELEMENTS = 4096  # of one tensor: a metric is a number or a few, not a weight matrix
+_MOST_BITS = 10_000  # of a whole number; Python reads no text of more than 4300 digits
 _SPECIAL = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 
 
@@ -23,18 +27,27 @@ class JsonlLogger:
     """Appends rows of metrics to a file, one JSON object a line.
 
     Each row is written through to the operating system before `log` returns: a run that is killed
-    loses nothing it has logged. A line that an earlier run left half-written is removed first. Only
-    one process may write to a file: in a distributed run, log on rank 0.
+    loses nothing it has logged, and a row that cannot be written leaves nothing of it. A line that
+    an earlier run left half-written is removed first. One logger at a time has a file: in a
+    distributed run, log on rank 0.
 
     Args:
         path: the file; missing folders are made.
+
+    Raises:
+        SettingsError: the file cannot be written, or another logger is writing to it.
     """
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        _remove_cut_line(self.path)
-        self._file = self.path.open("a", buffering=1, encoding="utf-8", newline="\n")
+        self._lock = Lock(self.path.with_name(f".{self.path.name}.lock"), self.path).acquire()
+        try:
+            with said(self.path, "written"):
+                _remove_cut_line(self.path)
+                self._file = self.path.open("ab", buffering=0)
+        except BaseException:
+            self._lock.release()
+            raise
 
     def log(self, row: Mapping[str, object]) -> None:
         """Append one row.
@@ -44,16 +57,36 @@ class JsonlLogger:
 
         Raises:
             DataError: a value cannot be written; nothing of the row is.
+            SettingsError: the logger is closed, the file has been removed, or the disk is full;
+                nothing of the row is written.
         """
         try:
             plain = to_json(row)
         except DataError as error:
             raise DataError(f"{self.path}: {error}") from None
-        self._file.write(json.dumps(plain, allow_nan=False) + "\n")
+        line = (json.dumps(plain, allow_nan=False) + "\n").encode()
+        if self._file.closed:
+            raise SettingsError(f"{self.path}: this logger is closed. Make another one.")
+        with said(self.path, "written"):
+            state = os.fstat(self._file.fileno())
+            if state.st_nlink == 0:
+                raise SettingsError(
+                    f"{self.path}: was removed while this run logs to it. Start the run again, and "
+                    f"leave its folder until it has ended."
+                )
+            try:
+                written = self._file.write(line)
+                if written != len(line):
+                    self._file.write(line[written:])  # says why there is no more
+            except BaseException:
+                with contextlib.suppress(OSError):
+                    os.truncate(self._file.fileno(), state.st_size)
+                raise
 
     def close(self) -> None:
         """Close the file; closing twice is fine."""
         self._file.close()
+        self._lock.release()
 
     def __enter__(self) -> JsonlLogger:
         return self
@@ -76,26 +109,41 @@ def to_json(value: object) -> Any:
         The same, made of dict, list, str, int, float, bool and None.
 
     Raises:
-        DataError: a value is of another type, or a tensor has more than 4096 elements.
+        DataError: a value is of another type or nested too deeply, a tensor has more than 4096
+            elements, or two keys of a mapping are the same as text.
     """
-    if value is None or isinstance(value, (str, bool, int)):
+    try:
+        return _plain(value)
+    except RecursionError:
+        raise DataError("a value is nested too deeply, or contains itself") from None
+
+
+def _plain(value: object) -> Any:
+    if value is None or isinstance(value, (str, bool)):
+        return value
+    if isinstance(value, int):
+        if value.bit_length() > _MOST_BITS:
+            raise DataError("a whole number of thousands of digits cannot be read back")
         return value
     if isinstance(value, float):
         return float(value) if math.isfinite(value) else _name_of(value)
     if isinstance(value, Path):
         return str(value)
     if isinstance(value, Mapping):
-        return {str(key): _to_json_at(key, item) for key, item in value.items()}
+        plain = {str(key): _plain_at(key, item) for key, item in value.items()}
+        if len(plain) < len(value):
+            raise DataError(f"two of the names {[str(key) for key in value]} are the same as text")
+        return plain
     if isinstance(value, (set, frozenset)):
-        return [to_json(item) for item in sorted(value, key=str)]
+        return [_plain(item) for item in sorted(value, key=str)]
     if isinstance(value, (list, tuple)):
-        return [to_json(item) for item in value]
+        return [_plain(item) for item in value]
     if isinstance(value, torch.Tensor):
         _check_size(value.numel(), tuple(value.shape))
-        return to_json(value.detach().cpu().tolist())
+        return _plain(value.detach().cpu().tolist())
     if isinstance(value, (np.ndarray, np.generic)):
         _check_size(value.size, value.shape)
-        return to_json(value.tolist())
+        return _plain(value.tolist())
     raise DataError(
         f"a value of type {type(value).__name__} cannot be written as JSON. Give a number, string, "
         f"small tensor, or a list or mapping of these"
@@ -120,7 +168,7 @@ def from_json(value: Any) -> Any:
     return value
 
 
-def read_jsonl(path: str | Path) -> list[dict[str, Any]]:
+def read_jsonl(path: str | Path, left_out: list[str] | None = None) -> list[dict[str, Any]]:
     """Read the rows that `JsonlLogger` wrote, also while it is writing.
 
     The strings "NaN", "Infinity" and "-Infinity" become floats again. A last line that was cut off
@@ -128,17 +176,21 @@ def read_jsonl(path: str | Path) -> list[dict[str, Any]]:
 
     Args:
         path: the file.
+        left_out: gets a sentence for each line that is left out since it is no JSON object, where
+            there would be an error without it.
 
     Returns:
         The rows, in the order they were written.
 
     Raises:
         DataError: the file does not exist, or a line other than the last is not a JSON object.
+        SettingsError: the file cannot be read.
     """
     path = Path(path)
     if not path.is_file():
         raise DataError(f"{path} does not exist or is no file: give the metrics file of a run")
-    lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
+    with said(path, "read"):
+        lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
     last = max((number for number, line in enumerate(lines, 1) if line.strip()), default=0)
     rows = []
     for number, line in enumerate(lines, 1):
@@ -148,19 +200,22 @@ def read_jsonl(path: str | Path) -> list[dict[str, Any]]:
         if row is not None:
             rows.append(row)
         elif number != last:
-            raise DataError(
-                f"{path}, line {number}: not a JSON object ({line[:40]!r}...). The file was "
-                f"changed by something else than JsonlLogger: remove the line"
-            )
+            what = f"line {number}: not a JSON object ({line[:40]!r}...)"
+            if left_out is None:
+                raise DataError(
+                    f"{path}, {what}. The file was changed by something else than JsonlLogger: "
+                    f"remove the line"
+                )
+            left_out.append(f"{path.name}, {what}.")
     return rows
 
 
 def _parse(line: str) -> dict[str, Any] | None:
     try:
-        row = json.loads(line)
-    except ValueError:
+        row = from_json(json.loads(line))
+    except (ValueError, RecursionError):
         return None
-    return {key: from_json(value) for key, value in row.items()} if isinstance(row, dict) else None
+    return row if isinstance(row, dict) else None
 
 
 def _name_of(value: float) -> str:
@@ -169,9 +224,9 @@ def _name_of(value: float) -> str:
     return "Infinity" if value > 0 else "-Infinity"
 
 
-def _to_json_at(key: object, value: object) -> Any:
+def _plain_at(key: object, value: object) -> Any:
     try:
-        return to_json(value)
+        return _plain(value)
     except DataError as error:
         raise DataError(f"{key}: {error}") from None
 
@@ -185,15 +240,26 @@ def _check_size(elements: int, shape: tuple[int, ...]) -> None:
 
 
 def _remove_cut_line(path: Path) -> None:
-    """A run that was killed while writing leaves a line without an end: keep it if it is whole."""
+    """A run that was killed while writing leaves a line without an end: keep it if it is whole.
+
+    Raises:
+        SettingsError: the file is not one of rows, and stays as it is.
+    """
     if not path.exists() or path.stat().st_size == 0:
         return
     with path.open("r+b") as file:
         content = file.read()
-        if content.endswith(b"\n"):
+        lines = content.split(b"\n")
+        first, last = lines[0], lines[-1]
+        ours = _parse(first.decode("utf-8", errors="replace")) is not None
+        if not ours and not (first is last and first.startswith(b'{"')):
+            raise SettingsError(
+                f"{path}: does not begin with a row of metrics, so it is not the file of a logger "
+                f"and stays as it is. Give another name"
+            )
+        if not last:
             return
-        start = content.rfind(b"\n") + 1
-        if _parse(content[start:].decode("utf-8", errors="replace")) is None:
-            file.truncate(start)
+        if _parse(last.decode("utf-8", errors="replace")) is None:
+            file.truncate(len(content) - len(last))
         else:
             file.write(b"\n")

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import os
-import pickle
-from collections.abc import Mapping
+import contextlib
+import io
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,45 +12,87 @@ import torch
 from torch.utils.data import DataLoader
 
 from mlopt._errors import SettingsError
+from mlopt._files import Lock, read_checked, remove_parts, write_file
 
-__all__ = ["generator_states", "read_checkpoint", "restore_generators", "write_checkpoint"]
+__all__ = [
+    "generator_states",
+    "only_writer",
+    "read_checkpoint",
+    "restore_generators",
+    "write_checkpoint",
+]
+
+ADVICE = "Give another file, or remove this one to start anew."
+
+
+@contextlib.contextmanager
+def only_writer(path: Path) -> Iterator[None]:
+    """Be the one that writes a checkpoint, for the time of a training.
+
+    Args:
+        path: the checkpoint.
+
+    Raises:
+        SettingsError: another training, of this process or another, is at it.
+    """
+    with Lock(path.with_name(f".{path.name}.lock"), path):
+        remove_parts(path)
+        yield
 
 
 def write_checkpoint(path: Path, content: Mapping[str, Any]) -> None:
-    """Write tensors and plain values, the whole file or nothing of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    half = path.with_name(f".{path.name}.part")
-    torch.save(dict(content), half)
-    os.replace(half, path)
+    """Write tensors and plain values, the whole file or nothing of it.
+
+    Raises:
+        SettingsError: the file cannot be written; an earlier one is as it was.
+    """
+    buffer = io.BytesIO()
+    torch.save(dict(content), buffer)
+    write_file(path, buffer.getbuffer(), checksum=True)
 
 
-def read_checkpoint(path: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
+def read_checkpoint(path: Path, settings: Mapping[str, Any]) -> dict[str, Any] | None:
     """Read what `write_checkpoint` wrote, on the CPU.
 
     Args:
         path: the file.
-        settings: those of the training that wants to go on; the file's `settings` must be equal.
+        settings: what the training that wants to go on is of; the file's `settings` must be equal.
+            The names of what is no argument begin with "network: " or "data: ".
 
     Returns:
-        What was written.
+        What was written; None if there is no file.
 
     Raises:
-        SettingsError: the file is no checkpoint, or that of another training.
+        SettingsError: the file cannot be read, is damaged or no checkpoint, or is that of another
+            training.
     """
-    advice = "Give another file, or remove this one to start anew."
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-        found = content["settings"]
-    except (OSError, RuntimeError, EOFError, KeyError, TypeError, pickle.UnpicklingError) as error:
-        raise SettingsError(f"{path}: is not the checkpoint of a training. {advice}") from error
+        data = read_checked(path)
+        if data is None:
+            return None
+    except SettingsError as error:
+        advice = "" if isinstance(error.__cause__, OSError) else f" {ADVICE}"
+        raise SettingsError(f"{error}{advice}") from error
+    try:
+        content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+        found = dict(content["settings"])
+    except Exception as error:  # whatever a file can hold that is no checkpoint
+        raise SettingsError(f"{path}: is not the checkpoint of a training. {ADVICE}") from error
     for name in (*settings, *(name for name in found if name not in settings)):
         here, there = settings.get(name), found.get(name)
         if here != there:
             raise SettingsError(
-                f"{path}: is the checkpoint of a training with {name}={there!r}, not {here!r}. "
-                f"{advice}"
+                f"{path}: is the checkpoint of {_other(name, there, here)} {ADVICE}"
             )
     return content
+
+
+def _other(name: str, there: Any, here: Any) -> str:
+    kind, colon, part = name.partition(": ")
+    if not colon:
+        return f"a training with {name}={there!r}, not {here!r}."
+    other = {"network": "another network", "data": "other data"}.get(kind, kind)
+    return f"{other}: {part} is {there or 'not there'} in it, not {here or 'there at all'}."
 
 
 def generator_states(loader: DataLoader[Any], device: torch.device) -> dict[str, torch.Tensor]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from mlopt._errors import SettingsError
+from mlopt._files import write_file
 from mlopt.nas.genotype import Genotype
 
 if TYPE_CHECKING:
@@ -67,7 +69,7 @@ def draw(genotype: Genotype, path: str | Path, title: str | None = None) -> None
         title: a line above the cells.
 
     Raises:
-        SettingsError: if the suffix is another one.
+        SettingsError: if the suffix is another one, or the file cannot be written.
         ModuleNotFoundError: if matplotlib is not installed.
     """
     path = Path(path)
@@ -102,7 +104,9 @@ def draw(genotype: Genotype, path: str | Path, title: str | None = None) -> None
     handles.append(Line2D([], [], color=_OUTPUT, label="in the output", **ring))
     columns = min(3, len(handles))  # more would not fit the width of a small cell
     figure.legend(handles=handles, loc="outside lower center", ncols=columns, frameon=False)
-    figure.savefig(path, dpi=150)
+    picture = io.BytesIO()
+    figure.savefig(picture, format=path.suffix[1:].lower(), dpi=150)
+    write_file(path, picture.getbuffer())
 
 
 def _family(operation: str) -> tuple[str, str]:

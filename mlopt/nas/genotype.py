@@ -8,13 +8,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from mlopt._errors import SettingsError
+from mlopt.nas.genotype_text import FIELDS, read_genotype_text
 from mlopt.nas.operations import OPERATIONS, PRIMITIVES
 
 __all__ = ["Genotype"]
 
 Pairs = tuple[tuple[str, int], ...]
-
-_FIELDS = ("normal", "normal_concat", "reduce", "reduce_concat")
 
 
 @dataclass(frozen=True)
@@ -27,8 +26,9 @@ class Genotype:
     node i (from 0) is state i + 2. The pairs of one node follow each other.
 
     Args:
-        normal: pairs (operation, source state) of the normal cell, two for each node.
-        normal_concat: states that make the normal cell's output.
+        normal: pairs (operation, source state) of the normal cell, two for each node; a list of
+            the nodes' two pairs is taken, too.
+        normal_concat: states that make the normal cell's output, as a list or range.
         reduce: as `normal`, for the reduction cell.
         reduce_concat: as `normal_concat`, for the reduction cell.
 
@@ -53,7 +53,7 @@ class Genotype:
 
     def to_json(self) -> str:
         """Return the genotype as a JSON object with this class's four fields."""
-        return json.dumps({name: getattr(self, name) for name in _FIELDS})
+        return json.dumps({name: getattr(self, name) for name in FIELDS})
 
     @classmethod
     def from_json(cls, text: str) -> Genotype:
@@ -73,12 +73,37 @@ class Genotype:
             fields: Any = json.loads(text)
         except (TypeError, ValueError) as error:
             raise SettingsError(f"Genotype.from_json: this is not JSON: {error}.") from error
-        if not isinstance(fields, dict) or set(fields) != set(_FIELDS):
+        if not isinstance(fields, dict) or set(fields) != set(FIELDS):
             given = sorted(fields) if isinstance(fields, dict) else type(fields).__name__
             raise SettingsError(
-                f"Genotype.from_json: expected an object with the fields {list(_FIELDS)}, "
+                f"Genotype.from_json: expected an object with the fields {list(FIELDS)}, "
                 f"got {given}."
             )
+        return cls(**fields)
+
+    @classmethod
+    def from_text(cls, text: str) -> Genotype:
+        """Read a genotype as the repositories of DARTS, PC-DARTS and P-DARTS print it.
+
+            Genotype(normal=[('sep_conv_3x3', 0), ...], normal_concat=range(2, 6), ...)
+
+        `repr` of a genotype is such a text, too, for their `genotypes.py`. Nothing of it is run.
+
+        Args:
+            text: that line, a log of their search, whose last one counts, or a file of Python with
+                one genotype.
+
+        Returns:
+            The genotype.
+
+        Raises:
+            SettingsError: if there is none in the text, there are several of different names, or
+                it is no valid one.
+        """
+        try:
+            fields = read_genotype_text(text)
+        except SettingsError as error:
+            raise SettingsError(f"Genotype.from_text: {error}") from error
         return cls(**fields)
 
     def check(self, nodes: int = 4, operations: Sequence[str] = PRIMITIVES) -> None:
@@ -125,7 +150,18 @@ def _is_index(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
+def _is_node(value: object) -> bool:
+    """Whether it is a node's two pairs in a list of their own."""
+    return (
+        isinstance(value, (list, tuple))
+        and len(value) == 2
+        and all(isinstance(pair, (list, tuple)) and len(pair) == 2 for pair in value)
+    )
+
+
 def _checked_pairs(name: str, pairs: Any) -> Pairs:
+    if isinstance(pairs, (list, tuple)) and all(_is_node(node) for node in pairs):
+        pairs = [pair for node in pairs for pair in node]
     if not isinstance(pairs, (list, tuple)) or not pairs or len(pairs) % 2:
         raise SettingsError(
             f"Genotype: {name} must list two (operation, source) pairs for each node, "
@@ -152,7 +188,7 @@ def _checked_pairs(name: str, pairs: Any) -> Pairs:
 
 def _checked_concat(name: str, concat: Any, nodes: int) -> tuple[int, ...]:
     if (
-        not isinstance(concat, (list, tuple))
+        not isinstance(concat, (list, tuple, range))
         or not concat
         or not all(_is_index(state) and 2 <= state < nodes + 2 for state in concat)
         or len(set(concat)) != len(concat)

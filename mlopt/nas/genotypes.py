@@ -137,8 +137,9 @@ def load_genotype(name_or_file: str | Path) -> Genotype:
     """Return a published genotype, or one that a search has written.
 
     Args:
-        name_or_file: a key of `GENOTYPES`, a file as `Genotype.to_json` makes it, or a run folder
-            with such a file, `genotype.json`.
+        name_or_file: a key of `GENOTYPES`, a file as `Genotype.to_json` makes it, a run folder with
+            such a file, `genotype.json`, or a file with a line as the authors' repositories print
+            it (see `Genotype.from_text`).
 
     Returns:
         The genotype.
@@ -152,7 +153,9 @@ def load_genotype(name_or_file: str | Path) -> Genotype:
     if path.is_dir():
         path = path / "genotype.json"
     try:
-        return Genotype.from_json(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8-sig")
+        plain = text.lstrip().startswith(("{", "[")) or path.suffix == ".json"
+        return Genotype.from_json(text) if plain else Genotype.from_text(text)
     except FileNotFoundError as error:
         names = {name.lower(): name for name in GENOTYPES}
         close = difflib.get_close_matches(str(name_or_file).lower(), names, n=3)

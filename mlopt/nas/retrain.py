@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -17,15 +18,26 @@ from tqdm import tqdm
 from mlopt._errors import NonFiniteError, SettingsError
 from mlopt.nas.cell_network import CellNetwork
 from mlopt.nas.checkpoint import (
+    ADVICE,
     generator_states,
+    only_writer,
     read_checkpoint,
     restore_generators,
     write_checkpoint,
+)
+from mlopt.nas.fingerprint import (
+    answers,
+    data_fingerprint,
+    network_fingerprint,
+    same_answers,
+    unwrapped,
 )
 from mlopt.nas.measure import Totals, device_of
 from mlopt.nas.schedules import lr_schedule
 
 __all__ = ["retrain"]
+
+_FORMAT = 2  # of a checkpoint: one without a number came before
 
 
 def retrain(
@@ -79,7 +91,9 @@ def retrain(
             training goes on after its last epoch, with the same numbers as if it had not been
             interrupted (on the same device, and if what workers of the loader draw comes from its
             generators, as with `mlopt.data.loader`). The checkpoint of a finished training gives
-            its network and metrics at once.
+            its network and metrics at once. Beside this call's arguments the file knows its
+            network and data (`data_fingerprint`), and a checksum of its bytes: if one of these is
+            another, it is refused and nothing has changed. One training at a time writes it.
         on_epoch: called after each epoch with its metrics, before the checkpoint is written.
         progress: whether to show a progress bar.
 
@@ -90,7 +104,8 @@ def retrain(
     Raises:
         NonFiniteError: if the loss is not finite; the step was not taken.
         SettingsError: if `epochs` is less than one, `drop_path` is not in [0, 1), the schedule is
-            unknown, or the checkpoint is that of another training.
+            unknown, or the checkpoint is that of another training, is damaged, is being written by
+            another one, or cannot be read or written.
         DataError: if the loader gives no batch, or a label that the network has no logit for.
 
     Reference: Liu, Simonyan, Yang, "DARTS: Differentiable Architecture Search", ICLR 2019, section
@@ -102,11 +117,16 @@ def retrain(
     )  # fmt: skip
     where = device_of(network) if device is None else torch.device(device)
     path = None if checkpoint is None else Path(checkpoint)
-    with torch.random.fork_rng(devices=[where] if where.type == "cuda" else []):
+    with contextlib.ExitStack() as stack:
+        devices = [where] if where.type == "cuda" else []
+        stack.enter_context(torch.random.fork_rng(devices=devices))
         torch.manual_seed(seed)
         training = _Training(network.to(where), train_loader, recipe, where)
-        if path is not None and path.exists():
+        if path is not None:
             training.resume(path)
+            if len(training.history) < epochs:  # a finished one is only read
+                stack.enter_context(only_writer(path))
+                training.resume(path)  # whoever had the file till now may have gone on
         steps, done = len(train_loader), len(training.history)
         with tqdm(
             desc="retrain",
@@ -171,6 +191,8 @@ class _Training:
             min_lr=recipe.min_lr,
         )
         self.history: list[dict[str, float]] = []
+        self._of: dict[str, Any] = {}
+        self._images: Any = None
 
     def epoch(self, epoch: int, bar: Any) -> dict[str, float]:
         """Train on all batches once; the metrics."""
@@ -182,6 +204,8 @@ class _Training:
                 module.drop_path = drop_path
         totals = Totals("retrain", self.device)
         for number, (images, labels) in enumerate(self.loader):
+            if number == 0 and self._of:
+                self._images = images[:2].clone() if isinstance(images, Tensor) else None
             logits, auxiliary = self.network(images.to(self.device))
             totals.check(logits, labels)
             labels = labels.to(self.device)
@@ -230,25 +254,38 @@ class _Training:
         write_checkpoint(
             path,
             {
-                "settings": asdict(self.recipe),
-                "network": self.network.state_dict(),
+                "settings": self._of,
+                "network": unwrapped(self.network).state_dict(),
                 "optimizer": self.optimizer.state_dict(),
                 "scheduler": self.scheduler.state_dict(),
                 "history": self.history,
                 "generators": generator_states(self.loader, self.device),
+                "images": self._images,
+                "answers": answers(self.network, self._images),
             },
         )
 
     def resume(self, path: Path) -> None:
-        """Go back to where `save` was called."""
-        content = read_checkpoint(path, asdict(self.recipe))
-        try:
-            self.network.load_state_dict(content["network"])
-        except RuntimeError as error:
+        """Go back to where `save` was called, if it was."""
+        self._of = self._of or {
+            "format": _FORMAT,
+            **asdict(self.recipe),
+            **network_fingerprint(self.network),
+            **data_fingerprint(self.loader),
+        }
+        content = read_checkpoint(path, self._of)
+        if content is None:
+            return
+        # Layers and shapes say nothing of how they are wired: that shows in what comes out.
+        self._images = content["images"]
+        if not same_answers(
+            answers(self.network, self._images, content["network"]), content["answers"]
+        ):
             raise SettingsError(
-                f"{path}: is the checkpoint of another network. Give another file, or remove this "
-                "one to start anew."
-            ) from error
+                f"{path}: is the checkpoint of another network: with the same weights this one "
+                f"gives other logits. {ADVICE}"
+            )
+        unwrapped(self.network).load_state_dict(content["network"])
         self.optimizer.load_state_dict(content["optimizer"])
         self.scheduler.load_state_dict(content["scheduler"])
         self.history = content["history"]

@@ -1,7 +1,7 @@
 """The folder of a run, tables of results, and a report that a person can read.
 
-An island: it imports nothing of mlopt but its errors and `loggers`. Start reading at
-`run_folder.py`, then `html.py`.
+An island: it imports nothing of mlopt but its errors, `_files.py` and `loggers`.
+Start reading at `run_folder.py`, then `html.py`.
 """
 
 from mlopt.report.html import write_report

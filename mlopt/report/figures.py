@@ -284,6 +284,7 @@ def _svg(draw: Callable[[Any], None], size: tuple[float, float], description: st
             "The report draws its charts with matplotlib: pip install matplotlib"
         ) from None
 
+    description = _printable(description)
     settings: Any = {
         "svg.fonttype": "none",
         "svg.hashsalt": description,
@@ -305,7 +306,7 @@ def _svg(draw: Callable[[Any], None], size: tuple[float, float], description: st
     svg = re.sub(r' xmlns:xlink="[^"]*"| version="[^"]*"', "", svg).replace("xlink:href", "href")
     for stand_in, colour in _COLOURS.items():
         svg = svg.replace(stand_in, colour)
-    label = html.escape(_printable(description))
+    label = html.escape(description)
     box = f"0 0 {size[0] * 72:g} {size[1] * 72:g}"
     opening = f'<svg viewBox="{box}" role="img" aria-label="{label}">'
     return re.sub(r"<svg[^>]*>", lambda _: opening, svg, count=1).strip()

@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from mlopt._errors import SettingsError
+from mlopt._files import said, write_file
 from mlopt.report.alarms import alarms
 from mlopt.report.learners import learners
 from mlopt.report.page import page
 from mlopt.report.result import result
 from mlopt.report.run_data import RunData
 from mlopt.report.run_folder import RunFolder
-from mlopt.report.sections import cells, cost, curves, details, mistakes
+from mlopt.report.sections import cells, cost, curves, details, left_out, mistakes
 
 __all__ = ["write_report"]
+
+_FOOTER = "Written by mlopt"
 
 
 def write_report(folder: RunFolder | str | Path, name: str = "report.html") -> Path:
     """Write the report of a run into its folder; a part without data is left out.
+
+    What cannot be read or shown is left out too, and named at the end of the report.
 
     These files are read, all of them optional:
 
@@ -45,35 +51,61 @@ def write_report(folder: RunFolder | str | Path, name: str = "report.html") -> P
 
     Returns:
         The path of the report.
+
+    Raises:
+        SettingsError: it is not the folder of a run, the name leads out of it or is that of a file
+            which is no report, or the report cannot be written.
     """
-    root = folder.root if isinstance(folder, RunFolder) else RunFolder.open(folder).root
-    names = [str(row.get("name")) for row in RunData.read(root, "").rows()]
-    run = RunData.read(root, names[0] if names else root.resolve().name)
+    run_folder = folder if isinstance(folder, RunFolder) else RunFolder.open(folder)
+    root, path = run_folder.root, run_folder.path(name)
+    if path.exists() and not _is_report(path):
+        raise SettingsError(f"{path}: is no report, and stays as it is. Give another name")
+    run = RunData.read(root, root.resolve().name)
+    names = [row["name"] for row in run.rows()]
+    run = dataclasses.replace(run, name=names[0] if names else run.name)
     others = [RunData.read(path, _name(path, names)) for path in RunData.comparisons(root)]
     runs = [run, *others]
     title = str(run.result.get("title") or root.resolve().name)
     environment = run.files.get("environment")
     version = environment.get("mlopt") if isinstance(environment, dict) else None
+    lacking = [
+        f"{of.name}: {text}" if of is not run else text for of in runs for text in of.left_out
+    ]
+    parts = [
+        _part("Result", lambda: result(title, runs), lacking),
+        _part("Learners", lambda: learners(run), lacking),
+        _part("Cells", lambda: cells(runs), lacking),
+        _part("Alarms", lambda: alarms(runs), lacking),
+        _part("Mistakes", lambda: mistakes(run), lacking),
+        _part("Training curves", lambda: curves(runs), lacking),
+        _part("Cost", lambda: cost(runs), lacking),
+        _part("Settings and environment", lambda: details(runs), lacking),
+    ]
     document = page(
         title,
-        [
-            result(title, runs),
-            learners(run),
-            cells(runs),
-            alarms(runs),
-            mistakes(run),
-            curves(runs),
-            cost(runs),
-            details(runs),
-        ],
-        f"Written by mlopt{f' {version}' if version else ''} from the files of "
+        [*parts, left_out(lacking)],
+        f"{_FOOTER}{f' {version}' if version else ''} from the files of "
         f"{root.resolve().name}. This page loads nothing and can be passed on as it is.",
     )
-    path = root / name
-    half = path.with_name(f".{path.name}.part")
-    half.write_text(document, encoding="utf-8")
-    os.replace(half, path)
+    write_file(path, document)
     return path
+
+
+def _part(title: str, make: Callable[[], str], lacking: list[str]) -> str:
+    """A section; if it cannot be made of what is in the files, the report has the others."""
+    try:
+        return make()
+    except ImportError:
+        raise
+    except Exception as error:
+        lacking.append(f"The section {title}: {type(error).__name__}: {error}")
+        return ""
+
+
+def _is_report(path: Path) -> bool:
+    """Whether `write_report` wrote it, by its footer."""
+    with said(path, "read"):
+        return path.is_file() and _FOOTER.encode() in path.read_bytes()
 
 
 def _name(path: Path, names: Sequence[str]) -> str:

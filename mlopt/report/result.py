@@ -92,8 +92,10 @@ def _sentence(rows: Sequence[dict[str, Any]]) -> str:
     errors = [number(row.get("standard_error")) for row in (own, other)]
     if None in errors:
         return text
-    difference = abs(own["test_error"] - other["test_error"])
     spread = math.hypot(*(error for error in errors if error is not None))
+    if not spread:
+        return text
+    difference = abs(own["test_error"] - other["test_error"])
     if difference <= 2 * spread:
         return f"{text} That is within two standard errors: this run cannot tell them apart."
     return f"{text} The difference is {difference / spread:.1f} standard errors."

@@ -1,14 +1,16 @@
-"""What a report needs of a run folder, with everything that is missing or malformed left out."""
+"""What a report needs of a run folder; what is malformed is left out, and said."""
 
 from __future__ import annotations
 
-import math
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from mlopt._errors import MloptError
+from mlopt.loggers import read_jsonl
 from mlopt.report.figures import Line
 from mlopt.report.run_folder import METRICS, RunFolder
 
@@ -16,7 +18,10 @@ __all__ = ["RunData", "metric_of", "number"]
 
 _POSITION = {"phase", "stage", "step", "epoch", "seconds", "class_losses"}
 _LEARNER = re.compile(r"learner_(\d+)/(.+)")
-_FIRST_BYTES = {".png": b"\x89PNG", ".jpg": b"\xff\xd8", ".gif": b"GIF8"}
+_FIRST_BYTES = {".png": b"\x89PNG", ".jpg": b"\xff\xd8", ".gif": b"GIF8", ".svg": b""}
+_DEEPEST = 40  # lists in lists of a file
+#: No chart shows numbers beyond these: its axis would overflow.
+_SMALLEST, _LARGEST = 1e-100, 1e100
 
 
 @dataclass(frozen=True)
@@ -27,9 +32,10 @@ class RunData:
         name: what the run is called in legends.
         phases: rows of metrics.jsonl by phase, each step once.
         files: content of settings.json, environment.json, result.json, genotype.json and
-            learners.json.
+            learners.json; rows of the result have text as their names.
         cells: drawings of the learned cells.
         samples: grids of generated images with their captions, in the order of the epochs.
+        left_out: a sentence for each part of a file that could not be read.
     """
 
     name: str
@@ -37,6 +43,7 @@ class RunData:
     files: Mapping[str, Any] = field(default_factory=dict)
     cells: list[Path] = field(default_factory=list)
     samples: list[tuple[str, Path]] = field(default_factory=list)
+    left_out: list[str] = field(default_factory=list)
 
     @classmethod
     def read(cls, root: Path, name: str) -> RunData:
@@ -49,22 +56,27 @@ class RunData:
         Returns:
             What is in it.
         """
-        folder = RunFolder(root)
+        left_out: list[str] = []
         phases: dict[str, dict[Any, dict[str, Any]]] = {}
-        for index, row in enumerate(folder.metrics()):
+        for index, row in enumerate(_metrics(root / METRICS, left_out)):
             # a run that was killed and resumed logs some steps twice: the later value counts
             place = row.get("step", row.get("epoch", ("row", index)))
             rows = phases.setdefault(str(row.get("phase", "")), {})
             rows[str(place)] = rows.get(str(place), {}) | row
+        files = {
+            part: _json(root, f"{part}.json", left_out)
+            for part in ("settings", "environment", "result", "genotype", "learners")
+        }
+        if isinstance(files["result"], dict):
+            files["result"] |= {"rows": _rows(files["result"].get("rows", []), left_out)}
+        samples = _pictures(root / "samples", "*", left_out)
         return cls(
             name=name,
             phases={phase: list(rows.values()) for phase, rows in phases.items()},
-            files={
-                part: folder.read_json(f"{part}.json")
-                for part in ("settings", "environment", "result", "genotype", "learners")
-            },
-            cells=_pictures(root, "cells*"),
-            samples=[(_caption(path), path) for path in _pictures(root / "samples", "*")],
+            files=files,
+            cells=_pictures(root, "cells*", left_out),
+            samples=[(_caption(path), path) for path in samples],
+            left_out=left_out,
         )
 
     @staticmethod
@@ -73,7 +85,7 @@ class RunData:
         return [
             path
             for path in sorted(root.iterdir())
-            if path.is_dir() and ((path / METRICS).is_file() or (path / "genotype.json").is_file())
+            if any(os.path.isfile(path / name) for name in (METRICS, "genotype.json"))
         ]
 
     @property
@@ -84,9 +96,7 @@ class RunData:
 
     def rows(self) -> list[dict[str, Any]]:
         """Rows of result.json that have a name, the run's own first."""
-        rows = self.result.get("rows")
-        rows = rows if isinstance(rows, list) else []
-        return [row for row in rows if isinstance(row, dict) and row.get("name")]
+        return self.result.get("rows", [])
 
     def keys(self, phase: str) -> list[str]:
         """Names of the metrics of a phase that are numbers, in the order they first occur."""
@@ -185,9 +195,9 @@ def metric_of(key: str) -> str:
 
 
 def number(value: object) -> float | None:
-    """The value as a finite float, or None if it is none."""
-    if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value):
-        return float(value)
+    """The value as a float that a chart can show, or None if it is none."""
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < _LARGEST:
+        return float(value) if abs(value) > _SMALLEST else 0.0
     return None
 
 
@@ -211,14 +221,65 @@ def _unzip(points: list[tuple[float, float]]) -> tuple[list[float], list[float]]
     return [x for x, _ in points], [y for _, y in points]
 
 
-def _pictures(folder: Path, pattern: str) -> list[Path]:
+def _metrics(path: Path, left_out: list[str]) -> list[dict[str, Any]]:
+    if not os.path.isfile(path):
+        return []
+    try:
+        return read_jsonl(path, left_out)
+    except MloptError as error:
+        left_out.append(str(error))
+        return []
+
+
+def _json(root: Path, name: str, left_out: list[str]) -> Any:
+    """The content of a file; None if there is none, or none that can be read."""
+    try:
+        content = RunFolder(root).read_json(name)
+    except MloptError as error:
+        left_out.append(str(error))
+        return None
+    if not _within(content, _DEEPEST):
+        left_out.append(f"{name}: has more than {_DEEPEST} lists in each other.")
+        return None
+    return content
+
+
+def _within(content: Any, depth: int) -> bool:
+    """Whether lists and objects stand in each other no deeper than so."""
+    items = content.values() if isinstance(content, dict) else content
+    if not isinstance(content, (dict, list)):
+        return True
+    return depth > 0 and all(_within(item, depth - 1) for item in items)
+
+
+def _rows(rows: Any, left_out: list[str]) -> list[dict[str, Any]]:
+    """The rows of a result that have a name, which is text then."""
+    if not isinstance(rows, list):
+        left_out.append("result.json: its rows are no list.")
+        return []
+    found = []
+    for number_, row in enumerate(rows, 1):
+        name = row.get("name") if isinstance(row, dict) else None
+        if isinstance(name, (str, int, float)) and str(name).strip():
+            found.append({**row, "name": str(name)})
+        else:
+            left_out.append(f"result.json, row {number_}: has no name.")
+    return found
+
+
+def _pictures(folder: Path, pattern: str, left_out: list[str]) -> list[Path]:
     """Pictures whose content is what the name says, each once, SVG before PNG."""
     found: dict[str, Path] = {}
-    if folder.is_dir():
-        for path in sorted(folder.glob(pattern)):
-            better = path.stem not in found or path.suffix.lower() == ".svg"
-            if better and path.is_file() and _is_picture(path):
+    try:
+        for path in sorted(folder.glob(pattern)) if folder.is_dir() else []:
+            if path.suffix.lower() not in _FIRST_BYTES or not path.is_file():
+                continue
+            if not _is_picture(path):
+                left_out.append(f"{path.relative_to(folder.parent)}: is no picture of its kind.")
+            elif path.stem not in found or path.suffix.lower() == ".svg":
                 found[path.stem] = path
+    except OSError as error:
+        left_out.append(f"Pictures of {folder.name} cannot be read ({error}).")
     return list(found.values())
 
 
@@ -226,9 +287,7 @@ def _is_picture(path: Path) -> bool:
     suffix = path.suffix.lower()
     with path.open("rb") as file:
         start = file.read(4096)
-    if suffix == ".svg":
-        return b"<svg" in start
-    return suffix in _FIRST_BYTES and start.startswith(_FIRST_BYTES[suffix])
+    return b"<svg" in start if suffix == ".svg" else start.startswith(_FIRST_BYTES[suffix])
 
 
 def _caption(path: Path) -> str:

@@ -3,32 +3,43 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
+import weakref
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from mlopt._errors import DataError, SettingsError
+from mlopt._files import Lock, is_part, said, write_file
 from mlopt.loggers import JsonlLogger, from_json, read_jsonl, to_json
 from mlopt.report.environment import environment
 
 __all__ = ["RunFolder"]
 
-SETTINGS, ENVIRONMENT, METRICS = "settings.json", "environment.json", "metrics.jsonl"
+SETTINGS, ENVIRONMENT, METRICS, LOCK = (
+    "settings.json", "environment.json", "metrics.jsonl", ".run.lock",
+)  # fmt: skip
+#: What `environment` always says: tells a run's file from one of that name of somebody else.
+_OF_A_RUN = {"mlopt", "command", "python", "torch"}
+#: The folders that this process writes to.
+_writing: weakref.WeakValueDictionary[Path, RunFolder] = weakref.WeakValueDictionary()
 
 
 class RunFolder:
     """A folder that holds everything about one run; `write_report` reads nothing else.
 
     Make one with `RunFolder.create` at the start of a run, or with `RunFolder.open` to read an
-    existing run or to go on logging to it. It can be used as a context manager, which closes the
-    metrics file.
+    existing run or to go on logging to it. It can be used as a context manager, which closes it.
+
+    Each of its files is whole or not there, whenever a process is killed. One object at a time
+    writes to a folder: from `create`, or from the first row after `open`, to `close`, or to the end
+    of its process, however it ends. Everyone may read meanwhile, and write a report.
     """
 
     def __init__(self, path: str | Path) -> None:
         self.root = Path(path)
         self._logger: JsonlLogger | None = None
+        self._lock = Lock(self.root / LOCK, f"run folder {self.root}")
 
     @classmethod
     def create(
@@ -40,25 +51,35 @@ class RunFolder:
             path: the folder, for example `runs/first`; missing parents are made.
             settings: the settings of the run, by name.
             overwrite: remove an earlier run that is in the folder. Only a folder that has the files
-                of a run is ever removed.
+                of a run is ever removed, and not while another process writes to it. Of this
+                process, the object that wrote to it is closed.
 
         Returns:
             The folder, ready to be logged to.
 
         Raises:
-            SettingsError: the path is a file, or a folder that is not empty and may not be removed.
+            SettingsError: the path is a file, or a folder that is not empty and may not be removed,
+                or that cannot be written to, or another process writes to it.
             DataError: the settings cannot be written as JSON.
         """
         root = Path(path)
         plain = to_json(settings)
-        if root.exists() and not root.is_dir():
-            raise SettingsError(f"run folder {root}: is a file. Give another --run-folder")
-        if root.is_dir() and any(root.iterdir()):
-            _clear(root, overwrite)
-        root.mkdir(parents=True, exist_ok=True)
+        _check(root, overwrite)
+        with said(root, "written"):
+            root.mkdir(parents=True, exist_ok=True)
         folder = cls(root)
+        if overwrite and root.resolve() in _writing:
+            _writing[root.resolve()].close()
+        folder._begin()
+        try:
+            _check(root, overwrite)  # of two that begin at once, one sees the other's files
+            with said(root, "written"):
+                _clear(root)
+        except BaseException:
+            folder.close()
+            raise
+        folder.save_json(ENVIRONMENT, environment())  # first: it tells whose folder this is
         folder.save_json(SETTINGS, plain)
-        folder.save_json(ENVIRONMENT, environment())
         return folder
 
     @classmethod
@@ -99,7 +120,12 @@ class RunFolder:
             step: index of the step, if the row is about one.
             epoch: index of the epoch.
             **metrics: names and values; `**{"stage1/loss": 0.3}` for a name that is no identifier.
+
+        Raises:
+            DataError: a value cannot be written; nothing of the row is.
+            SettingsError: the row cannot be written, or another one writes to the folder.
         """
+        self._begin()
         position = {"step": step, "epoch": epoch}
         row = {"phase": phase} | {k: v for k, v in position.items() if v is not None} | metrics
         if self._logger is None:
@@ -120,12 +146,42 @@ class RunFolder:
 
         Returns:
             The path of the file.
+
+        Raises:
+            DataError: the content cannot be written as JSON; nothing is.
+            SettingsError: as `save`.
+        """
+        try:
+            plain = to_json(content)
+        except DataError as error:
+            raise DataError(f"{self.root / name}: {error}") from None
+        text = json.dumps(plain, indent=2, allow_nan=False, ensure_ascii=False)
+        return self.save(name, text + "\n")
+
+    def save(self, name: str, content: str | bytes) -> Path:
+        """Write a file, whole or not at all.
+
+        Args:
+            name: name of the file in the folder, for example "notes.md".
+            content: text, or the bytes of the file.
+
+        Returns:
+            The path of the file.
+
+        Raises:
+            SettingsError: the name leads out of the folder, is that of a file which is written in
+                another way, the file cannot be written, or another one writes to the folder.
         """
         path = self.path(name)
-        text = json.dumps(to_json(content), indent=2, allow_nan=False, ensure_ascii=False)
-        half = path.with_name(f".{path.name}.part")
-        half.write_text(text + "\n", encoding="utf-8")
-        os.replace(half, path)
+        if path.parent == self.root and path.name in (METRICS, LOCK):
+            raise SettingsError(f"{path}: is written by the run folder itself. Give another name")
+        was_writing = self._lock.held
+        self._begin()
+        try:
+            write_file(path, content)
+        finally:
+            if not was_writing:
+                self.close()
         return path
 
     def read_json(self, name: str) -> Any:
@@ -139,17 +195,21 @@ class RunFolder:
 
         Raises:
             DataError: the file is not JSON.
+            SettingsError: the name leads out of the folder, or the file cannot be read.
         """
-        path = self.root / name
+        path = self._inside(name)
         if not path.is_file():
             return None
         try:
-            return from_json(json.loads(path.read_text(encoding="utf-8")))
-        except ValueError as error:
+            with said(path, "read"):
+                return from_json(json.loads(path.read_text(encoding="utf-8")))
+        except (ValueError, RecursionError) as error:
             raise DataError(f"{path}: is not JSON ({error}). Remove or repair the file") from None
 
     def path(self, name: str) -> Path:
-        """The path of a file in the folder, whose parents are made.
+        """The path of a file to write in the folder; its parents are made.
+
+        What is written there by other means than `save` may be half written when a run is killed.
 
         Args:
             name: path relative to the folder, for example "samples/epoch_0007.png".
@@ -158,19 +218,52 @@ class RunFolder:
             The path.
 
         Raises:
-            SettingsError: the name leads out of the folder.
+            SettingsError: the name leads out of the folder, or its parents cannot be made.
         """
-        path = self.root / name
-        if not path.resolve().is_relative_to(self.root.resolve()):
-            raise SettingsError(f"run folder {self.root}: {name} is outside. Give a relative name")
-        path.parent.mkdir(parents=True, exist_ok=True)
+        path = self._inside(name)
+        self._check_there()
+        with said(path, "written"):
+            path.parent.mkdir(parents=True, exist_ok=True)
         return path
 
+    def _inside(self, name: str) -> Path:
+        """The path of a name, if it stays in the folder, links included."""
+        root = self.root.resolve()
+        try:
+            path = self.root / name
+            there = path.resolve()
+        except (OSError, TypeError, ValueError, RuntimeError) as error:  # such as links in a circle
+            raise SettingsError(
+                f"run folder {self.root}: {name!r} is no name of a file ({error}). Give another one"
+            ) from None
+        if there == root or not there.is_relative_to(root):
+            raise SettingsError(
+                f"run folder {self.root}: {name!r} is outside. Give the name of a file in it"
+            )
+        return path
+
+    def _begin(self) -> None:
+        """Be the one that writes to the folder."""
+        self._check_there()
+        if not self._lock.held:
+            self._lock.acquire()
+            _writing[self.root.resolve()] = self
+
+    def _check_there(self) -> None:
+        """Never make a folder again that somebody has removed: it would be half a run."""
+        if not self.root.is_dir():
+            raise SettingsError(
+                f"run folder {self.root}: does not exist any more. Start the run anew"
+            )
+
     def close(self) -> None:
-        """Close the metrics file; logging again opens it again."""
+        """Let others write to the folder; writing or logging again is possible if none does."""
         if self._logger is not None:
             self._logger.close()
             self._logger = None
+        self._lock.release()
+        if _writing.get(self.root.resolve()) is self:
+            del _writing[self.root.resolve()]
 
     def __enter__(self) -> RunFolder:
         return self
@@ -182,20 +275,53 @@ class RunFolder:
         return f"RunFolder({str(self.root)!r})"
 
 
-def _clear(root: Path, overwrite: bool) -> None:
-    """Remove an earlier run, if that was asked for and if it is one."""
+def _check(root: Path, overwrite: bool) -> None:
+    """Refuse what cannot become the folder of a run; nothing is changed.
+
+    Raises:
+        SettingsError: it is a file, a run that may not be removed, or something else than a run.
+    """
+    if (root.exists() or root.is_symlink()) and not root.is_dir():
+        raise SettingsError(f"run folder {root}: is a file. Give another --run-folder")
+    with said(root, "read"):
+        items = list(root.iterdir()) if root.is_dir() else []
+    ours = _is_environment(root / ENVIRONMENT)
+    # A run that was killed before it began leaves its lock, its environment or a part of a file.
+    if all(x.name == LOCK or is_part(x) or (x.name == ENVIRONMENT and ours) for x in items):
+        return
     if not overwrite:
         raise SettingsError(
             f"run folder {root}: already exists and is not empty. Give another name with "
             f"--run-folder, or --overwrite to remove what is in it"
         )
-    if not ((root / SETTINGS).is_file() and (root / ENVIRONMENT).is_file()):
+    if not ours:
         raise SettingsError(
-            f"run folder {root}: has no {SETTINGS} and {ENVIRONMENT}, so it is not the folder of a "
-            f"run and is not removed, --overwrite or not. Give another name with --run-folder"
+            f"run folder {root}: has no {ENVIRONMENT} of mlopt, so it is not the folder of a run "
+            f"and is not removed, --overwrite or not. Give another name with --run-folder"
         )
-    for item in root.iterdir():
-        if item.is_dir() and not item.is_symlink():
+
+
+def _is_environment(path: Path) -> bool:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(content, dict) and content.keys() >= _OF_A_RUN
+
+
+def _clear(root: Path) -> None:
+    """Remove an earlier run, and the runs beside it, unless another process writes to one.
+
+    Raises:
+        SettingsError: another process writes to a run in a sub-folder.
+    """
+    items = [item for item in root.iterdir() if item.name != LOCK]
+    items.sort(key=lambda item: item.name == ENVIRONMENT)  # last: what is left is still a run's
+    folders = [item for item in items if item.is_dir() and not item.is_symlink()]
+    for lock in (lock for folder in folders for lock in folder.rglob(LOCK)):
+        Lock(lock, f"run folder {lock.parent}").acquire().release()
+    for item in items:
+        if item in folders:
             shutil.rmtree(item)
         else:
             item.unlink()

@@ -12,10 +12,11 @@ from mlopt.report.page import card, escape, fold, grid, picture, section, table
 from mlopt.report.result import MISSING, plain, result_rows
 from mlopt.report.run_data import RunData, metric_of, number
 
-__all__ = ["cells", "cost", "curves", "details", "mistakes"]
+__all__ = ["cells", "cost", "curves", "details", "left_out", "mistakes"]
 
 _MOST_CLASSES = 12
 _MOST_SAMPLES = 6
+_MOST_LEFT_OUT = 20
 
 
 def cells(runs: Sequence[RunData]) -> str:
@@ -166,6 +167,19 @@ def details(runs: Sequence[RunData]) -> str:
             text = json.dumps(run.files["genotype"], indent=2, ensure_ascii=False)
             parts.append(fold(f"Genotype{of}", f"<pre>{escape(text)}</pre>"))
     return section("Settings and environment", "", *parts)
+
+
+def left_out(sentences: Sequence[str]) -> str:
+    """What of the files is not in the report, and why."""
+    items = "\n".join(f"<li>{escape(text)}</li>" for text in sentences[:_MOST_LEFT_OUT])
+    more = len(sentences) - _MOST_LEFT_OUT
+    rest = f"<p>And {more} more.</p>" if more > 0 else ""
+    return section(
+        "Left out",
+        "What could not be read in the files of the run.",
+        f"<ul>\n{items}\n</ul>" if items else "",
+        rest,
+    )
 
 
 def _duration(seconds: float | None) -> str | None:

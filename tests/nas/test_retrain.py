@@ -284,21 +284,6 @@ def test_an_interrupted_training_goes_on_as_if_nothing_had_happened(tmp_path, ma
     assert torch.equal(again.classifier.weight, whole.classifier.weight)
 
 
-def test_another_trainings_checkpoint_is_refused(tmp_path):
-    path = tmp_path / "retrain.pt"
-    retrain(learner(), loader(), epochs=1, checkpoint=path, progress=False)
-    with pytest.raises(SettingsError, match=r"retrain.pt.*lr=0.025, not 0.1.*remove"):
-        retrain(learner(), loader(), epochs=1, lr=0.1, checkpoint=path, progress=False)
-    with pytest.raises(SettingsError, match="another network"):
-        retrain(learner(classes=3), loader(), epochs=1, checkpoint=path, progress=False)
-    path.write_bytes(path.read_bytes()[:100])
-    with pytest.raises(SettingsError, match="not the checkpoint of a training"):
-        retrain(learner(), loader(), epochs=1, checkpoint=path, progress=False)
-    torch.save({"a": 1}, path)
-    with pytest.raises(SettingsError, match="not the checkpoint of a training"):
-        retrain(learner(), loader(), epochs=1, checkpoint=path, progress=False)
-
-
 class Fixed(nn.Module):
     """Logits that do not depend on the images."""
 

@@ -25,9 +25,9 @@ def derive_all(search: Search, folder: RunFolder, title: str) -> list[Genotype]:
         suffix = f"_{learner.name}" if learner.name else ""
         picture = folder.path(f"cells{suffix}.svg")
         draw(genotype, picture, title=f"{title}, {spoken}" if spoken else title)
-        folder.path(f"genotype{suffix}.json").write_text(genotype.to_json() + "\n")
+        folder.save(f"genotype{suffix}.json", genotype.to_json() + "\n")
     best = genotypes[search.best]
-    folder.path("genotype.json").write_text(best.to_json() + "\n", encoding="utf-8")
+    folder.save("genotype.json", best.to_json() + "\n")
     return genotypes
 
 

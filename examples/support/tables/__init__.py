@@ -1,7 +1,7 @@
 """Tables of papers: a run for every row and seed, and what comes of them all.
 
 Start with table.py: a row of a table. reading.py reads the tables of `experiments/`; cell.py is one
-run of one row, which lock.py keeps from the processes beside it; experiment.py is a table with its
+run of one row, which files.py keeps from the processes beside it; experiment.py is a table with its
 cells, which report.py, chart.py and page.py show.
 
 May import: settings, results.

@@ -23,7 +23,7 @@ import mlopt
 from mlopt.report import RunFolder
 
 from ..settings import Settings
-from .lock import Taken, is_locked, locked
+from .files import Taken, is_locked, locked, save
 from .reading import referred
 from .table import FREE, Row
 
@@ -139,10 +139,9 @@ class Cell:
             return "running"
         except Exception as error:  # the other cells go on
             traceback.print_exc(file=sys.stderr)
-            self.folder.parent.mkdir(parents=True, exist_ok=True)
             text = f"{type(error).__name__}: {error}"
             content = {"error": text, "traceback": traceback.format_exc()}
-            self.failure.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+            save(self.failure, json.dumps(content, indent=2) + "\n")
             return "failed"
         return "done"
 

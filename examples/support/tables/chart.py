@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .experiment import Experiment
-from .report import save
+from .files import save
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -9,7 +9,8 @@ from mlopt.report.page import card, escape, grid, page, picture, section, table
 
 from .chart import chart
 from .experiment import Experiment
-from .report import columns, notes, save, shown
+from .files import save
+from .report import columns, notes, shown
 
 
 def write_page(experiment: Experiment) -> Path:

@@ -6,7 +6,6 @@ import dataclasses
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from mlopt.nas import Spread
@@ -15,6 +14,7 @@ from mlopt.report import format_table
 from ..results import cost
 from .cell import Cell
 from .experiment import Experiment
+from .files import save
 from .table import FREE
 
 #: What papers call the data sets.
@@ -147,15 +147,6 @@ def _groups(pairs: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
     for key, value in pairs:
         found.setdefault(key, []).append(value)
     return found
-
-
-def save(path: Path, text: str) -> Path:
-    """Write a file whole or not at all; several processes may write the same one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    half = path.with_name(f".{path.name}.{os.getpid()}")
-    half.write_text(text, encoding="utf-8")
-    os.replace(half, path)
-    return path
 
 
 def _settings(cell: Cell) -> dict[str, Any]:

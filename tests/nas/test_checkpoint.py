@@ -1,0 +1,345 @@
+"""The file of a training: no other training goes on from it, and no bit of it changes unseen."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import os
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, IterableDataset, Subset, TensorDataset
+
+from mlopt._errors import SettingsError
+from mlopt.data import load
+from mlopt.data import loader as image_loader
+from mlopt.nas import GENOTYPES, EvaluationNetwork, Genotype, retrain
+from mlopt.nas.checkpoint import only_writer, read_checkpoint
+from mlopt.nas.fingerprint import answers, data_fingerprint, network_fingerprint, same_answers
+
+X = torch.linspace(-1, 1, 96).view(24, 4)
+Y = torch.arange(24) % 3
+
+
+class Net(nn.Module):
+    sign = 1.0
+
+    def __init__(self, outputs: int = 3, act: type[nn.Module] = nn.Tanh, **own: object) -> None:
+        super().__init__()
+        self.inner = nn.Sequential(nn.Linear(4, 5), act(), nn.BatchNorm1d(5))
+        self.outer = nn.Linear(5, outputs)
+        vars(self).update(own)
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, None]:
+        return self.outer(self.sign * self.inner(x)), None
+
+
+class Negative(Net):
+    sign = -1.0
+
+
+class Mapped(TensorDataset):
+    transform = staticmethod(abs)
+
+
+def batches(x=X, y=Y, size=8, **kwargs):
+    return DataLoader(TensorDataset(x, y), batch_size=size, shuffle=True, **kwargs)
+
+
+def listed(x=X, y=Y, size=8):
+    return list(zip(x.split(size), y.split(size), strict=True))
+
+
+def train(path, network=None, data=None, epochs=2, **kwargs):
+    network, data = network or Net(), data or batches()
+    return retrain(network, data, epochs=epochs, checkpoint=path, progress=False, **kwargs)
+
+
+def changed(tensor, index, value):
+    other = tensor.clone()
+    other[index] = value
+    return other
+
+
+@pytest.fixture(scope="module")
+def first(tmp_path_factory):
+    """The checkpoint of a training that is over; it is only read."""
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("training") / "retrain.pt"
+    train(path)
+    return path
+
+
+OTHERS = {
+    "rate": ({}, {}, {"lr": 0.1}, "a training with lr=0.025, not 0.1"),
+    "seed": ({}, {}, {"seed": 4}, "a training with seed=0, not 4"),
+    "class": ({"kind": Negative}, {}, {}, "another network: the class is Net in it, not Negative"),
+    "size": ({"outputs": 4}, {}, {}, r"another network: outer.weight is float32 \(3, 5\) in it"),
+    "type": ({"double": True}, {}, {}, r"another network: inner.0.weight .* not float64 \(5, 4\)"),
+    "layer": ({"act": nn.ReLU}, {}, {}, "another network: the digest of its layers"),
+    "attribute": ({"sign": -1.0}, {}, {}, "another network: with the same weights.*other logits"),
+    "length": ({}, {"x": X[:16], "y": Y[:16]}, {}, "other data: the number of batches is 3 .* 2"),
+    "one number": ({}, {"x": changed(X, (23, 3), 0.9)}, {}, "other data: dataset.tensors"),
+    "one label": ({}, {"y": changed(Y, 5, 0)}, {}, "other data: dataset.tensors"),
+    "size of batches": ({}, {"size": 9}, {}, "other data: loader.batch_size is 8 in it, not 9"),
+    "last batch": ({}, {"drop_last": True}, {}, "other data: loader.drop_last is False .*True"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("network", "data", "options", "said"), OTHERS.values(), ids=OTHERS)
+def test_another_training_is_refused_and_nothing_has_changed(first, network, data, options, said):
+    own = dict(network)
+    made = own.pop("kind", Net)(**{k: v for k, v in own.items() if k != "double"})
+    made = made.double() if own.get("double") else made
+    before, file = copy.deepcopy(made.state_dict()), first.read_bytes()
+    with pytest.raises(SettingsError, match=f"retrain.pt: is the checkpoint of {said}.*remove"):
+        train(first, made, batches(**data), **options)
+    assert all(torch.equal(v, before[k]) for k, v in made.state_dict().items())
+    assert first.read_bytes() == file
+    assert [p.name for p in first.parent.iterdir()] == ["retrain.pt"]
+
+
+@pytest.mark.parametrize(
+    "same",
+    [
+        lambda: (Net(), batches()),
+        lambda: (Net(), batches(num_workers=1, pin_memory=False, prefetch_factor=3)),
+        lambda: (nn.DataParallel(Net()), batches()),
+        lambda: (Net(), batches(X.clone(), Y.clone())),
+    ],
+    ids=["made anew", "workers", "wrapped", "copied"],
+)
+def test_the_same_training_made_in_another_way_goes_on(first, same):
+    assert train(first, *same()) == train(first)
+
+
+def test_a_network_that_was_trained_meanwhile_goes_on(tmp_path):
+    """In a notebook: the same objects again after an interruption."""
+    network, data = Net(), batches()
+
+    def interrupt(metrics):
+        if metrics["epoch"] == 1:
+            raise KeyboardInterrupt
+
+    whole = copy.deepcopy(network)
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path / "a.pt", network, data, epochs=3, on_epoch=interrupt)
+    assert train(tmp_path / "a.pt", network, data, epochs=3) == train(None, whole, epochs=3)
+    for name, value in network.state_dict().items():
+        assert torch.equal(value, whole.state_dict()[name]), name
+
+
+# Bits.
+
+
+@pytest.mark.parametrize("tries", [300, pytest.param(5000, marks=pytest.mark.slow)])
+def test_no_bit_changes_unseen(first, tmp_path, tries):
+    draw, whole, path = random.Random(1), first.read_bytes(), tmp_path / "retrain.pt"
+    for _ in range(tries):
+        wrong = bytearray(whole)
+        kind = draw.choice(["flip", "flip", "cut", "swap", "zeros"])
+        a, b = sorted(draw.sample(range(len(whole)), 2))
+        if kind == "flip":
+            wrong[a] ^= 1 << draw.randrange(8)
+        elif kind == "cut":
+            del wrong[b:]
+        elif kind == "swap":
+            wrong[a:] = wrong[b:] + wrong[a:b]
+        else:
+            wrong[a:b] = bytes(b - a)
+        if wrong == whole:
+            continue
+        path.write_bytes(wrong)
+        with pytest.raises(SettingsError, match=r"retrain.pt: (is damaged|has no check).*remove"):
+            read_checkpoint(path, {})
+
+
+def test_a_damaged_file_changes_nothing(first, tmp_path):
+    path, network = tmp_path / "retrain.pt", Net()
+    wrong = bytearray(first.read_bytes())
+    wrong[len(wrong) // 2] ^= 1
+    path.write_bytes(wrong)
+    before = copy.deepcopy(network.state_dict())
+    with pytest.raises(SettingsError, match="damaged"):
+        train(path, network)
+    assert all(torch.equal(v, before[k]) for k, v in network.state_dict().items())
+    assert path.read_bytes() == wrong
+
+
+@pytest.mark.parametrize("content", [b"", b"PK", b"\x80\x04K\x01.", "archive", "own archive"])
+def test_what_is_no_checkpoint_is_refused(first, tmp_path, content):
+    path = tmp_path / "retrain.pt"
+    if content == "archive":  # as torch writes it: without a sum
+        torch.save({"settings": {}}, path)
+    elif content == "own archive":  # read and written again by somebody else
+        torch.save(torch.load(first, weights_only=True), path)
+    else:
+        path.write_bytes(content)
+    with pytest.raises(SettingsError, match="no checksum.*mlopt did not write it.*remove"):
+        train(path)
+
+
+def test_torch_reads_a_checkpoint(first):
+    assert len(torch.load(first, weights_only=True)["history"]) == 2
+
+
+# The file system, and others who write.
+
+
+def test_no_permission_says_so_and_not_to_remove(first, tmp_path, monkeypatch):
+    def refuse(*arguments: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "read_bytes", refuse)
+        with pytest.raises(SettingsError, match=r"cannot be read \(Permission denied\)") as error:
+            train(first)
+    assert "remove" not in str(error.value)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", refuse)
+        with pytest.raises(SettingsError, match=r"cannot be written \(Permission denied\)"):
+            train(tmp_path / "new.pt")
+    assert [p.name for p in tmp_path.iterdir()] == []
+
+
+def test_a_folder_is_no_checkpoint(tmp_path):
+    with pytest.raises(SettingsError, match="cannot be read.*folder"):
+        train(tmp_path)
+
+
+def test_one_training_at_a_time_has_a_file(tmp_path):
+    path, seen = tmp_path / "retrain.pt", []
+
+    def another(metrics):
+        with pytest.raises(SettingsError, match="already writes to it"):
+            train(path)
+        seen.append(metrics)
+
+    assert train(path, on_epoch=another) == seen
+    with only_writer(path):
+        assert train(path) == seen  # it is over: everyone may read it
+    assert [p.name for p in tmp_path.iterdir()] == ["retrain.pt"]
+
+
+def test_a_finished_training_is_read_where_nothing_can_be_written(first, monkeypatch):
+    def refuse(*arguments: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    expected = train(first)
+    monkeypatch.setattr(os, "open", refuse)
+    monkeypatch.setattr(os, "replace", refuse)
+    assert train(first) == expected
+
+
+# What tells networks and data apart.
+
+
+def moved(genotype: Genotype, kind: str, place: int, source: int) -> Genotype:
+    pairs = list(getattr(genotype, kind))
+    pairs[place] = (pairs[place][0], source)
+    return dataclasses.replace(genotype, **{kind: tuple(pairs)})
+
+
+@pytest.mark.parametrize(("kind", "place", "source"), [("normal", 2, 1), ("normal", 7, 4),
+                                                       ("reduce", 7, 0)])  # fmt: skip
+def test_an_edge_elsewhere_is_another_network(kind, place, source):
+    """With the same names, shapes and layers: only what comes out is another."""
+    options = {"channels": 4, "layers": 3, "in_channels": 1, "auxiliary": False}
+    a = EvaluationNetwork(GENOTYPES["DARTS_V2"], **options)
+    b = EvaluationNetwork(moved(GENOTYPES["DARTS_V2"], kind, place, source), **options)
+    x = torch.rand(2, 1, 8, 8)
+    if network_fingerprint(a) == network_fingerprint(b):
+        assert not same_answers(answers(b, x, a.state_dict()), answers(a, x))
+    assert same_answers(answers(copy.deepcopy(a), x), answers(a, x))
+
+
+def test_to_be_asked_changes_nothing_and_what_has_no_answer_is_not_held_against_it():
+    class Noisy(Net):
+        calls = 0
+
+        def forward(self, x):
+            self.outer.bias.data.add_(1)
+            return super().forward(x + torch.rand(()))
+
+    network, fresh = Noisy().train(), Net().train()
+    network.inner[2].eval()
+    before, state = copy.deepcopy(network.state_dict()), torch.random.get_rng_state()
+    first = answers(network, X)
+    assert first is not None
+    assert answers(fresh, X[:1]) is not None  # too few for BatchNorm in training mode
+    assert same_answers(answers(network, X), first)
+    assert all(torch.equal(v, before[k]) for k, v in network.state_dict().items())
+    assert torch.equal(torch.random.get_rng_state(), state)
+    assert [m.training for m in network.modules()] == [m is not network.inner[2] for m in
+                                                       network.modules()]  # fmt: skip
+    for strange in (None, [X], X[:, :2]):
+        assert answers(network, strange) is None
+    assert same_answers(None, first)
+
+
+def test_data_is_read_where_it_lies():
+    """Nothing is drawn, and no batch is made."""
+
+    class Counted(TensorDataset):
+        def __getitem__(self, index):
+            raise AssertionError("read")
+
+    state = torch.random.get_rng_state()
+    found = data_fingerprint(DataLoader(Counted(X, Y), batch_size=8, shuffle=True))
+    assert found["data: the number of batches"] == "3"
+    assert torch.equal(torch.random.get_rng_state(), state)
+
+
+class Own:
+    """A loader of somebody's own."""
+
+    def __init__(self, **parts):
+        vars(self).update(parts)
+
+
+class Endless(IterableDataset):
+    def __init__(self, words):
+        self.words = words
+
+    def __iter__(self):
+        raise AssertionError("read")
+
+
+PAIRS = {
+    "list of batches": (listed(), listed(y=changed(Y, 0, 2))),
+    "arrays": (Own(x=np.arange(6)), Own(x=np.arange(6)[::-1])),
+    "names": (Own(files=["a", "b"]), Own(files=["a", "c"])),
+    "labelled names": (Own(files=[("a", 0)]), Own(files=[("a", 1)])),
+    "nested": (Own(part=Own(y=Y)), Own(part=Own(y=Y + 1))),
+    "functions": (Own(change=abs), Own(change=len)),
+    "subsets": (DataLoader(Subset(TensorDataset(X), [0, 1])),
+                DataLoader(Subset(TensorDataset(X), [0, 2]))),
+    "iterable": (DataLoader(Endless(["a"])), DataLoader(Endless(["b"]))),
+    "kind": (DataLoader(TensorDataset(X)), DataLoader(Mapped(X))),
+    "order": (batches(), DataLoader(TensorDataset(X, Y), batch_size=8)),
+    "types": (listed(), listed(x=X.double())),
+    "shapes": (listed(), listed(x=X.view(24, 2, 2))),
+    "digits": (image_loader(load("digits").train, 64), image_loader(load("digits").test, 64)),
+    "modules": (Own(change=nn.Linear(1, 1)), Own(change=nn.Linear(1, 1))),
+    "tables": (Own(objects=np.array(["a", None])), Own(objects=np.array(["b", None]))),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("one", "other"), PAIRS.values(), ids=PAIRS)
+def test_other_data_is_another_and_the_same_is_the_same(one, other):
+    assert data_fingerprint(one) == data_fingerprint(copy.deepcopy(one))
+    assert data_fingerprint(one) != data_fingerprint(other)
+
+
+def test_what_changes_by_being_used_is_not_the_data():
+    data = Own(x=X, folder=Path("/here/files"), generator=torch.Generator(), itself=None)
+    before = data_fingerprint(data)
+    data.generator.manual_seed(4)
+    data._cache, data.folder = [1, 2], Path("/there/files")
+    assert data_fingerprint(data) == before
+    data.itself = data
+    assert data_fingerprint(data) != before  # and ends
