@@ -60,7 +60,8 @@ class Node:
         self.reads = tuple(read for argument in self.arguments for read in argument.reads)
         self.data_is_tuple = isinstance(data, tuple)  # a list is a loader: of its batches
         loaders = data if isinstance(data, tuple) else () if data is None else (data,)
-        self.streams: tuple[Stream, ...] = tuple(Stream.of(x) for x in loaders)
+        where = f"{self.name}: data="
+        self.streams: tuple[Stream, ...] = tuple(Stream.of(x, where) for x in loaders)
         for source in (sources := [r.source for r in self.reads]):
             if sources.count(source) > 1:
                 raise GraphError(f"{self.name} reads {source.name} twice; name each source once.")
