@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import copy
+import random
 import sys
 import weakref
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch.utils.data import DataLoader, IterableDataset
 
@@ -24,11 +27,15 @@ _running: weakref.WeakValueDictionary[int, Passes] = weakref.WeakValueDictionary
 
 @dataclass(frozen=True)
 class _Start:
-    """Where a pass began: the index of its first batch, its number, its generators' states."""
+    """Where a pass began: the index of its first batch, its number, and generators' states.
+
+    Those of the loader's generators, and of Python's and NumPy's, by which a loader may shuffle.
+    """
 
     index: int
     number: int
-    states: tuple[Any, ...] | None
+    states: tuple[Any, ...] | None = None
+    others: tuple[Any, Any] | None = None
 
 
 class Passes:
@@ -58,7 +65,7 @@ class Passes:
         self._iterator: Iterator[Any] | None = None
         self._ahead: list[Any] = []
         self._length = 0  # of this pass, if that is certain
-        self._starts = [_Start(0, 0, None)]  # of this pass, and of the one before
+        self._starts = [_Start(0, 0)]  # of this pass, and of the one before
         self._next = 0  # the index of the batch that comes next; -1: unknown
 
     def draw(self, index: int) -> tuple[Any, bool]:
@@ -117,8 +124,9 @@ class Passes:
     def _begin(self) -> None:
         """Begin the pass, as loaders and samplers of torch are told of it."""
         start = self._starts[-1]
-        if start.states is None:
-            self._starts[-1] = _Start(start.index, start.number, self._states)
+        if not self._plain:
+            others = (random.getstate(), np.random.get_state())
+            self._starts[-1] = _Start(start.index, start.number, self._states, others)
         for part in self._parts:
             set_epoch = getattr(part, "set_epoch", None)
             if callable(set_epoch):
@@ -140,7 +148,7 @@ class Passes:
         last = self._starts[-1]
         _running.pop(id(self._iterator), None)
         self._iterator = None
-        self._starts = [last, _Start(index, last.number + 1, None)]
+        self._starts = [last, _Start(index, last.number + 1)]
 
     def _go_to(self, index: int) -> None:
         """Go through the pass again, up to the batch with this index."""
@@ -149,9 +157,12 @@ class Passes:
         self._loader = _own(self._shared)  # workers that stay may be those that died
         if start.states is not None:
             self._states = start.states
-        for i in range(start.index, index):
-            if self._take(i)[1]:
-                raise self._ended_early(i + 1 - start.index)
+        if start.index == index:
+            return
+        with _others_at(start.others):
+            for i in range(start.index, index):
+                if self._take(i)[1]:
+                    raise self._ended_early(i + 1 - start.index)
 
     def _ended_early(self, taken: int) -> DataError:
         loader, number = describe(self._shared), self._starts[-1].number
@@ -184,6 +195,20 @@ class _Lent:
         self.passes._states = tuple(generator.get_state() for generator, _ in self._before)
         for generator, state in self._before:
             generator.set_state(state)
+
+
+@contextmanager
+def _others_at(states: tuple[Any, Any] | None) -> Iterator[None]:
+    """Python's and NumPy's generators at these states for a block."""
+    before = (random.getstate(), np.random.get_state())
+    try:
+        if states is not None:
+            random.setstate(states[0])
+            np.random.set_state(states[1])
+        yield
+    finally:
+        random.setstate(before[0])
+        np.random.set_state(before[1])
 
 
 def _own(loader: Any) -> Any:

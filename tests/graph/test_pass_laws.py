@@ -9,6 +9,7 @@ import os
 import random
 import sys
 
+import numpy as np
 import pytest
 import torch
 from graph.test_streams import numbers, reader
@@ -251,6 +252,37 @@ class Fails(Dataset):
             self.fails, self.failed = False, True
             raise OSError("once")
         return float(i)
+
+
+@pytest.mark.parametrize("shuffle", [random.shuffle, np.random.shuffle])
+def test_no_batch_is_lost_where_a_loader_shuffles_by_python_or_numpy(shuffle):
+    fails = {(1, 3), (2, 1), (2, 4)}
+
+    class Shuffled:
+        passes = 0
+
+        def __iter__(self):
+            order = list(range(5))
+            shuffle(order)
+            for i, x in enumerate(order):
+                if (self.passes, i) in fails:
+                    fails.remove((self.passes, i))
+                    raise OSError("once")
+                yield torch.tensor(float(x), dtype=F64)
+            self.passes += 1
+
+    seen: list = []
+    engine = mlopt.Engine([reader(Shuffled(), seen=seen)])
+    took: list[float] = []
+    while len(took) < 20:
+        try:
+            engine.step()
+        except OSError:
+            continue
+        took.append(float(seen[-1]))
+    assert not fails
+    for k in range(0, 20, 5):
+        assert sorted(took[k : k + 5]) == [0, 1, 2, 3, 4]
 
 
 class Dies(Dataset):
