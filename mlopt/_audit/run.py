@@ -18,6 +18,7 @@ from .._engine.operations import Total
 from .._engine.plan import Plan
 from .._engine.step import Step
 from .._engine.transaction import Transaction
+from .._engine.turns import turn
 from .._engine.watch import Care
 from .._evaluation.point import Evaluator
 from .._graph.problem import Problem
@@ -67,7 +68,7 @@ def run(engine: Engine, problem: Problem, evaluator: Evaluator, wide: bool) -> I
             engine.graph, evaluator, plan, dormant, draw, engine.seed_of,
             Transaction(evaluator, copies=False), Care(),
         )  # fmt: skip
-        with costs(evaluator) as cost:
+        with turn, costs(evaluator) as cost:
             outcome = step.run()
         loss = float(outcome.metrics[f"{engine.graph.labels[problem]}/loss"])
         backwards = plan.backwards if counted else None

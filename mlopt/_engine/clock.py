@@ -1,22 +1,32 @@
-"""What goes on between steps: schedulers, and the mean losses of an epoch."""
+"""What goes on between steps: schedulers, and the mean metrics of an epoch."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
 
 from torch import Tensor
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
+from .._errors import GraphError
 from .._graph.graph import Graph
 from .._graph.problem import PerStep, Problem
+from .._graph.stream import Stream
+from .numbers import flat, scalar
 from .outcome import Outcome
 from .transaction import Transaction
 
-__all__ = ["Clock"]
+__all__ = ["Clock", "check_epochs"]
+
+# The engine's own, whose means nobody asked for.
+_NOT_MEANT = ("gradient_norm", "rounds")
 
 
 class Clock:
-    """Steps the users' schedulers, and keeps each problem's mean loss over the running epoch.
+    """Steps the users' schedulers, and keeps the means of an epoch: of losses and users' metrics.
 
-    A scheduler is stepped only if its problem was updated: torch warns of the contrary.
+    A problem counts in the steps that update it. A scheduler is stepped only if its problem was
+    updated: torch warns of the contrary.
 
     Args:
         graph: the graph.
@@ -25,8 +35,8 @@ class Clock:
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
         self.means: dict[str, float] = {}
-        self._sums: dict[Problem, Tensor] = {}
-        self._counts: dict[Problem, int] = {}
+        self._sums: dict[str, Tensor | float] = {}
+        self._counts: dict[str, int] = {}
 
     def after_step(
         self, outcome: Outcome, transaction: Transaction, *, epochs: bool, ended: bool
@@ -41,22 +51,70 @@ class Clock:
         """
         transaction.memory.keep_attributes(self, "means", "_sums", "_counts")
         sums, counts = self._sums.copy(), self._counts.copy()
+        if epochs:
+            for name, value in self._of_updated(outcome):
+                sums[name] = sums[name] + value if name in sums else value
+                counts[name] = counts.get(name, 0) + 1
         for problem in self.graph.problems:
-            if problem not in outcome.updated:
-                continue
-            if epochs:
-                loss = outcome.metrics[f"{self.graph.labels[problem]}/loss"]
-                sums[problem] = sums[problem] + loss if problem in sums else loss
-                counts[problem] = counts.get(problem, 0) + 1
-            if isinstance(problem.scheduler, PerStep):
-                transaction.schedule(problem)
+            if problem in outcome.updated and isinstance(problem.scheduler, PerStep):
+                loss = outcome.metrics[self._loss(problem)]
+                self._schedule(problem, problem.scheduler.scheduler, loss, transaction)
         if ended:
-            means = {p: s.item() / counts[p] for p, s in sums.items()}
-            for problem in means:
-                if isinstance(problem.scheduler, ReduceLROnPlateau):
-                    transaction.schedule(problem, means[problem])
-                elif problem.scheduler is not None and not isinstance(problem.scheduler, PerStep):
-                    transaction.schedule(problem)
-            self.means = {f"{self.graph.labels[p]}/loss": m for p, m in means.items()}
+            means = {name: float(total) / counts[name] for name, total in sums.items()}
+            for problem in self.graph.problems:
+                scheduler, loss = problem.scheduler, means.get(self._loss(problem))
+                if not (loss is None or scheduler is None or isinstance(scheduler, PerStep)):
+                    self._schedule(problem, scheduler, loss, transaction)
+            self.means = means
             sums, counts = {}, {}
         self._sums, self._counts = sums, counts
+
+    def _loss(self, problem: Problem) -> str:
+        return f"{self.graph.labels[problem]}/loss"
+
+    def _of_updated(self, outcome: Outcome) -> list[tuple[str, Tensor | float]]:
+        """What means are taken of: the metrics of the problems that were updated."""
+        updated = {self.graph.labels[p] for p in outcome.updated}
+        found: list[tuple[str, Tensor | float]] = []
+        for name, metric in outcome.metrics.items():
+            label = name
+            while label and label not in updated:  # either may have slashes of its own
+                label = label.rpartition("/")[0]
+            if label and name[len(label) + 1 :] not in _NOT_MEANT:
+                for part, value in flat(name, metric):
+                    if (number := scalar(value)) is not None:
+                        found.append((part, number))
+        return found
+
+    def _schedule(
+        self, problem: Problem, scheduler: Any, loss: Tensor | float, transaction: Transaction
+    ) -> None:
+        # Torch's own mark of an optimizer that has stepped, without which its schedulers warn: a
+        # method that takes the steps itself commits them past `step()`.
+        problem.optimizer._opt_called = True  # type: ignore[union-attr]
+        told = (float(loss),) if isinstance(scheduler, ReduceLROnPlateau) else ()
+        transaction.schedule(problem, *told)
+
+
+def check_epochs(graph: Graph, streams: Sequence[Stream], counting: Stream | None) -> None:
+    """What goes by epochs needs data to count them by.
+
+    Args:
+        graph: the graph.
+        streams: all that it reads.
+        counting: the one that counts epochs, if there is one before a run names another.
+
+    Raises:
+        GraphError: a start would never come, or a scheduler would never be stepped.
+    """
+    for p in graph.problems:
+        if p.start and counting is None:
+            raise GraphError(
+                f"{p.name}: start={p.start} counts epochs, and no problem that begins at once "
+                "has data to count them by."
+            )
+        if not (p.scheduler is None or isinstance(p.scheduler, PerStep) or streams):
+            raise GraphError(
+                f"{p.name}: its scheduler is stepped after each epoch, and nothing here has data "
+                "to count epochs by. Give scheduler=PerStep(...), to step it with its updates."
+            )

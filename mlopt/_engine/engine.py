@@ -5,13 +5,15 @@ Each is declared in terms of the other, so they share this file.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from .._errors import NonFiniteError, SettingsError
+from .._graph.options import flag, listed, whole
 from .._graph.stream import Stream
 from .loop import Loop
 from .stepper import Stepper
+from .turns import refuse_inside, turn
 
 __all__ = ["Callback", "Engine"]
 
@@ -20,7 +22,7 @@ class Callback:
     """Hooks of `Engine.run`; override those you need, each does nothing by itself.
 
     A callback may read everything of the engine, change learning rates, and end the run by
-    `engine.stop()`. Metrics are keyed "problem/name".
+    `engine.stop()`; it takes no steps. Metrics are keyed "problem/name".
     """
 
     def on_start(self, engine: Engine) -> None:
@@ -30,10 +32,16 @@ class Callback:
         """After each step; the metrics are tensors on their devices, reading one synchronises."""
 
     def on_log(self, engine: Engine, metrics: dict[str, Any]) -> None:
-        """At each logging step, with numbers (and lists of numbers for small signals)."""
+        """At each logging step, with numbers, words, and short lists of numbers.
+
+        What dicts in metrics and signals hold is keyed "problem/name/key".
+        """
 
     def on_epoch(self, engine: Engine, metrics: dict[str, Any]) -> None:
-        """After each epoch, with each problem's mean loss over it ("problem/loss")."""
+        """After each epoch, with the means of losses and users' metrics over it.
+
+        A problem counts in the steps that update it: "problem/loss", "problem/name".
+        """
 
     def on_validation(self, engine: Engine, metrics: dict[str, Any]) -> None:
         """After each call of the validation function, with what it returned."""
@@ -51,6 +59,11 @@ class Engine(Stepper):
     A step takes one batch from each stream, evaluates every problem and signal once, going up the
     list, pulls cotangents back through the look-aheads, going down, and commits all updates at its
     end: all, or none if anything is not finite.
+
+    Engines in several threads take turns: a step, with what the callbacks of `run` do after it, is
+    taken while no other engine works, for torch's generators belong to the whole process. So each
+    computes what it computes alone, unless threads of your own draw random numbers meanwhile. A
+    callback must not wait for another thread's engine.
 
     Args:
         problems: problems and signals, from the lowest level to the highest: order is the nesting.
@@ -90,7 +103,7 @@ class Engine(Stepper):
         steps: int | None = None,
         epochs: int | None = None,
         epoch: Any = None,
-        validate: Callable[[], dict[str, Any]] | None = None,
+        validate: Callable[[], Mapping[str, Any] | None] | None = None,
         validate_every: int = 1,
         callbacks: Iterable[Callback] = (),
         log_every: int = 50,
@@ -103,34 +116,70 @@ class Engine(Stepper):
             epochs: how many passes of the stream that counts epochs.
             epoch: that stream (or its loader); by default that of the first problem which has
                 one and no start to wait for.
-            validate: called after every `validate_every` epochs; returns metrics.
-            validate_every: in epochs.
+            validate: called after every `validate_every` epochs, and after the last step; returns
+                a dict of metrics.
+            validate_every: in epochs; without data to count them by, only the last step is left.
             callbacks: observers.
             log_every: steps between logging steps, on which metrics become numbers.
             progress: show a progress bar.
 
         Raises:
-            SettingsError: not exactly one of steps and epochs, or no stream to count epochs by.
+            SettingsError: not exactly one of steps and epochs, no stream to count epochs by, an
+                option that is not what it must be, or a run inside a run.
             NonFiniteError: as `step`.
         """
-        if epoch is not None:
-            stream = Stream.of(epoch)
-            if stream not in self._feed.streams:
-                raise SettingsError("run: epoch= names a stream that no problem or signal reads.")
-            self._epoch_stream, self.epoch = stream, self._feed.passes[stream]
+        with turn:
+            refuse_inside(self, "run()")
+        if self._running:
+            raise SettingsError("run(): called inside a run of this engine; let that end first.")
         if (steps is None) == (epochs is None):
             raise SettingsError("run: give either steps= or epochs=.")
-        if epochs is not None and self._epoch_stream is None:
+        if steps is not None:
+            steps = whole("run", "steps", steps, 0, "how many are taken", SettingsError)
+        if epochs is not None:
+            epochs = whole("run", "epochs", epochs, 0, "passes of a stream", SettingsError)
+        stream = self._epoch_stream if epoch is None else self._stream(epoch)
+        if epochs is not None and stream is None:
             raise SettingsError("run: epochs= needs data to count them by; give steps=.")
-        self._stopping = False
-        observers = tuple(callbacks)
+        if validate is not None and not callable(validate):
+            raise SettingsError(f"run: validate={validate!r} must be a function, or None.")
+        validate_every = whole(
+            "run", "validate_every", validate_every, 1, "epochs between validations", SettingsError
+        )
+        if validate is not None and validate_every > 1 and stream is None:
+            raise SettingsError(
+                f"run: validate_every={validate_every} counts epochs, and nothing here has data to "
+                "count them by. Leave it out, and validate every n steps in Callback.on_step."
+            )
+        observers = _observers(callbacks)
+        log_every = whole("run", "log_every", log_every, 1, "steps between logs", SettingsError)
+        flag("run", "progress", progress, SettingsError)
+        if epoch is not None and stream is not None:
+            self._epoch_stream, self.epoch = stream, self._feed.passes[stream]
 
         def tell(hook: str, *what: Any) -> None:
-            for callback in observers:
-                getattr(callback, hook)(self, *what)
+            with turn:
+                for callback in observers:
+                    getattr(callback, hook)(self, *what)
 
         loop = Loop(self, tell, lambda: self._stopping, validate, validate_every, log_every)
-        loop.run(steps, epochs, self._epoch_stream, progress)
+        try:
+            self._running, self._stopping = True, False
+            loop.run(steps, epochs, stream, progress)
+        finally:
+            self._running = False
+
+    def _stream(self, epoch: Any) -> Stream:
+        """The stream that was named to count epochs."""
+        streams = self._feed.streams
+        if isinstance(epoch, Stream) or any(s.loader is epoch for s in streams):
+            found = Stream.of(epoch)
+            if found in streams:
+                return found
+        raise SettingsError(
+            "run: epoch= names a stream that no problem or signal reads, by a "
+            f"{type(epoch).__name__}; give a loader, or Stream, that is one's data=."
+        )
 
     def stop(self) -> None:
         """End the run after this step; for callbacks, early stopping among them."""
@@ -140,3 +189,14 @@ class Engine(Stepper):
     def stopping(self) -> bool:
         """Whether `stop` was called in this run."""
         return self._stopping
+
+
+def _observers(callbacks: Any) -> tuple[Callback, ...]:
+    observers = listed("run", "callbacks", callbacks, "[MyCallback()]", SettingsError)
+    for callback in observers:
+        if not isinstance(callback, Callback):
+            raise SettingsError(
+                f"run: callbacks= holds {callback!r}; it takes objects of classes derived from "
+                "mlopt.Callback."
+            )
+    return observers

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from torch import Tensor
 from tqdm import tqdm
 
-from .._graph.stream import Stream
+from .._errors import CapabilityWarning, SettingsError
+from .._graph.stream import Stream, describe
+from .numbers import LONGEST, readable
 from .stepper import Stepper
+from .turns import turn
 
 __all__ = ["Loop"]
 
-#: Signals with more numbers than this are not logged.
-_LOGGED = 1024
+#: After so many batches, a pass of unknown length by which a run counts may well have no end.
+_LONG = 1000
 
 
 class Loop:
@@ -34,7 +37,7 @@ class Loop:
         engine: Stepper,
         tell: Callable[..., None],
         stopping: Callable[[], bool],
-        validate: Callable[[], dict[str, Any]] | None,
+        validate: Callable[[], Mapping[str, Any] | None] | None,
         validate_every: int,
         log_every: int,
     ) -> None:
@@ -43,6 +46,8 @@ class Loop:
         self.validate = validate
         self.validate_every = validate_every
         self.log_every = log_every
+        self._validated = engine.steps  # nothing has been changed since
+        self._left_out: set[str] = set()
 
     def run(
         self, steps: int | None, epochs: int | None, stream: Stream | None, progress: bool
@@ -58,54 +63,89 @@ class Loop:
         engine = self.engine
         last_step = None if steps is None else engine.steps + steps
         last_epoch = None if epochs is None else engine.epoch + epochs
-        if (
-            steps is None
-            and epochs is not None
-            and stream is not None
-            and stream.length is not None
-        ):
-            steps = epochs * stream.length
+        unsure = None
+        if epochs is not None and stream is not None:
+            if stream.length is None:
+                unsure = stream
+            else:
+                steps = epochs * stream.length
         bar = tqdm(total=steps, disable=not progress, unit="step")
+        began = engine.steps
         try:
             self.tell("on_start")
-            while not (self.stopping() or engine.steps == last_step):
+            while not self.stopping():
+                if last_step is not None and engine.steps >= last_step:
+                    break
                 if last_epoch is not None and engine.epoch >= last_epoch:
                     break
-                self._step(bar)
+                with turn:
+                    ended = self._step(bar)
+                if unsure is not None and (ended or engine.steps - began == _LONG):
+                    self._wonder(unsure, ended)
+                    unsure = None
+            if self._validated != engine.steps:
+                self._validate()
         finally:
             bar.close()
             self.tell("on_end")
 
-    def _step(self, bar: Any) -> None:
+    def _step(self, bar: Any) -> bool:
+        """Take a step and tell of it; whether an epoch ended with it."""
         engine, before = self.engine, self.engine.epoch
-        metrics = engine.step()
+        metrics = engine._take_step()
         bar.update()
         if engine.skipped is not None:
             self.tell("on_skip", engine.skipped)
         self.tell("on_step", metrics)
         ended = engine.epoch > before
         if engine.steps % self.log_every == 0 or ended:
-            signals = {f"signal/{k}": v for k, v in engine.signals.items()}
-            numbers = _numbers({**metrics, **signals})
-            top = f"{engine.graph.labels[engine.graph.problems[-1]]}/loss"
-            loss = f", {top} {numbers[top]:.4g}" if top in numbers else ""
-            bar.set_postfix_str(f"epoch {engine.epoch}{loss}", refresh=False)
-            self.tell("on_log", numbers)
+            self._log(metrics, bar)
         if ended:
             self.tell("on_epoch", dict(engine.clock.means))
-            if self.validate is not None and engine.epoch % self.validate_every == 0:
-                self.tell("on_validation", self.validate())
+            if engine.epoch % self.validate_every == 0:
+                self._validate()
+        return ended
 
+    def _log(self, metrics: dict[str, Any], bar: Any) -> None:
+        engine = self.engine
+        numbers, left_out = readable(metrics)
+        signals, _ = readable({f"signal/{k}": v for k, v in engine.signals.items()})
+        top = f"{engine.graph.labels[engine.graph.problems[-1]]}/loss"
+        loss = f", {top} {numbers[top]:.4g}" if top in numbers else ""
+        bar.set_postfix_str(f"epoch {engine.epoch}{loss}", refresh=False)
+        new = {name: kind for name, kind in left_out.items() if name not in self._left_out}
+        if new:
+            self._left_out.update(new)
+            named = ", ".join(f"{name} (a {kind})" for name, kind in new.items())
+            warnings.warn(
+                f"run: {named} left out of the logs, which take numbers, words, lists of at most "
+                f"{LONGEST} numbers, and dicts of these. Callback.on_step has all metrics as they "
+                "are.",
+                CapabilityWarning,
+                stacklevel=2,
+            )
+        self.tell("on_log", {**numbers, **signals})
 
-def _numbers(metrics: dict[str, Any]) -> dict[str, Any]:
-    """Tensors as numbers, small vectors as lists; larger ones and pictures are left out."""
-    out: dict[str, Any] = {}
-    for name, value in metrics.items():
-        if not isinstance(value, Tensor):
-            if not isinstance(value, dict):
-                out[name] = value
-        elif value.dim() == 0:
-            out[name] = value.item()
-        elif value.dim() == 1 and value.numel() <= _LOGGED:
-            out[name] = value.tolist()
-    return out
+    def _validate(self) -> None:
+        if self.validate is None:
+            return
+        with turn:
+            found = self.validate()
+            self._validated = self.engine.steps
+            if found is not None and not isinstance(found, Mapping):
+                raise SettingsError(
+                    f"run: validate= returned a {type(found).__name__}; it returns a dict of "
+                    "metrics, such as {'accuracy': 0.9}, or nothing."
+                )
+            self.tell("on_validation", dict(found or {}))
+
+    def _wonder(self, stream: Stream, ended: bool) -> None:
+        """Say that a run may never end, if its first epoch is still not over."""
+        if not ended:
+            warnings.warn(
+                f"run: epochs= counts the passes of {describe(stream.loader)}, which does not say "
+                f"how long they are, and the first has not ended after {_LONG} steps. If it never "
+                "ends, neither does the run: give steps=.",
+                CapabilityWarning,
+                stacklevel=2,
+            )

@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from .._errors import NonFiniteError
 from .._graph.problem import Problem
 from .._tensors import Tensors
 
-__all__ = ["Outcome"]
+__all__ = ["Outcome", "non_finite"]
 
 
 @dataclass
@@ -33,3 +34,33 @@ class Outcome:
     overflowed: bool = False
     updated: set[Problem] = field(default_factory=set)
     gradients: dict[Problem, Tensors] = field(default_factory=dict)
+
+
+def non_finite(outcome: Outcome, what: str, step: int, undone: bool) -> NonFiniteError:
+    """The error of a step, or of a hypergradient, that met something that is not finite.
+
+    Args:
+        outcome: says where.
+        what: "step" or "hypergradient".
+        step: its index.
+        undone: whether what was committed before has been undone.
+
+    Returns:
+        The error.
+    """
+    assert outcome.failed is not None
+    label, part = outcome.failed
+    if not part:  # a method met it, and says where
+        return NonFiniteError(str(outcome.cause), problem=label, step=step)
+    if part == "update":
+        part = "update (its new values, optimizer state or buffers)"
+    text = f"{what} {step}: the {part} of {label} is not finite, the first of this {what}"
+    if what == "step":
+        done = "nothing was committed" if undone else "earlier commits stay, as undo=False"
+        text += (
+            f"; {done}. Lower its learning rate, clip its gradient, or look at its batch; "
+            "Engine(skip_nonfinite=n) goes on past n such steps in a row."
+        )
+    else:
+        text += ". Look at its batch, and at the values of what it reads."
+    return NonFiniteError(text, problem=label, step=step)

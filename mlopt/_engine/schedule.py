@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import abc
 import itertools
+import math
+import numbers
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from .._errors import GraphError
 from .._graph.brief import brief
 from .._graph.graph import Graph
+from .._graph.options import flag
 from .._graph.problem import Problem
 from .builder import Builder
 
@@ -141,8 +144,9 @@ class Until:
     most: int = 1000
 
     def __post_init__(self) -> None:
-        if not self.tol > 0:
-            raise GraphError(f"Until(tol={self.tol}): tol must be positive.")
+        number = isinstance(self.tol, numbers.Real) and not isinstance(self.tol, bool)
+        if not (number and 0 < self.tol < math.inf):
+            raise GraphError(f"Until(tol={self.tol!r}): tol must be a positive number.")
         if isinstance(self.most, bool) or not isinstance(self.most, int) or self.most < 1:
             raise GraphError(f"Until(most={self.most!r}): most must be a whole number, at least 1.")
 
@@ -166,13 +170,16 @@ class Alternate(AbstractSchedule):
     def __init__(
         self, *turns: tuple[Problem | tuple[Problem, ...], int | Until], same_batch: bool = False
     ) -> None:
-        self.same_batch = same_batch
+        self.same_batch = flag("Alternate", "same_batch", same_batch)
         self.turns: list[tuple[tuple[Problem, ...], int | Until]] = []
         for turn in turns:
             if not (
                 isinstance(turn, tuple)
                 and len(turn) == 2
-                and (isinstance(turn[1], Until) or (isinstance(turn[1], int) and turn[1] > 0))
+                and (
+                    isinstance(turn[1], Until)
+                    or (type(turn[1]) is int and turn[1] > 0)  # True is none
+                )
             ):
                 raise GraphError(
                     f"Alternate: {turn!r} is not a pair (problem, number of rounds > 0, or Until)."

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from .._evaluation.point import Evaluator
+from .._graph.containers import rebuilt
 from .._graph.graph import Graph
 from .._graph.node import Node
 from .._graph.problem import Problem
@@ -232,8 +233,7 @@ class Step:
         self.watch.note(problem, "loss", loss)
         self.outcome.metrics[f"{label}/loss"] = loss
         for name, value in metrics.items():
-            value = value.detach() if isinstance(value, Tensor) else value
-            self.outcome.metrics[f"{label}/{name}"] = value
+            self.outcome.metrics[f"{label}/{name}"] = rebuilt(value, _detached)
 
     def _show(self, signal: Node, parts: dict[str, Tensor]) -> None:
         parts = {k: t.detach() for k, t in parts.items()}
@@ -343,3 +343,7 @@ class Step:
         self.batches.redraw(operation.streams, operation.readers)
         self.ascent.forget(operation.forget)
         self._total_objectives = None
+
+
+def _detached(held: Any) -> Any:
+    return held.detach() if isinstance(held, Tensor) else held

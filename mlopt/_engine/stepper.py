@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._errors import CapabilityWarning, GraphError, NonFiniteError
+from .._errors import CapabilityWarning, GraphError, NonFiniteError, SettingsError
 from .._evaluation.check import check_nodes
 from .._evaluation.compile import Compiler
 from .._evaluation.point import Evaluator, cuda_devices
@@ -18,6 +18,7 @@ from .._graph.feed import Feed
 from .._graph.graph import Graph
 from .._graph.group import Group
 from .._graph.node import Node
+from .._graph.options import flag, whole
 from .._graph.problem import Problem
 from .._graph.stream import Stream
 from .._replay import derive_seed
@@ -25,15 +26,17 @@ from .._variable import Variable
 from ..hypergrad.interface import AbstractHypergradient
 from .batches import Batches
 from .builder import Builder
-from .clock import Clock
+from .clock import Clock, check_epochs
+from .device import usable
 from .measure import Measurement, measure
 from .operations import Anew, Commit, Draw, Iterate, Nest, Operation
-from .outcome import Outcome
+from .outcome import Outcome, non_finite
 from .ownership import Ownership
 from .plan import Plan
 from .schedule import AbstractSchedule, Simultaneous
 from .step import Step
 from .transaction import Transaction
+from .turns import in_turn
 from .watch import Care
 
 __all__ = ["Stepper"]
@@ -62,10 +65,16 @@ class Stepper:
             raise GraphError(
                 f"Engine: schedule= takes an object such as Sequential(), got {schedule!r}."
             )
+        skip_nonfinite = whole(
+            "Engine", "skip_nonfinite", skip_nonfinite, 0, "steps in a row that may be skipped"
+        )
+        seed = whole("Engine", "seed", seed, None, "it decides all that is random")
+        undo = flag("Engine", "undo", undo)
+        self.device = usable(device)
+        self._doing, self._running = "", False  # which verb is at work, and `run` around it
         self.graph = Graph(problems, hypergrad)
         self.schedule = schedule or Simultaneous()
         self.schedule.check(self.graph)
-        self.device = torch.device(device) if device is not None else None
         self.seed = seed
         self.skip_nonfinite = skip_nonfinite
         self.undo = undo
@@ -81,7 +90,7 @@ class Stepper:
             (p.streams[0] for p in self.graph.problems if p.streams and not p.start), None
         )
         self.clock = Clock(self.graph)
-        self._check_starts()
+        check_epochs(self.graph, self._feed.streams, self._epoch_stream)
         self._evaluator = Evaluator(
             self.graph.nodes, self.graph.variables, cuda_devices(self.graph.variables, self.device)
         )
@@ -106,6 +115,7 @@ class Stepper:
         )
         return active, dormant
 
+    @in_turn("plan()")
     def plan(self) -> Plan:
         """What the next step will do and cost, in evaluations and backward passes, before it runs.
 
@@ -148,12 +158,24 @@ class Stepper:
 
         Returns:
             A seed for `torch.manual_seed`, with which a plain loop draws what the engine draws.
+
+        Raises:
+            GraphError: the node is not one of this graph, or an index is none.
         """
+        if not (isinstance(node, Node) and node in self.graph.labels):
+            raise GraphError(f"seed_of: node={node!r} is no problem or signal of this engine.")
+        whole("seed_of", "inner", inner, 0, "the index of an inner step")
+        if step is not None:
+            step = whole("seed_of", "step", step, 0, "the index of a step")
+        return self._seed_of(node, inner, step)
+
+    def _seed_of(self, node: Node, inner: int = 0, step: int | None = None) -> int:
         at = self.steps if step is None else step
         return derive_seed(self.seed, "step", at, self.graph.labels[node], inner)
 
     # Verbs.
 
+    @in_turn("hypergradient()")
     def hypergradient(self, problem: Problem) -> dict[Variable, dict[str, Tensor]]:
         """The gradient of a problem with respect to its variables at the current point.
 
@@ -170,8 +192,9 @@ class Stepper:
 
         Raises:
             GraphError: the problem is not one of this graph.
+            NonFiniteError: a loss or gradient was not finite.
         """
-        if problem not in self.graph.problems:
+        if not isinstance(problem, Problem) or problem not in self.graph.problems:
             raise GraphError(f"hypergradient: {problem!r} is not a problem of this engine.")
         self._check()
         dormant = self._active()[1]
@@ -183,7 +206,8 @@ class Stepper:
         finally:
             self._feed.give_back()
         if outcome.failed is not None:
-            raise self._non_finite(outcome, "hypergradient") from outcome.cause
+            error = non_finite(outcome, "hypergradient", self.steps, True)
+            raise error from outcome.cause
         gradient = outcome.gradients[problem]
         out: dict[Variable, dict[str, Tensor]] = {v: {} for v in problem.over}
         for (variable, name), tensor in gradient.items():
@@ -202,7 +226,17 @@ class Stepper:
                 optimizer.
             NonFiniteError: a loss or gradient was not finite; nothing was committed. Raised once
                 more than `skip_nonfinite` steps in a row have failed.
+            SettingsError: `run` is taking the steps.
         """
+        if self._running:
+            raise SettingsError(
+                "step(): run() of this engine is taking the steps. Let no callback, and no other "
+                "thread, take one; give run() more steps, or call step() in a loop of your own."
+            )
+        return self._take_step()
+
+    @in_turn("step()")
+    def _take_step(self) -> dict[str, Any]:
         self._check()
         if all(p.optimizer is None for p in self.graph.problems):
             raise GraphError("Engine: no problem has an optimizer, so there is nothing to step.")
@@ -235,7 +269,7 @@ class Stepper:
                 f"{more}: an optimizer's or scheduler's containers, tensors, generators and "
                 "attributes are copied, and objects in these two deep.",
                 CapabilityWarning,
-                stacklevel=3,
+                stacklevel=5,
             )
 
     # After a step.
@@ -243,7 +277,7 @@ class Stepper:
     def _after(self, outcome: Outcome, transaction: Transaction) -> None:
         self.signals = outcome.signals
         if outcome.failed is not None:
-            error = self._non_finite(outcome, "step")
+            error = non_finite(outcome, "step", self.steps, self.undo)
             if self._failures >= self.skip_nonfinite:
                 raise error from outcome.cause
             self.skipped = error
@@ -258,30 +292,9 @@ class Stepper:
         epochs = self._epoch_stream is not None
         self.clock.after_step(outcome, transaction, epochs=epochs, ended=self.epoch > before)
 
-    def _non_finite(self, outcome: Outcome, what: str) -> NonFiniteError:
-        """The error of a step, or of a hypergradient, that met something that is not finite."""
-        assert outcome.failed is not None
-        label, part = outcome.failed
-        if not part:  # a method met it, and says where
-            error = outcome.cause
-            assert isinstance(error, NonFiniteError)
-            return NonFiniteError(str(error), problem=label, step=self.steps)
-        if part == "update":
-            part = "update (its new values, optimizer state or buffers)"
-        text = f"{what} {self.steps}: the {part} of {label} is not finite, the first of this {what}"
-        if what == "step":
-            done = "nothing was committed" if self.undo else "earlier commits stay, as undo=False"
-            text += (
-                f"; {done}. Lower its learning rate, clip its gradient, or look at its batch; "
-                "Engine(skip_nonfinite=n) goes on past n such steps in a row."
-            )
-        else:
-            text += ". Look at its batch, and at the values of what it reads."
-        return NonFiniteError(text, problem=label, step=self.steps)
-
     def _step(self, plan: Plan, dormant: frozenset[Problem], transaction: Transaction) -> Step:
         return Step(
-            self.graph, self._evaluator, plan, dormant, self._feed, self.seed_of, transaction,
+            self.graph, self._evaluator, plan, dormant, self._feed, self._seed_of, transaction,
             self._care,
         )  # fmt: skip
 
@@ -308,19 +321,11 @@ class Stepper:
         batches = Batches(self.graph, self._feed)
         try:
             with self._compiler.paused():
-                check_nodes(self.graph, self._evaluator, batches, self.seed_of)
-                compare_stacks(self.graph, self._evaluator, batches, self.seed_of)
+                check_nodes(self.graph, self._evaluator, batches, self._seed_of)
+                compare_stacks(self.graph, self._evaluator, batches, self._seed_of)
         finally:
             self._feed.give_back()
         self._checked = True
-
-    def _check_starts(self) -> None:
-        for p in self.graph.problems:
-            if p.start and self._epoch_stream is None:
-                raise GraphError(
-                    f"{p.name}: start={p.start} counts epochs, and no problem that begins at once "
-                    "has data to count them by."
-                )
 
 
 def _tried(operation: Operation) -> Operation | None:

@@ -94,13 +94,13 @@ class _Check:
         for source in (read.source for read in node.reads):
             signal = isinstance(source, Signal)
             tensors = split(signals[source], source.name) if signal else source.named_parameters()
-            fresh = {k: self.copies.of(t, source.name) for k, t in tensors.items()}
+            fresh = {k: self.copies.leaf(t, source.name) for k, t in tensors.items()}
             self.leaves.update({(source, k): t for k, t in fresh.items()})
             if signal:
                 heard[source] = join(signals[source], fresh)
             else:
                 values[source] = fresh
-        batch = self.copies.of_batch(batch, "its batch")
+        self.copies.remember(batch, "its batch")
         self.point = Point(values, heard, batch, seed)
         self.result: Any = None
         self.narrow: torch.dtype | None = None
@@ -117,13 +117,17 @@ class _Check:
         free = set(node.over) if isinstance(node, Problem) and below else set()
         attributes = self._attributes()
         drawn = foreign_draws()
-        self.result, touched = self._watched({**own, **self._arguments()})
+        try:
+            self.result, touched = self._watched({**own, **self._arguments()})
+            self._check_written()
+        except BaseException:
+            self.copies.put_back()
+            raise
         if drawn():
             self.evaluator.generators.foreign = True
             self.result, _ = self._evaluate()
         self._check_returned()
         check_touched(node, touched, free)
-        self._check_written()
         repeats = self._repeats(attributes)
         gradient = self._differentiate(own)
         if isinstance(node, Problem):

@@ -20,9 +20,12 @@ def split_loss(result: Any, name: str) -> tuple[Tensor, dict[str, Any]]:
             if isinstance(loss, Tensor)
             else type(loss).__name__
         )
+        hint = "Is a .mean() missing?" if isinstance(loss, Tensor) else ""
+        if isinstance(loss, dict):
+            hint = "Return loss, metrics instead of a dict that holds both."
         raise GraphError(
             f"{name} returned {got}; an objective returns a scalar tensor, or (scalar, metrics). "
-            "Is a .mean() missing?"
+            f"{hint}".rstrip()
         )
     if not isinstance(metrics, dict):
         raise GraphError(f"{name} returned (scalar, {type(metrics).__name__}); metrics are a dict.")

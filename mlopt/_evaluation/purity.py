@@ -20,16 +20,17 @@ _OWN = frozenset(vars(nn.Module()))
 
 
 class Copies:
-    """Copies that a function is given, so that what it writes there can be seen.
+    """Copies of what a function is given, so that what it writes there can be seen, and undone.
 
     Writes through `.data` or NumPy move no version counter, so values are compared.
     """
 
     def __init__(self) -> None:
+        #: a name, what may be written, its values before
         self._pairs: list[tuple[str, Any, Any]] = []
 
-    def of(self, tensor: Tensor, name: str) -> Tensor:
-        """A leaf of the same values.
+    def leaf(self, tensor: Tensor, name: str) -> Tensor:
+        """A leaf of the same values, to be given in a tensor's place.
 
         Args:
             tensor: to be copied.
@@ -38,37 +39,36 @@ class Copies:
         Returns:
             The copy, which requires a gradient where the tensor does.
         """
-        leaf = tensor.detach().clone().requires_grad_(tensor.requires_grad)
-        self._pairs.append((name, tensor.detach(), leaf.detach()))
-        return leaf
+        copy = tensor.detach().clone().requires_grad_(tensor.requires_grad)
+        self._pairs.append((name, copy.detach(), tensor.detach()))
+        return copy
 
-    def of_batch(self, batch: Any, name: str) -> Any:
-        """A batch of the same values, in containers of its own.
+    def remember(self, batch: Any, name: str) -> None:
+        """Copy the tensors and arrays of a batch, which is to be given itself.
 
         Args:
-            batch: to be copied; what is neither a container nor a tensor or array is not.
+            batch: what is neither a container nor a tensor or array in it is not copied.
             name: what `written` calls it.
-
-        Returns:
-            The copy.
         """
 
         def leaf(held: Any) -> Any:
-            if isinstance(held, Tensor) and held.is_leaf:
-                other: Any = held.detach().clone().requires_grad_(held.requires_grad)
-                self._pairs.append((name, held.detach(), other.detach()))
+            if isinstance(held, Tensor):
+                self._pairs.append((name, held.detach(), held.detach().clone()))
             elif isinstance(held, np.ndarray):
-                other = held.copy()
-                self._pairs.append((name, held, other))
-            else:
-                other = held
-            return other
+                self._pairs.append((name, held, held.copy()))
+            return held
 
-        return rebuilt(batch, leaf)
+        rebuilt(batch, leaf)
 
     def written(self) -> list[str]:
         """The names of what was written since."""
-        return list(dict.fromkeys(name for name, a, b in self._pairs if not _equal(a, b)))
+        return list(dict.fromkeys(name for name, now, then in self._pairs if not _equal(now, then)))
+
+    def put_back(self) -> None:
+        """Have the old values in all that was written."""
+        for _, now, then in self._pairs:
+            if not _equal(now, then):
+                now[...] = then
 
 
 class Attributes:
@@ -159,7 +159,7 @@ def _equal(a: Any, b: Any) -> bool:
     """The same values, NaN among them."""
     if isinstance(a, np.ndarray):
         return a.shape == b.shape and a.tobytes() == b.tobytes()
-    if a.layout is not torch.strided:
+    if a.is_meta or a.layout is not torch.strided:
         return True
     if a.shape != b.shape:
         return False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from .._errors import GraphError
 from ..hypergrad import Frozen
 from ..hypergrad.interface import AbstractHypergradient
 from .drawing import mermaid, text
@@ -41,6 +42,8 @@ class Graph(Levels):
     def __init__(
         self, entries: Sequence[Node | Group], default: AbstractHypergradient | None = None
     ) -> None:
+        if default is not None and not isinstance(default, AbstractHypergradient):
+            raise GraphError(f"Graph: default= takes a method such as OneStep(), got {default!r}.")
         nodes, groups = flatten(entries)
         check_nodes(nodes)
         super().__init__(nodes, groups)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from .._errors import GraphError
 from .node import Node
+from .options import listed
 
 __all__ = ["Group", "flatten"]
 
@@ -23,7 +24,9 @@ class Group:
 
     def __init__(self, members: Sequence[Node], least: int = 2) -> None:
         what = type(self).__name__
-        self.members: tuple[Node, ...] = tuple(members)
+        option = "players" if what == "Game" else "members"
+        example = f"{what}([first, second])"
+        self.members: tuple[Node, ...] = listed(what, option, members, example)
         for member in self.members:
             if not isinstance(member, Node):
                 raise GraphError(
@@ -41,6 +44,7 @@ class Group:
 
 def flatten(entries: Sequence[Node | Group]) -> tuple[tuple[Node, ...], tuple[Group, ...]]:
     """The nodes of a list, in its order, and the groups in it."""
+    entries = listed("Engine", "problems", entries, "Engine([lower, upper])")
     groups = tuple(e for e in entries if isinstance(e, Group))
     nodes: list[Node] = []
     for entry in entries:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import inspect
+import numbers
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from .._errors import GraphError
 from .._variable import Stop, Variable
+from .options import listed, optional_name
 from .stream import Stream
 
 __all__ = ["Argument", "Node", "Read"]
@@ -51,16 +53,19 @@ class Node:
         data: Any,
     ) -> None:
         self.fn = fn
-        self.name: str = name or getattr(fn, "__name__", type(fn).__name__)
-        if isinstance(given, Variable | Node | Stop) or not isinstance(given, Iterable):
-            raise GraphError(f"{self.name}: given= takes a list, e.g. given=[{_show(given)}].")
-        self.given = tuple(argument(g, self.name) for g in given)
+        self.name: str = label_of(type(self).__name__.lower(), fn, name)
+        sources = isinstance(given, Variable | Node | Stop)
+        example = f"given=[{_show(given)}]" if sources else "given=[w]"
+        self.given = tuple(
+            argument(g, self.name) for g in listed(self.name, "given", given, example)
+        )
         self.arguments: tuple[Argument, ...] = over + self.given
         #: Every edge into this node, in the order of the arguments.
         self.reads = tuple(read for argument in self.arguments for read in argument.reads)
         self.data_is_tuple = isinstance(data, tuple)  # a list is a loader: of its batches
         loaders = data if isinstance(data, tuple) else () if data is None else (data,)
-        self.streams: tuple[Stream, ...] = tuple(Stream.of(x) for x in loaders)
+        where = f"{self.name}: data="
+        self.streams: tuple[Stream, ...] = tuple(Stream.of(x, where) for x in loaders)
         for source in (sources := [r.source for r in self.reads]):
             if sources.count(source) > 1:
                 raise GraphError(f"{self.name} reads {source.name} twice; name each source once.")
@@ -76,8 +81,9 @@ class Node:
             p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
         ]
         required = sum(p.default is p.empty for p in positional)
+        named = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY and p.default is p.empty]
         variadic = any(p.kind is p.VAR_POSITIONAL for p in parameters)
-        if expected < required or (expected > len(positional) and not variadic):
+        if expected < required or (expected > len(positional) and not variadic) or named:
             names = [
                 _show(a.reads[0].source) if not a.is_list else "a list" for a in self.arguments
             ]
@@ -87,7 +93,22 @@ class Node:
                 f"{expected} arguments ({received}): over, given and data= must match its "
                 "arguments."
             )
+        if self.streams and expected <= len(positional):
+            self._check_place_of_batch(positional[expected - 1])
         self._warn_of_swaps([p.name for p in positional])
+
+    def _check_place_of_batch(self, place: inspect.Parameter) -> None:
+        """A default that no batch could be says that the argument is an option of the function."""
+        default = place.default
+        if default is place.empty or not (
+            isinstance(default, bool | str | bytes | numbers.Number) or callable(default)
+        ):
+            return
+        raise GraphError(
+            f"{self.name}: its batch would arrive as {place.name!r}, which is {default!r} by "
+            "default, an option. Let an argument for the batch come before it (batch, or "
+            "batch=None), or leave data= out."
+        )
 
     def _warn_of_swaps(self, names: list[str]) -> None:
         """An argument that carries the name of a source at another place looks like a swap."""
@@ -107,6 +128,27 @@ class Node:
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.name!r})"
+
+
+def label_of(what: str, fn: Any, name: Any) -> str:
+    """The label of a node, for errors and logs.
+
+    Args:
+        what: is declared.
+        fn: its function.
+        name: as given, or None.
+
+    Returns:
+        The name, or that of the function.
+
+    Raises:
+        GraphError: there is no function, or the name is none.
+    """
+    if not callable(fn):
+        raise GraphError(f"{what}: it decorates a function, got {fn!r}.")
+    label = getattr(fn, "__name__", type(fn).__name__)
+    optional_name(f"{what} {label}", name)
+    return name or label
 
 
 def argument(given: Any, where: str) -> Argument:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import numbers
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -11,16 +11,11 @@ import torch
 from .._errors import GraphError
 from .._variable import Stop, Variable
 from ..hypergrad.interface import AbstractHypergradient
-from .node import Node, Read, argument
+from .node import Node, Read, argument, label_of
+from .options import whole
+from .scheduler import PerStep, check_scheduler
 
 __all__ = ["PerStep", "Problem", "problem"]
-
-
-@dataclass(frozen=True)
-class PerStep:
-    """Marks a scheduler to be stepped after each step that updates its problem."""
-
-    scheduler: Any
 
 
 class Problem(Node):
@@ -46,7 +41,7 @@ class Problem(Node):
         repeat: int = 1,
         name: str | None = None,
     ) -> None:
-        label = name or getattr(fn, "__name__", type(fn).__name__)
+        label = label_of("problem", fn, name)
         over_argument = argument(over, label)
         for read in over_argument.reads:
             if not isinstance(read.source, Variable) or read.stopped:
@@ -57,9 +52,9 @@ class Problem(Node):
         self.hypergrad = hypergrad
         self.scheduler = scheduler
         self.clip = clip
-        self.start = _whole(label, "start", start, 0, "the epoch of its first update")
-        self.every = _whole(label, "every", every, 1, "its updates come at every n-th step")
-        self.repeat = _whole(label, "repeat", repeat, 1, "its updates inside one step")
+        self.start = whole(label, "start", start, 0, "the epoch of its first update")
+        self.every = whole(label, "every", every, 1, "its updates come at every n-th step")
+        self.repeat = whole(label, "repeat", repeat, 1, "its updates inside one step")
         self._check_options()
         if hypergrad is not None:
             sources = [r.source for r in self.reads]
@@ -72,11 +67,12 @@ class Problem(Node):
                 f"{self.name}: hypergrad= takes a method such as OneStep() or Frozen(), "
                 f"got {self.hypergrad!r}."
             )
-        if self.clip is not None and not self.clip > 0:
-            raise GraphError(f"{self.name}: clip={self.clip} must be a positive norm, or None.")
+        number = isinstance(self.clip, numbers.Real) and not isinstance(self.clip, bool)
+        if self.clip is not None and not (number and self.clip > 0):
+            raise GraphError(f"{self.name}: clip={self.clip!r} must be a positive norm, or None.")
         if self.optimizer is None:
             if self.scheduler is not None:
-                raise GraphError(f"{self.name}: a scheduler without an optimizer.")
+                check_scheduler(self.name, self.scheduler, None)
             return
         if not isinstance(self.optimizer, torch.optim.Optimizer):
             raise GraphError(
@@ -88,6 +84,8 @@ class Problem(Node):
                 f"{self.name}: LBFGS evaluates its objective itself, which a step that commits all "
                 "levels at once cannot allow. Use another optimizer."
             )
+        if self.scheduler is not None:
+            check_scheduler(self.name, self.scheduler, self.optimizer)
         own = {id(p) for v in self.over for p in v.parameters()}
         for group in self.optimizer.param_groups:
             for p in group["params"]:
@@ -105,14 +103,6 @@ class Problem(Node):
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self.fn(*args, **kwargs)
-
-
-def _whole(label: str, option: str, value: int, least: int, meaning: str) -> int:
-    if not isinstance(value, int) or value < least:
-        raise GraphError(
-            f"{label}: {option}={value!r} must be a whole number of at least {least}: {meaning}."
-        )
-    return value
 
 
 def problem(
@@ -147,7 +137,9 @@ def problem(
         hypergrad: how gradients of higher problems pass through this problem's solution; by default
             the engine's method.
         scheduler: a torch scheduler of the optimizer, stepped after each epoch in which the problem
-            was updated, or after each such step as `PerStep(scheduler)`.
+            was updated, or after each such step as `PerStep(scheduler)`. A `ReduceLROnPlateau` is
+            told the problem's mean loss of the epoch; for a validation metric step it yourself, in
+            `Callback.on_validation`.
         clip: the greatest 2-norm of the update's gradient; look-aheads are not clipped.
         start: the epoch (from 0) of its first update; until then others read it as it stands.
         every: its updates come at every n-th step.

@@ -113,7 +113,8 @@ def check_missing_methods(graph: Levels) -> None:
         for _, node in _walks(graph, upper, still):
             if isinstance(node, Problem) and node.hypergrad is None and node not in played:
                 raise GraphError(
-                    f"{upper.name} reads {_names(node)} (or what depends on it), the solution "
+                    _order(upper, node)
+                    + f"{upper.name} reads {_names(node)} (or what depends on it), the solution "
                     f"of {node.name}, which depends on {_names(upper)}, the variable that "
                     f"{upper.name} minimises. Say how gradients pass through {node.name}: "
                     "hypergrad=OneStep(...), or Frozen() to ignore the response; or give the "
@@ -155,13 +156,28 @@ def check_solutions(graph: Levels) -> None:
                     )
 
 
+def _order(upper: Problem, lower: Problem) -> str:
+    """Who lists the highest level first, as other libraries do, hears of that before all else."""
+    if upper.hypergrad is None or lower.hypergrad is not None:
+        return ""
+    return (
+        f"The list goes from the lowest level to the highest, and {lower.name} stands below "
+        f"{upper.name}, while hypergrad= is given to {upper.name}. If {upper.name} is the lower "
+        f"level, list it first: Engine([{upper.name}, {lower.name}]). As it is listed: "
+    )
+
+
 def _choice_of_a_game(upper: Problem, lower: Problem) -> str:
     """What else two problems that read each other may be."""
     mutual = any(r.source in upper.over for r in lower.reads) and any(
         r.source in lower.over for r in upper.reads
     )
-    pair = f"Game([{lower.name}, {upper.name}])"
-    return f" Or, if neither is below the other, list them as one: {pair}." if mutual else ""
+    if not mutual:
+        return ""
+    return (
+        f" Or, if {upper.name} is the lower level, list it first; if neither is below the other, "
+        f"list them as one: Game([{lower.name}, {upper.name}])."
+    )
 
 
 def _walks(graph: Levels, upper: Problem, still: Container[Node]) -> list[tuple[Node, Node]]:

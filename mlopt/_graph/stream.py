@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Set
 from typing import Any
+
+from torch.utils.data import Dataset
 
 from .._errors import DataError
 
@@ -19,39 +21,43 @@ class Stream:
     A plain loader given as `data=` is wrapped into the one stream of that object, so this class is
     needed only to name a stream (`run(epoch=stream)`) or to read one loader at two paces.
 
+    Each engine makes passes of its own, which end where the loader ends them, whatever length it
+    says. Before each, `set_epoch` of the loader, its data set and its samplers, where they have
+    one, is called with the number of the pass, from 0. A `torch.Generator` that one of them holds
+    is used from where it stands when the engine first draws, and is put back after each draw.
+
     Args:
         loader: anything that can be iterated again and again: a `DataLoader`, a list of batches.
 
     Raises:
-        DataError: the loader is empty, or can be iterated only once.
+        DataError: it is no loader, is empty, or can be iterated only once.
     """
 
     def __init__(self, loader: Iterable[Any]) -> None:
-        if not isinstance(loader, Iterable):
-            raise DataError(f"data= takes a loader or a Stream, got {type(loader).__name__}.")
-        if isinstance(loader, Iterator):
-            raise DataError(
-                f"data= was given an iterator ({type(loader).__name__}), which ends after one "
-                "pass; give the loader itself."
-            )
-        try:
-            self.length: int | None = len(loader)  # type: ignore[arg-type]
-        except TypeError:
-            self.length = None
-        if self.length == 0:
-            raise DataError(
-                f"{describe(loader)} has no batches: is the data set smaller than drop_last's "
-                "batch?"
-            )
+        _check(loader, "Stream: loader=")
+        #: Batches in a pass, if the loader says so; it may be wrong.
+        self.length = _length(loader)
         self.loader = loader
 
     @staticmethod
-    def of(loader: Any) -> Stream:
-        """The stream of this loader object: the same one for the same object."""
+    def of(loader: Any, where: str = "Stream: loader=") -> Stream:
+        """The stream of this loader object: the same one for the same object.
+
+        Args:
+            loader: the loader, or a stream, which is returned as it is.
+            where: whose argument it is, for errors.
+
+        Returns:
+            The stream.
+
+        Raises:
+            DataError: as the class.
+        """
         if isinstance(loader, Stream):
             return loader
         known = _streams.get(id(loader))
         if known is None or known.loader is not loader:
+            _check(loader, where)
             known = _streams[id(loader)] = Stream(loader)
         return known
 
@@ -64,3 +70,46 @@ def describe(loader: Any) -> str:
     data = getattr(loader, "dataset", None)
     inner = f" over {type(data).__name__}" if data is not None else ""
     return f"{type(loader).__name__}{inner}"
+
+
+def _length(loader: Any) -> int | None:
+    try:
+        return len(loader)
+    except Exception:  # a loader has no length for many reasons, and raises accordingly
+        return None
+
+
+def _check(loader: Any, where: str) -> None:
+    """Refuse what gives no batches, or something else than batches."""
+    kind = type(loader).__name__
+    if hasattr(loader, "__array__"):
+        shape = tuple(getattr(loader, "shape", ()))
+        raise DataError(
+            f"{where} takes a loader, got a {kind} of shape {shape}, which would give its rows one "
+            "by one. For all of it as one batch write data=[(x, y)]; for smaller ones "
+            "DataLoader(TensorDataset(x, y), batch_size=...)."
+        )
+    if isinstance(loader, Mapping | Set | str | bytes):
+        raise DataError(
+            f"{where} takes a loader or a Stream, got a {kind}. For a single batch write "
+            "data=[batch]."
+        )
+    if isinstance(loader, Dataset) and not isinstance(loader, Iterable):
+        raise DataError(
+            f"{where} takes a loader or a Stream, got the data set {kind}. Make batches of it: "
+            "DataLoader(dataset, batch_size=...)."
+        )
+    if not isinstance(loader, Iterable):
+        raise DataError(f"{where} takes a loader or a Stream, got {kind}.")
+    if isinstance(loader, Iterator):
+        raise DataError(
+            f"{where} was given an iterator ({kind}), which ends after one pass; give the loader "
+            "itself."
+        )
+    if isinstance(loader, type):
+        raise DataError(f"{where} takes a loader, got the class {loader.__name__}; make one.")
+    if _length(loader) == 0:
+        raise DataError(
+            f"{where}: {describe(loader)} has no batches: is the data set smaller than drop_last's "
+            "batch?"
+        )

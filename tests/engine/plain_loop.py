@@ -70,10 +70,10 @@ def alone(
             nn.utils.clip_grad_norm_(twin.parameters(), clip)
         own.step()
         if own_schedule is not None:
+            plateau = isinstance(own_schedule, schedulers.ReduceLROnPlateau)
             if per_step:
-                own_schedule.step()
+                own_schedule.step(*(losses[-1:] if plateau else []))
             elif t % 4 == 3:
-                plateau = isinstance(own_schedule, schedulers.ReduceLROnPlateau)
                 own_schedule.step(*([sum(losses[-4:]) / 4] if plateau else []))
     assert_same(dict(net.state_dict()), dict(twin.state_dict()))
     assert_same(optimizer.state_dict(), own.state_dict())

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from bad_input import A, V, W, over_a, over_w
 from small import sgd
+from torch.optim.lr_scheduler import ChainedScheduler, ReduceLROnPlateau, SequentialLR, StepLR
+from torch.optim.swa_utils import SWALR
 
 import mlopt
 from mlopt import GraphError
@@ -23,6 +26,13 @@ def test_lbfgs():
         over_w(optimizer=torch.optim.LBFGS(W.parameters()))
 
 
+class Foreign:
+    """A scheduler of no library."""
+
+    def __init__(self, needs=False):
+        self.step = (lambda epoch: None) if needs else (lambda epoch=None: None)
+
+
 @pytest.mark.parametrize(
     ("options", "match"),
     [
@@ -35,11 +45,42 @@ def test_lbfgs():
         ({"repeat": 1.5}, "repeat=1.5 must be a whole number"),
         ({"start": -1}, "start=-1 must be a whole number of at least 0"),
         ({"optimizer": None, "scheduler": object()}, "a scheduler without an optimizer"),
+        ({"clip": "1"}, "clip='1' must be a positive norm"),
+        ({"clip": True}, "clip=True must be a positive norm"),
+        ({"every": True}, "every=True must be a whole number"),
+        ({"start": None}, "start=None must be a whole number"),
+        ({"repeat": torch.ones(2)}, "repeat=tensor.* must be a whole number"),
+        ({"scheduler": "cosine"}, "scheduler= takes an object such as.*'cosine'"),
+        ({"scheduler": sgd(W)}, "scheduler= takes an object such as"),
+        ({"scheduler": StepLR}, "scheduler= takes a scheduler, got the class StepLR"),
+        ({"scheduler": [StepLR(sgd(W), 1)] * 2}, r"a list of 2.*ChainedScheduler.*SequentialLR"),
+        ({"scheduler": StepLR(sgd(V), 1)}, "scheduler= takes a scheduler of its own optimizer"),
+        ({"scheduler": mlopt.PerStep(StepLR(sgd(W), 1))}, "takes a scheduler of its own optimizer"),
+        ({"scheduler": Foreign(needs=True)}, r"the step\(\) of Foreign cannot be called.*'epoch'"),
     ],
 )
 def test_bad_option(options, match):
     with pytest.raises(GraphError, match=f"fit: .*{match}"):
         over_w(**options)
+
+
+def test_schedulers_that_are_legal():
+    for make in (
+        lambda o: StepLR(o, 1),
+        lambda o: mlopt.PerStep(ReduceLROnPlateau(o)),
+        lambda o: ChainedScheduler([StepLR(o, 1), StepLR(o, 2)]),
+        lambda o: SequentialLR(o, [StepLR(o, 1), StepLR(o, 2)], [3]),
+        lambda o: SWALR(o, swa_lr=0.1),
+        lambda o: Foreign(),
+        lambda o: None,
+    ):
+        over_w(optimizer=(optimizer := sgd(W)), scheduler=make(optimizer), clip=np.float32(1))
+
+
+@pytest.mark.parametrize("scheduler", [None, "cosine", 3, StepLR, [StepLR(sgd(W), 1)], sgd(W)])
+def test_what_is_stepped_at_each_step_is_a_scheduler(scheduler):
+    with pytest.raises(GraphError, match="PerStep: scheduler= takes"):
+        mlopt.PerStep(scheduler)
 
 
 def test_mutual_read_without_a_method_names_the_choices():
@@ -48,6 +89,7 @@ def test_mutual_read_without_a_method_names_the_choices():
     message = str(raised.value)
     for part in ("tune reads w", "depends on a", "OneStep(", "Frozen()", "Engine(", "hypergrad="):
         assert part in message
+    assert "if tune is the lower level, list it first" in message
     mlopt.Engine([over_w(hypergrad=mlopt.Frozen()), over_a()])
     mlopt.Engine([over_w(), over_a()], hypergrad=mlopt.OneStep())
 
@@ -122,8 +164,26 @@ def test_alternate_with_missing_or_unknown_problems():
         mlopt.Engine([many, upper], schedule=mlopt.Alternate((many, 3), (upper, 1)))
 
 
+def test_the_highest_level_listed_first_is_told_of_the_order():
+    lower, upper = over_w(hypergrad=mlopt.OneStep()), over_a()
+    with pytest.raises(
+        GraphError, match=r"^The list goes from the lowest.*Engine\(\[fit, tune\]\)"
+    ):
+        mlopt.Engine([upper, lower])
+    mlopt.Engine([lower, upper])
+
+
 @pytest.mark.parametrize(
-    "turns", [(), (("fit", 2),), ((None, 1),), (3,), ((lambda: 0, 0),), ((lambda: 0, 1.5),)]
+    "turns",
+    [
+        (),
+        (("fit", 2),),
+        ((over_w(), True),),
+        ((None, 1),),
+        (3,),
+        ((lambda: 0, 0),),
+        ((lambda: 0, 1.5),),
+    ],
 )
 def test_alternate_with_a_bad_turn(turns):
     with pytest.raises(GraphError, match="Alternate"):
@@ -151,3 +211,34 @@ def test_engine_takes_objects_not_strings():
         mlopt.Engine([over_w(), over_a()], hypergrad="darts")
     with pytest.raises(GraphError, match=r"schedule= takes an object such as Sequential\(\)"):
         mlopt.Engine([over_w(), over_a()], hypergrad=mlopt.Frozen(), schedule="sequential")
+
+
+@pytest.mark.parametrize(
+    ("option", "values"),
+    [
+        ("seed", [None, 1.5, "3", True, float("nan"), [1]]),
+        ("skip_nonfinite", [-1, None, 1.5, True, "many"]),
+        ("undo", [None, 0, "yes"]),
+        ("compile", [None, 1, "inductor"]),
+        ("device", [0, -1, True, "gpu", "cuda:99", "", [], 1.5]),
+        ("hypergrad", ["darts", mlopt.OneStep, 1, True]),
+        ("schedule", ["sequential", mlopt.Sequential, 0]),
+    ],
+)
+def test_every_option_of_an_engine_is_checked(option, values):
+    for value in values:
+        with pytest.raises(GraphError, match=f"Engine: {option}="):
+            mlopt.Engine([over_w(), over_a()], **{"hypergrad": mlopt.Frozen(), option: value})
+
+
+@pytest.mark.parametrize(
+    "options", [{"tol": "0.1"}, {"tol": True}, {"tol": 0}, {"tol": float("inf")}, {"tol": None}]
+)
+def test_bad_tolerance(options):
+    with pytest.raises(GraphError, match="Until.*tol must be a positive number"):
+        mlopt.Until(**options)
+
+
+def test_bad_flag_of_a_schedule():
+    with pytest.raises(GraphError, match="Alternate: same_batch=1 must be True or False"):
+        mlopt.Alternate((over_w(), 1), same_batch=1)

@@ -61,13 +61,42 @@ def test_scheduler_after_each_epoch(kind):
 
 
 @OLD_SEQUENTIAL
-@pytest.mark.parametrize("kind", [k for k in SCHEDULERS if k != "ReduceLROnPlateau"])
+@pytest.mark.parametrize("kind", SCHEDULERS)
 def test_scheduler_after_each_step(kind):
     alone(
         lambda net: torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.5),
         scheduler=SCHEDULERS[kind],
         per_step=True,
     )
+
+
+@pytest.mark.parametrize("per_step", [True, False])
+def test_schedulers_of_levels_whose_steps_are_taken_by_the_method(per_step):
+    """Torch warns of a scheduler that comes before its optimizer; here it does not."""
+    W, A = mlopt.Variable(mlp(1), "w"), mlopt.Variable(nn.Parameter(torch.ones(1).double()), "a")
+    optimizer = sgd(W)
+    scheduler = schedulers.StepLR(optimizer, 1, gamma=0.5)
+
+    @mlopt.problem(
+        over=W,
+        given=[A],
+        data=DATA,
+        optimizer=optimizer,
+        hypergrad=mlopt.Unrolled(2),
+        scheduler=mlopt.PerStep(scheduler) if per_step else scheduler,
+    )
+    def low(w, a, batch):
+        return mse_loss(w(batch[0]) * a, batch[1])
+
+    @mlopt.problem(over=A, given=[W], data=DATA, optimizer=sgd(A))
+    def up(a, w, batch):
+        return mse_loss(w(batch[0]), batch[1]) + a.square().sum()
+
+    engine = mlopt.Engine([low, up])
+    engine.run(steps=8, progress=False)
+    times = 8 if per_step else engine.epoch
+    assert times == scheduler.last_epoch
+    assert optimizer.param_groups[0]["lr"] == 0.1 * 0.5**times
 
 
 def test_scheduler_waits_for_the_first_update_of_its_problem():

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
+import torch
 from bad_input import V, W, over_w
 from small import batches, bilevel, sgd
 
@@ -12,8 +14,9 @@ from mlopt import GraphError, SettingsError
 
 def test_hypergradient_of_a_stranger():
     engine = mlopt.Engine([mlopt.problem(over=V, optimizer=sgd(V))(lambda v: v.square().sum())])
-    with pytest.raises(GraphError, match="not a problem of this engine"):
-        engine.hypergradient(over_w())
+    for stranger in (over_w(), V, None, 0, "fit", V.tensor):
+        with pytest.raises(GraphError, match="not a problem of this engine"):
+            engine.hypergradient(stranger)
 
 
 def test_nothing_to_step():
@@ -40,6 +43,56 @@ def test_run_settings():
     assert engine.steps == 5
 
 
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        *[({"steps": v}, f"run: steps={v}.*whole number of at least 0") for v in (-1, 1.5, True)],
+        ({"steps": float("nan")}, "run: steps=nan"),
+        ({"steps": "3"}, "run: steps='3'"),
+        ({"epochs": -1}, "run: epochs=-1.*whole number of at least 0"),
+        ({"epochs": 0.5}, "run: epochs=0.5"),
+        ({"steps": 1, "validate": {"accuracy": 1}}, "run: validate=.*a function"),
+        ({"steps": 1, "validate_every": 0}, "run: validate_every=0.*at least 1"),
+        ({"steps": 1, "log_every": 0}, "run: log_every=0.*at least 1"),
+        ({"steps": 1, "log_every": None}, "run: log_every=None"),
+        ({"steps": 1, "callbacks": [print]}, "run: callbacks= holds <built-in.*mlopt.Callback"),
+        ({"steps": 1, "callbacks": [mlopt.Callback]}, "run: callbacks= holds <class"),
+        ({"steps": 1, "callbacks": mlopt.Callback()}, "run: callbacks= takes a list"),
+        ({"steps": 1, "callbacks": None}, "run: callbacks= takes a list"),
+        ({"steps": 1, "epoch": 3}, "epoch= names a stream.*int"),
+        ({"steps": 1, "progress": "no"}, "run: progress='no' must be True or False"),
+        ({"epochs": 1, "steps": None, "epoch": [1]}, "epoch= names a stream"),
+    ],
+)
+def test_a_bad_option_of_a_run_is_refused_before_it_begins(options, match):
+    engine = bilevel().engine()
+    options = {"progress": False, **options}
+    with pytest.raises(SettingsError, match=match):
+        engine.run(**options)
+    assert engine.steps == 0
+    assert engine.measurement is None
+
+
+def test_whole_numbers_of_numpy_are_whole():
+    engine = bilevel().engine(seed=np.int64(3), skip_nonfinite=np.int32(1))
+    engine.run(steps=np.int64(2), log_every=np.int32(1), progress=False)
+    assert engine.steps == 2
+    engine.run(epochs=np.int8(1), progress=False)
+    assert engine.epoch == 1
+
+
+def test_seeds_of_strangers():
+    case = bilevel()
+    engine = case.engine()
+    for node in (over_w(), None, "fit", 0, [case.lower]):
+        with pytest.raises(GraphError, match="seed_of: node=.*no problem or signal"):
+            engine.seed_of(node)
+    for options in ({"inner": -1}, {"inner": 0.5}, {"step": -1}, {"step": "1"}, {"step": True}):
+        with pytest.raises(GraphError, match="seed_of: (inner|step)=.*whole number"):
+            engine.seed_of(case.lower, **options)
+    assert engine.seed_of(case.lower) == engine.seed_of(case.lower, step=0)
+
+
 def test_epochs_without_data():
     alone = mlopt.problem(over=W, optimizer=sgd(W))(lambda w: w.square().sum())
     with pytest.raises(SettingsError, match="epochs= needs data"):
@@ -52,3 +105,10 @@ def test_epochs_without_data():
     )
     with pytest.raises(GraphError, match="waits: start=1 counts epochs.*begins at once"):
         mlopt.Engine([waits])  # would wait for itself
+    paced = mlopt.problem(
+        over=W, optimizer=(o := sgd(W)), scheduler=torch.optim.lr_scheduler.StepLR(o, 1)
+    )(lambda w: w.square().sum())
+    with pytest.raises(GraphError, match="its scheduler is stepped after each epoch.*PerStep"):
+        mlopt.Engine([paced])
+    with pytest.raises(SettingsError, match="validate_every=2 counts epochs.*on_step"):
+        mlopt.Engine([alone]).run(steps=1, validate=dict, validate_every=2, progress=False)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+
+import numpy as np
 import pytest
 import torch
 from compare import exact, rounding
@@ -178,3 +181,141 @@ def test_a_run_of_no_steps_checks_nothing_and_ends():
     log = Log()
     engine.run(steps=0, callbacks=[log], progress=False)
     assert log.events == ["start", "end"]
+
+
+class Endless:
+    """A stream without an end, which therefore has no length."""
+
+    def __iter__(self):
+        return itertools.repeat(torch.ones(1, dtype=F64))
+
+
+def lone(data=None, metrics=None):
+    """A problem that returns these metrics."""
+    W = mlopt.Variable(nn.Parameter(torch.ones(2, dtype=F64)), "w")
+
+    @mlopt.problem(over=W, data=data, optimizer=sgd(W))
+    def fit(w, batch=None):
+        return w.square().sum(), metrics() if metrics else {}
+
+    return mlopt.Engine([fit])
+
+
+@pytest.mark.parametrize(
+    ("data", "options", "expected"),
+    [
+        (None, {"steps": 7}, [7]),
+        (Endless(), {"steps": 7}, [7]),
+        (range(3), {"steps": 7}, [3, 6, 7]),
+        (range(3), {"steps": 6}, [3, 6]),
+        (range(3), {"steps": 7, "validate_every": 2}, [6, 7]),
+        (range(3), {"epochs": 3, "validate_every": 2}, [6, 9]),
+        (range(3), {"steps": 2, "validate_every": 9}, [2]),
+        (range(3), {"steps": 0}, []),
+    ],
+)
+def test_validation_comes_after_epochs_and_after_the_last_step(data, options, expected):
+    engine, log, at = lone(data), Log(), []
+    engine.run(validate=lambda: at.append(engine.steps), callbacks=[log], progress=False, **options)
+    assert at == expected
+    assert [e for e in log.events if e in ("validation", "end")] == ["validation"] * len(at) + [
+        "end"
+    ]
+
+
+def test_a_validation_returns_metrics():
+    engine = lone()
+    for wrong in (0.5, [0.5], "fine", torch.ones(1)):
+        with pytest.raises(mlopt.SettingsError, match="validate= returned a .*a dict of metrics"):
+            engine.run(steps=1, validate=lambda wrong=wrong: wrong, progress=False)
+    assert engine.steps == 4  # each is whole
+
+
+def test_a_run_counted_by_a_pass_that_does_not_end_says_so():
+    class Stops(mlopt.Callback):
+        def on_step(self, engine, metrics):
+            if engine.steps == 1200:
+                engine.stop()
+
+    with pytest.warns(
+        mlopt.CapabilityWarning, match="not ended after 1000 steps.*give steps="
+    ) as w:
+        lone(Endless()).run(epochs=1, callbacks=[Stops()], progress=False)
+    assert len(w) == 1
+
+
+def test_metrics_that_are_logged_and_what_is_left_out():
+    def metrics():
+        return {
+            "word": "a",
+            "none": None,
+            "flag": True,
+            "half": torch.ones((), dtype=torch.float16),
+            "list": [1, torch.tensor(2.0, dtype=F64), np.float64(3)],
+            "array": np.arange(3),
+            "nested": {"deep": {"x": torch.ones(2, dtype=F64)}, 1: 0.5},
+            "matrix": torch.ones(2, 3),
+            "object": print,
+            "rows": [[1], [2]],
+            "long": {"x": torch.ones(2000)},
+        }
+
+    engine, log = lone(metrics=metrics), Log()
+    with pytest.warns(mlopt.CapabilityWarning, match="left out of the logs") as warned:
+        engine.run(steps=3, log_every=1, callbacks=[log], progress=False)
+    assert len(warned) == 1
+    said = str(warned[0].message)
+    assert all(f"fit/{name} (a " in said for name in ("matrix", "object", "rows", "long/x"))
+    assert "Tensor of shape (2, 3)" in said
+    numbers = log.payload["log"][-1][2]
+    for name in ("loss", "gradient_norm"):
+        assert type(numbers.pop(f"fit/{name}")) is float
+    assert numbers == {
+        "fit/word": "a",
+        "fit/none": None,
+        "fit/flag": True,
+        "fit/half": 1.0,
+        "fit/list": [1, 2.0, 3.0],
+        "fit/array": [0, 1, 2],
+        "fit/nested/deep/x": [1.0, 1.0],
+        "fit/nested/1": 0.5,
+    }
+    assert log.payload["step"][-1][2]["fit/object"] is print
+
+
+def test_epoch_means_of_users_metrics():
+    """Over the steps that updated the problem; of all that is a number, at any depth."""
+    values = [0.0, 1.0, 5.0, 2.0, 2.0, 8.0]
+    calls: list[int] = []
+
+    def metrics():
+        k = len(calls)
+        calls.append(1)
+        x = values[k]
+        return {
+            "a/b": torch.tensor(x, dtype=F64, requires_grad=True),
+            "half": torch.tensor(x, dtype=torch.float16),
+            "right": torch.tensor(x > 1),
+            "plain": x,
+            "nested": {"x": torch.tensor(int(x)), "word": "a"},
+            "some": {} if x > 1 else {"x": x},
+            "vector": torch.ones(3),
+        }
+
+    log, checked = Log(), []
+    engine = lone(range(3), lambda: metrics() if checked else {})
+    engine.plan()  # makes the first check
+    checked.append(True)
+    engine.run(epochs=2, callbacks=[log], log_every=100, progress=False)
+    for (_, epoch, means), own in zip(log.payload["epoch"], (values[:3], values[3:]), strict=True):
+        mean = sum(own) / 3
+        assert type(means.pop("fit/loss")) is float
+        some = means.pop("fit/some/x", None)
+        assert some == (0.5 if epoch == 1 else None)
+        assert means == {
+            "fit/a/b": mean,
+            "fit/half": mean,
+            "fit/right": sum(x > 1 for x in own) / 3,
+            "fit/plain": mean,
+            "fit/nested/x": mean,
+        }

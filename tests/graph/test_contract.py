@@ -74,7 +74,7 @@ def test_lists_arrive_as_lists_in_their_order():
     assert [w.item() for w in ws] == [0, 1]
     assert [s.item() for s in signals] == [0, 10, 20]
     assert w2.item() == 2
-    assert batch is DATA[0]
+    assert batch == DATA[0]  # a container of its own, of the same tensors
     assert A.value.item() == 1.0 - 0.5 * 33
     assert B.value.item() == 2.0 - 0.5
 

@@ -41,3 +41,30 @@ def test_iterator_as_loader(data):
 def test_data_that_is_no_loader():
     with pytest.raises(DataError, match="takes a loader or a Stream, got int"):
         mlopt.problem(over=W, data=3)(lambda w, batch: w.sum())
+
+
+@pytest.mark.parametrize(
+    ("data", "match"),
+    [
+        (torch.zeros(5, 2), r"Tensor of shape \(5, 2\).*rows one by one.*data=\[\(x, y\)\]"),
+        ((torch.zeros(5, 2), torch.zeros(5)), "Tensor of shape.*rows one by one"),
+        (torch.zeros(5, 2).numpy(), "ndarray of shape.*rows one by one"),
+        ({"x": torch.zeros(5)}, r"got a dict.*data=\[batch\]"),
+        ({1, 2}, "got a set"),
+        ("train", "got a str"),
+        (torch.utils.data.TensorDataset(torch.zeros(5)), "the data set TensorDataset.*DataLoader"),
+        (torch.utils.data.DataLoader, "takes a loader"),
+        ((batches(2), None), "takes a loader or a Stream, got NoneType"),
+    ],
+)
+def test_what_gives_no_batches(data, match):
+    with pytest.raises(DataError, match=rf"fit: data=.*{match}"):
+        mlopt.problem(over=W, data=data, name="fit")(lambda w, batch: w.sum())
+    if not isinstance(data, tuple):
+        with pytest.raises(DataError, match=rf"Stream: loader=.*{match}"):
+            mlopt.Stream(data)
+
+
+def test_loaders_of_every_kind_are_legal():
+    for data in (batches(2), (batches(2), batches(1)), range(3), ["text"]):
+        mlopt.problem(over=W, data=data)(lambda w, batch: w.sum())

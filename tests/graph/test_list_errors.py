@@ -69,6 +69,27 @@ def test_undecorated_function_and_empty_list():
         mlopt.Engine([])
 
 
+@pytest.mark.parametrize("entries", [None, 3, "fit", {"fit": 1}, torch.zeros(2), W, mlopt.Game])
+def test_what_is_no_list(entries):
+    for make, option in (
+        (mlopt.Engine, "problems"),
+        (mlopt.Game, "players"),
+        (mlopt.Stack, "members"),
+    ):
+        with pytest.raises(GraphError, match=rf"{make.__name__}: {option}= takes a list, e.g. "):
+            make(entries)
+
+
+def test_one_problem_or_group_without_a_list():
+    alone = mlopt.problem(over=W, optimizer=sgd(W), name="alone")(lambda w: w.sum())
+    for make in (mlopt.Engine, mlopt.Stack, mlopt.Game):
+        with pytest.raises(GraphError, match="takes a list, e.g. .*got alone alone"):
+            make(alone)
+    with pytest.raises(GraphError, match="takes a list, e.g. .*got a Stack"):
+        mlopt.Engine(mlopt.Stack([alone]))
+    mlopt.Engine(p for p in [mlopt.Stack(iter([alone]))])
+
+
 def test_two_problems_over_one_variable():
     @mlopt.problem(over=W)
     def also(w):

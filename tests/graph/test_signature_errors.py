@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 
+import numpy as np
 import pytest
 import torch
 from bad_input import A, V, W, tensor
@@ -21,11 +22,42 @@ from mlopt import GraphError
         (lambda w, a, b: w.sum(), {"given": [A]}, r"with 2 arguments \(w, a\)"),
         (lambda w, batch: w.sum(), {}, r"with 1 arguments \(w\).*must match"),
         (lambda w: w.sum(), {"data": batches(1)}, r"with 2 arguments \(w, batch\)"),
+        (lambda w, *, scale: w.sum(), {}, r"with 1 arguments \(w\).*must match"),
     ],
 )
 def test_signature_mismatch(fn, options, match):
     with pytest.raises(GraphError, match=rf"<lambda>\(.*{match}"):
         mlopt.problem(over=W, **options)(fn)
+
+
+@pytest.mark.parametrize("option", [0.1, 3, True, "mean", torch.relu, np.float32(1)])
+def test_a_batch_that_would_be_taken_for_an_option(option):
+    def fit(w, lam=option, batch=None):
+        return w.sum() * 0 if batch is None else w.sum()
+
+    with pytest.raises(GraphError, match="fit: its batch would arrive as 'lam', which is .*option"):
+        mlopt.problem(over=W, data=batches(1))(fit)
+    mlopt.problem(over=W)(fit)
+    mlopt.problem(over=W, given=[A])(fit)  # declared as what it is
+    mlopt.problem(over=W, given=[A], data=batches(1))(fit)
+    mlopt.problem(over=W, data=batches(1))(lambda w, batch=None, lam=option: w.sum())
+    mlopt.problem(over=W, data=batches(1))(lambda w, batch=(), lam=option: w.sum())
+
+
+@pytest.mark.parametrize("fn", [None, 3, "fit", torch.zeros(1)])
+def test_what_is_decorated_is_a_function(fn):
+    with pytest.raises(GraphError, match="problem: it decorates a function"):
+        mlopt.problem(over=W)(fn)
+    with pytest.raises(GraphError, match="signal: it decorates a function"):
+        mlopt.signal(given=[W])(fn)
+
+
+@pytest.mark.parametrize("name", ["", 3, True, ["fit"]])
+def test_a_name_is_a_word(name):
+    with pytest.raises(GraphError, match="problem .*: name=.* must be a word"):
+        mlopt.problem(over=W, name=name)(lambda w: w.sum())
+    with pytest.raises(GraphError, match="signal .*: name=.* must be a word"):
+        mlopt.signal(given=[W], name=name)(lambda w: w.sum())
 
 
 def test_swapped_arguments_warn_at_the_users_line():
@@ -52,6 +84,11 @@ def test_swapped_arguments_warn_at_the_users_line():
         ([A, A], "reads a twice"),
         ([torch.zeros(3)], "cannot read a Tensor; over= and given= take variables"),
         ([[]], "an empty list"),
+        (None, "given= takes a list"),
+        (3, "given= takes a list"),
+        ("w", "given= takes a list"),
+        ({"a": A}, "given= takes a list"),
+        (torch.tensor(1.0), "given= takes a list"),
     ],
 )
 def test_bad_given(given, match):

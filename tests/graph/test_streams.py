@@ -295,4 +295,5 @@ def test_nested_batches_are_moved():
 
     seen.clear()
     mlopt.Engine([fit]).step()
-    assert seen[-1] is batch  # without a device, as the loader gave it
+    assert seen[-1]["thing"] is batch["thing"]  # without a device, as the loader gave it
+    assert seen[-1]["pair"].image is batch["pair"].image

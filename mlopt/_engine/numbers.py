@@ -1,0 +1,85 @@
+"""Metrics as numbers: nested ones by joined names, and what is none."""
+
+from __future__ import annotations
+
+import numbers
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+__all__ = ["LONGEST", "flat", "readable", "scalar"]
+
+#: Lists of numbers that are longer are not logged.
+LONGEST = 1024
+
+_LEFT_OUT = object()
+
+
+def flat(name: str, value: Any) -> Iterator[tuple[str, Any]]:
+    """The parts of a metric by name: "name/key" for those of a dict, at any depth.
+
+    Args:
+        name: of the metric.
+        value: whatever it is.
+
+    Yields:
+        Pairs of a name and a value that is no dict.
+    """
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            yield from flat(f"{name}/{key}", inner)
+    else:
+        yield name, value
+
+
+def readable(metrics: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
+    """Metrics as what a log can hold: numbers, words, and lists of `LONGEST` numbers at most.
+
+    Args:
+        metrics: by name; to read a tensor waits for its device.
+
+    Returns:
+        The numbers by name, and what was left out: its name, and what it is.
+    """
+    found: dict[str, Any] = {}
+    left_out: dict[str, str] = {}
+    for name, value in (part for item in metrics.items() for part in flat(*item)):
+        read = _read(value)
+        if read is _LEFT_OUT:
+            shape = f" of shape {tuple(value.shape)}" if hasattr(value, "shape") else ""
+            left_out[name] = f"{type(value).__name__}{shape}"
+        else:
+            found[name] = read
+    return found, left_out
+
+
+def scalar(value: Any) -> Tensor | float | None:
+    """What a mean can be taken of, detached; None if it cannot.
+
+    Args:
+        value: a part of a metric.
+
+    Returns:
+        A float, or a tensor of float32 or float64 without dimensions.
+    """
+    if isinstance(value, Tensor):
+        if value.dim() or value.is_complex():
+            return None
+        value = value.detach()
+        return value if value.dtype in (torch.float32, torch.float64) else value.float()
+    return float(value) if isinstance(value, numbers.Real) else None
+
+
+def _read(value: Any) -> Any:
+    if isinstance(value, Tensor | np.ndarray | np.generic):
+        if value.ndim == 0:
+            return value.item()
+        short = value.ndim == 1 and value.shape[0] <= LONGEST
+        return value.tolist() if short else _LEFT_OUT
+    if isinstance(value, list | tuple):
+        read = [_read(v) for v in value] if len(value) <= LONGEST else [_LEFT_OUT]
+        return read if all(isinstance(v, str | numbers.Number) for v in read) else _LEFT_OUT
+    return value if value is None or isinstance(value, str | numbers.Number) else _LEFT_OUT

@@ -1,0 +1,239 @@
+"""`Passes`: an engine's own way through a loader, one pass after another."""
+
+from __future__ import annotations
+
+import copy
+import random
+import sys
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, IterableDataset
+
+from .._errors import DataError
+from .._replay import replay
+from .stream import describe
+
+__all__ = ["Passes"]
+
+# Who is in the middle of a pass, by the identity of its iterator.
+_running: weakref.WeakValueDictionary[int, Passes] = weakref.WeakValueDictionary()
+
+
+@dataclass(frozen=True)
+class _Start:
+    """Where a pass began: the index of its first batch, its number, and generators' states.
+
+    Those of the loader's generators, and of Python's and NumPy's, by which a loader may shuffle.
+    """
+
+    index: int
+    number: int
+    states: tuple[Any, ...] | None = None
+    others: tuple[Any, Any] | None = None
+
+
+class Passes:
+    """An engine's own passes through a loader, one after another, by the index of the batch.
+
+    Whether a batch is the last of its pass is known when it is drawn: by the length of a loader
+    that cannot be wrong about it; of all others one batch is drawn ahead.
+
+    What goes wrong in the middle of a draw leaves the loader's iterator who knows where: the pass
+    is then gone through again, to the same batch, with the seeds, the generators and the number
+    that it had.
+
+    Args:
+        loader: what is iterated.
+        seed: (index of a batch) -> what torch's generators are set to while it is drawn.
+    """
+
+    def __init__(self, loader: Any, seed: Callable[[int], int]) -> None:
+        self._shared = loader
+        self._loader = _own(loader)
+        self._seed = seed
+        self._parts = _parts(loader)
+        held = (g for part in self._parts for g in getattr(part, "__dict__", {}).values())
+        self._generators = tuple(dict.fromkeys(g for g in held if isinstance(g, torch.Generator)))
+        self._states: tuple[Any, ...] | None = None  # of the generators, for these passes alone
+        self._plain = type(loader) in (list, tuple)  # which draws nothing
+        self._iterator: Iterator[Any] | None = None
+        self._ahead: list[Any] = []
+        self._length = 0  # of this pass, if that is certain
+        self._starts = [_Start(0, 0)]  # of this pass, and of the one before
+        self._next = 0  # the index of the batch that comes next; -1: unknown
+
+    def draw(self, index: int) -> tuple[Any, bool]:
+        """Go on to a batch, which is the one after the last but for accidents.
+
+        Args:
+            index: of the batch, over all passes.
+
+        Returns:
+            The batch, and whether a pass ends with it.
+        """
+        if self._next != index:
+            self._go_to(index)
+        self._next = -1
+        drawn = self._take(index)
+        self._next = index + 1
+        return drawn
+
+    def _take(self, index: int) -> tuple[Any, bool]:
+        found = self._ahead or self._advance(index)
+        self._ahead = []
+        taken = index - self._starts[-1].index
+        if not found:
+            raise self._ended_early(taken)
+        if taken + 1 < self._length:
+            return found[0], False
+        self._ahead = self._advance(index + 1)
+        if not self._ahead:
+            self._end(index + 1)
+        return found[0], not self._ahead
+
+    def _advance(self, index: int) -> list[Any]:
+        """The next batch of the pass, in a list; an empty one at its end."""
+        if self._plain:
+            return self._pull(index)
+        with replay(self._seed(index)), _Lent(self):
+            return self._pull(index)
+
+    def _pull(self, index: int) -> list[Any]:
+        try:
+            if self._iterator is None:
+                self._begin()
+            assert self._iterator is not None
+            return [next(self._iterator)]
+        except StopIteration:
+            return []
+        except Exception as error:
+            if sys.version_info >= (3, 11):  # before, errors take no notes
+                start = self._starts[-1]
+                error.add_note(
+                    f"mlopt: raised by {describe(self._shared)}, pass {start.number}, batch "
+                    f"{index - start.index} (both from 0)."
+                )
+            raise
+
+    def _begin(self) -> None:
+        """Begin the pass, as loaders and samplers of torch are told of it."""
+        start = self._starts[-1]
+        if not self._plain:
+            others = (random.getstate(), np.random.get_state())
+            self._starts[-1] = _Start(start.index, start.number, self._states, others)
+        for part in self._parts:
+            set_epoch = getattr(part, "set_epoch", None)
+            if callable(set_epoch):
+                set_epoch(start.number)
+        iterator = iter(self._loader)
+        other = _running.get(id(iterator))
+        if other is not None and other is not self and other._iterator is iterator:
+            raise DataError(
+                f"{describe(self._shared)} hands out one iterator to all who iterate over it, and "
+                "another engine or stream is in the middle of a pass. Give each a loader of its "
+                "own."
+            )
+        _running[id(iterator)] = self
+        self._length = len(self._loader) if _certain(self._loader) else 0
+        self._iterator = iterator
+
+    def _end(self, index: int) -> None:
+        """A pass has ended before the batch with this index."""
+        last = self._starts[-1]
+        _running.pop(id(self._iterator), None)
+        self._iterator = None
+        self._starts = [last, _Start(index, last.number + 1)]
+
+    def _go_to(self, index: int) -> None:
+        """Go through the pass again, up to the batch with this index."""
+        start = next(s for s in reversed(self._starts) if s.index <= index)
+        self._iterator, self._ahead, self._starts = None, [], [start]
+        self._loader = _own(self._shared)  # workers that stay may be those that died
+        if start.states is not None:
+            self._states = start.states
+        if start.index == index:
+            return
+        with _others_at(start.others):
+            for i in range(start.index, index):
+                if self._take(i)[1]:
+                    raise self._ended_early(i + 1 - start.index)
+
+    def _ended_early(self, taken: int) -> DataError:
+        loader, number = describe(self._shared), self._starts[-1].number
+        if taken:
+            return DataError(
+                f"{loader} ended its pass after {taken} batches, where it has more by its length, "
+                "or by the same pass before. Does it raise StopIteration, or change while it is "
+                "read?"
+            )
+        again = f"; pass {number} was the first to be empty. Can it be read once only?"
+        return DataError(f"{loader} gave no batch in a whole pass{again if number else '.'}")
+
+
+class _Lent:
+    """The generators that a loader holds, where these passes have left them; then put back."""
+
+    def __init__(self, passes: Passes) -> None:
+        self.passes = passes
+        self._before: list[tuple[torch.Generator, Any]] = []
+
+    def __enter__(self) -> None:
+        passes = self.passes
+        self._before = [(g, g.get_state()) for g in passes._generators]
+        if passes._states is None:
+            passes._states = tuple(state for _, state in self._before)
+        for (generator, _), state in zip(self._before, passes._states, strict=True):
+            generator.set_state(state)
+
+    def __exit__(self, *exception: object) -> None:
+        self.passes._states = tuple(generator.get_state() for generator, _ in self._before)
+        for generator, state in self._before:
+            generator.set_state(state)
+
+
+@contextmanager
+def _others_at(states: tuple[Any, Any] | None) -> Iterator[None]:
+    """Python's and NumPy's generators at these states for a block."""
+    before = (random.getstate(), np.random.get_state())
+    try:
+        if states is not None:
+            random.setstate(states[0])
+            np.random.set_state(states[1])
+        yield
+    finally:
+        random.setstate(before[0])
+        np.random.set_state(before[1])
+
+
+def _own(loader: Any) -> Any:
+    """The loader, or a copy whose passes are nobody else's."""
+    # With persistent workers a DataLoader hands out one iterator to all, and who begins a pass ends
+    # that of another. A copy has workers of its own.
+    if isinstance(loader, DataLoader) and loader.persistent_workers and loader.num_workers:
+        loader = copy.copy(loader)
+        loader._iterator = None
+    return loader
+
+
+def _parts(loader: Any) -> tuple[Any, ...]:
+    """A loader and what it draws by: who may have generators, or be told the pass."""
+    parts = [loader, *(getattr(loader, n, None) for n in ("dataset", "sampler", "batch_sampler"))]
+    parts.append(getattr(parts[-1], "sampler", None))
+    return tuple({id(p): p for p in parts if p is not None}.values())
+
+
+def _certain(loader: Any) -> bool:
+    """Whether a pass cannot have another length than the loader says."""
+    if type(loader) in (list, tuple, range):
+        return True
+    if type(loader) is not DataLoader or isinstance(loader.dataset, IterableDataset):
+        return False
+    sampler = loader.sampler if loader.batch_sampler is None else loader.batch_sampler
+    kinds = (type(sampler), type(getattr(sampler, "sampler", sampler)))
+    return all(kind.__module__.startswith("torch.utils.data") for kind in kinds)
