@@ -30,6 +30,7 @@ class Study:
         texts: what to know about them.
         kinked: labels of rows that kinks explain.
         seen: edges that have a row, as (lower problem, source).
+        settled: players in equilibrium whose distance from it has been looked at.
         radii: questions about a difference product, asked when its edges are done.
     """
 
@@ -53,6 +54,7 @@ class Study:
         self.findings: list[Finding] = []
         self.kinked: list[str] = []
         self.seen: set[tuple[Problem, Any]] = set()
+        self.settled: set[tuple[Problem, ...]] = set()
         self.radii: list[tuple[Any, ...]] = []
 
     def label(self, problem: Problem, source: Any = None) -> str:

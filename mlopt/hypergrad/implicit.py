@@ -35,7 +35,8 @@ class Implicit(AbstractHypergradient):
         s(r') = w - (H + damping I)^-1 [ dF/dw(w; r') - dF/dw(w; r) ]
 
     Let the lower problem come near its optimum before each upper update: see `Alternate`. Do not
-    use it where it stays far from it (then `Unrolled`), nor on objectives without curvature.
+    use it where it stays far from it (then `Unrolled`), nor on objectives without curvature. For
+    the players of a game it is the derivative of their equilibrium: see `games.Simultaneous`.
 
     Args:
         solver: of the linear system; `CG()` needs H to be positive definite.
@@ -62,8 +63,8 @@ class Implicit(AbstractHypergradient):
     def __post_init__(self) -> None:
         if not isinstance(self.solver, AbstractSolver):
             raise GraphError(
-                f"Implicit(solver={self.solver!r}): give an object: CG(), Neumann(), Nystrom() or "
-                "Dense()."
+                f"Implicit(solver={self.solver!r}): give an object: CG(), GMRES(), Neumann(), "
+                "Nystrom() or Dense()."
             )
         check_product(self, self.product)
         if not isinstance(self.curvature, AbstractCurvature):

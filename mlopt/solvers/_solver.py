@@ -34,12 +34,15 @@ class Solution:
 
 
 class AbstractSolver(abc.ABC):
-    """Solves A x = b by products with A alone; A is symmetric, and is never stored but by `Dense`.
+    """Solves A x = b by products with A alone, which is never stored but by `Dense`.
 
     The implicit hypergradient is such a system: A is the Hessian of the lower problem, b the
     gradient of its reader. All tensors of b are one vector to a solver: how a vector is split
     over keys does not matter.
     """
+
+    #: Whether A may be any invertible matrix, as that of an equilibrium is; else it is symmetric.
+    general: bool = False
 
     @abc.abstractmethod
     def solve(self, operator: Operator, b: Tensors, name: str = "") -> Solution:
