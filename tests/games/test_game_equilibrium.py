@@ -149,6 +149,30 @@ def chained(method: Any) -> tuple[Any, Any, Any]:
     return mlopt.Engine([px, made, Game([pu, pv]), top]), top, expected
 
 
+def test_a_chain_of_players_is_one_equilibrium() -> None:
+    """w0 reads w1, which reads w2; the leader reads w0 alone, and is read by w2 alone."""
+    W = [mlopt.Variable(nn.Parameter(tensor(CPU, 40 + p, 2)), f"w{p}") for p in range(3)]
+    T = mlopt.Variable(nn.Parameter(tensor(CPU, 43, 2)), "t")
+    given = [*W[1:], T]
+    with torch.no_grad():  # w_p = sin(what it reads)
+        for own, other in reversed(list(zip(W, given, strict=True))):
+            own.value.copy_(torch.sin(other.value))
+    players = [
+        mlopt.problem(over=own, given=[other], hypergrad=Implicit(GMRES(tol=0.0)), name=own.name)(
+            lambda own, other: ((own - torch.sin(other)) ** 2).sum()
+        )
+        for own, other in zip(W, given, strict=True)
+    ]
+    top = mlopt.problem(over=T, given=[W[0]], name="top")(lambda t, w: (t * w).sum())
+    engine = mlopt.Engine([Game(players), top])
+    t = T.value.detach().requires_grad_()
+    w = torch.sin(torch.sin(torch.sin(t)))
+    (expected,) = torch.autograd.grad((t * w).sum(), t)
+    exact(engine.hypergradient(top)[T][""], expected, rounding(400))
+    # what a turn of a schedule draws batches for
+    assert set(engine.graph.needed(top)) == {top, *players}
+
+
 @pytest.mark.parametrize("method", [Implicit(Dense()), Implicit(GMRES(tol=0.0))], ids=repr)
 def test_players_that_meet_in_signals_and_lower_problems(method: Any) -> None:
     engine, top, expected = chained(method)
