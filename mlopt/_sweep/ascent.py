@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -36,6 +37,7 @@ class Ascent:
         dormant: problems before their start, which are read as they stand.
         batch: (node) -> its batch.
         seed: (node, inner step) -> the seed of an evaluation.
+        solved: (problem, relative residual, solver) -> None, of each linear system.
     """
 
     def __init__(
@@ -46,7 +48,9 @@ class Ascent:
         dormant: frozenset[Problem],
         batch: Callable[[Node], Any],
         seed: Callable[[Node, int], int],
+        solved: Callable[[Problem, float, str], None],
     ) -> None:
+        self.solved = solved
         self.graph = graph
         self.evaluator = evaluator
         self.parameters = parameters
@@ -176,6 +180,7 @@ class Ascent:
             optimizer=node.optimizer,
             objective=objective_at(self.evaluator, node, point),
             seed=point.seed,
+            solved=functools.partial(self.solved, node),
         )
         record = ProblemRecord(loss.detach(), metrics, response, written)
         if method.moves and not method.traced and node not in self.dormant:

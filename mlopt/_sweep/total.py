@@ -15,6 +15,7 @@ Reference: Sato, Tanaka, Takeda, "A Gradient Method for Multilevel Optimization"
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Collection, Sequence
 from typing import Any
 
@@ -283,6 +284,7 @@ class TotalObjectives(Evaluations):
             reference=self.update(problem).gradient if follows else None,
             upstream={**cut.originals, **value},
             seed=self.seed(problem, 0),
+            solved=functools.partial(self.solved, problem),
         )
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from .._errors import GraphError
 from .._tensors import Key, Tensors, accumulate, scale
 from .curvature import Hessian
-from .implicit import Implicit
+from .implicit import Implicit, solved
 from .interface import AbstractHypergradient, Response
 
 __all__ = ["check_equilibrium", "pull_equilibrium"]
@@ -54,8 +54,7 @@ def pull_equilibrium(
                 accumulate(total, scale({k: q[k] for k in response.gradient}, method.damping))
         return total
 
-    solver = players[0][0].solver
-    q = solver.solve(transposed, b, " and ".join(r.name for _, r in players)).value
+    q = solved(players[0][0].solver, transposed, b, *(r for _, r in players))
     return scale(mixed(q, wanted), -1.0)
 
 

@@ -35,6 +35,10 @@ class Cost:
     backwards: int = 0
 
 
+def _unheard(residual: float, solver: str) -> None:
+    """Nobody asks."""
+
+
 @dataclass(frozen=True)
 class Response:
     """A lower problem with objective F(w; r) at one point of one step.
@@ -58,6 +62,9 @@ class Response:
         upstream: the tensors of the readers' graph from which `leaves` and `arguments` were taken,
             by key, where a pullback must be differentiable.
         seed: of what a method draws itself.
+        solved: (relative residual, solver) -> None, to be told of each linear system that was
+            solved; the solver's name is empty where it has warned itself. It is among the metrics
+            as "problem/residual", and warned of where it is large.
         reference: dF/dw at w and at the standing value of all that is above, where r is not that:
             then a solution that was taken as optimal has to follow. None where it is.
     """
@@ -74,6 +81,7 @@ class Response:
     reference: Tensors | None = None
     upstream: Tensors = field(default_factory=dict)
     seed: int = 0
+    solved: Callable[[float, str], None] = _unheard
 
     def differentiate(self, value: Tensors, wanted: Sequence[Key]) -> Tensors:
         """The gradient of F by arguments or by w itself, at another w: one evaluation.

@@ -25,12 +25,14 @@ class Solution:
         residual: |b - A x| / |b|, as far as the solver knows it; 0.0 for b = 0.
         converged: the residual is within the solver's tolerance; for a solver that has none,
             within the square root of the dtype's rounding.
+        warned: the solver has said itself, by a `ConvergenceWarning`, why it ended early.
     """
 
     value: Tensors
     products: int
     residual: float
     converged: bool
+    warned: bool = False
 
 
 class AbstractSolver(abc.ABC):
