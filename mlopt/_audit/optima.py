@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._tensors import Tensors
+from .._tensors import Tensors, dense
 from .vectors import flat, shaped
 
 __all__ = ["NoOracle", "Optimum", "inverse"]
@@ -149,7 +149,7 @@ def inverse(
             retain_graph=True, allow_unused=True,
         )  # fmt: skip
         found = {k: t for k, t in zip(leaves, found, strict=True) if t is not None}
-        return flat(found, leaves) + damping * v
+        return flat(dense(found), leaves) + damping * v
 
     def solve(b: Tensor) -> Tensor:
         x, r, p = torch.zeros_like(b), b, b
@@ -187,5 +187,5 @@ def _matrix(leaves: Tensors, g: Tensors, create_graph: bool = False) -> Tensor:
                     allow_unused=True,
                 )  # fmt: skip
             row = {k: t for k, t in zip(leaves, found, strict=True) if t is not None}
-            rows.append(flat(row, leaves))
+            rows.append(flat(dense(row), leaves))
     return torch.stack(rows)

@@ -22,7 +22,7 @@ from .._evaluation.point import Evaluator, Point
 from .._graph.node import Node
 from .._graph.problem import Problem
 from .._graph.signal import Signal, join, split
-from .._tensors import Tensors
+from .._tensors import Tensors, dense
 from .._variable import Variable
 from .dependence import Dependence
 from .optima import Optimum
@@ -208,7 +208,8 @@ class Values:
         found = torch.autograd.grad(
             loss, list(leaves.values()), create_graph=order > 0, allow_unused=True
         )
-        return leaves, {k: g for k, g in zip(leaves, found, strict=True) if g is not None}, written
+        found = {k: g for k, g in zip(leaves, found, strict=True) if g is not None}
+        return leaves, dense(found), written
 
     # Solutions.
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from .._errors import NonFiniteError
 from .._graph.graph import Graph
 from .._graph.node import Node
+from .._tensors import numbers
 from .operations import Commit, Operation
 from .outcome import Outcome
 from .residuals import Residuals
@@ -121,4 +122,4 @@ class Closing:
     def _overflows(self, node: Any) -> bool:
         """Whether a gradient is finite, and its norm alone is not."""
         gradient = self.outcome.gradients[node]
-        return all(bool(torch.isfinite(g).all()) for g in gradient.values())
+        return all(bool(torch.isfinite(numbers(g)).all()) for g in gradient.values())

@@ -119,7 +119,8 @@ def _failure(
         if not loss.requires_grad:
             return None
         first = torch.autograd.grad(loss, list(own.values()), create_graph=True, allow_unused=True)
-        outputs = [g for g in first if g is not None and g.requires_grad]
+        outputs = [g.to_dense() if g.is_sparse else g for g in first if g is not None]
+        outputs = [g for g in outputs if g.requires_grad]
         if not outputs:
             return None
         if _has_dead_end(outputs):

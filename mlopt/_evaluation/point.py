@@ -53,6 +53,7 @@ class Binding:
     parameters: dict[str, list[_Slot]] = field(default_factory=dict)
     buffers: list[_Slot] = field(default_factory=list)
     spare: list[list[Tensor]] = field(default_factory=list)
+    sparse: list[dict[str, Any]] = field(default_factory=list)  # of embeddings, such gradients
 
     @classmethod
     def of(cls, module: nn.Module) -> Binding:
@@ -64,6 +65,8 @@ class Binding:
                 if p is not None:
                     name = name_of.setdefault(id(p), f"{prefix}.{key}" if prefix else key)
                     binding.parameters.setdefault(name, []).append((part._parameters, key))
+            if isinstance(part, nn.Embedding | nn.EmbeddingBag) and part.sparse:
+                binding.sparse.append(part.__dict__)
             for key, b in part._buffers.items():
                 if b is not None:
                     binding.buffers.append((part._buffers, key))
@@ -154,7 +157,13 @@ class Evaluator:
         try:
             for source in self._bound[node]:
                 binding = self.bindings[source]
-                for name, tensor in point.values.get(source, {}).items():
+                values = point.values.get(source, {})
+                if binding.sparse and (twice or any(not t.is_leaf for t in values.values())):
+                    # A gradient that goes on from there is dense: an optimizer's alone is sparse.
+                    for held in binding.sparse:
+                        swapped.append((held, "sparse", True))
+                        held["sparse"] = False
+                for name, tensor in values.items():
                     for slot, key in binding.parameters[name]:
                         swapped.append((slot, key, slot[key]))
                         slot[key] = tensor

@@ -106,7 +106,9 @@ class Response:
             return gradient(loss, inputs, self.name, create_graph=again)
 
 
-def gradient(loss: Tensor, inputs: Tensors, name: str, create_graph: bool = False) -> Tensors:
+def gradient(
+    loss: Tensor, inputs: Tensors, name: str, create_graph: bool = False, sparse: bool = False
+) -> Tensors:
     """The gradient of an objective by those of the inputs that it depends on.
 
     Args:
@@ -114,6 +116,7 @@ def gradient(loss: Tensor, inputs: Tensors, name: str, create_graph: bool = Fals
         inputs: by key.
         name: the problem's label, for the error.
         create_graph: whether the gradient is to be differentiated in its turn.
+        sparse: whether sparse gradients stay so.
 
     Returns:
         Tensors by key; inputs that the value does not depend on are absent.
@@ -126,7 +129,7 @@ def gradient(loss: Tensor, inputs: Tensors, name: str, create_graph: bool = Fals
             f"{name}: its value does not depend on what it is differentiated by. Does the function "
             "use its arguments, or is it under no_grad?"
         )
-    return derivatives([loss], inputs, create_graph=create_graph)
+    return derivatives([loss], inputs, create_graph=create_graph, sparse=sparse)
 
 
 class AbstractHypergradient(abc.ABC):
