@@ -22,6 +22,7 @@ from .._variable import Variable
 from .capability import check_second_order
 from .loss import split_loss
 from .point import Evaluator, Point
+from .sparse import check_sparse
 
 __all__ = ["check_reads"]
 
@@ -58,7 +59,7 @@ def check_reads(
     evaluator: Evaluator,
     batch: Callable[[Node], Any],
     seed: Callable[[Node, int], int],
-) -> None:
+) -> dict[Problem, str]:
     """Evaluate each node once with fresh leaves, and compare what it touches to what it declares.
 
     Changes nothing: no buffer is committed, no gradient taken for an update.
@@ -69,11 +70,15 @@ def check_reads(
         batch: (node) -> a batch.
         seed: (node, inner step) -> the seed of the first evaluation.
 
+    Returns:
+        The problems that cannot be differentiated as often as nested levels may need, and why.
+
     Raises:
         GraphError: a hidden read, a given that is never touched, a value that is not a scalar, or
             an objective that does not depend on its own variable.
     """
     signals: dict[Signal, Any] = {}
+    shallow: dict[Problem, str] = {}
     # What arrives as an argument has another identity than the variable's own tensors: whoever
     # touches those has gone past the arguments.
     own = {id(p): (v, False) for v in graph.variables for p in v.named_parameters().values()}
@@ -99,6 +104,9 @@ def check_reads(
         # An upper problem may depend on its own variables through the lower ones alone.
         free = set(node.over) if isinstance(node, Problem) and graph.sweeps[node].nodes else set()
         _check_touched(node, watch.touched, free)
+        check_sparse(
+            graph, evaluator, node, Point(values, signals, batch(node), seed(node, 0)), result
+        )
         if isinstance(node, Problem):
             _check_objective(node, result, values, may_be_indirect=bool(free))
             held: Tensors = {(v, k): t for v, ts in values.items() for k, t in ts.items()}
@@ -108,11 +116,13 @@ def check_reads(
             leaves = {k: t for k, t in held.items() if t.requires_grad}
             over = {k: t for k, t in leaves.items() if k[0] in node.over}
             point = Point(values, signals, batch(node), seed(node, 0))
-            check_second_order(graph, evaluator, node, point, leaves, over)
+            if reason := check_second_order(graph, evaluator, node, point, leaves, over):
+                shallow[node] = reason
         elif isinstance(node, Signal):
             split(result, node.name)
             signals[node] = result
     evaluator.release()
+    return shallow
 
 
 def _check_touched(node: Node, touched: set[tuple[Any, bool]], free: set[Variable]) -> None:

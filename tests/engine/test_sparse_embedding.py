@@ -13,7 +13,7 @@ from small import F64, seeded
 from torch import nn
 
 import mlopt
-from mlopt import Central, Implicit, OneSided, OneStep, Unrolled
+from mlopt import Central, GraphError, Implicit, OneSided, OneStep, Unrolled
 from mlopt.games import Alternating, Extragradient
 
 INDEX = torch.tensor([0, 2, 2, 1])
@@ -231,3 +231,30 @@ def test_the_embedding_is_left_as_it_was() -> None:
     with pytest.raises(ZeroDivisionError):
         engine.step()
     assert embedding.sparse
+
+
+def test_a_sparse_look_up_outside_of_modules() -> None:
+    """Its gradients cannot be made dense: right where they end, refused where they go on."""
+
+    class Table(nn.Module):
+        def __init__(self, sparse: bool) -> None:
+            super().__init__()
+            self.weight, self.sparse = table(False).value.weight, sparse
+
+        def forward(self, rows: Any) -> Any:
+            return nn.functional.embedding(rows, self.weight, sparse=self.sparse)
+
+    def entries(sparse: bool, method: Any, world: Any = below) -> list[Any]:
+        made = world(False, method)
+        (variable,) = made[0].over
+        variable.value.__class__ = Table
+        variable.value.sparse = sparse
+        return made
+
+    for method in (OneStep(lr=0.3), OneStep(product=Central()), Implicit(damping=0.1)):
+        exact(after(entries(True, method)), after(entries(False, method)), BOUND)
+    for world, method in ((below, Unrolled(2)), (nested, OneStep(lr=0.3))):
+        made = entries(True, method, world)
+        with pytest.raises(GraphError, match=r"low calls embedding.*sparse=True.*sparse=False"):
+            mlopt.Engine(made).step()
+        after(entries(False, method, world), steps=1)
