@@ -82,7 +82,8 @@ def compare_edges(
         row = _compare(study, lower, name, mine, probe, exact, slopes)
         study.findings.append(row)
         worst = max(worst, row.error or 0.0)
-        _explain(study, row, mine, slopes, exact, bent)
+        if lower not in study.detaching:  # which has been said
+            _explain(study, row, mine, slopes, exact, bent)
     if isinstance(inner, Implicit):
         _say_distance(study, values, players, frame)
         if worst > 1e-3 and not bent:

@@ -102,8 +102,10 @@ class Response:
                 arguments = {k: t.view_as(t) for k, t in arguments.items()}
             at = {**value, **own} if own else value
             loss = self.objective(at, 0, arguments if again else None)
+            if not loss.requires_grad:  # what is read may be detached
+                return {}
             inputs = {k: own[k] if k in own else arguments[k] for k in wanted}
-            return gradient(loss, inputs, self.name, create_graph=again)
+            return derivatives([loss], inputs, create_graph=again)
 
 
 def gradient(
