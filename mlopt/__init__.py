@@ -35,7 +35,7 @@ from .hypergrad.curvature import AbstractCurvature, GaussNewton, Hessian, output
 from .hypergrad.interface import AbstractHypergradient, Cost, Response
 from .hypergrad.products import AbstractProduct, Central, Exact, OneSided
 from .penalty import Growing, Penalty, bome, f2sa
-from .solvers import CG, AbstractSolver, Dense, Neumann, Nystrom
+from .solvers import CG, GMRES, AbstractSolver, Dense, Neumann, Nystrom
 
 __version__ = "0.1.0"
 
@@ -43,6 +43,7 @@ _refuse_foreign_files(__path__[0])
 
 __all__ = [
     "CG",
+    "GMRES",
     "AbstractCurvature",
     "AbstractHypergradient",
     "AbstractPlay",

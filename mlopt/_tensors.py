@@ -15,10 +15,13 @@ __all__ = [
     "add_scaled",
     "apart",
     "clone",
+    "dense",
     "difference",
     "grouped",
     "negative",
     "norm",
+    "numbers",
+    "plus",
     "scale",
 ]
 
@@ -43,6 +46,7 @@ def norm(tensors: Tensors, wide: bool = False) -> Tensor:
     if not values:
         return torch.zeros(())
     if wide:
+        values = [numbers(t) for t in values]
         peak = torch.stack([t.abs().amax().double() for t in values if t.numel()]).amax()
         scale = torch.where(peak > 0, peak, 1.0)
         return scale * torch.linalg.vector_norm(
@@ -111,7 +115,25 @@ def accumulate(total: Tensors, more: Tensors) -> None:
     """Add to total, key by key; never in place on a tensor, which others may hold."""
     for key, tensor in more.items():
         held = total.get(key)
-        total[key] = tensor if held is None else held + tensor
+        total[key] = tensor if held is None else plus(held, tensor)
+
+
+def plus(a: Tensor, b: Tensor) -> Tensor:
+    """The sum; torch adds what is sparse to what is dense, and not the reverse."""
+    return b + a if a.is_sparse else a + b
+
+
+def dense(tensors: Tensors) -> Tensors:
+    """The same with sparse ones filled up: gradients of embeddings, of which more is computed."""
+    if not any(t.is_sparse for t in tensors.values()):
+        return tensors
+    with torch.enable_grad():  # where they are to be differentiated in their turn
+        return {k: t.to_dense() if t.is_sparse else t for k, t in tensors.items()}
+
+
+def numbers(tensor: Tensor) -> Tensor:
+    """All of its numbers that may be other than zero, each once."""
+    return tensor.coalesce().values() if tensor.is_sparse else tensor
 
 
 def clone(tensors: Sequence[Tensor]) -> list[Tensor]:

@@ -14,6 +14,7 @@ from .kinks import WARNING
 from .precision import widened
 from .probe import probed
 from .radii import try_radii
+from .reads import detached_reads
 from .repeat import repeat
 from .run import Run, run, unchanged
 from .study import LARGE, Study, line
@@ -146,6 +147,8 @@ def _compare_upper(study: Study, problem: Problem, native: Run | Exception, narr
         run(study.engine, problem, study.evaluator, wide=study.double) as made,
     ):
         values = study.values(made)
+        if study.double:
+            study.texts.extend(detached_reads(study, values, problem))
         before = len(study.findings)
         for p, probe in probes.items():
             compare_edges(study, values, p, problem, probe)

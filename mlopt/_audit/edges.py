@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -13,6 +14,7 @@ from .._tensors import Tensors
 from ..hypergrad import Implicit
 from ..hypergrad.products import Central, OneSided
 from .differences import Slope, floor
+from .equilibria import conditions, solved_with
 from .findings import Finding
 from .kinks import kinked
 from .optima import NoOracle, inverse
@@ -42,6 +44,12 @@ def compare_edges(
         upper: whose hypergradient was run.
         probe: what was heard of the lower problem's method.
     """
+    players = solved_with(values, lower)
+    if len(players) > 1:  # pulled back as one: the total tells
+        if players not in study.settled and lower in values.depends.reached(upper):
+            study.settled.add(players)
+            _say_distance(study, values, players, reading_frame(values, lower, upper))
+        return
     keys = [k for k in probe.keys if (lower, k[0]) not in study.seen]
     if not keys:
         return
@@ -74,9 +82,10 @@ def compare_edges(
         row = _compare(study, lower, name, mine, probe, exact, slopes)
         study.findings.append(row)
         worst = max(worst, row.error or 0.0)
-        _explain(study, row, mine, slopes, exact, bent)
+        if lower not in study.detaching:  # which has been said
+            _explain(study, row, mine, slopes, exact, bent)
     if isinstance(inner, Implicit):
-        _say_distance(study, values, lower, frame)
+        _say_distance(study, values, players, frame)
         if worst > 1e-3 and not bent:
             study.texts.append(
                 f"{label}: the pullback is off by {worst:.1e} from that of a linear system "
@@ -145,13 +154,15 @@ def _explain(
         )
 
 
-def _say_distance(study: Study, values: Values, lower: Problem, frame: Frame) -> None:
-    """How far the standing value is from the optimum that `Implicit` takes it for."""
-    label = study.graph.labels[lower]
-    w, g, _ = values.slope(lower, values.standing(lower), frame, 1)
+def _say_distance(study: Study, values: Values, players: Sequence[Problem], frame: Frame) -> None:
+    """How far standing values are from the optimum that `Implicit` takes them for."""
+    label = " and ".join(study.graph.labels[p] for p in players)
+    standing = {k: t for p in players for k, t in values.standing(p).items()}
+    w, g = conditions(values, players, standing, frame, 1)
     slope = flat(g, w).detach()
     try:
-        step = inverse(w, g, lower.name, study.dense_limit)(slope)
+        solve = inverse(w, g, label, study.dense_limit, symmetric=len(players) == 1)
+        step = solve(slope)
     except (NoOracle, RuntimeError) as error:
         study.texts.append(
             f"{label}: how far it is from its optimum is not known ({line(error)}); the length of "

@@ -10,7 +10,7 @@ from torch import Tensor
 from .._graph.problem import Problem
 from .values import Frame, Values
 
-__all__ = ["WARNING", "kinked"]
+__all__ = ["WARNING", "kinked", "made_by_kinks"]
 
 WARNING = (
     "Kinks at {}. Operations with kinks (ReLU, max pooling, abs, clamp) are in there, and the "
@@ -35,13 +35,20 @@ def kinked(values: Values, problem: Problem, upper: Problem) -> bool:
         top = Frame(values, upper, own if problem is upper else values.standing(upper))
         at = top if problem is upper else top.below(problem, own)
         with torch.enable_grad():
-            values.kinked[problem] = _made_by_kinks(values.objective(at)[0])
+            values.kinked[problem] = made_by_kinks(values.objective(at)[0])
         values.settles = settles
     return values.kinked[problem]
 
 
-def _made_by_kinks(loss: Tensor) -> bool:
-    """Whether operations without a derivative somewhere made this value: ReLU, max, abs, clamp."""
+def made_by_kinks(loss: Tensor) -> bool:
+    """Whether operations without a derivative somewhere made a value: ReLU, max, abs, clamp.
+
+    Args:
+        loss: the value.
+
+    Returns:
+        Whether one is in its graph.
+    """
     seen: set[Any] = set()
     stack = [loss.grad_fn]
     while stack:

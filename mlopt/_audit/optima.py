@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._tensors import Tensors
+from .._tensors import Tensors, dense
 from .vectors import flat, shaped
 
 __all__ = ["NoOracle", "Optimum", "inverse"]
@@ -27,10 +27,11 @@ class Optimum:
     Args:
         name: the problem's label.
         limit: the most numbers for which a matrix is built; beyond it conjugate gradients serve.
+        symmetric: whether the matrix is: that of an equilibrium is not.
     """
 
-    def __init__(self, name: str, limit: int) -> None:
-        self.name, self.limit = name, limit
+    def __init__(self, name: str, limit: int, symmetric: bool = True) -> None:
+        self.name, self.limit, self.symmetric = name, limit, symmetric
         self._factor: Any = None
 
     def find(self, slope: Gradient, w: Tensors, target: Tensor | None = None) -> Tensors:
@@ -71,7 +72,7 @@ class Optimum:
 
     def _solver(self, leaves: Tensors, g: Tensors, again: bool) -> Callable[[Tensor], Tensor]:
         if sum(t.numel() for t in leaves.values()) > self.limit:
-            return inverse(leaves, g, self.name, self.limit)
+            return inverse(leaves, g, self.name, self.limit, symmetric=self.symmetric)
         if again or self._factor is None:
             self._factor = torch.linalg.lu_factor(_matrix(leaves, g))
         factor = self._factor
@@ -110,7 +111,12 @@ class Optimum:
 
 
 def inverse(
-    leaves: Tensors, g: Tensors, name: str, limit: int, damping: float = 0.0
+    leaves: Tensors,
+    g: Tensors,
+    name: str,
+    limit: int,
+    damping: float = 0.0,
+    symmetric: bool = True,
 ) -> Callable[[Tensor], Tensor]:
     """B -> (H + damping I)^-1 b: by a matrix where it fits, else by conjugate gradients.
 
@@ -120,14 +126,21 @@ def inverse(
         name: the problem's label.
         limit: the most numbers for which a matrix is built.
         damping: added to H.
+        symmetric: whether H is; if not it has to fit.
 
     Returns:
         The function; it raises `NoOracle` where it finds no solution.
+
+    Raises:
+        NoOracle: it is not symmetric and does not fit.
     """
     if sum(t.numel() for t in leaves.values()) <= limit:
         matrix = _matrix(leaves, g)
         matrix = matrix + damping * torch.eye(len(matrix), dtype=matrix.dtype).to(matrix)
         return lambda b: torch.linalg.solve(matrix, b)
+
+    if not symmetric:
+        raise NoOracle(f"{name} have too many numbers for a matrix; raise dense_limit")
 
     def product(v: Tensor) -> Tensor:
         pairs = [(g[k], t) for k, t in shaped(v, leaves).items() if k in g and g[k].requires_grad]
@@ -136,7 +149,7 @@ def inverse(
             retain_graph=True, allow_unused=True,
         )  # fmt: skip
         found = {k: t for k, t in zip(leaves, found, strict=True) if t is not None}
-        return flat(found, leaves) + damping * v
+        return flat(dense(found), leaves) + damping * v
 
     def solve(b: Tensor) -> Tensor:
         x, r, p = torch.zeros_like(b), b, b
@@ -174,5 +187,5 @@ def _matrix(leaves: Tensors, g: Tensors, create_graph: bool = False) -> Tensor:
                     allow_unused=True,
                 )  # fmt: skip
             row = {k: t for k, t in zip(leaves, found, strict=True) if t is not None}
-            rows.append(flat(row, leaves))
+            rows.append(flat(dense(row), leaves))
     return torch.stack(rows)

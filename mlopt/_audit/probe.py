@@ -11,7 +11,7 @@ import torch
 from .._engine.engine import Engine
 from .._evaluation.point import Evaluator
 from .._graph.problem import Problem
-from .._tensors import Key, Tensors
+from .._tensors import Key, Tensors, dense
 from ..hypergrad.interface import Response
 from .cost import Took, costs
 
@@ -79,7 +79,7 @@ class Probe:
                         [c[k] for k in outputs], retain_graph=True, allow_unused=True,
                     )  # fmt: skip
                     pairs = zip(wanted, grads, strict=True)
-                    self.found.append({k: g for k, g in pairs if g is not None})
+                    self.found.append(dense({k: g for k, g in pairs if g is not None}))
         return value, state
 
     def _draw(self, response: Response) -> None:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .._graph.problem import Problem
 from .._graph.signal import Signal, split
-from .._tensors import Key, Tensors
+from .._tensors import Key, Tensors, dense
 from ..hypergrad import Implicit
 from .differences import Slope, differentiate
 from .optima import NoOracle, inverse
@@ -87,7 +87,7 @@ def by_autograd(
         found = torch.autograd.grad(
             output, list(leaves.values()), c, retain_graph=True, allow_unused=True
         )
-        out.append({k: g for k, g in zip(leaves, found, strict=True) if g is not None})
+        out.append(dense({k: g for k, g in zip(leaves, found, strict=True) if g is not None}))
     return out
 
 

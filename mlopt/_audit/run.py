@@ -23,7 +23,7 @@ from .._engine.watch import Care
 from .._evaluation.point import Evaluator
 from .._graph.problem import Problem
 from .._graph.stream import Stream
-from .._tensors import Tensors
+from .._tensors import Tensors, dense
 from .cost import Took, costs
 from .precision import wide_batch
 
@@ -72,7 +72,7 @@ def run(engine: Engine, problem: Problem, evaluator: Evaluator, wide: bool) -> I
             outcome = step.run()
         loss = float(outcome.metrics[f"{engine.graph.labels[problem]}/loss"])
         backwards = plan.backwards if counted else None
-        yield Run(outcome.gradients[problem], loss, cost, backwards, step)
+        yield Run(dense(outcome.gradients[problem]), loss, cost, backwards, step)
     finally:
         engine._feed.give_back()
 

@@ -14,6 +14,7 @@ from .._tensors import Tensors
 from ..hypergrad import Implicit, OneStep, Sama, StopGradient, Unrolled, ZerothOrder
 from ..hypergrad.interface import Response
 from ..optim import rule_of
+from .equilibria import conditions, solved_with
 from .optima import NoOracle
 from .values import Frame, Values
 
@@ -157,14 +158,18 @@ def _optimum(values: Values, problem: Problem, frame: Frame, order: int) -> Tens
     """Where dF/dw is zero (or what `targets` says), found from the standing value."""
     if not values.settles:
         return values.standing(problem)
+    players = solved_with(values, problem)  # in a game: it is zero for all of them
+    if (players, order) not in frame.played:
 
-    def slope(w: Tensors, order: int) -> tuple[Tensors, Tensors]:
-        with torch.enable_grad():
-            return values.slope(problem, w, frame, order)[:2]
+        def slope(w: Tensors, order: int) -> tuple[Tensors, Tensors]:
+            return conditions(values, players, w, frame, order)
 
-    optimum = values.optimum(problem)
-    w = optimum.find(slope, values.standing(problem), values.targets.get(problem))
-    return optimum.differentiable(slope, w, values.targets.get(problem), order)
+        standing = {k: t for p in players for k, t in values.standing(p).items()}
+        target = values.target(players)
+        optimum = values.optimum(players)
+        w = optimum.find(slope, standing, target)
+        frame.played[players, order] = optimum.differentiable(slope, w, target, order)
+    return {k: t for k, t in frame.played[players, order].items() if k[0] in problem.over}
 
 
 def unwrapped(method: Any) -> Any:

@@ -6,6 +6,7 @@ from typing import Any
 
 from .._engine.engine import Engine
 from .._evaluation.point import Evaluator
+from .._graph.node import Node
 from .._graph.problem import Problem
 from .dependence import Dependence
 from .findings import Finding
@@ -30,6 +31,9 @@ class Study:
         texts: what to know about them.
         kinked: labels of rows that kinks explain.
         seen: edges that have a row, as (lower problem, source).
+        read: nodes whose reads have been looked at.
+        detaching: those that read something past autograd.
+        settled: players in equilibrium whose distance from it has been looked at.
         radii: questions about a difference product, asked when its edges are done.
     """
 
@@ -53,6 +57,9 @@ class Study:
         self.findings: list[Finding] = []
         self.kinked: list[str] = []
         self.seen: set[tuple[Problem, Any]] = set()
+        self.settled: set[tuple[Problem, ...]] = set()
+        self.read: set[Node] = set()
+        self.detaching: set[Node] = set()
         self.radii: list[tuple[Any, ...]] = []
 
     def label(self, problem: Problem, source: Any = None) -> str:

@@ -38,7 +38,8 @@ def compare_total(
         edges: the largest error of the edges below it.
     """
     label, x = study.label(problem), values.standing(problem)
-    below = [n for n in values.depends.reached(problem) if isinstance(n, Problem)]
+    reached = values.depends.reached(problem)
+    below = [n for n in reached if isinstance(n, Problem)]
     solved = any(
         isinstance(unwrapped(study.graph.methods[p]), Implicit) and values.depends.moving(p)
         for p in below
@@ -79,7 +80,7 @@ def compare_total(
             f"{label}: the differences themselves are off by about {unsure:.1e}: the objective "
             "changes too fast, or jumps, within the smallest radius. The row says nothing."
         )
-    elif error > 1e-3 and edges < error / 10:
+    elif error > 1e-3 and edges < error / 10 and study.detaching.isdisjoint(reached):
         why = (
             "the lower problem is not where it would be solved (see the warnings about its "
             "optimum), it is damped, its objective has several optima, or "

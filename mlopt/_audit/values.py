@@ -10,7 +10,7 @@ of a function at a point, batches and seeds, and the optimizers' rules as functi
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -22,7 +22,7 @@ from .._evaluation.point import Evaluator, Point
 from .._graph.node import Node
 from .._graph.problem import Problem
 from .._graph.signal import Signal, join, split
-from .._tensors import Tensors
+from .._tensors import Tensors, dense
 from .._variable import Variable
 from .dependence import Dependence
 from .optima import Optimum
@@ -123,7 +123,7 @@ class Values:
         self.settles = True  # whether optima are found anew, or taken where they stand
         self.kinked: dict[Problem, bool] = {}  # known so far
         self._held: dict[Any, Any] = {}
-        self._optima: dict[Problem, Optimum] = {}
+        self._optima: dict[tuple[Problem, ...], Optimum] = {}
 
     def begin(self, settles: bool) -> None:
         """Forget what was held and the targets; optima are found anew, or taken as they stand."""
@@ -208,7 +208,8 @@ class Values:
         found = torch.autograd.grad(
             loss, list(leaves.values()), create_graph=order > 0, allow_unused=True
         )
-        return leaves, {k: g for k, g in zip(leaves, found, strict=True) if g is not None}, written
+        found = {k: g for k, g in zip(leaves, found, strict=True) if g is not None}
+        return leaves, dense(found), written
 
     # Solutions.
 
@@ -226,9 +227,23 @@ class Values:
             out[variable] = {**out[variable], name: tensor}
         return out
 
-    def optimum(self, problem: Problem) -> Optimum:
-        """The search for a problem's optimum, which keeps its matrix."""
-        return self._optima.setdefault(problem, Optimum(problem.name, self.dense_limit))
+    def optimum(self, players: tuple[Problem, ...]) -> Optimum:
+        """The search for the optimum of problems that are solved together; it keeps its matrix."""
+        if players not in self._optima:
+            name = " and ".join(p.name for p in players)
+            self._optima[players] = Optimum(name, self.dense_limit, symmetric=len(players) == 1)
+        return self._optima[players]
+
+    def target(self, players: Sequence[Problem]) -> Tensor | None:
+        """What their dF/dw is at the optimum, flat; None for zero."""
+        if not any(p in self.targets for p in players):
+            return None
+        parts = [self.targets.get(p) for p in players]
+        sizes = [sum(t.numel() for t in self.standing(p).values()) for p in players]
+        known = next(t for t in parts if t is not None)
+        return torch.cat(
+            [known.new_zeros(n) if t is None else t for t, n in zip(parts, sizes, strict=True)]
+        )
 
 
 def _detached(value: Any) -> Any:

@@ -25,7 +25,7 @@ class Batches:
         self.graph, self._draw = graph, draw
         self._common: dict[Stream, Any] = {}
         self._own: dict[Node, dict[Stream, Any]] = {}
-        self._inner: dict[tuple[Problem, int, Stream], Any] = {}
+        self._inner: dict[tuple[Any, int, Stream], Any] = {}
 
     def __call__(self, node: Node) -> Any:
         """The batch that a node reads now: from each of its streams."""
@@ -56,11 +56,16 @@ class Batches:
             if looping is None:
                 batches.append(standing[i] if node.data_is_tuple else standing)
                 continue
-            key = (*looping, stream)
+            key = (self._taker(looping[0]), looping[1], stream)
             if key not in self._inner:
                 self._inner[key] = self._draw(stream)
             batches.append(self._inner[key])
         return tuple(batches) if node.data_is_tuple else batches[0] if batches else None
+
+    def _taker(self, problem: Problem) -> Any:
+        """Who takes the batches of inner steps: a problem, or a game whose players step at once."""
+        game = self.graph.games.get(problem)
+        return game if game is not None and game.play is not None and game.play.joint else problem
 
     def redraw(self, streams: Iterable[Stream], readers: Iterable[Node] | None) -> None:
         """Take a new batch from each stream.

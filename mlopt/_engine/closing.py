@@ -11,8 +11,10 @@ from torch import Tensor
 from .._errors import NonFiniteError
 from .._graph.graph import Graph
 from .._graph.node import Node
+from .._tensors import numbers
 from .operations import Commit, Operation
 from .outcome import Outcome
+from .residuals import Residuals
 from .transaction import Transaction
 from .watch import Care, Watch
 
@@ -38,6 +40,7 @@ class Closing:
     ) -> None:
         self.graph, self.transaction = graph, transaction
         self.watch, self.outcome, self.care = watch, outcome, care
+        self.residuals = Residuals()
 
     def begin(self, operations: Sequence[Operation], written: Written) -> None:
         """Nothing but commits follows: what they change is remembered together; Ctrl-C waits.
@@ -78,6 +81,7 @@ class Closing:
             found = closer.first()
             self.care.masks = found is None
         if found is None:
+            self.residuals.report(self.graph, self.outcome.metrics, self.care)
             return True
         node, what = found
         if what == "gradient" and not self.care.norms:
@@ -118,4 +122,4 @@ class Closing:
     def _overflows(self, node: Any) -> bool:
         """Whether a gradient is finite, and its norm alone is not."""
         gradient = self.outcome.gradients[node]
-        return all(bool(torch.isfinite(g).all()) for g in gradient.values())
+        return all(bool(torch.isfinite(numbers(g)).all()) for g in gradient.values())

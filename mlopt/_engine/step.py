@@ -76,11 +76,14 @@ class Step:
         self.dormant, self.seed = dormant, seed
         # Nothing in here refers back to the step: what it held is freed with it, at once.
         self.batches = Batches(graph, draw)
-        self.ascent = Ascent(graph, evaluator, self.parameters, dormant, self.batches, seed)
         self.transaction, self.care = transaction, care
         self.outcome = Outcome()
         self.watch = Watch()
         self.closing = Closing(graph, transaction, self.watch, self.outcome, care)
+        self.solved = self.closing.residuals.note
+        self.ascent = Ascent(
+            graph, evaluator, self.parameters, dormant, self.batches, seed, self.solved
+        )
         self._total_objectives: TotalObjectives | None = None
         self._rounds: Mapping[Node, int] = {}
         self._norms: dict[Problem, Tensor] = {}
@@ -98,6 +101,7 @@ class Step:
                 self.dormant,
                 self.batches.inside,
                 functools.cache(in_round(self.graph, self.seed, self._rounds)),
+                self.solved,
             )
         return self._total_objectives
 

@@ -27,6 +27,7 @@ from ..hypergrad.interface import AbstractHypergradient
 from .batches import Batches
 from .builder import Builder
 from .clock import Clock, check_epochs
+from .deep import mend_nested
 from .device import usable
 from .measure import Measurement, measure
 from .operations import Anew, Commit, Draw, Iterate, Nest, Operation
@@ -321,12 +322,23 @@ class Stepper:
         batches = Batches(self.graph, self._feed)
         try:
             with self._compiler.paused():
-                check_nodes(self.graph, self._evaluator, batches, self._seed_of)
+                shallow = check_nodes(self.graph, self._evaluator, batches, self._seed_of)
                 compare_stacks(self.graph, self._evaluator, batches, self._seed_of)
         finally:
             self._feed.give_back()
+        with self._compiler.paused():
+            mend_nested(self.graph, shallow, self._attempt)
         self._checked = True
 
+    def _attempt(self, problem: Problem) -> None:
+        """Take the whole gradient of a problem, of which nothing is kept or decided."""
+        builder = Builder(self.graph)
+        builder.gradient(problem)
+        plan = Plan(self.graph, tuple(builder.operations))
+        try:
+            self._run(plan, frozenset(), Transaction(self._evaluator, copies=False))
+        finally:
+            self._feed.give_back()
 
 def _tried(operation: Operation) -> Operation | None:
     """What stands for an operation in a trial, which commits and draws nothing."""

@@ -66,6 +66,10 @@ class Transaction:
         for key, parameter in parameters.items():
             parameter.grad = gradient.get(key)
         assert problem.optimizer is not None
+        if isinstance(problem.optimizer, torch.optim.SparseAdam):  # it takes no others
+            for parameter in parameters.values():
+                if parameter.grad is not None and not parameter.grad.is_sparse:
+                    parameter.grad = parameter.grad.to_sparse(1)
         self.updated.add(problem)
         problem.optimizer.step()
         self.evaluator.commit(written)

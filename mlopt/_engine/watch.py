@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -20,10 +20,12 @@ class Care:
     Attributes:
         norms: a norm has overflowed, of a gradient that is finite.
         masks: something that is not finite was there from the start, and may stay.
+        unsolved: problems of which it has been said that their solver leaves much undone.
     """
 
     norms: bool = False
     masks: bool = False
+    unsolved: set[Node] = field(default_factory=set)
 
 
 class Watch:

@@ -32,6 +32,7 @@ class Binding:
     buffers: list[Slot] = field(default_factory=list)
     spare: list[list[Tensor]] = field(default_factory=list)
     parts: list[dict[str, Any]] = field(default_factory=list)
+    sparse: list[dict[str, Any]] = field(default_factory=list)  # of embeddings, such gradients
     _dicts: list[dict[str, Any]] = field(default_factory=list)
     _inside: list[Any] = field(default_factory=list)
     _sizes: list[tuple[dict[str, Any], int]] = field(default_factory=list)
@@ -49,6 +50,8 @@ class Binding:
             for key, b in part._buffers.items():
                 if b is not None:
                     binding.buffers.append((part._buffers, key))
+            if isinstance(part, nn.Embedding | nn.EmbeddingBag) and part.sparse:
+                binding.sparse.append(part.__dict__)
             if "training" in part.__dict__:
                 binding.parts.append(part.__dict__)
             binding._dicts += [part._parameters, part._modules]

@@ -16,6 +16,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from .._errors import CapabilityWarning, GraphError
 from .._graph.brief import brief
 from .._graph.graph import Graph
+from .._graph.orders import order
 from .._graph.problem import Problem
 from .._tensors import Tensors
 from ..hypergrad.interface import AbstractHypergradient
@@ -23,7 +24,7 @@ from ..hypergrad.products import Central
 from .loss import split_loss
 from .point import Evaluator, Point
 
-__all__ = ["check_second_order"]
+__all__ = ["by_differences", "check_second_order"]
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,7 @@ def check_second_order(
     point: Point,
     leaves: Tensors,
     own: Tensors,
-) -> None:
+) -> str | None:
     """Find out once whether a problem can be differentiated twice, if its method needs that.
 
     If not, it is evaluated with torch's mathematical attention kernel, or without compilation,
@@ -82,12 +83,16 @@ def check_second_order(
         leaves: all that it reads, by key.
         own: its own variables' tensors among them.
 
+    Returns:
+        Why it cannot be differentiated as often as nested levels may need; None if it can.
+
     Raises:
         GraphError: nothing helps, because the method cannot do without second derivatives.
     """
     method = graph.methods[problem]
     if not (method.responds and (method.cost.keeps_graph or method.traced)):
-        return
+        return None
+    often = order(graph, problem)
     reason = ""
     for region in _REGIONS:
         with region.enter():
@@ -96,9 +101,12 @@ def check_second_order(
             if region.what:
                 evaluator.regions[problem] = region.enter
                 _say(graph, problem, f"second derivatives with {region.what}", reason)
-            return
+            if often == 2:
+                return None
+            with region.enter():
+                return _failure(evaluator, problem, point, leaves, own, often)
         reason = reason or failure
-    other = _by_differences(method)
+    other = by_differences(method)
     if other is None:
         raise GraphError(
             f"{problem.name}: {method} differentiates its objective twice, which fails: {reason} "
@@ -107,32 +115,44 @@ def check_second_order(
         )
     graph.methods[problem] = other
     _say(graph, problem, f"central differences for {brief(method)}", reason)
+    return None
 
 
 def _failure(
-    evaluator: Evaluator, problem: Problem, point: Point, leaves: Tensors, own: Tensors
+    evaluator: Evaluator,
+    problem: Problem,
+    point: Point,
+    leaves: Tensors,
+    own: Tensors,
+    often: int = 2,
 ) -> str | None:
-    """Why the objective cannot be differentiated twice; None if it can."""
+    """Why the objective cannot be differentiated so often; None if it can."""
     with torch.enable_grad():
         result, _ = evaluator(problem, point, keep=True, twice=True)
         loss, _ = split_loss(result, problem.name)
         if not loss.requires_grad:
             return None
         first = torch.autograd.grad(loss, list(own.values()), create_graph=True, allow_unused=True)
-        outputs = [g for g in first if g is not None and g.requires_grad]
-        if not outputs:
-            return None
-        if _has_dead_end(outputs):
-            return "a custom function's backward is marked once_differentiable."
-        try:
-            torch.autograd.grad(
-                outputs,
-                list(leaves.values()),
-                [torch.ones_like(g) for g in outputs],
-                allow_unused=True,
-            )
-        except RuntimeError as error:  # torch has no type of its own for it
-            return str(error).strip().splitlines()[0].rstrip(".") + "."
+        found = [g.to_dense() if g.is_sparse else g for g in first if g is not None]
+        for count in range(2, often + 1):
+            outputs = [g for g in found if g.requires_grad]
+            if not outputs:
+                return None
+            if count == 2 and _has_dead_end(outputs):
+                return "a custom function's backward is marked once_differentiable."
+            try:
+                grads = torch.autograd.grad(
+                    outputs,
+                    list(leaves.values()),
+                    [torch.ones_like(g) for g in outputs],
+                    allow_unused=True,
+                    create_graph=count < often,
+                )
+            except RuntimeError as error:  # torch has no type of its own for it
+                return str(error).strip().splitlines()[0].rstrip(".") + "."
+            if count > 2 and _has_dead_end(outputs):
+                return "an operation in it has no further derivative."
+            found = [g for g in grads if g is not None]
     return None
 
 
@@ -160,8 +180,15 @@ def _has_dead_end(tensors: list[Tensor]) -> bool:
     return False
 
 
-def _by_differences(method: AbstractHypergradient) -> AbstractHypergradient | None:
-    """The same method with central differences; None for one that has no product."""
+def by_differences(method: AbstractHypergradient) -> AbstractHypergradient | None:
+    """The same method with central differences.
+
+    Args:
+        method: of a problem.
+
+    Returns:
+        The method; None for one that has no product.
+    """
     if method.traced or not dataclasses.is_dataclass(method):
         return None
     if "product" not in {f.name for f in dataclasses.fields(method)}:

@@ -26,6 +26,7 @@ from .point import Evaluator, Point, written_in_place
 from .purity import Attributes, Copies, change, foreign_draws
 from .reads import Touches, check_touched
 from .slope import check_slope
+from .sparse import check_sparse
 
 __all__ = ["check_nodes"]
 
@@ -35,7 +36,7 @@ def check_nodes(
     evaluator: Evaluator,
     batch: Callable[[Node], Any],
     seed: Callable[[Node, int], int],
-) -> None:
+) -> dict[Problem, str]:
     """Evaluate each node with copies of what it reads, and look at what it does.
 
     Changes nothing of the user's: no buffer is committed, no gradient taken for an update. The
@@ -48,6 +49,9 @@ def check_nodes(
         batch: (node) -> a batch.
         seed: (node, inner step) -> the seed of the first evaluation.
 
+    Returns:
+        The problems that cannot be differentiated as often as nested levels may need, and why.
+
     Raises:
         GraphError: a hidden read, a given that is never touched, a value that is not a scalar, an
             objective that does not depend on its own variable, an argument written in place, state
@@ -57,12 +61,16 @@ def check_nodes(
     # touches those has gone past the arguments.
     own = {id(p): (v, False) for v in graph.variables for p in v.named_parameters().values()}
     signals: dict[Signal, Any] = {}
+    shallow: dict[Problem, str] = {}
     for node in graph.nodes:
         check = _Check(graph, evaluator, node, signals, batch(node), seed(node, 0))
         check.run(own)
         if isinstance(node, Signal):
             signals[node] = check.result
+        if isinstance(node, Problem) and check.shallow:
+            shallow[node] = check.shallow
     evaluator.release()
+    return shallow
 
 
 class _Check:
@@ -104,6 +112,7 @@ class _Check:
         self.point = Point(values, heard, batch, seed)
         self.result: Any = None
         self.narrow: torch.dtype | None = None
+        self.shallow: str | None = None
 
     def run(self, own: dict[int, tuple[Any, bool]]) -> None:
         """All of it.
@@ -128,13 +137,16 @@ class _Check:
             self.result, _ = self._evaluate()
         self._check_returned()
         check_touched(node, touched, free)
+        check_sparse(self.graph, self.evaluator, node, self.point, self.result)
         repeats = self._repeats(attributes)
         gradient = self._differentiate(own)
         if isinstance(node, Problem):
             self._check_depends(gradient, below)
             wanted = {k: t for k, t in self.leaves.items() if t.requires_grad}
             over = {k: t for k, t in wanted.items() if k[0] in node.over}
-            check_second_order(self.graph, self.evaluator, node, self.point, wanted, over)
+            self.shallow = check_second_order(
+                self.graph, self.evaluator, node, self.point, wanted, over
+            )
             if repeats and self.graph.methods[node].responds:
                 check_slope(
                     self.graph, self.evaluator, node, self.point, wanted, gradient, self.narrow

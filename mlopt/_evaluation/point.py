@@ -118,7 +118,12 @@ class Evaluator:
             for source in self._bound[node]:
                 binding = self.bindings[source]
                 swap.note_modes(binding)
-                for name, tensor in point.values.get(source, {}).items():
+                values = point.values.get(source, {})
+                if binding.sparse and (twice or any(not t.is_leaf for t in values.values())):
+                    # A gradient that goes on from there is dense: an optimizer's alone is sparse.
+                    for part in binding.sparse:
+                        swap.put(part, "sparse", False)
+                for name, tensor in values.items():
                     for slot, key in binding.parameters[name]:
                         swap.put(slot, key, tensor)
                 if binding.buffers:

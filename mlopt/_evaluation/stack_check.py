@@ -126,8 +126,10 @@ def _derived(node: Node, point: Point, result: Any) -> Derived:
         own = [t for v in node.over for t in point.values[v].values() if t.requires_grad]
         if loss.requires_grad and own:
             found = torch.autograd.grad(loss, own, allow_unused=True, retain_graph=True)
-            gradient = [torch.zeros_like(t) if g is None else g
-                        for t, g in zip(own, found, strict=True)]  # fmt: skip
+            gradient = [
+                torch.zeros_like(t) if g is None else g.to_dense() if g.is_sparse else g
+                for t, g in zip(own, found, strict=True)
+            ]
     return [v.detach() for v in values], gradient
 
 

@@ -28,6 +28,9 @@ class AbstractPlay(abc.ABC):
     commits.
     """
 
+    #: Whether the players' k-th steps belong together, on the same batches.
+    joint: bool = False
+
     @property
     @abc.abstractmethod
     def traced(self) -> bool:
@@ -60,10 +63,10 @@ class Game(Group):
     Args:
         players: the problems; what they read of each other is in their `given`.
         play: `mlopt.games.Simultaneous()`, the default: each player by its own method, all from the
-            values where the step began; `Alternating(...)`: in turns; `Extragradient()`. The
-            latter two differentiate through the players' real optimizer steps: a player's
-            `hypergrad` is then left out, or is `Frozen()` or `StopGradient(...)` where higher
-            problems are to read it without gradient.
+            values where the step began; `Joint(steps)`: several such steps of all;
+            `Alternating(...)`: in turns; `Extragradient()`. The latter three differentiate through
+            the players' real optimizer steps: a player's `hypergrad` is then left out, or is
+            `Frozen()` or `StopGradient(...)` where higher problems are to read it without gradient.
 
     Raises:
         GraphError: not at least two problems, each once, or players that cannot play this way.

@@ -33,19 +33,6 @@ class Levels(Relations):
         self._steering: dict[frozenset[Node], frozenset[Problem]] = {}
         self._inseparable: frozenset[Node] | None = None
 
-    def participates(self, problem: Problem, dormant: frozenset[Node] = frozenset()) -> bool:
-        """Whether readers may see anything else than the problem's standing value.
-
-        Args:
-            problem: a lower problem.
-            dormant: problems before their start, which stand still.
-
-        Returns:
-            Whether it moves, responds or follows.
-        """
-        method = self.methods[problem]
-        return problem not in dormant and (method.moves or method.responds or method.at_solution)
-
     def follows(self, problem: Problem) -> frozenset[Node]:
         """The lower nodes whose values depend on this problem's own variables.
 
@@ -89,7 +76,8 @@ class Levels(Relations):
             inside, beside = self.follows(problem), self.beside(problem)
             outside: dict[Any, None] = {}
             reached: set[Node] = set()
-            waiting = [r.source for p in self.moving(problem) for r in p.reads]
+            solved = self.solved_with(problem, dormant)
+            waiting = [r.source for p in solved for r in p.reads]
             for source in waiting:
                 below = self.node(source)
                 if below not in inside:
@@ -153,9 +141,15 @@ class Levels(Relations):
                     continue
                 if self.stands(node, source):
                     continue
-                if not isinstance(below, Problem) or self.participates(below, dormant):
-                    found[below] = None
-                    waiting.append(below)
+                if not isinstance(below, Problem):
+                    solved: tuple[Node, ...] = (below,)
+                elif self.participates(below, dormant):
+                    solved = self.solved_with(below, dormant)
+                else:
+                    continue
+                new = [n for n in solved if n not in found]
+                found.update(dict.fromkeys(new))
+                waiting += new
         return waiting
 
     def staged(self, upper: Problem, dormant: frozenset[Node] = frozenset()) -> bool:
@@ -186,25 +180,20 @@ class Levels(Relations):
             return set()
         return {s for node in [problem, *self.signals_of(problem)] for s in node.streams}
 
-    def _may_follow(self, node: Node, problem: Problem) -> bool:
-        """Whether a node is below a problem, and anything but a constant to its readers."""
-        moves = not isinstance(node, Problem) or self.participates(node)
-        return moves and self.rank[node] < self.rank[problem]
-
     def _nests(self, problem: Problem, dormant: frozenset[Node]) -> bool:
-        """Whether a lower problem takes several steps, or something that it needs follows it."""
+        """Whether it takes several steps, is in equilibrium, or something that it needs follows."""
         key = (problem, dormant)
         if key not in self._nesting:
             follows = self.follows(problem)
             needed = self.needed(problem, dormant) if follows else ()
-            steps = self.methods[problem].traced
+            steps = self.methods[problem].traced or len(self.solved_with(problem, dormant)) > 1
             self._nesting[key] = steps or not follows.isdisjoint(needed)
         return self._nesting[key]
 
     def _moving_others(self, dormant: frozenset[Node]) -> frozenset[Problem]:
         """The problems that can make a graph above them nested; none in a staged graph.
 
-        They take several steps, or something below reads their variables.
+        They take several steps, are in equilibrium, or something below reads their variables.
 
         Args:
             dormant: problems before their start.
@@ -214,6 +203,12 @@ class Levels(Relations):
         """
         if dormant not in self._steering:
             lower = (p for p in self.problems if self.participates(p, dormant))
-            moving = (p for p in lower if self.methods[p].traced or self.follows(p))
+            moving = (
+                p
+                for p in lower
+                if self.methods[p].traced
+                or self.follows(p)
+                or len(self.solved_with(p, dormant)) > 1
+            )
             self._steering[dormant] = frozenset(moving)
         return self._steering[dormant]

@@ -9,6 +9,7 @@ from torch import nn
 from .._errors import GraphError
 from .._variable import Variable
 from .brief import brief
+from .equilibria import check_game
 from .levels import Levels
 from .node import Node, Read
 from .problem import Problem
@@ -148,6 +149,7 @@ def check_solutions(graph: Levels) -> None:
             below = graph.source_node(reader, read.source)
             if isinstance(below, Problem) and graph.participates(below):
                 graph.methods[below].check(below.name, below.optimizer)
+                check_game(graph, below)
                 if below.repeat > 1 and graph.methods[below].moves:
                     raise GraphError(
                         f"{reader.name} reads the solution of {below.name}, which makes "

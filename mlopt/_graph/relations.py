@@ -64,6 +64,7 @@ class Relations:
         self.methods: dict[Problem, AbstractHypergradient] = {}
         self.sweeps: dict[Problem, Sweep] = {}
         self.notes: dict[Any, str] = {}  # what had to be done another way
+        self._equilibria: dict[tuple[Problem, frozenset[Node]], tuple[Problem, ...]] = {}
         self._readers: dict[Any, list[tuple[Node, Read]]] = {}
         for node in self.nodes:
             for read in node.reads:
@@ -122,6 +123,92 @@ class Relations:
             found.update(dict.fromkeys(heard))
         return list(found)
 
+    def participates(self, problem: Problem, dormant: frozenset[Node] = frozenset()) -> bool:
+        """Whether readers may see anything else than the problem's standing value.
+
+        Args:
+            problem: a lower problem.
+            dormant: problems before their start, which stand still.
+
+        Returns:
+            Whether it moves, responds or follows.
+        """
+        method = self.methods[problem]
+        return problem not in dormant and (method.moves or method.responds or method.at_solution)
+
+    # What is solved together.
+
+    def solved_with(
+        self, problem: Problem, dormant: frozenset[Node] = frozenset()
+    ) -> tuple[Problem, ...]:
+        """The problems whose solutions are one solution, this one among them.
+
+        The players of a game whose play takes the steps, or those that are in equilibrium: each is
+        solved where the others are, and what moves one moves all.
+
+        Args:
+            problem: the problem.
+            dormant: problems before their start, which stand still.
+
+        Returns:
+            They, in their order; the problem alone outside of games.
+        """
+        game = self.games.get(problem)
+        if game is None or game.traced:
+            return self.moving(problem)
+        key = (problem, dormant)
+        if key not in self._equilibria:
+            solved = [p for p in game.players if p not in dormant and self._solves(p)]
+            met = self.coupled(problem, solved) if problem in solved else (problem,)
+            self._equilibria[key] = met
+        return self._equilibria[key]
+
+    def coupled(self, player: Problem, others: Sequence[Problem]) -> tuple[Problem, ...]:
+        """The players of a game that a player reads or that read it, directly or through others.
+
+        Args:
+            player: the player.
+            others: those that count; all else stands where the step began.
+
+        Returns:
+            They and the player, in the order of the game.
+        """
+        met, waiting = {player}, [player]
+        while waiting:
+            p = waiting.pop()
+            for q in others:
+                if q not in met and (self._sees(p, q) or self._sees(q, p)):
+                    met.add(q)
+                    waiting.append(q)
+        return tuple(p for p in self.games[player].players if p in met)
+
+    def _solves(self, problem: Problem) -> bool:
+        """Whether readers differentiate at the problem's optimum."""
+        method = self.methods[problem]
+        return method.at_solution and method.responds
+
+    def _sees(self, player: Problem, other: Problem) -> bool:
+        """Whether a player's total objective depends on another player's variables."""
+        seen: set[Node] = {player}
+        waiting: list[Node] = [player]
+        for node in waiting:
+            for read in node.reads:
+                if read.stopped:
+                    continue
+                if read.source in other.over:
+                    return True
+                below = self.node(read.source)
+                lower = self.rank[below] < self.rank[player]
+                if below not in seen and lower and self._may_follow(below, player):
+                    seen.add(below)
+                    waiting.append(below)
+        return False
+
+    def _may_follow(self, node: Node, problem: Problem) -> bool:
+        """Whether a node is below a problem, and anything but a constant to its readers."""
+        moves = not isinstance(node, Problem) or self.participates(node)
+        return moves and self.rank[node] < self.rank[problem]
+
     # Where gradients pass.
 
     def sweep(self, upper: Problem, dormant: frozenset[Node] = frozenset()) -> Sweep:
@@ -157,8 +244,10 @@ class Relations:
             for reader, read in self.readers(waiting.pop()):
                 if not self._passes(reader, read, upper, responding):
                     continue
-                # The players of a game whose play takes the steps respond together.
-                moved = self.moving(reader) if isinstance(reader, Problem) else (reader,)
+                # Players whose steps a play takes, or that are in equilibrium, respond together.
+                moved = (
+                    self.solved_with(reader, dormant) if isinstance(reader, Problem) else (reader,)
+                )
                 for node in moved:
                     if self.rank[node] >= self.rank[upper] or node in responding:
                         continue

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -14,7 +15,7 @@ from .._graph.graph import Graph
 from .._graph.node import Node
 from .._graph.problem import Problem
 from .._graph.signal import Signal, join, split
-from .._tensors import Tensors, grouped
+from .._tensors import Tensors, dense, grouped
 from .._variable import Variable
 from ..hypergrad.interface import Response, gradient
 from .records import Base, ProblemRecord, SignalRecord, Together, Values, objective_at
@@ -36,6 +37,7 @@ class Ascent:
         dormant: problems before their start, which are read as they stand.
         batch: (node) -> its batch.
         seed: (node, inner step) -> the seed of an evaluation.
+        solved: (problem, relative residual, solver) -> None, of each linear system.
     """
 
     def __init__(
@@ -46,7 +48,9 @@ class Ascent:
         dormant: frozenset[Problem],
         batch: Callable[[Node], Any],
         seed: Callable[[Node, int], int],
+        solved: Callable[[Problem, float, str], None],
     ) -> None:
+        self.solved = solved
         self.graph = graph
         self.evaluator = evaluator
         self.parameters = parameters
@@ -118,7 +122,11 @@ class Ascent:
             loss, metrics = split_loss(result, node.name)
             # A problem that acts through lower ones alone has no gradient while those stand still.
             still = not loss.requires_grad and self.graph.sweeps[node].nodes
-            grads = {} if still else gradient(loss, base.inputs, node.name, create_graph=base.keep)
+            grads = (
+                {}
+                if still
+                else gradient(loss, base.inputs, node.name, create_graph=base.keep, sparse=True)
+            )
         self.note_problem(base, loss, metrics, grads, written)
 
     def prepare(
@@ -165,19 +173,22 @@ class Ascent:
         """
         node, arguments, point = base.node, base.arguments, base.point
         method, own = self.graph.methods[node], self.parameters[node]
+        mine = {k: g for k in own if (g := grads.get(k)) is not None}
+        others = {k: g for k in arguments if (g := grads.get(k)) is not None}
         response = Response(
             name=node.name,
             value={k: p.detach() for k, p in own.items()},
             leaves=own,
-            gradient={k: g for k in own if (g := grads.get(k)) is not None},
+            gradient=dense(mine),
             arguments=arguments,
-            argument_gradient={k: g for k in arguments if (g := grads.get(k)) is not None},
+            argument_gradient=dense(others),
             parameters=own,
             optimizer=node.optimizer,
             objective=objective_at(self.evaluator, node, point),
             seed=point.seed,
+            solved=functools.partial(self.solved, node),
         )
-        record = ProblemRecord(loss.detach(), metrics, response, written)
+        record = ProblemRecord(loss.detach(), metrics, response, written, mine)
         if method.moves and not method.traced and node not in self.dormant:
             record.solution = grouped(method.solution(response))
             record.leaves = {

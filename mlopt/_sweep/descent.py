@@ -10,7 +10,7 @@ from .._graph.node import Node
 from .._graph.problem import Problem
 from .._graph.relations import Sweep
 from .._graph.signal import Signal
-from .._tensors import Tensors
+from .._tensors import Tensors, plus
 from ..hypergrad.derivatives import derivatives
 from .ascent import Ascent
 from .records import Together
@@ -58,11 +58,11 @@ class _Walk:
     def __init__(self, ascent: Ascent, sweep: Sweep) -> None:
         self.graph, self.upper, self.edges = ascent.graph, sweep.upper, sweep.edges
         self.cotangents: dict[Node, Tensors] = {}
-        response = ascent.problems[sweep.upper].response
-        gradient = response.gradient
+        record = ascent.problems[sweep.upper]
+        gradient = record.gradient
         self.total = {k: g.detach() if g.requires_grad else g for k, g in gradient.items()}
         if sweep.nodes:
-            self.distribute(sweep.upper, response.argument_gradient)
+            self.distribute(sweep.upper, record.response.argument_gradient)
 
     def distribute(self, node: Node, passed: Tensors) -> None:
         """Add what arrives at each source of a node to that source's sum."""
@@ -72,7 +72,7 @@ class _Walk:
             if source not in sums:
                 sums[source] = self._sum(node, source)
             held = sums[source].get(key)
-            sums[source][key] = tensor if held is None else held + tensor
+            sums[source][key] = tensor if held is None else plus(held, tensor)
 
     def _sum(self, node: Node, source: Any) -> Tensors:
         """Where cotangents from a node on one of its sources are added up."""

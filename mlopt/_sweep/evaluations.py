@@ -32,6 +32,7 @@ class Evaluations:
         dormant: problems before their start, which are read as they stand.
         batch: (node, inner loops as (problem, index), innermost first) -> its batch.
         seed: (node, inner step) -> the seed of an evaluation.
+        solved: (problem, relative residual, solver) -> None, of each linear system.
 
     Attributes:
         signals: as the first evaluation of the step gave them, detached.
@@ -46,7 +47,9 @@ class Evaluations:
         dormant: frozenset[Problem],
         batch: Callable[[Node, Sequence[tuple[Problem, int]]], Any],
         seed: Callable[[Node, int], int],
+        solved: Callable[[Problem, float, str], None],
     ) -> None:
+        self.solved = solved
         self.graph, self.evaluator, self.parameters = graph, evaluator, parameters
         self.dormant, self.batch, self.seed = dormant, batch, seed
         self.signals: dict[Signal, Any] = {}

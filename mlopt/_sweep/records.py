@@ -101,6 +101,7 @@ class ProblemRecord:
         metrics: besides.
         response: for its method.
         written: the buffers of its variables, as the evaluation left them.
+        gradient: by its own variables, as its optimizer takes it: sparse ones are still that.
         solution: what readers see of each variable; empty if they see the standing value.
         leaves: the same, as leaves.
     """
@@ -109,6 +110,7 @@ class ProblemRecord:
     metrics: dict[str, Any]
     response: Response
     written: dict[Any, list[Tensor]]
+    gradient: Tensors
     solution: dict[Variable, Values] = field(default_factory=dict)
     leaves: dict[Variable, Values] = field(default_factory=dict)
 

@@ -70,14 +70,22 @@ class Frame:
 
     def resolved(self) -> list[Node]:
         """The signals and problems whose values are found here when the owner is evaluated."""
-        waiting = [r.source for p in self.graph.moving(self.owner) for r in p.reads]
-        beside, found = self.graph.beside(self.owner), dict[Node, None]()
+        graph, alone = self.graph, self.parent is None  # what the owner's own update evaluates
+        owners = graph.moving(self.owner) if alone else self._solved(self.owner)
+        waiting = [r.source for p in owners for r in p.reads]
+        beside, found = graph.beside(self.owner), dict[Node, None]()
         for source in waiting:
-            node = self.graph.node(source)
+            node = graph.node(source)
             if source not in beside and node not in found and self.resolves(source):
-                found[node] = None
-                waiting += self.graph.asks(node, self.dormant)
+                found.update(dict.fromkeys(self._solved(node)))
+                waiting += graph.asks(node, self.dormant)
         return list(found)
+
+    def _solved(self, node: Node) -> tuple[Node, ...]:
+        """A node and the problems that are solved with it."""
+        if not isinstance(node, Problem):
+            return (node,)
+        return self.graph.solved_with(node, self.dormant)
 
     def resolves(self, source: Any) -> bool:
         """Whether a source is computed here, and not taken from the reader."""

@@ -80,7 +80,11 @@ def _evaluate_problems(
         # A problem that acts through lower ones alone has no gradient while those stand still.
         still = not total.requires_grad and all(ascent.graph.sweeps[b.node].nodes for b in bases)
         inputs = _numbered([b.inputs for b in bases])
-        found = {} if still else gradient(total, inputs, bases[0].node.name, create_graph=keep)
+        found = (
+            {}
+            if still
+            else gradient(total, inputs, bases[0].node.name, create_graph=keep, sparse=True)
+        )
     grads = _apart(found, len(bases))
     for base, (loss, metrics), own, buffers in zip(bases, split, grads, written, strict=True):
         ascent.note_problem(base, loss, metrics, own, buffers)
@@ -206,8 +210,8 @@ def _by_differences(
             )
             losses = [split_loss(results[k], together.nodes[k].name)[0] for k in directions]
             total = torch.stack(losses).sum()
-            name = together.nodes[0].name
-            found = _apart(gradient(total, _numbered(inputs), name), count)
+            slopes = derivatives([total], _numbered(inputs)) if total.requires_grad else {}
+            found = _apart(slopes, count)
         for k in directions:
             answers[k].append(found[k])
     return {

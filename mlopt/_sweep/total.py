@@ -15,6 +15,7 @@ Reference: Sato, Tanaka, Takeda, "A Gradient Method for Multilevel Optimization"
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Collection, Sequence
 from typing import Any
 
@@ -27,31 +28,14 @@ from .._graph.signal import Signal
 from .._tensors import Tensors, grouped
 from .._variable import Variable
 from ..hypergrad.interface import Response, gradient
+from .attach import Attach
+from .equilibrium import in_equilibrium
 from .evaluations import Evaluations, detached_signal
 from .records import Update, Values, detached
 from .scope import Cut, Frame, Scope
 from .traced import Trajectory, trace
 
 __all__ = ["TotalObjectives"]
-
-
-class Attach(torch.autograd.Function):
-    """A solution as a node of the autograd graph: forward its value, backward its pullback.
-
-    The pullback must not reach the outputs: see `Frame`.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, pullback: Any, values: Sequence[Tensor], *originals: Tensor) -> Any:
-        ctx.pullback, ctx.count = pullback, len(originals)
-        ctx.set_materialize_grads(False)
-        outputs = tuple(v.detach() for v in values)
-        ctx.save_for_backward(*outputs)
-        return outputs
-
-    @staticmethod
-    def backward(ctx: Any, *cotangents: Tensor | None) -> Any:
-        return None, None, *ctx.pullback(cotangents, ctx.saved_tensors)
 
 
 class TotalObjectives(Evaluations):
@@ -198,6 +182,10 @@ class TotalObjectives(Evaluations):
             solution, taken = trace(self, problem, scope, constant=not method.responds)
             if not displaced:
                 self._keep(taken)
+        elif len(players := self.graph.solved_with(problem, self.dormant)) > 1:
+            if players not in scope.played:  # solved together: once for all of them
+                scope.played[players] = in_equilibrium(self, players, scope, self._respond)
+            solution = {k: t for k, t in scope.played[players].items() if k[0] in problem.over}
         else:
             solution = self._attached(problem, scope, displaced)
         for variable, tensors in grouped(solution).items():
@@ -246,32 +234,40 @@ class TotalObjectives(Evaluations):
         return still and self.graph.separable(problem, self.dormant)
 
     def _respond(
-        self, problem: Problem, cut: Cut, value: Tensors, leaves: Tensors, displaced: bool
+        self,
+        problem: Problem,
+        cut: Cut,
+        value: Tensors,
+        leaves: Tensors,
+        displaced: bool,
+        others: Tensors | None = None,
     ) -> Response:
         """The problem's response at a value: one evaluation of its total objective."""
+        beside = others or {}  # variables of players that are solved with it, among its arguments
+        arguments = {**beside, **cut.arguments}
         method = self.graph.methods[problem]
         cost = method.cost
         differentiable = cut.frame.differentiable or cost.keeps_graph
-        moved = displaced and method.at_solution
-        frame = cut.frame.below(problem, differentiable=differentiable, displaced=moved)
+        follows = displaced and method.at_solution
+        frame = cut.frame.below(problem, differentiable=differentiable, displaced=follows)
         with torch.enable_grad():
-            scope = self.scope(frame, leaves, cut.find, cut)
+            scope = self.scope(frame, {**beside, **leaves}, cut.find, cut)
             result, written = self.evaluate(problem, scope, owner=problem.over)
             loss, metrics = split_loss(result, problem.name)
             if not displaced:
                 self.noted.append((problem, loss.detach()))
-            inputs = {**leaves, **cut.arguments} if cost.keeps_base else leaves
+            inputs = {**leaves, **arguments} if cost.keeps_base else leaves
             found = gradient(loss, inputs, problem.name, create_graph=differentiable)
         own = {k: found[k] for k in leaves if k in found}
         if problem not in self._updates and self._shares(problem, displaced, frame):
             total = {k: g.detach() for k, g in own.items()}
             self._updates[problem] = Update(loss.detach(), detached(metrics), total, written)
 
-        def objective(other: Tensors, inner: int = 0, arguments: Tensors | None = None) -> Tensor:
+        def objective(other: Tensors, inner: int = 0, moved: Tensors | None = None) -> Tensor:
             at = cut.frame.below(
                 problem, differentiable=differentiable, displaced=True, inner=inner
             )
-            scope = self.scope(at, other, cut.find, cut.moved(arguments))
+            scope = self.scope(at, {**beside, **other}, cut.find, cut.moved(moved))
             return split_loss(self.evaluate(problem, scope)[0], problem.name)[0]
 
         return Response(
@@ -279,15 +275,16 @@ class TotalObjectives(Evaluations):
             value=leaves if torch.is_grad_enabled() else {k: t.detach() for k, t in value.items()},
             leaves=leaves,
             gradient=own,
-            arguments=cut.arguments,
-            argument_gradient={k: found[k] for k in cut.arguments if k in found},
+            arguments=arguments,
+            argument_gradient={k: found[k] for k in arguments if k in found},
             parameters=self.parameters[problem],
             optimizer=problem.optimizer,
             objective=objective,
             # The gradient at the standing values, from which an optimum follows.
-            reference=self.update(problem).gradient if moved else None,
+            reference=self.update(problem).gradient if follows else None,
             upstream={**cut.originals, **value},
             seed=self.seed(problem, 0),
+            solved=functools.partial(self.solved, problem),
         )
 
 

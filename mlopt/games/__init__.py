@@ -5,6 +5,7 @@ Imports the ground and `_graph`. Start reading at `simultaneous.py`, then `_grap
 
 from .alternating import Alternating
 from .extragradient import Extragradient
+from .joint import Joint
 from .simultaneous import Simultaneous
 
-__all__ = ["Alternating", "Extragradient", "Simultaneous"]
+__all__ = ["Alternating", "Extragradient", "Joint", "Simultaneous"]

@@ -16,7 +16,13 @@ class Simultaneous(AbstractPlay):
         s_i(r) = s_i(w_i; w_others, r)       with the method of player i, OneStep() for example
 
     All methods and products can be used, a different one for each player; `Frozen()` players are
-    read as they stand.
+    read as they stand. Players that read each other and are all `Implicit` are in equilibrium, and
+    what moves one of them moves all:
+
+        dF_i/dw_i(w; r) = 0  for every i,    J_ij = d/dw_j dF_i/dw_i
+        pullback to r:  - d/dr sum_i < dF_i/dw_i , q_i >,    J' q = c
+
+    J is not symmetric: their solver, the same one for all, is `GMRES`, `Dense` or `Neumann`.
 
     Do not use it for zero-sum games whose players hold each other in balance: simultaneous steps
     turn around the solution, and away from it. `Extragradient` does not.

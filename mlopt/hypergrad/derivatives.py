@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from .._tensors import Tensors
+from .._tensors import Tensors, dense
 
 __all__ = ["backward_passes", "derivatives"]
 
@@ -27,6 +27,7 @@ def derivatives(
     *,
     create_graph: bool = False,
     retain_graph: bool | None = None,
+    sparse: bool = False,
 ) -> Tensors:
     """The vector-Jacobian product of some tensors, by those of the inputs they depend on.
 
@@ -36,6 +37,8 @@ def derivatives(
         cotangents: one for each output; None for a lone scalar.
         create_graph: whether the result is to be differentiated in its turn.
         retain_graph: whether the graph will be gone through again; by default as `create_graph`.
+        sparse: whether sparse gradients (`nn.Embedding(sparse=True)`) stay so, as an optimizer may
+            want them; nothing else can be computed of them.
 
     Returns:
         Tensors by key; inputs that nothing depends on are absent.
@@ -54,7 +57,8 @@ def derivatives(
     else:
         along = [torch.ones_like(t) for t in outputs] if cotangents is None else cotangents
         found = run(tuple(outputs), tuple(along), keep, create_graph, by, True, False)
-    return {k: g for k, g in zip(inputs, found, strict=True) if g is not None}
+    out = {k: g for k, g in zip(inputs, found, strict=True) if g is not None}
+    return out if sparse else dense(out)
 
 
 @functools.cache

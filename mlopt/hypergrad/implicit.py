@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .._errors import ConvergenceError, GraphError
 from .._tensors import Key, Tensors, add_scaled, difference, scale
-from ..solvers import CG, AbstractSolver
+from ..solvers import CG, AbstractSolver, Operator
 from .curvature import AbstractCurvature, Hessian
 from .derivatives import derivatives
 from .interface import AbstractHypergradient, Cost, Response, gradient
@@ -35,7 +35,8 @@ class Implicit(AbstractHypergradient):
         s(r') = w - (H + damping I)^-1 [ dF/dw(w; r') - dF/dw(w; r) ]
 
     Let the lower problem come near its optimum before each upper update: see `Alternate`. Do not
-    use it where it stays far from it (then `Unrolled`), nor on objectives without curvature.
+    use it where it stays far from it (then `Unrolled`), nor on objectives without curvature. For
+    the players of a game it is the derivative of their equilibrium: see `games.Simultaneous`.
 
     Args:
         solver: of the linear system; `CG()` needs H to be positive definite.
@@ -62,8 +63,8 @@ class Implicit(AbstractHypergradient):
     def __post_init__(self) -> None:
         if not isinstance(self.solver, AbstractSolver):
             raise GraphError(
-                f"Implicit(solver={self.solver!r}): give an object: CG(), Neumann(), Nystrom() or "
-                "Dense()."
+                f"Implicit(solver={self.solver!r}): give an object: CG(), GMRES(), Neumann(), "
+                "Nystrom() or Dense()."
             )
         check_product(self, self.product)
         if not isinstance(self.curvature, AbstractCurvature):
@@ -128,10 +129,28 @@ class Implicit(AbstractHypergradient):
             )
         system = _System(self, response, keys, self._operator(response, keys))
         if not torch.is_grad_enabled():
-            return self.solver.solve(system.product, b, response.name).value
+            return solved(self.solver, system.product, b, response)
         upstream = [response.upstream[k] for k in system.inputs]
         found = _Solve.apply(system, *b.values(), *upstream)
         return dict(zip(keys, found, strict=True))
+
+
+def solved(solver: AbstractSolver, operator: Operator, b: Tensors, *responses: Response) -> Tensors:
+    """The solution of a linear system, of whose residual its problems are told.
+
+    Args:
+        solver: of the system.
+        operator: v -> A v.
+        b: the right-hand side.
+        *responses: of the problems whose system it is.
+
+    Returns:
+        x by key.
+    """
+    found = solver.solve(operator, b, " and ".join(r.name for r in responses))
+    for response in responses:
+        response.solved(found.residual, "" if found.warned else repr(solver))
+    return found.value
 
 
 @dataclass(frozen=True)
@@ -165,7 +184,7 @@ class _System:
         """The solution, without a graph."""
         right = dict(zip(self.keys, b, strict=True))
         with torch.no_grad():
-            value = self.method.solver.solve(self.product, right, self.response.name).value
+            value = solved(self.method.solver, self.product, right, self.response)
         return [value[k] for k in self.keys]
 
     def afresh(self) -> _System:

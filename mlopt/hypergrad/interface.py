@@ -35,6 +35,10 @@ class Cost:
     backwards: int = 0
 
 
+def _unheard(residual: float, solver: str) -> None:
+    """Nobody asks."""
+
+
 @dataclass(frozen=True)
 class Response:
     """A lower problem with objective F(w; r) at one point of one step.
@@ -58,6 +62,9 @@ class Response:
         upstream: the tensors of the readers' graph from which `leaves` and `arguments` were taken,
             by key, where a pullback must be differentiable.
         seed: of what a method draws itself.
+        solved: (relative residual, solver) -> None, to be told of each linear system that was
+            solved; the solver's name is empty where it has warned itself. It is among the metrics
+            as "problem/residual", and warned of where it is large.
         reference: dF/dw at w and at the standing value of all that is above, where r is not that:
             then a solution that was taken as optimal has to follow. None where it is.
     """
@@ -74,6 +81,7 @@ class Response:
     reference: Tensors | None = None
     upstream: Tensors = field(default_factory=dict)
     seed: int = 0
+    solved: Callable[[float, str], None] = _unheard
 
     def differentiate(self, value: Tensors, wanted: Sequence[Key]) -> Tensors:
         """The gradient of F by arguments or by w itself, at another w: one evaluation.
@@ -94,11 +102,15 @@ class Response:
                 arguments = {k: t.view_as(t) for k, t in arguments.items()}
             at = {**value, **own} if own else value
             loss = self.objective(at, 0, arguments if again else None)
+            if not loss.requires_grad:  # what is read may be detached
+                return {}
             inputs = {k: own[k] if k in own else arguments[k] for k in wanted}
-            return gradient(loss, inputs, self.name, create_graph=again)
+            return derivatives([loss], inputs, create_graph=again)
 
 
-def gradient(loss: Tensor, inputs: Tensors, name: str, create_graph: bool = False) -> Tensors:
+def gradient(
+    loss: Tensor, inputs: Tensors, name: str, create_graph: bool = False, sparse: bool = False
+) -> Tensors:
     """The gradient of an objective by those of the inputs that it depends on.
 
     Args:
@@ -106,6 +118,7 @@ def gradient(loss: Tensor, inputs: Tensors, name: str, create_graph: bool = Fals
         inputs: by key.
         name: the problem's label, for the error.
         create_graph: whether the gradient is to be differentiated in its turn.
+        sparse: whether sparse gradients stay so.
 
     Returns:
         Tensors by key; inputs that the value does not depend on are absent.
@@ -118,7 +131,7 @@ def gradient(loss: Tensor, inputs: Tensors, name: str, create_graph: bool = Fals
             f"{name}: its value does not depend on what it is differentiated by. Does the function "
             "use its arguments, or is it under no_grad?"
         )
-    return derivatives([loss], inputs, create_graph=create_graph)
+    return derivatives([loss], inputs, create_graph=create_graph, sparse=sparse)
 
 
 class AbstractHypergradient(abc.ABC):

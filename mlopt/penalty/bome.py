@@ -161,7 +161,8 @@ def _names(problem: Problem, variable: Variable) -> list[str]:
 
 def _gradient(value: Tensor, leaves: Iterable[Tensor]) -> tuple[Tensor, ...]:
     """The gradient, zero where the value does not depend on a leaf."""
-    return torch.autograd.grad(value, list(leaves), allow_unused=True, materialize_grads=True)
+    found = torch.autograd.grad(value, list(leaves), allow_unused=True, materialize_grads=True)
+    return tuple(g.to_dense() if g.is_sparse else g for g in found)
 
 
 def _inner(a: Iterable[Tensor], b: Iterable[Tensor]) -> Tensor:

@@ -1,4 +1,4 @@
-"""Solvers of A x = b for a symmetric operator A: one file per method.
+"""Solvers of A x = b by products with A: one file per method.
 
 Imports the ground. Start reading at `_solver.py`, then `cg.py`.
 """
@@ -6,7 +6,17 @@ Imports the ground. Start reading at `_solver.py`, then `cg.py`.
 from ._solver import AbstractSolver, Operator, Solution
 from .cg import CG
 from .dense import Dense
+from .gmres import GMRES
 from .neumann import Neumann
 from .nystrom import Nystrom
 
-__all__ = ["CG", "AbstractSolver", "Dense", "Neumann", "Nystrom", "Operator", "Solution"]
+__all__ = [
+    "CG",
+    "GMRES",
+    "AbstractSolver",
+    "Dense",
+    "Neumann",
+    "Nystrom",
+    "Operator",
+    "Solution",
+]

@@ -25,21 +25,26 @@ class Solution:
         residual: |b - A x| / |b|, as far as the solver knows it; 0.0 for b = 0.
         converged: the residual is within the solver's tolerance; for a solver that has none,
             within the square root of the dtype's rounding.
+        warned: the solver has said itself, by a `ConvergenceWarning`, why it ended early.
     """
 
     value: Tensors
     products: int
     residual: float
     converged: bool
+    warned: bool = False
 
 
 class AbstractSolver(abc.ABC):
-    """Solves A x = b by products with A alone; A is symmetric, and is never stored but by `Dense`.
+    """Solves A x = b by products with A alone, which is never stored but by `Dense`.
 
     The implicit hypergradient is such a system: A is the Hessian of the lower problem, b the
     gradient of its reader. All tensors of b are one vector to a solver: how a vector is split
     over keys does not matter.
     """
+
+    #: Whether A may be any invertible matrix, as that of an equilibrium is; else it is symmetric.
+    general: bool = False
 
     @abc.abstractmethod
     def solve(self, operator: Operator, b: Tensors, name: str = "") -> Solution:

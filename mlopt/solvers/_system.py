@@ -90,13 +90,16 @@ class System:
             )
         return flat
 
-    def solution(self, x: Tensor, residual: float, tol: float | None = None) -> Solution:
+    def solution(
+        self, x: Tensor, residual: float, tol: float | None = None, warned: bool = False
+    ) -> Solution:
         """The answer in the shapes of b, undone from the scaling.
 
         Args:
             x: the solution of the scaled system.
             residual: relative to |b|.
             tol: what residual counts as converged; None: the square root of the rounding.
+            warned: the solver has warned itself.
 
         Returns:
             The answer, whose tensors share no memory.
@@ -104,7 +107,7 @@ class System:
         tol = math.sqrt(self.eps) if tol is None else tol
         # Not views of one vector: those would share a version counter.
         value = {key: t.clone() for key, t in self._split(x * self._factor).items()}
-        return Solution(value, self.products, residual, residual <= tol)
+        return Solution(value, self.products, residual, residual <= tol, warned)
 
     def no_curvature(self) -> ConvergenceError:
         """The error of an operator that is zero."""

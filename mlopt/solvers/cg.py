@@ -115,4 +115,4 @@ class CG(AbstractSolver):
             ConvergenceWarning,
             stacklevel=4,  # the caller of solve, past no_grad
         )
-        return system.solution(x, residual, max(self.tol, system.eps))
+        return system.solution(x, residual, max(self.tol, system.eps), warned=True)

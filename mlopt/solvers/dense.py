@@ -16,13 +16,13 @@ __all__ = ["Dense"]
 
 @dataclass(frozen=True)
 class Dense(AbstractSolver):
-    """Build A column by column, make it symmetric, and solve by its eigenvalues.
+    """Build A column by column, and solve by its singular values.
 
-        M = (A + A') / 2 = V diag(l) V';    x = V (V'b / l)
+        A = U diag(s) V';    x = V (U'b / s)
 
-    As many products as b has numbers, and the cube of it in time. An indefinite matrix is solved
-    as it is: x is then the solution, though no lower minimum stands behind it. The residual is
-    taken with A before it was made symmetric: a large one tells of an asymmetric operator.
+    As many products as b has numbers, and the cube of it in time. A matrix that is indefinite or
+    not symmetric is solved as it is: x is then the solution, though no lower minimum stands behind
+    it.
 
     Do not use it for networks: it is there for small problems, tests and audits.
 
@@ -37,6 +37,8 @@ class Dense(AbstractSolver):
     """
 
     max_size: int = 2000
+
+    general = True
 
     def __post_init__(self) -> None:
         check_whole(self, "max_size", self.max_size, 1)
@@ -57,13 +59,13 @@ class Dense(AbstractSolver):
             return system.solution(system.b, 0.0)
         columns = torch.eye(size, dtype=system.b.dtype, device=system.b.device).unbind()
         matrix = torch.stack([system.product(column) for column in columns], 1)
-        values, vectors = torch.linalg.eigh((matrix + matrix.T) / 2)
-        smallest, largest = torch.aminmax(values.abs())
-        if smallest <= size * system.eps * largest:
+        left, values, right = torch.linalg.svd(matrix)
+        if values[-1] <= size * system.eps * values[0]:
             raise ConvergenceError(
-                f"{system.where}: A is singular: its eigenvalues reach from {smallest.item():.3g} "
-                f"to {largest.item():.3g} in size. Add damping, or a regularizer to the lower loss."
+                f"{system.where}: A is singular: its singular values reach from "
+                f"{values[-1].item():.3g} to {values[0].item():.3g}. Add damping, or a regularizer "
+                "to the lower loss."
             )
-        x = vectors @ ((vectors.T @ system.b) / values)
+        x = right.T @ ((left.T @ system.b) / values)
         residual = torch.linalg.vector_norm(system.b - matrix @ x).item() / system.length
         return system.solution(x, residual)

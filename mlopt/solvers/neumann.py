@@ -28,7 +28,8 @@ class Neumann(AbstractSolver):
 
     One product a step. It converges to the solution if scale < 2 / (largest eigenvalue of A) and A
     is positive definite; every term is then shorter than the one before. A term that grows raises
-    an error at once, before it can harm.
+    an error at once, before it can harm. On the matrix of a game's equilibrium, which is not
+    symmetric, it converges where the players' own gradient steps of that learning rate do.
 
     The residual it reports is the length of the last term, |b - A x| of one step before: the true
     one is no longer, and knowing it would take another product.
@@ -53,6 +54,8 @@ class Neumann(AbstractSolver):
 
     steps: int = 20
     scale: float | None = None
+
+    general = True
 
     def __post_init__(self) -> None:
         check_whole(self, "steps", self.steps, 0)

@@ -75,15 +75,15 @@ class Nystrom(AbstractSolver):
         system = System(operator, b, name)
         if system.length == 0:
             return system.solution(system.b, 0.0)
-        vectors, values = self._approximate(system)
+        vectors, values, warned = self._approximate(system)
         inside = vectors.T @ system.b
         outside = system.b - vectors @ inside
         x = vectors @ (inside / (values + self.damping)) + outside / self.damping
         residual = torch.linalg.vector_norm(system.b - system.product(x)).item() / system.length
-        return system.solution(x, residual)
+        return system.solution(x, residual, warned=warned)
 
-    def _approximate(self, system: System) -> tuple[Tensor, Tensor]:
-        """U and l of A_nys."""
+    def _approximate(self, system: System) -> tuple[Tensor, Tensor, bool]:
+        """U and l of A_nys, and whether something was left out, of which it has warned."""
         b, rank = system.b, min(self.rank, system.b.numel())
         # On the CPU and in float32: the same directions on any device and in any dtype.
         generator = torch.Generator().manual_seed(self.seed)
@@ -99,7 +99,8 @@ class Nystrom(AbstractSolver):
         core = basis.T @ image
         weights, rotation = torch.linalg.eigh((core + core.T) / 2)
         kept = weights > 0
-        if not kept.all():
+        whole = bool(kept.all())
+        if not whole:
             left_out = int((~kept).sum())
             message = (
                 f"{system.where}: Nystrom met negative curvature, {weights[0].item() - shift:.3g}, "
@@ -114,4 +115,4 @@ class Nystrom(AbstractSolver):
         # By QR first: the other matrices are small then, however long b is.
         outer, inner = torch.linalg.qr(root)
         left, singular, _ = torch.linalg.svd(inner)
-        return outer @ left, (singular**2 - shift).clamp(min=0)
+        return outer @ left, (singular**2 - shift).clamp(min=0), not whole

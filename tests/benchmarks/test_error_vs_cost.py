@@ -17,6 +17,9 @@ import unroll_memory  # noqa: E402
 from peers import KINDS, Options  # noqa: E402
 from peers.mlopt_peer import METHODS  # noqa: E402
 
+# The solvers have few steps, so that what they leave is seen.
+pytestmark = pytest.mark.filterwarnings("ignore::mlopt.ConvergenceWarning")
+
 FEATURES, STEPS = 12, 7
 NAMES = [method.name for method in METHODS]
 RADIUS = 1e-5

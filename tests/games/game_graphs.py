@@ -9,13 +9,13 @@ from typing import Any
 import torch
 from case_graphs import parameter, tensor
 from cases import warmed
-from games.game_oracle import Extra, Turns
+from games.game_oracle import Extra, Rounds, Turns
 from nested_oracle import Steps
 from torch import Tensor
 
 import mlopt
 from mlopt import Game, OneStep
-from mlopt.games import Alternating, Extragradient
+from mlopt.games import Alternating, Extragradient, Joint
 
 CPU = torch.device("cpu")
 MIX = tensor(CPU, 90, 3, 3, scale=0.6)
@@ -51,6 +51,10 @@ class Play:
             game = Game(players, Extragradient())
             kinds[game] = Extra()
             return game
+        if self.name == "joint":
+            game = Game(players, Joint(3))
+            kinds[game] = Rounds(3)
+            return game
         first, *rest = players
         turns = ((first, 2), *((p, 1) for p in rest), (first, 1))
         game = Game(players, Alternating(*turns))
@@ -83,6 +87,9 @@ PLAYS = {
     "alternating": Play("alternating", PLAIN, PLAIN),
     "alternating momentum": Play("alternating", MOMENTUM, NESTEROV),
     "alternating adam": Play("alternating", ADAM, MOMENTUM),
+    "joint": Play("joint", PLAIN, PLAIN),
+    "joint momentum": Play("joint", NESTEROV, MOMENTUM),
+    "joint adam": Play("joint", ADAM, PLAIN),
     "extragradient": Play("extragradient", PLAIN, PLAIN),
     "extragradient momentum": Play("extragradient", NESTEROV, MOMENTUM),
     "extragradient adam": Play("extragradient", ADAM, PLAIN),

@@ -2,6 +2,7 @@
 
     Simultaneous     x_i = w_i - lr dF_i/dw_i(w_i; the others' standing values, above)
     Turns            one player after the other, each at the others' newest values
+    Rounds           all players together, several times
     Extra            v_i as Simultaneous; then x_i = w_i - lr dF_i/dw_i(v; above)
 
 A player's gradient is partial: by its own tensors, even where the value of another was made from
@@ -21,7 +22,7 @@ from torch import Tensor
 
 import mlopt
 
-__all__ = ["Extra", "Played", "Turns", "update"]
+__all__ = ["Extra", "Played", "Rounds", "Turns", "update"]
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,13 @@ class Turns:
     """Pairs of a player and its number of steps, in order."""
 
     turns: tuple[tuple[Any, int], ...]
+
+
+@dataclass(frozen=True)
+class Rounds:
+    """So many steps of all players together."""
+
+    count: int
 
 
 @dataclass(frozen=True)
@@ -41,8 +49,9 @@ class Played(Nested):
 
     Args:
         entries: as given to the engine, lowest first.
-        kinds: of problems as in `Nested`; of a game that takes the steps `Turns` or `Extra`, and of
-            its players `Stopped(None)` or `Fixed()` where readers see no gradient, or no move.
+        kinds: of problems as in `Nested`; of a game that takes the steps `Turns`, `Rounds` or
+            `Extra`, and of its players `Stopped(None)` or `Fixed()` where readers see no gradient,
+            or no move.
         batch: (node) -> its batch.
         seed: (node) -> the seed of its evaluations.
     """
@@ -91,6 +100,10 @@ class Played(Nested):
             for p, count in kind.turns:
                 for _ in range(count):
                     points[p] = {**points[p], **step(p, points)}
+            return points
+        if isinstance(kind, Rounds):
+            for _ in range(kind.count):
+                points = {p: {**points[p], **step(p, points)} for p in points}
             return points
         ahead = {p: {**points[p], **step(p, points)} for p in points}
         states.clear()  # what the look-ahead did to the optimizers is forgotten

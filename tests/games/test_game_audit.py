@@ -18,7 +18,7 @@ from mlopt import OneStep
 from mlopt._graph.game import Table
 from mlopt.games import Alternating, Extragradient
 
-AUDITED = ("simultaneous adam", "alternating momentum", "extragradient adam")
+AUDITED = ("simultaneous adam", "alternating momentum", "joint momentum", "extragradient adam")
 
 
 @pytest.mark.parametrize(("world", "play"), thinned(3, WORLDS, AUDITED))

@@ -11,7 +11,7 @@ from torch import nn
 
 import mlopt
 from mlopt import Frozen, Game, GraphError, Implicit, OneStep, StopGradient, Unrolled
-from mlopt.games import Alternating, Extragradient, Simultaneous
+from mlopt.games import Alternating, Extragradient, Joint, Simultaneous
 
 
 def pair(*more: str, **options: Any) -> list[Any]:
@@ -77,8 +77,15 @@ def test_turns() -> None:
             Alternating(turn)
 
 
+def test_joint_steps() -> None:
+    for steps in (0, -1, True, 1.0, "2"):
+        with pytest.raises(GraphError, match=r"Joint\(steps=.*whole number, at least 1"):
+            Joint(steps)  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize(
-    "play", [lambda x, y: Alternating((x, 2), (y, 1)), lambda x, y: Extragradient()]
+    "play",
+    [lambda x, y: Alternating((x, 2), (y, 1)), lambda x, y: Extragradient(), lambda x, y: Joint(2)],
 )
 def test_players_whose_steps_the_play_cannot_take(play: Any) -> None:
     for method in (Implicit(), OneStep(), Unrolled(2), mlopt.Sama()):

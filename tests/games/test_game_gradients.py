@@ -20,8 +20,8 @@ import mlopt
 from mlopt import Central, Frozen, Game, OneSided, OneStep, StopGradient
 from mlopt.games import Alternating, Extragradient
 
-#: Two games of three players, of which each takes two steps at most.
-ROUNDING = sweep_rounding(2 * 3 * 2)
+#: Two games of three players, of which each takes three steps at most.
+ROUNDING = sweep_rounding(2 * 3 * 3)
 #: With each order the derivatives along a direction of length 1 grow at most tenfold; six players.
 CENTRAL = 6 * 10**2 * 1e-3**2 / 6
 ONE_SIDED = 6 * 10 * 1e-5 / 2

@@ -17,7 +17,7 @@ from torch import nn
 
 import mlopt
 from mlopt import Alternate, Frozen, Game, OneStep, Sequential, UpperFirst
-from mlopt.games import Alternating, Extragradient
+from mlopt.games import Alternating, Extragradient, Joint
 
 H = 0.1
 #: At most four steps of a game of 30 operations, through which a leader looks back.
@@ -252,6 +252,8 @@ def test_a_game_without_a_reader_costs_its_steps() -> None:
     assert {n.name: count for n, (count, _) in plan.per_node.items()} == {"critic": 5, "maker": 1}
     gan = Gan("momentum")
     assert gan.engine(Extragradient()).plan().evaluations == 4
+    gan = Gan("momentum")
+    assert gan.engine(Joint(3)).plan().evaluations == 6
 
 
 def plays(gan: Gan) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from torch import nn
 
 import mlopt
 from mlopt import Game
-from mlopt.games import Alternating, Extragradient, Simultaneous
+from mlopt.games import Alternating, Extragradient, Joint, Simultaneous
 
 
 @pytest.mark.parametrize(
@@ -77,6 +77,30 @@ def test_alternating_players_take_turns_on_batches_of_their_own(
     assert engine.steps == 3
 
 
+@pytest.mark.parametrize(
+    ("steps", "optimizer", "leader"), thinned(2, [1, 3], OPTIMIZERS, [False, True])
+)
+def test_joint_players_step_together_on_the_same_batches(
+    steps: int, optimizer: str, leader: bool
+) -> None:
+    gan, hand = Gan(optimizer, leader), Gan(optimizer, leader)
+    engine = gan.engine(Joint(steps))
+    at = 0
+    for _ in range(3):
+        top = engine.hypergradient(gan.leads)[gan.A][""] if leader else None
+        seeds = [[engine.seed_of(p, k) for k in range(steps)] for p in (gan.critic, gan.maker)]
+        engine.step()
+        for k in range(steps):
+            batch, at = DATA[at], at + 1
+            players = (hand.critic, hand.maker)
+            found = [hand.gradient(p, batch, s[k]) for p, s in zip(players, seeds, strict=True)]
+            for p, grads in zip(players, found, strict=True):
+                hand.move(p, *grads)
+        hand.check(gan)
+        if top is not None:
+            hand.a.data -= 0.1 * top
+
+
 @pytest.mark.parametrize("leader", [False, True])
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_extragradient_looks_ahead_and_steps_from_the_start(optimizer: str, leader: bool) -> None:
@@ -115,7 +139,7 @@ def test_a_player_is_clipped_in_a_simultaneous_game() -> None:
         exact(p, q - 0.1 * g * 0.01 / (length + 1e-6), STEPS)
 
 
-@pytest.mark.parametrize("play", ["alternating", "extragradient"])
+@pytest.mark.parametrize("play", ["alternating", "joint", "extragradient"])
 @pytest.mark.parametrize("leader", [False, True])
 def test_a_players_steps_under_a_leader_are_those_without_one(play: str, leader: bool) -> None:
     """Of tensors, with the middle problem between them too: what is committed is what was read."""
@@ -139,6 +163,8 @@ def test_a_players_steps_under_a_leader_are_those_without_one(play: str, leader:
     ("play", "factor"),
     [
         (None, lambda h: 1 + h**2),  # |z'|^2 / |z|^2
+        (Joint(), lambda h: 1 + h**2),
+        (Joint(3), lambda h: (1 + h**2) ** 3),
         (Extragradient(), lambda h: 1 - h**2 + h**4),
     ],
 )

@@ -14,7 +14,6 @@ from solvers.systems import (
     solve_rounding,
     solved,
     symmetric,
-    true_residual,
     vector,
 )
 
@@ -45,14 +44,13 @@ def test_on_the_device(device) -> None:
     exact(solved(Dense(), a, b, device)[0], np.linalg.solve(a, b), solve_rounding(a))
 
 
-def test_asymmetric_operator_is_made_symmetric_and_shows_in_the_residual() -> None:
+def test_a_matrix_that_is_not_symmetric_is_solved_as_it_is() -> None:
     a = symmetric(np.linspace(1, 4, 5)) + np.triu(np.full((5, 5), 0.2), 1)
     b = vector(5)
     found, solution = solved(Dense(), a, b)
-    exact(found, np.linalg.solve((a + a.T) / 2, b), solve_rounding(a))
-    exact(solution.residual, true_residual(a, found, b), residual_rounding(a, found, b), scale=1.0)
-    assert solution.residual > 1e-3
-    assert not solution.converged
+    exact(found, np.linalg.solve(a, b), solve_rounding(a))
+    kills(np.linalg.solve((a + a.T) / 2, b), np.linalg.solve(a, b), solve_rounding(a))
+    assert solution.converged
 
 
 @pytest.mark.parametrize("values", [[0.0, 1.0, 2.0], [1e-17, 1.0, 2.0], [0.0, 0.0, 0.0]])

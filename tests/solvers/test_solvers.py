@@ -15,10 +15,11 @@ from hypothesis import strategies as st
 from solvers.systems import F64, Matrix, symmetric, vector
 
 from mlopt._errors import GraphError, NonFiniteError
-from mlopt.solvers import CG, AbstractSolver, Dense, Neumann, Nystrom, Solution
+from mlopt.solvers import CG, GMRES, AbstractSolver, Dense, Neumann, Nystrom, Solution
 
 SOLVERS = [
     CG(),
+    GMRES(),
     Neumann(steps=7, scale=0.3),
     Neumann(steps=7),
     Nystrom(rank=12, damping=0.1),

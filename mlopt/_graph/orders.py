@@ -1,0 +1,46 @@
+"""How often nested levels differentiate an objective."""
+
+from __future__ import annotations
+
+from .levels import Levels
+from .problem import Problem
+
+__all__ = ["enclosing", "order"]
+
+
+def enclosing(graph: Levels, problem: Problem) -> list[Problem]:
+    """The middle problems in whose total objectives a solution follows, and that are read above.
+
+    Args:
+        graph: the graph.
+        problem: whose solution it is.
+
+    Returns:
+        They, lowest first.
+    """
+    return [
+        p
+        for p in graph.problems
+        if problem in graph.follows(p)
+        and graph.methods[p].responds
+        and any(p in graph.needed(top)[1:] for top in graph.problems)
+    ]
+
+
+def order(graph: Levels, problem: Problem) -> int:
+    """How often an objective is differentiated, at the most.
+
+    Once for its own update and by finite differences, twice where its method takes exact products
+    or goes back through its steps; and once more for each level around it that does so.
+
+    Args:
+        graph: the graph.
+        problem: the problem.
+
+    Returns:
+        The order.
+    """
+    method = graph.methods[problem]
+    own = 2 if method.responds and (method.cost.keeps_graph or method.traced) else 1
+    around = [order(graph, p) for p in enclosing(graph, problem)]
+    return own + max(around, default=1) - 1
