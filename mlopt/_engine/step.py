@@ -284,7 +284,7 @@ class Step:
         self._keep(problem, update.gradient)
 
     def _iterate(self, problem: Problem) -> None:
-        trajectory = self.totals.trajectory(problem)
+        self._placing[problem] = trajectory = self.totals.trajectory(problem)
         self._watch_noted()
         self._note_signals()
         self._report(problem, trajectory.losses[0], trajectory.metrics)
