@@ -3,6 +3,7 @@
 from . import games
 from ._audit import Audit, AuditError, Finding, audit
 from ._engine.engine import Callback, Engine
+from ._engine.loops import Loops
 from ._engine.plan import Plan
 from ._engine.schedule import (
     AbstractSchedule,
@@ -72,6 +73,7 @@ __all__ = [
     "Growing",
     "Hessian",
     "Implicit",
+    "Loops",
     "MloptError",
     "Neumann",
     "NonFiniteError",

@@ -126,9 +126,13 @@ class Builder:
         self.operations.append(check := Settled(tuple(problems), tol))
         return check
 
+    def iterate(self) -> None:
+        """Take all steps that are pending, so that none of them sees a commit of another."""
+        self._iterate(list(self._pending))
+
     def decide(self) -> None:
         """From here on nothing but commits follows."""
-        self._iterate(list(self._pending))
+        self.iterate()
         fuse(self.graph, self.operations, self._needs)
         if not self._decided and not self.undo:
             self.operations.append(Decide())

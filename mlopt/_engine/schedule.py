@@ -8,6 +8,7 @@ import math
 import numbers
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from .._errors import GraphError
 from .._graph.brief import brief
@@ -23,6 +24,8 @@ __all__ = [
     "Simultaneous",
     "Until",
     "UpperFirst",
+    "check_turns",
+    "turn_of",
 ]
 
 
@@ -171,52 +174,12 @@ class Alternate(AbstractSchedule):
         self, *turns: tuple[Problem | tuple[Problem, ...], int | Until], same_batch: bool = False
     ) -> None:
         self.same_batch = flag("Alternate", "same_batch", same_batch)
-        self.turns: list[tuple[tuple[Problem, ...], int | Until]] = []
-        for turn in turns:
-            if not (
-                isinstance(turn, tuple)
-                and len(turn) == 2
-                and (
-                    isinstance(turn[1], Until)
-                    or (type(turn[1]) is int and turn[1] > 0)  # True is none
-                )
-            ):
-                raise GraphError(
-                    f"Alternate: {turn!r} is not a pair (problem, number of rounds > 0, or Until)."
-                )
-            problems = turn[0] if isinstance(turn[0], tuple) else (turn[0],)
-            if not all(isinstance(p, Problem) for p in problems):
-                raise GraphError(f"Alternate: {turn!r} does not name problems.")
-            self.turns.append((problems, turn[1]))
+        self.turns = [turn_of("Alternate", turn) for turn in turns]
         if not self.turns:
             raise GraphError("Alternate() has no turn; give pairs (problem, number of rounds).")
 
     def check(self, graph: Graph) -> None:
-        named = {p for problems, _ in self.turns for p in problems}
-        for p in named:
-            if p not in graph.problems:
-                raise GraphError(f"Alternate: {p.name} is not in the engine's list.")
-            if p.repeat > 1:
-                raise GraphError(
-                    f"Alternate: {p.name} has repeat={p.repeat}; give it more rounds instead."
-                )
-        for problems, rounds in self.turns:
-            for p in problems:
-                if isinstance(rounds, Until) and graph.methods[p].traced:
-                    raise GraphError(
-                        f"Alternate: {p.name} takes its steps by {graph.methods[p]}, whose number "
-                        "is fixed; Until() cannot end them."
-                    )
-            for p in problems:
-                for q in graph.moving(p):
-                    if q not in problems:
-                        raise GraphError(
-                            f"Alternate: {p.name} and {q.name} are players of a game that moves "
-                            "them together; name both in one turn: ((..., ...), rounds)."
-                        )
-        for p in graph.problems:
-            if p not in named and p.optimizer is not None:
-                raise GraphError(f"Alternate: {p.name} has no turn and would never be updated.")
+        check_turns("Alternate", graph, self.turns)
 
     def compose(self, builder: Builder, active: Sequence[Problem]) -> None:
         drawn: set[object] = set()
@@ -232,6 +195,7 @@ class Alternate(AbstractSchedule):
                     builder.draw(again)
                 drawn.update(streams)
                 builder.totals(chosen)
+                builder.iterate()
                 if until:
                     checks.append(builder.settled(chosen, until.tol))
                 for p in chosen:
@@ -243,3 +207,70 @@ class Alternate(AbstractSchedule):
     def __repr__(self) -> str:
         turns = ", ".join(f"({', '.join(p.name for p in ps)}, {n})" for ps, n in self.turns)
         return f"Alternate({turns})"
+
+
+def turn_of(name: str, turn: Any) -> tuple[tuple[Problem, ...], int | Until]:
+    """A turn as it was given: some problems, and how often they are updated.
+
+    Args:
+        name: of the schedule.
+        turn: what was given.
+
+    Returns:
+        Both.
+
+    Raises:
+        GraphError: it is no turn.
+    """
+    if not (
+        isinstance(turn, tuple)
+        and len(turn) == 2
+        and (isinstance(turn[1], Until) or (type(turn[1]) is int and turn[1] > 0))  # True is none
+    ):
+        raise GraphError(
+            f"{name}: {turn!r} is not a pair (problem, number of rounds > 0, or Until)."
+        )
+    problems = turn[0] if isinstance(turn[0], tuple) else (turn[0],)
+    if not all(isinstance(p, Problem) for p in problems):
+        raise GraphError(f"{name}: {turn!r} does not name problems.")
+    return problems, turn[1]
+
+
+def check_turns(
+    name: str, graph: Graph, turns: Sequence[tuple[tuple[Problem, ...], int | Until]]
+) -> None:
+    """Refuse turns that are not those of a graph.
+
+    Args:
+        name: of the schedule.
+        graph: the graph.
+        turns: of the schedule.
+
+    Raises:
+        GraphError: a problem is not in the graph, has none, or cannot be updated so.
+    """
+    named = {p for problems, _ in turns for p in problems}
+    for p in named:
+        if p not in graph.problems:
+            raise GraphError(f"{name}: {p.name} is not in the engine's list.")
+        if p.repeat > 1:
+            raise GraphError(
+                f"{name}: {p.name} has repeat={p.repeat}; give it more rounds instead."
+            )
+    for problems, rounds in turns:
+        for p in problems:
+            if isinstance(rounds, Until) and graph.methods[p].traced:
+                raise GraphError(
+                    f"{name}: {p.name} takes its steps by {graph.methods[p]}, whose number is "
+                    "fixed; Until() cannot end them."
+                )
+        for p in problems:
+            for q in graph.moving(p):
+                if q not in problems:
+                    raise GraphError(
+                        f"{name}: {p.name} and {q.name} are players of a game that moves them "
+                        "together; name both in one turn: ((..., ...), rounds)."
+                    )
+    for p in graph.problems:
+        if p not in named and p.optimizer is not None:
+            raise GraphError(f"{name}: {p.name} has no turn and would never be updated.")

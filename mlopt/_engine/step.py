@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from .._evaluation.point import Evaluator
-from .._graph.containers import rebuilt
 from .._graph.graph import Graph
 from .._graph.node import Node
 from .._graph.problem import Problem
@@ -20,6 +19,7 @@ from .._graph.stacking import dissolve
 from .._graph.stream import Stream
 from .._sweep.ascent import Ascent
 from .._sweep.descent import total_gradients
+from .._sweep.records import detached
 from .._sweep.together import evaluate_together
 from .._sweep.total import TotalObjectives
 from .._tensors import Tensors, norm
@@ -236,8 +236,8 @@ class Step:
         label = self.graph.labels[problem]
         self.watch.note(problem, "loss", loss)
         self.outcome.metrics[f"{label}/loss"] = loss
-        for name, value in metrics.items():
-            self.outcome.metrics[f"{label}/{name}"] = rebuilt(value, _detached)
+        for name, value in detached(metrics).items():
+            self.outcome.metrics[f"{label}/{name}"] = value
 
     def _show(self, signal: Node, parts: dict[str, Tensor]) -> None:
         parts = {k: t.detach() for k, t in parts.items()}
@@ -284,7 +284,7 @@ class Step:
         self._keep(problem, update.gradient)
 
     def _iterate(self, problem: Problem) -> None:
-        trajectory = self.totals.trajectory(problem)
+        self._placing[problem] = trajectory = self.totals.trajectory(problem)
         self._watch_noted()
         self._note_signals()
         self._report(problem, trajectory.losses[0], trajectory.metrics)
@@ -347,7 +347,3 @@ class Step:
         self.batches.redraw(operation.streams, operation.readers)
         self.ascent.forget(operation.forget)
         self._total_objectives = None
-
-
-def _detached(held: Any) -> Any:
-    return held.detach() if isinstance(held, Tensor) else held

@@ -340,6 +340,7 @@ class Stepper:
         finally:
             self._feed.give_back()
 
+
 def _tried(operation: Operation) -> Operation | None:
     """What stands for an operation in a trial, which commits and draws nothing."""
     if isinstance(operation, Nest | Iterate):

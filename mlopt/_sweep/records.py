@@ -10,6 +10,7 @@ from torch import Tensor
 
 from .._evaluation.loss import split_loss
 from .._evaluation.point import Evaluator, Point
+from .._graph.containers import rebuilt
 from .._graph.node import Node
 from .._graph.problem import Problem
 from .._graph.signal import Signal, join, split
@@ -184,4 +185,4 @@ def objective_at(evaluator: Evaluator, node: Problem, point: Point) -> Callable[
 
 def detached(metrics: dict[str, Any]) -> dict[str, Any]:
     """Metrics without their graphs."""
-    return {k: m.detach() if isinstance(m, Tensor) else m for k, m in metrics.items()}
+    return rebuilt(metrics, lambda m: m.detach() if isinstance(m, Tensor) else m)

@@ -26,7 +26,7 @@ METHODS = {
     "sama": mlopt.Sama(),
     "unrolled": mlopt.Unrolled(3),
     "recomputed": mlopt.Unrolled(3, recompute=True),
-    "implicit": mlopt.Implicit(mlopt.CG(max_steps=3), damping=20.0),
+    "implicit": mlopt.Implicit(mlopt.CG(max_steps=3), damping=1.0),
 }
 
 
@@ -101,6 +101,7 @@ def found(again: str, norm: str, method: str) -> list[Tensor]:
     return [gradient, *(t.detach() for t in (*net.parameters(), *net.buffers()))]
 
 
+@pytest.mark.filterwarnings("ignore::mlopt.ConvergenceWarning")  # of three steps of CG
 @pytest.mark.parametrize("norm", ["none", "batch", "spectral", "dropout"])
 @pytest.mark.parametrize("method", METHODS)
 def test_checkpointed_is_as_if_it_were_not(method: str, norm: str) -> None:
