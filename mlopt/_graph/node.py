@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .._errors import GraphError
-from .._variable import Stop, Variable
+from .._variable import Source, Stop, Variable
 from .stream import Stream
 
 __all__ = ["Argument", "Node", "Read"]
@@ -31,7 +31,7 @@ class Argument:
     is_list: bool
 
 
-class Node:
+class Node(Source):
     """A pure function of what it reads. Its arguments are the edges of the graph.
 
     Args:

@@ -1,6 +1,6 @@
 """Conditional image generators, discriminators and their losses.
 
-An island of plain PyTorch: it imports nothing of mlopt but its errors. Start reading at
+An island of plain PyTorch: it imports nothing of mlopt but its errors and checks. Start reading at
 `families.py`, then `dcgan_generator.py`.
 """
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from mlopt._arguments import checked
 from mlopt._errors import DataError
 
 __all__ = ["JsonlLogger", "from_json", "read_jsonl", "to_json"]
@@ -30,12 +31,14 @@ class JsonlLogger:
         path: the file; missing folders are made.
     """
 
+    @checked(DataError)
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self.path.parent.mkdir(parents=True, exist_ok=True)
         _remove_cut_line(self.path)
         self._file = self.path.open("a", buffering=1, encoding="utf-8", newline="\n")
 
+    @checked(DataError)
     def log(self, row: Mapping[str, object]) -> None:
         """Append one row.
 
@@ -120,6 +123,7 @@ def from_json(value: Any) -> Any:
     return value
 
 
+@checked(DataError)
 def read_jsonl(path: str | Path) -> list[dict[str, Any]]:
     """Read the rows that `JsonlLogger` wrote, also while it is writing.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from mlopt._arguments import checked
 from mlopt._errors import SettingsError
 from mlopt.nas.genotype import Genotype
 
@@ -58,6 +59,7 @@ class _Arc(NamedTuple):
         return 2 if a == b else int(a[0] < b[0] < a[1] < b[1])
 
 
+@checked(SettingsError)
 def draw(genotype: Genotype, path: str | Path, title: str | None = None) -> None:
     """Draw both cells of a genotype: states in a row, one arc for each operation.
 
@@ -67,12 +69,12 @@ def draw(genotype: Genotype, path: str | Path, title: str | None = None) -> None
         title: a line above the cells.
 
     Raises:
-        SettingsError: if the suffix is another one.
+        SettingsError: if the suffix is another one, or the file cannot be written.
         ModuleNotFoundError: if matplotlib is not installed.
     """
     path = Path(path)
     if path.suffix.lower() not in (".png", ".svg"):
-        raise SettingsError(f"draw: the file must end in .png or .svg, got {str(path)!r}.")
+        raise SettingsError(f"draw(path): the file must end in .png or .svg, got {str(path)!r}.")
     try:
         from matplotlib.figure import Figure
         from matplotlib.lines import Line2D
@@ -102,7 +104,10 @@ def draw(genotype: Genotype, path: str | Path, title: str | None = None) -> None
     handles.append(Line2D([], [], color=_OUTPUT, label="in the output", **ring))
     columns = min(3, len(handles))  # more would not fit the width of a small cell
     figure.legend(handles=handles, loc="outside lower center", ncols=columns, frameon=False)
-    figure.savefig(path, dpi=150)
+    try:
+        figure.savefig(path, dpi=150)
+    except OSError as error:
+        raise SettingsError(f"draw: the path {str(path)!r} cannot be written: {error}") from error
 
 
 def _family(operation: str) -> tuple[str, str]:

@@ -6,6 +6,8 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from mlopt._arguments import checked
+from mlopt._errors import SettingsError
 from mlopt.report.alarms import alarms
 from mlopt.report.learners import learners
 from mlopt.report.page import page
@@ -17,6 +19,7 @@ from mlopt.report.sections import cells, cost, curves, details, mistakes
 __all__ = ["write_report"]
 
 
+@checked(SettingsError)
 def write_report(folder: RunFolder | str | Path, name: str = "report.html") -> Path:
     """Write the report of a run into its folder; a part without data is left out.
 

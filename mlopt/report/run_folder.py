@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from mlopt._arguments import checked, within
 from mlopt._errors import DataError, SettingsError
 from mlopt.loggers import JsonlLogger, from_json, read_jsonl, to_json
 from mlopt.report.environment import environment
@@ -26,11 +27,13 @@ class RunFolder:
     metrics file.
     """
 
+    @checked(SettingsError)
     def __init__(self, path: str | Path) -> None:
         self.root = Path(path)
         self._logger: JsonlLogger | None = None
 
     @classmethod
+    @checked(SettingsError)
     def create(
         cls, path: str | Path, settings: Mapping[str, object], *, overwrite: bool = False
     ) -> RunFolder:
@@ -62,6 +65,7 @@ class RunFolder:
         return folder
 
     @classmethod
+    @checked(SettingsError)
     def open(cls, path: str | Path) -> RunFolder:
         """Open the folder of an existing run.
 
@@ -84,6 +88,7 @@ class RunFolder:
             )
         return cls(root)
 
+    @checked(DataError, step=within("(-inf, inf)"), epoch=within("(-inf, inf)"))
     def log(
         self,
         phase: str,
@@ -111,6 +116,7 @@ class RunFolder:
         path = self.root / METRICS
         return read_jsonl(path) if path.is_file() else []
 
+    @checked(SettingsError)
     def save_json(self, name: str, content: object) -> Path:
         """Write a JSON file, whole or not at all.
 
@@ -128,6 +134,7 @@ class RunFolder:
         os.replace(half, path)
         return path
 
+    @checked(SettingsError)
     def read_json(self, name: str) -> Any:
         """Read a JSON file of the folder.
 
@@ -148,6 +155,7 @@ class RunFolder:
         except ValueError as error:
             raise DataError(f"{path}: is not JSON ({error}). Remove or repair the file") from None
 
+    @checked(SettingsError)
     def path(self, name: str) -> Path:
         """The path of a file in the folder, whose parents are made.
 
