@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
 import numbers
@@ -40,7 +41,8 @@ def checked(error: type[Exception], **limits: Limit) -> Callable[[F], F]:
         assert not unknown, f"{function.__qualname__} has no parameter {unknown}"
         ordered = [p.name for p in parameters.values() if p.kind <= p.POSITIONAL_OR_KEYWORD]
         rest = {p.kind: p.name for p in parameters.values()}
-        more, named = rest.get(inspect.Parameter.VAR_POSITIONAL), set(parameters)
+        more = rest.get(inspect.Parameter.VAR_POSITIONAL)
+        others = rest.get(inspect.Parameter.VAR_KEYWORD)
 
         @functools.cache  # at the first call: annotations may name what is defined later
         def kinds() -> dict[str, Kind]:
@@ -54,9 +56,9 @@ def checked(error: type[Exception], **limits: Limit) -> Callable[[F], F]:
                 return function(*args, **kwargs)
             known = kinds()
 
-            def taken(name: str, value: Any) -> Any:
-                kind = known.get(name)
-                if kind is None:
+            def taken(name: str | None, value: Any) -> Any:
+                kind = known.get(name) if name else None
+                if name is None or kind is None:  # it is in the body, or Python refuses it
                     return value
                 found = kind.take(value, limits.get(name))
                 if found is WRONG:
@@ -64,12 +66,8 @@ def checked(error: type[Exception], **limits: Limit) -> Callable[[F], F]:
                 return found
 
             names = ordered if len(args) <= len(ordered) else [*ordered, *[more] * len(args)]
-            given = [
-                value if name is None else taken(name, value)
-                for name, value in zip(names, args, strict=False)
-            ]
-            given += args[len(given) :]  # too many: Python says so
-            options = {n: taken(n, v) if n in named else v for n, v in kwargs.items()}
+            given = [taken(name, value) for name, value in zip(names, args, strict=False)]
+            options = {n: taken(n if n in parameters else others, v) for n, v in kwargs.items()}
             return function(*given, **options)
 
         return typing.cast(F, call)
@@ -100,8 +98,12 @@ def check_fields(record: Any, error: type[Exception], **limits: Limit) -> None:
 
 @functools.cache
 def _field_kinds(cls: Any) -> dict[str, Kind]:
-    hints = typing.get_type_hints(cls)
-    return {f.name: kind_of(hints[f.name]) for f in fields(cls) if f.init}
+    hints: dict[str, Any] = {}
+    for base in reversed(cls.__mro__):
+        # A subclass of the user's may name types that only its own function knows.
+        with contextlib.suppress(NameError):
+            hints |= typing.get_type_hints(base)
+    return {f.name: kind_of(hints[f.name]) for f in fields(cls) if f.init and f.name in hints}
 
 
 def _where(function: Any, args: Sequence[Any]) -> str:

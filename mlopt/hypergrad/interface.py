@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._arguments import check_fields, from_zero
 from .._errors import GraphError
 from .._tensors import Key, Tensors
 from .derivatives import derivatives
@@ -28,18 +27,12 @@ class Cost:
         evaluations: evaluations of the objective in one pullback; the most, where it depends on
             the numbers.
         backwards: backward passes in one pullback; the most, likewise.
-
-    Raises:
-        GraphError: a number is negative or not whole, or a flag is no bool.
     """
 
     keeps_graph: bool = False
     keeps_base: bool = False
     evaluations: int = 0
     backwards: int = 0
-
-    def __post_init__(self) -> None:
-        check_fields(self, GraphError, evaluations=from_zero, backwards=from_zero)
 
 
 @dataclass(frozen=True)

@@ -58,7 +58,6 @@ EXAMPLES: dict[str, Example] = {
     "mlopt.Central": of(),
     "mlopt.OneSided": of(),
     "mlopt.Exact": of(),
-    "mlopt.Cost": of(evaluations="0", backwards="0"),
     "mlopt.Frozen": of(),
     "mlopt.GaussNewton": of(),
     "mlopt.Hessian": of(),

@@ -13,6 +13,12 @@ from mlopt import nas
 __all__ = ["EXAMPLES"]
 
 GENOTYPE = nas.GENOTYPES["DARTS_V2"]
+ONE_NODE = nas.Genotype(
+    (("skip_connect", 0), ("skip_connect", 1)),
+    (2,),
+    (("skip_connect", 0), ("skip_connect", 1)),
+    (2,),
+)
 SPACES = {
     "DARTS": nas.DARTS,
     "PCDARTS": nas.PCDARTS,
@@ -182,7 +188,7 @@ EXAMPLES: dict[str, Example] = {
     "mlopt.nas.count_parameters": of(lambda: {"network": Pair()}),
     "mlopt.nas.derive": of(lambda: {"architecture": nas.Architecture(1)}),
     "mlopt.nas.draw": of(
-        lambda: {"genotype": GENOTYPE, "path": folder() / "cells.png"},
+        lambda: {"genotype": ONE_NODE, "path": folder() / "cells.png"},
         title="empty, unknown",
         wrong={"path": ("cells.txt", folder() / "none" / "cells.png")},
     ),

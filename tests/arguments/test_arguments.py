@@ -181,5 +181,8 @@ def test_wrong_values_are_refused_in_words(
 
 def test_the_number_of_parameters_walked() -> None:
     """Not fewer than there were: nobody takes one off the walk without seeing it here."""
-    open_ones = sum(map(len, NOT_YET.values()))
-    assert len(PARAMETERS) - open_ones >= 400
+    left = {(name, parameter) for name, those in NOT_YET.items() for parameter in those}
+    assert left <= set(PARAMETERS), f"these are no parameters: {left - set(PARAMETERS)}"
+    walked = len(PARAMETERS) - len(left)
+    print(f"walked {walked} parameters of {len(CALLABLES)} callables, {len(left)} not yet")
+    assert walked >= 472

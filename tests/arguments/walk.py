@@ -21,8 +21,9 @@ PACKAGES = ["mlopt"] + sorted(
     if found.ispkg and not any(part.startswith("_") for part in found.name.split("."))
 )
 
-#: What mlopt fills in and hands out.
+#: What mlopt fills in and hands out, and what a method says to the engine at every step.
 RECORDS = {
+    "Cost",
     "Audit", "Finding", "Penalty", "Plan", "Response", "Solution",
     "Alarm", "ArchitectureWeights", "Spread", "Draw",
 }  # fmt: skip
