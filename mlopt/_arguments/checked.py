@@ -17,7 +17,7 @@ import torch
 from .kinds import WRONG, Kind, kind_of
 from .limits import Limit, in_body
 
-__all__ = ["check_fields", "checked"]
+__all__ = ["check_fields", "checked", "shown"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -120,13 +120,13 @@ def _refusal(
     kind: Kind,
     limits: Mapping[str, Limit],
 ) -> str:
-    text = f"{where}({name}={_shown(value)}): {name} must be {kind.text(limits.get(name))}."
+    text = f"{where}({name}={shown(value)}): {name} must be {kind.text(limits.get(name))}."
     if isinstance(value, type):
         text += f" Give an object, {value.__name__}(...), instead of the class."
     return text
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
     """A value in a message: in full if it is short and made of plain Python, else its type."""
     if isinstance(value, torch.Tensor):
         return f"<tensor of shape {tuple(value.shape)}, {value.dtype}>"

@@ -72,7 +72,7 @@ def images_of(other: ImageData, like: ImageData) -> ImagePart:
     shapes = [tuple(data.train_images.shape[1:]) for data in (other, like)]
     if shapes[0] != shapes[1]:
         raise DataError(
-            f"images_of: other={other.name}, like={like.name}: their shape is {shapes[0]}, "
-            f"not {shapes[1]}; give a data set with images of the same shape."
+            f"images_of(other, like): images of {other.name} for {like.name}: their shape is "
+            f"{shapes[0]}, not {shapes[1]}; give a data set with images of the same shape."
         )
     return dataclasses.replace(other, mean=like.mean, std=like.std).train

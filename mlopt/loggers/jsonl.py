@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from mlopt._arguments import checked
-from mlopt._errors import DataError
+from mlopt._errors import DataError, SettingsError
 
 __all__ = ["JsonlLogger", "from_json", "read_jsonl", "to_json"]
 
@@ -29,9 +29,12 @@ class JsonlLogger:
 
     Args:
         path: the file; missing folders are made.
+
+    Raises:
+        SettingsError: the path is none.
     """
 
-    @checked(DataError)
+    @checked(SettingsError)
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self.path.parent.mkdir(parents=True, exist_ok=True)

@@ -110,8 +110,8 @@ def logits_of(found: Any, where: str) -> tuple[Tensor, Tensor | None]:
     Raises:
         SettingsError: it is no such pair.
     """
-    if isinstance(found, tuple) and len(found) == 2 and isinstance(found[0], Tensor):
-        return found
+    if isinstance(found, (tuple, list)) and len(found) == 2 and isinstance(found[0], Tensor):
+        return found[0], found[1]
     raise SettingsError(
         f"{where}: the network returned a {type(found).__name__}; it must return a pair, logits "
         "and those of an auxiliary classifier or None."

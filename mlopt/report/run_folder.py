@@ -116,7 +116,6 @@ class RunFolder:
         path = self.root / METRICS
         return read_jsonl(path) if path.is_file() else []
 
-    @checked(SettingsError)
     def save_json(self, name: str, content: object) -> Path:
         """Write a JSON file, whole or not at all.
 
@@ -134,7 +133,6 @@ class RunFolder:
         os.replace(half, path)
         return path
 
-    @checked(SettingsError)
     def read_json(self, name: str) -> Any:
         """Read a JSON file of the folder.
 
@@ -155,7 +153,6 @@ class RunFolder:
         except ValueError as error:
             raise DataError(f"{path}: is not JSON ({error}). Remove or repair the file") from None
 
-    @checked(SettingsError)
     def path(self, name: str) -> Path:
         """The path of a file in the folder, whose parents are made.
 

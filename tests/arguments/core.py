@@ -54,7 +54,7 @@ EXAMPLES: dict[str, Example] = {
     "mlopt.CG": of(tol="0"),
     "mlopt.Dense": of(),
     "mlopt.Neumann": of(steps="0"),
-    "mlopt.Nystrom": of(seed="0, -1"),
+    "mlopt.Nystrom": of(seed="0, -1", wrong={"seed": (2**64,)}),
     "mlopt.Central": of(),
     "mlopt.OneSided": of(),
     "mlopt.Exact": of(),
@@ -82,7 +82,12 @@ EXAMPLES: dict[str, Example] = {
     "mlopt.outputs": of(
         lambda: {"z": torch.ones(2)}, z="scalar, none inside, shape, whole, complex"
     ),
-    "mlopt.audit": of(lambda: {"engine": engine(), "directions": 1}, seed="-1, 0", dense_limit="0"),
+    "mlopt.audit": of(
+        lambda: {"engine": engine(), "directions": 1},
+        seed="-1, 0",
+        dense_limit="0",
+        wrong={"seed": (2**64,)},
+    ),
     "mlopt.Audit.check": of(on=audited, tolerance="0, inf"),
     "mlopt.Growing": of(lambda: {"start": 1.0, "rate": 0.1}, rate="0"),
     "mlopt.f2sa": of(lambda: pair(weight=2.0)),

@@ -229,7 +229,6 @@ EXAMPLES: dict[str, Example] = {
             "network": NETWORKS,
             "train_loader": BATCHES,
             "seed": (2**64,),
-            "momentum": (1.0,),
             "checkpoint": (folder(),),
         },
     ),

@@ -11,10 +11,15 @@ from typing import Any, Literal
 import numpy as np
 import pytest
 import torch
+from arguments.walk import hints_of, public_callables
 from torch import Tensor
 
 from mlopt import SettingsError
 from mlopt._arguments import a_device, check_fields, checked, from_one, one_of, within
+from mlopt._arguments.checked import shown
+from mlopt._arguments.kinds import kind_of
+
+CALLABLES = public_callables()
 
 
 @checked(SettingsError, steps=from_one, rates=within("[0, 1)"), device=a_device)
@@ -141,6 +146,34 @@ def test_an_error_speaks_of_the_class_that_was_called():
         Derived(0)
     with pytest.raises(SettingsError, match=r"^Derived\.of\(kind='c'\)"):
         Derived.of("c")
+
+
+class Hostile:
+    """It can be neither shown nor compared."""
+
+    def __repr__(self) -> str:
+        raise ValueError
+
+    __eq__ = __len__ = __iter__ = __repr__  # type: ignore[assignment]
+    __hash__ = None  # type: ignore[assignment]
+
+
+OWN = [1]
+OWN.append(OWN)  # type: ignore[arg-type]
+ZOO = [
+    Hostile(), [Hostile()], {"a": Hostile()}, OWN, np.ones(3), torch.ones(3), [torch.ones(3)], 1j,
+    "x" * 10_000, list(range(10_000)), b"x", range(3), {}, object, type, lambda: None, iter(()),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CALLABLES)
+def test_whatever_is_given_is_taken_or_refused_in_a_line(name):
+    for hint in hints_of(CALLABLES[name]).values():
+        kind = kind_of(hint)
+        for value in ZOO:
+            kind.take(value, None)
+            assert len(shown(value)) <= 100
+        assert kind.text(from_one)
 
 
 def test_python_says_what_is_missing_or_too_much():

@@ -74,9 +74,7 @@ def test_another_data_sets_images_are_normalized_as_ones_own(colours) -> None:
 
 
 def test_images_of_another_shape_are_refused(colours) -> None:
-    with pytest.raises(
-        DataError, match=r"other=colours, like=digits.*\(3, 6, 6\), not \(1, 8, 8\)"
-    ):
+    with pytest.raises(DataError, match=r"colours for digits.*\(3, 6, 6\), not \(1, 8, 8\)"):
         images_of(colours, like=load("digits"))
 
 
