@@ -61,8 +61,8 @@ def save_grid(
         scale: side, in pixels of the file, of one pixel of the images.
 
     Raises:
-        SettingsError: `per_row` or `scale` is smaller than 1, there is no image, the file cannot
-            be written, or torchvision is missing.
+        SettingsError: `per_row` or `scale` is smaller than 1, there is no image, or torchvision is
+            missing.
     """
     if images.ndim != 4 or images.shape[1] not in (1, 3) or not images.numel():
         raise SettingsError(
@@ -76,9 +76,4 @@ def save_grid(
             "save_grid: torchvision is missing; install it with: pip install torchvision."
         ) from error
     grid = make_grid(images.detach(), nrow=per_row, padding=1, normalize=True, value_range=(-1, 1))
-    try:
-        save_image(interpolate(grid[None], scale_factor=scale), os.fspath(path))
-    except (OSError, ValueError) as error:
-        raise SettingsError(
-            f"save_grid: the path {str(path)!r} cannot be written: {error}"
-        ) from error
+    save_image(interpolate(grid[None], scale_factor=scale), os.fspath(path))

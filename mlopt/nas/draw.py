@@ -69,7 +69,7 @@ def draw(genotype: Genotype, path: str | Path, title: str | None = None) -> None
         title: a line above the cells.
 
     Raises:
-        SettingsError: if the suffix is another one, or the file cannot be written.
+        SettingsError: if the suffix is another one.
         ModuleNotFoundError: if matplotlib is not installed.
     """
     path = Path(path)
@@ -104,10 +104,7 @@ def draw(genotype: Genotype, path: str | Path, title: str | None = None) -> None
     handles.append(Line2D([], [], color=_OUTPUT, label="in the output", **ring))
     columns = min(3, len(handles))  # more would not fit the width of a small cell
     figure.legend(handles=handles, loc="outside lower center", ncols=columns, frameon=False)
-    try:
-        figure.savefig(path, dpi=150)
-    except OSError as error:
-        raise SettingsError(f"draw: the path {str(path)!r} cannot be written: {error}") from error
+    figure.savefig(path, dpi=150)
 
 
 def _family(operation: str) -> tuple[str, str]:
