@@ -79,7 +79,8 @@ EXAMPLES: dict[str, Example] = {
     "mlopt.Problem": of(
         over_one,
         given="empty",
-        name="empty, unknown",
+        name="unknown",
+        clip="inf",
         start="0",
         wrong={**OVER, **GIVEN, **NO_LOADER, **NO_SCHEDULER},
     ),
@@ -93,19 +94,20 @@ EXAMPLES: dict[str, Example] = {
         lambda: {k: v for k, v in over_one().items() if k != "fn"},
         on=lambda: declared,
         given="empty",
-        name="empty, unknown",
+        name="unknown",
+        clip="inf",
         start="0",
         wrong={**OVER, **GIVEN, **NO_LOADER, **NO_SCHEDULER},
     ),
     "mlopt.Signal": of(
         lambda: {"fn": square, "given": [variable()]},
         wrong=GIVEN | NO_LOADER,
-        name="empty, unknown",
+        name="unknown",
     ),
     "mlopt.signal": of(
         lambda: {"given": [variable()]},
         on=lambda: signalled,
         wrong=GIVEN | NO_LOADER,
-        name="empty, unknown",
+        name="unknown",
     ),
 }

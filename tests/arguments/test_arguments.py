@@ -65,9 +65,10 @@ SPEAKERS = {
     **{f"mlopt.nas.{kind.__name__}.supernet": ("Supernet",) for kind in mlopt.nas.SPACES.values()},
     "mlopt.nas.retrain": ("checkpoint of a training",),
     "mlopt.nas.Genotype.from_json": ("from_json",),
-    **dict.fromkeys(
-        ("mlopt.Problem", "mlopt.problem", "mlopt.Signal", "mlopt.signal"), ("square",)
-    ),
+    # A problem is told by the name of its function, a list by what it holds.
+    **dict.fromkeys(("mlopt.Problem", "mlopt.Signal"), ("square", "function")),
+    **dict.fromkeys(("mlopt.problem", "mlopt.signal"), ("square",)),
+    **dict.fromkeys(("mlopt.Engine", "mlopt.Game", "mlopt.Graph", "mlopt.Stack"), ("list",)),
     "mlopt.Alternate": ("Alternate",),
 }
 FILES = ("run folder", "file", "JSON", "metrics.jsonl")
