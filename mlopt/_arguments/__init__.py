@@ -12,8 +12,8 @@
             check_fields(self, GraphError, max_steps=from_one, tol=within("[0, 1)"))
 
 A limit holds for every number or string of its argument, in a tuple as well. NumPy's numbers are
-numbers; a bool is none, and not-a-number is in no range. What arguments mean together is checked by
-whoever takes them.
+numbers, and so is a tensor of one; a bool is none, and not-a-number is in no range. What arguments
+mean together is checked by whoever takes them.
 
 Imports nothing of mlopt. Start reading at `checked.py`.
 """

@@ -107,7 +107,7 @@ def _field_kinds(cls: Any) -> dict[str, Kind]:
 
 
 def _where(function: Any, args: Sequence[Any]) -> str:
-    owner, _, name = function.__qualname__.rpartition(".")
+    owner, _, name = function.__qualname__.rpartition("<locals>.")[2].rpartition(".")
     if owner and args:  # of what it was called on, which may be a subclass
         owner = getattr(args[0], "__name__", type(args[0]).__name__)
     return owner if name == "__init__" else f"{owner}.{name}" if owner else name
@@ -135,7 +135,13 @@ def shown(value: Any) -> str:
     items = [value]
     if isinstance(value, (list, tuple, dict)):
         items = [*value.values(), *value] if isinstance(value, dict) else value
-    if len(items) < 20 and all(isinstance(i, (str, numbers.Number, NoneType)) for i in items):
+    if len(items) < 20 and all(map(_is_plain, items)):
         text = repr(value)
         return text if len(text) < 100 else f"{text[:97]}..."
     return f"<{type(value).__name__}>"
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, int):
+        return value.bit_length() < 1000  # of many thousands of digits Python shows none
+    return isinstance(value, (str, numbers.Number, NoneType))

@@ -34,9 +34,7 @@ def kind_of(hint: Any) -> Kind:
     if origin in (typing.Union, UnionType):
         return _union([kind_of(arg) for arg in args])
     if origin is Literal:
-        limit = one_of(args)
-        return Kind(lambda v, _: v if isinstance(v, str) and v in args else WRONG,
-                     lambda _: f"a str{limit.text}")  # fmt: skip
+        return _instance(lambda v: isinstance(v, str) and v in args, f"a str{one_of(args).text}")
     if hint in _PLAIN:
         return _PLAIN[hint]
     if origin is tuple:
@@ -85,6 +83,8 @@ def _whole(value: Any) -> Any:
 
 
 def _number(value: Any) -> Any:
+    if isinstance(value, torch.Tensor):  # of one number, as torch's optimizers take their lr
+        return value if value.ndim == 0 and value.is_floating_point() else WRONG
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         return WRONG
     return value if isinstance(value, (int, float)) else float(value)

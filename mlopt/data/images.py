@@ -141,7 +141,7 @@ class ImagePart:
         """Choose images.
 
         Args:
-            indices: which ones, (K,), int64.
+            indices: which ones, (K,), int64; or a mask, (N,).
 
         Returns:
             These images and labels: copies of pixels, names of files.
@@ -150,7 +150,10 @@ class ImagePart:
             DataError: no indices, or some that are out of range or not whole.
         """
         count = len(self)
-        if indices.ndim != 1 or indices.dtype != torch.int64 or not len(indices):
+        if indices.dtype == torch.bool and indices.shape == (count,):
+            indices = indices.nonzero().flatten()
+        whole = indices.dtype in (torch.int64, torch.int32)
+        if indices.ndim != 1 or not whole or not len(indices):
             raise DataError(
                 f"ImagePart.take: {self.data.name}, indices have shape {tuple(indices.shape)} "
                 f"and type {indices.dtype}; give some, (K,), int64."

@@ -28,7 +28,7 @@ def stage(image_size: int, table: dict[int, tuple[int, int]], where: str) -> tup
 
 def check_map(x: Any, channels: int, where: str) -> None:
     """Raise `DataError` unless x is a tensor of feature maps, (B, channels, H, W)."""
-    if not isinstance(x, Tensor) or x.ndim != 4 or x.shape[1] != channels or not len(x):
+    if not isinstance(x, Tensor) or x.ndim != 4 or x.shape[1] != channels:
         raise DataError(f"{where}: x is {_form(x)}; give a tensor (B, {channels}, H, W).")
 
 

@@ -31,7 +31,8 @@ def mean_per_class(losses: Tensor, labels: Tensor, classes: int) -> tuple[Tensor
         DataError: if shapes or types are wrong, the batch is empty, or a label is out of range. The
             range of labels is checked on the CPU only, where it costs no synchronisation.
     """
-    kinds = losses.is_floating_point() and labels.dtype in (torch.int64, torch.int32)
+    whole = not (labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool)
+    kinds = losses.is_floating_point() and whole
     if losses.dim() != 1 or losses.shape != labels.shape or not len(losses) or not kinds:
         raise DataError(
             "mean_per_class: losses and labels must be vectors of one length of at least 1, of "

@@ -77,8 +77,8 @@ def device_of(network: nn.Module) -> torch.device:
     return next((p.device for p in network.parameters()), torch.device("cpu"))
 
 
-def pair_of(batch: Any, where: str) -> tuple[Tensor, Tensor]:
-    """Images and labels of a batch.
+def pair_of(batch: Any, where: str) -> tuple[Any, Tensor]:
+    """Images, or what else can be sent to a device, and labels of a batch.
 
     Args:
         batch: as the loader gave it.
@@ -88,11 +88,11 @@ def pair_of(batch: Any, where: str) -> tuple[Tensor, Tensor]:
         Both.
 
     Raises:
-        DataError: it is no pair of tensors.
+        DataError: it is no such pair.
     """
     if isinstance(batch, (tuple, list)) and len(batch) == 2:
         images, labels = batch
-        if isinstance(images, Tensor) and isinstance(labels, Tensor):
+        if hasattr(images, "to") and isinstance(labels, Tensor):
             return images, labels
     raise DataError(f"{where} gave a {type(batch).__name__}; give batches (images, labels).")
 

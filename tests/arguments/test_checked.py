@@ -85,6 +85,14 @@ def test_numbers_of_numpy_become_numbers_of_python():
     assert [type(v) for v in (steps, *rates, options["more"])] == [int, float, int, int]
 
 
+def test_a_tensor_of_one_number_is_a_number_and_stays_the_tensor_that_it_is():
+    scale = torch.tensor(0.5)
+    assert Sizes((1,), scale=scale).scale is scale
+    for wrong in (torch.tensor(2.0), torch.tensor(math.nan), torch.tensor([0.5]), torch.tensor(1)):
+        with pytest.raises(SettingsError, match=r"scale must be a number in \(0, 1\]"):
+            Sizes((1,), scale=wrong)
+
+
 def test_lists_become_tuples_so_that_a_record_has_a_hash():
     assert Sizes([1, np.int64(2)]) == Sizes((1, 2))
     assert hash(Sizes([1])) == hash(Sizes((1,)))
@@ -125,7 +133,7 @@ def test_a_class_in_the_place_of_an_object_is_told_to_be_called():
     @checked(SettingsError)
     def hold(sizes: Sizes) -> None: ...
 
-    with pytest.raises(SettingsError, match=r"Give an object, Sizes\(\.\.\.\), instead"):
+    with pytest.raises(SettingsError, match=r"^hold\(.*Give an object, Sizes\(\.\.\.\), instead"):
         hold(Sizes)
 
 
@@ -162,7 +170,8 @@ OWN = [1]
 OWN.append(OWN)  # type: ignore[arg-type]
 ZOO = [
     Hostile(), [Hostile()], {"a": Hostile()}, OWN, np.ones(3), torch.ones(3), [torch.ones(3)], 1j,
-    "x" * 10_000, list(range(10_000)), b"x", range(3), {}, object, type, lambda: None, iter(()),
+    "x" * 10_000, -(10**5000), [10**5000], list(range(10_000)), b"x", range(3), {},
+    object, type, lambda: None, iter(()),
 ]  # fmt: skip
 
 
