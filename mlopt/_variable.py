@@ -9,10 +9,14 @@ from torch import Tensor, nn
 
 from ._errors import GraphError
 
-__all__ = ["Stop", "Variable", "stop"]
+__all__ = ["Source", "Stop", "Variable", "stop"]
 
 
-class Variable:
+class Source:
+    """What an objective may read: a `Variable`, or a signal of the graph."""
+
+
+class Variable(Source):
     """What one level chooses: the parameters of a module, or one tensor, under a name.
 
     The module or tensor stays the user's own: it is neither copied nor wrapped, and only the
@@ -40,12 +44,13 @@ class Variable:
         if isinstance(value, Tensor):
             if not (value.is_leaf and value.requires_grad):
                 raise GraphError(
-                    f"Variable {name!r}: a tensor of shape {tuple(value.shape)} that is not a leaf "
-                    "requiring grad cannot be optimized. Wrap it: torch.nn.Parameter(tensor)."
+                    f"Variable {name!r}: value, a tensor of shape {tuple(value.shape)}, is not a "
+                    "leaf that requires grad, so it cannot be optimized. Wrap it: "
+                    "torch.nn.Parameter(tensor)."
                 )
         elif not isinstance(value, nn.Module):
             raise GraphError(
-                f"Variable {name!r}: expected an nn.Module or a Parameter, "
+                f"Variable {name!r}: value must be an nn.Module or a Parameter, "
                 f"got {type(value).__name__}."
             )
         self.value = value
@@ -104,10 +109,17 @@ def stop(source: Any) -> Stop:
     Returns:
         The marked read, to be put into `given`.
 
+    Raises:
+        GraphError: it is nothing that a problem can read.
+
     Examples:
         >>> import torch
         >>> A = Variable(torch.nn.Parameter(torch.zeros(3)), "a")
         >>> stop(A).source is A
         True
     """
+    if not isinstance(source, Source):
+        raise GraphError(
+            f"stop(source=<{type(source).__name__}>): source must be a Variable or a Signal."
+        )
     return Stop(source)

@@ -15,12 +15,12 @@ MAX_LINES = 350
 
 ISLANDS = {"nas", "generators", "data", "loggers", "report"}
 # What an island may import of mlopt besides itself.
-GROUND = {"_errors", "_files"}
+GROUND = {"_errors", "_arguments", "_files"}
 ALLOWED = dict.fromkeys(ISLANDS, GROUND) | {"report": GROUND | {"loggers"}}
 
 # The rooms from the ground up: each imports only itself and those before it, for annotations too.
 ROOMS = [
-    ["_errors", "_files", "_foreign", "_tensors", "_replay", "_variable"],
+    ["_errors", "_arguments", "_files", "_foreign", "_tensors", "_replay", "_variable"],
     ["solvers"],
     ["optim"],
     ["hypergrad"],

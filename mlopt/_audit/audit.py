@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 
+from .._arguments import a_seed, checked, from_one, from_zero
 from .._engine.engine import Engine
 from .._errors import MloptError, SettingsError
 from .._graph.node import Node
@@ -24,6 +25,13 @@ from .vectors import compare, flat
 __all__ = ["audit"]
 
 
+@checked(
+    SettingsError,
+    directions=from_one,
+    cotangents=from_one,
+    seed=a_seed,
+    dense_limit=from_zero,
+)
 def audit(
     engine: Engine,
     *,
@@ -61,7 +69,7 @@ def audit(
         The findings: `print` them, or `check` them in a test.
 
     Raises:
-        SettingsError: an option is not a positive whole number.
+        SettingsError: an argument is not what it must be.
 
     Examples:
         >>> import torch, mlopt
@@ -75,9 +83,6 @@ def audit(
         >>> audit(mlopt.Engine([lower, upper])).worst < 1e-6
         True
     """
-    for name, value in {"directions": directions, "cotangents": cotangents}.items():
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise SettingsError(f"audit({name}={value!r}): give a positive whole number.")
     with unchanged(), warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         engine._check()

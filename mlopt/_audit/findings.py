@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
-from .._errors import MloptError
+from .._arguments import checked, within
+from .._errors import MloptError, SettingsError
 from .cost import Took
 
 __all__ = ["Audit", "AuditError", "Finding"]
@@ -76,6 +77,7 @@ class Audit:
             default=0.0,
         )
 
+    @checked(SettingsError, tolerance=within("[0, inf]"))
     def check(self, tolerance: float = 1e-6) -> None:
         """Raise if any edge or hypergradient is further off than this, or was not compared.
 
@@ -84,6 +86,7 @@ class Audit:
 
         Raises:
             AuditError: with the table; it is an `AssertionError` too.
+            SettingsError: the tolerance is no number from 0.
         """
         if not self.worst <= tolerance:
             raise AuditError(

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from .._errors import GraphError
-from .._variable import Stop, Variable
+from .._variable import Source, Stop, Variable
 from .options import listed, optional_name
-from .stream import Stream
+from .stream import Stream, stream_of
 
 __all__ = ["Argument", "Node", "Read"]
 
@@ -33,7 +33,7 @@ class Argument:
     is_list: bool
 
 
-class Node:
+class Node(Source):
     """A pure function of what it reads. Its arguments are the edges of the graph.
 
     Args:
@@ -65,7 +65,7 @@ class Node:
         self.data_is_tuple = isinstance(data, tuple)  # a list is a loader: of its batches
         loaders = data if isinstance(data, tuple) else () if data is None else (data,)
         where = f"{self.name}: data="
-        self.streams: tuple[Stream, ...] = tuple(Stream.of(x, where) for x in loaders)
+        self.streams: tuple[Stream, ...] = tuple(stream_of(x, where) for x in loaders)
         for source in (sources := [r.source for r in self.reads]):
             if sources.count(source) > 1:
                 raise GraphError(f"{self.name} reads {source.name} twice; name each source once.")

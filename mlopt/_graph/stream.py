@@ -10,7 +10,7 @@ from torch.utils.data import Dataset
 
 from .._errors import DataError
 
-__all__ = ["Stream", "describe"]
+__all__ = ["Stream", "describe", "stream_of"]
 
 _streams: weakref.WeakValueDictionary[int, Stream] = weakref.WeakValueDictionary()
 
@@ -40,12 +40,11 @@ class Stream:
         self.loader = loader
 
     @staticmethod
-    def of(loader: Any, where: str = "Stream: loader=") -> Stream:
+    def of(loader: Any) -> Stream:
         """The stream of this loader object: the same one for the same object.
 
         Args:
             loader: the loader, or a stream, which is returned as it is.
-            where: whose argument it is, for errors.
 
         Returns:
             The stream.
@@ -53,16 +52,29 @@ class Stream:
         Raises:
             DataError: as the class.
         """
-        if isinstance(loader, Stream):
-            return loader
-        known = _streams.get(id(loader))
-        if known is None or known.loader is not loader:
-            _check(loader, where)
-            known = _streams[id(loader)] = Stream(loader)
-        return known
+        return stream_of(loader, "Stream: loader=")
 
     def __repr__(self) -> str:
         return f"Stream({describe(self.loader)})"
+
+
+def stream_of(loader: Any, where: str) -> Stream:
+    """The stream of a loader; errors say whose argument it is.
+
+    Args:
+        loader: the loader, or a stream, which is returned as it is.
+        where: whose argument it is.
+
+    Returns:
+        The stream.
+    """
+    if isinstance(loader, Stream):
+        return loader
+    known = _streams.get(id(loader))
+    if known is None or known.loader is not loader:
+        _check(loader, where)
+        known = _streams[id(loader)] = Stream(loader)
+    return known
 
 
 def describe(loader: Any) -> str:

@@ -1,6 +1,6 @@
 """Image data sets, their search split, normalization, augmentation and loaders.
 
-An island of plain PyTorch: it imports nothing of mlopt but its errors. Start reading at
+An island of plain PyTorch: it imports nothing of mlopt but its errors and checks. Start reading at
 `registry.py`, then `images.py`.
 """
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from mlopt._errors import SettingsError
+from mlopt._arguments import checked, from_one, from_zero, in_body
+from mlopt._errors import DataError, SettingsError
 
 __all__ = ["CropAndFlip", "WholeBatch", "augmentation", "standard_augmentation"]
 
@@ -25,6 +27,21 @@ class WholeBatch(ABC):
         """Change images (B, C, H, W), or one image (C, H, W)."""
 
 
+def check_images(images: Any, where: str) -> None:
+    """Refuse what is neither one image nor a batch of them.
+
+    Args:
+        images: what was given.
+        where: to whom, for the error.
+
+    Raises:
+        DataError: it is no tensor (B, C, H, W) or (C, H, W).
+    """
+    if not isinstance(images, Tensor) or images.ndim not in (3, 4):
+        shape = tuple(images.shape) if isinstance(images, Tensor) else type(images).__name__
+        raise DataError(f"{where}: images are {shape}; give a tensor (B, C, H, W) or (C, H, W).")
+
+
 class CropAndFlip(WholeBatch):
     """Random crop of each image padded with black, then a horizontal flip of half of the images.
 
@@ -34,13 +51,18 @@ class CropAndFlip(WholeBatch):
         image_size: side of the crop, in pixels.
         padding: pixels added on each side before the crop: the largest shift.
         flip: whether to flip.
+
+    Raises:
+        SettingsError: `image_size` is not positive or `padding` is negative.
     """
 
+    @checked(SettingsError, image_size=from_one, padding=from_zero)
     def __init__(self, image_size: int, padding: int, flip: bool) -> None:
         self.image_size, self.padding, self.flip = image_size, padding, flip
 
     def __call__(self, images: Tensor) -> Tensor:
         """Crops of side `image_size`, in the images' own type."""
+        check_images(images, "CropAndFlip")
         if images.ndim == 3:
             return self(images.unsqueeze(0)).squeeze(0)
         padded = torch.nn.functional.pad(images, [self.padding] * 4)
@@ -68,6 +90,7 @@ class CropAndFlip(WholeBatch):
         return f"CropAndFlip({self.image_size}, padding={self.padding}, flip={self.flip})"
 
 
+@checked(SettingsError, image_size=from_one, padding=from_zero)
 def augmentation(image_size: int, padding: int, flip: bool) -> CropAndFlip:
     """Random crop of the image padded with black, then a horizontal flip of half of the images.
 
@@ -83,14 +106,10 @@ def augmentation(image_size: int, padding: int, flip: bool) -> CropAndFlip:
     Raises:
         SettingsError: `image_size` is not positive or `padding` is negative.
     """
-    if image_size < 1 or padding < 0:
-        raise SettingsError(
-            f"augmentation: image_size={image_size} must be at least 1 and padding={padding} at "
-            "least 0."
-        )
     return CropAndFlip(image_size, padding, flip)
 
 
+@checked(SettingsError, name=in_body, image_size=from_one)
 def standard_augmentation(
     name: str, image_size: int, *, search: bool = False
 ) -> Callable[[Tensor], Tensor]:
@@ -116,11 +135,11 @@ def standard_augmentation(
     """
     if name == "imagenet":
         return _resized_crop(image_size, jitter=not search)
-    if name not in _STANDARD:
+    if not isinstance(name, str) or name not in _STANDARD:
         names = ", ".join([*_STANDARD, "imagenet"])
         raise SettingsError(
-            f"standard_augmentation: none is known for {name!r}, only for {names}; make one with "
-            "`augmentation(image_size, padding, flip)`."
+            f"standard_augmentation(name={name!r}): none is known for it, only for {names}; "
+            "make one with `augmentation(image_size, padding, flip)`."
         )
     padding, flip = _STANDARD[name]
     return augmentation(image_size, padding, flip)

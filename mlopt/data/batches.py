@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from mlopt._arguments import checked
+from mlopt._errors import DataError
 from mlopt.data.augment import WholeBatch
 from mlopt.data.files import ImageFiles
 from mlopt.data.images import ImagePart
@@ -39,8 +41,12 @@ class ImageBatches(Dataset[Any]):
             is 0.
         plain: whether to give each image also without `augment` and `finish`.
         labels: whether to give the labels; else a batch is the images alone, a tensor.
+
+    Raises:
+        DataError: an argument is not what it must be.
     """
 
+    @checked(DataError)
     def __init__(
         self,
         part: ImagePart,

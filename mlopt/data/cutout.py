@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from mlopt._arguments import checked, within
 from mlopt._errors import SettingsError
-from mlopt.data.augment import WholeBatch
+from mlopt.data.augment import WholeBatch, check_images
 
 __all__ = ["Cutout"]
 
@@ -29,15 +30,13 @@ class Cutout(WholeBatch):
         Cutout", 2017.
     """
 
+    @checked(SettingsError, length=within("[2, inf)"))
     def __init__(self, length: int) -> None:
-        if length < 2:
-            raise SettingsError(
-                f"Cutout: length must be at least 2, got {length}; to erase nothing, leave it out."
-            )
         self.length = length
 
     def __call__(self, images: Tensor) -> Tensor:
         """Copies of images (B, C, H, W), or of one image (C, H, W), each with a square erased."""
+        check_images(images, "Cutout")
         if images.ndim == 3:
             return self(images.unsqueeze(0)).squeeze(0)
         rows, columns = (self._inside(len(images), side) for side in images.shape[2:])

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mlopt._arguments import check_fields, checked, from_one
 from mlopt._errors import DataError
 
 __all__ = ["ImageFiles"]
@@ -30,12 +31,18 @@ class ImageFiles:
             copied into every worker, page by page.
         image_size: S.
         left_out: paths of files that were found to be unreadable and do not belong to the images.
+
+    Raises:
+        DataError: an argument is not what it must be.
     """
 
     folder: Path
     names: np.ndarray
     image_size: int
     left_out: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        check_fields(self, DataError, image_size=from_one)
 
     @property
     def shape(self) -> torch.Size:
@@ -61,8 +68,21 @@ class ImageFiles:
         names = self.names[chosen if isinstance(chosen, slice) else chosen.numpy()]
         return ImageFiles(self.folder, names, self.image_size)
 
+    @checked(DataError)
     def path(self, index: int) -> Path:
-        """Where an image lies."""
+        """Where an image lies.
+
+        Args:
+            index: which one; from the end, if it is negative.
+
+        Returns:
+            The path.
+
+        Raises:
+            DataError: there is no such image.
+        """
+        if not -len(self) <= index < len(self):
+            raise DataError(f"ImageFiles.path(index={index}): there are {len(self)} images.")
         return self.folder / os.fsdecode(self.names[index])
 
     def read(self) -> list[Tensor]:
@@ -76,6 +96,7 @@ class ImageFiles:
         """
         return [read_image(self.path(index)) for index in range(len(self))]
 
+    @checked(DataError)
     def fit(self, images: list[Tensor]) -> Tensor:
         """Bring images of any size to S x S: the way in which test images are shown to networks.
 
@@ -86,7 +107,13 @@ class ImageFiles:
 
         Returns:
             Pixels, (N, 3, S, S).
+
+        Raises:
+            DataError: there is no image, or one is no tensor (3, H, W).
         """
+        if not images or any(image.ndim != 3 or not image.numel() for image in images):
+            shapes = [tuple(image.shape) for image in images]
+            raise DataError(f"ImageFiles.fit: images have shapes {shapes}; give some, (3, H, W).")
         from torchvision.transforms.v2 import functional
 
         shorter, size = [round(self.image_size * 256 / 224)], [self.image_size] * 2

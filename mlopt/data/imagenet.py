@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mlopt._arguments import checked, from_one
 from mlopt._errors import DataError, SettingsError
 from mlopt.data.files import ImageFiles, read_image
 from mlopt.data.images import ImageData
@@ -29,6 +30,7 @@ _HOW = (
 )
 
 
+@checked(SettingsError, image_size=from_one, classes=from_one)
 def load_imagenet(
     root: Path | None = None,
     image_size: int = 224,
@@ -68,8 +70,6 @@ def load_imagenet(
     Reference: Russakovsky et al., "ImageNet Large Scale Visual Recognition Challenge", 2015; Xu et
         al., "PC-DARTS", 2020, section 4.3.
     """
-    if image_size < 1:
-        raise SettingsError(f"imagenet: image_size={image_size} must be at least 1.")
     if root is None:
         raise DataError(f"imagenet: give root, the folder that holds train and val. {_HOW}")
     names = _class_names(root, classes)
@@ -128,7 +128,7 @@ def _part(folder: Path, image_size: int, skip_corrupt: bool) -> tuple[ImageFiles
         warnings.warn(
             f"imagenet: {len(left_out)} of the {len(found.samples)} files in {folder} cannot be "
             f"read as images and are left out: {_some(left_out)}.",
-            stacklevel=4,
+            stacklevel=6,  # the caller of load, past two checks of arguments
         )
     names = np.array([os.fsencode(path) for path in paths])
     return ImageFiles(folder, names, image_size, left_out), labels

@@ -8,7 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mlopt._arguments import check_fields, checked, positive, within
 from mlopt._errors import DataError
+from mlopt.data.files import ImageFiles
 from mlopt.data.normalization import Normalization
 
 __all__ = ["ImageData", "ImagePart"]
@@ -55,9 +57,23 @@ class ImageData:
     search_shares: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
+        check_fields(
+            self,
+            DataError,
+            mean=within("(-inf, inf)"),
+            std=positive,
+            pixel_max=positive,
+            search_shares=within("(0, 1]"),
+        )
+        if len(self.mean) != len(self.std):
+            raise DataError(
+                f"{self.name}: mean={self.mean} and std={self.std} must have one number for each "
+                "channel."
+            )
         for part in ("train", "test"):
             images, labels = getattr(self, f"{part}_images"), getattr(self, f"{part}_labels")
-            _check(f"{self.name}, {part} part", images, labels, self)
+            names = f"{part}_images, {part}_labels"
+            _check(f"{self.name} ({names}), {part} part", images, labels, self)
         if self.train_images.shape[1:] != self.test_images.shape[1:]:
             raise DataError(
                 f"{self.name}: training images have shape {tuple(self.train_images.shape[1:])} "
@@ -113,28 +129,48 @@ class ImagePart:
     labels: Tensor
 
     def __post_init__(self) -> None:
-        _check(f"{self.data.name}, a part", self.images, self.labels, self.data)
+        check_fields(self, DataError)
+        _check(f"ImagePart: {self.data.name}, a part", self.images, self.labels, self.data)
 
     def __len__(self) -> int:
         """Number of images."""
         return len(self.labels)
 
+    @checked(DataError)
     def take(self, indices: Tensor) -> ImagePart:
         """Choose images.
 
         Args:
-            indices: which ones, (K,), int64.
+            indices: which ones, (K,), int64; or a mask, (N,).
 
         Returns:
             These images and labels: copies of pixels, names of files.
 
         Raises:
-            DataError: no indices.
+            DataError: no indices, or some that are out of range or not whole.
         """
+        count = len(self)
+        if indices.dtype == torch.bool and indices.shape == (count,):
+            indices = indices.nonzero().flatten()
+        whole = indices.dtype in (torch.int64, torch.int32)
+        if indices.ndim != 1 or not whole or not len(indices):
+            raise DataError(
+                f"ImagePart.take: {self.data.name}, indices have shape {tuple(indices.shape)} "
+                f"and type {indices.dtype}; give some, (K,), int64."
+            )
+        low, high = int(indices.min()), int(indices.max())
+        if not (-count <= low and high < count):
+            raise DataError(
+                f"ImagePart.take: indices range over {low}..{high}, but there are {count} images."
+            )
         return ImagePart(self.data, self.images[indices], self.labels[indices])
 
 
 def _check(where: str, images: Any, labels: Tensor, data: ImageData) -> None:
+    if not isinstance(images, (Tensor, ImageFiles)):
+        raise DataError(
+            f"{where}: images must be a tensor or ImageFiles, not {type(images).__name__}."
+        )
     if images.ndim != 4 or images.shape[1] != len(data.mean) or images.shape[2] != images.shape[3]:
         raise DataError(
             f"{where}: images have shape {tuple(images.shape)}; give "
@@ -159,6 +195,10 @@ def _check(where: str, images: Any, labels: Tensor, data: ImageData) -> None:
         )
     if images.dtype == torch.uint8 and data.pixel_max >= 255:
         return
+    if isinstance(images, ImageFiles):
+        raise DataError(
+            f"{where}: pixels of files reach 255, and pixel_max is {data.pixel_max:g}; give 255."
+        )
     if images.dtype != torch.uint8 and not images.is_floating_point():
         raise DataError(f"{where}: images have type {images.dtype}; give uint8 or floating point.")
     least, most = float(images.min()), float(images.max())

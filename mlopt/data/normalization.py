@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from mlopt._arguments import check_fields, positive, within
 from mlopt._errors import DataError, SettingsError
 
 __all__ = ["Normalization"]
@@ -39,43 +41,49 @@ class Normalization:
     pixel_max: float = 255.0
 
     def __post_init__(self) -> None:
+        check_fields(
+            self, SettingsError, mean=within("(-inf, inf)"), std=positive, pixel_max=positive
+        )
         if len(self.mean) != len(self.std) or not self.mean:
             raise SettingsError(
                 f"Normalization: mean={self.mean} and std={self.std} must have one number "
                 "for each channel."
             )
-        if min(self.std) <= 0 or self.pixel_max <= 0:
-            raise SettingsError(
-                f"Normalization: std={self.std} and pixel_max={self.pixel_max} must be positive."
-            )
 
     def from_pixels(self, pixels: Tensor) -> Tensor:
         """Pixels in 0..pixel_max to normalized images; shape (..., C, H, W) is kept."""
+        self._check("pixels", pixels)
         x = pixels if pixels.is_floating_point() else pixels.float()
         scale = [1 / (self.pixel_max * s) for s in self.std]
         return self._affine(x, scale, self._zero())
 
     def from_generator(self, images: Tensor) -> Tensor:
         """Images in [-1, 1] to normalized images: ((g + 1) / 2 - mean) / std; shape is kept."""
+        self._check("images", images)
         scale = [0.5 / s for s in self.std]
         shift = [(0.5 - m) / s for m, s in zip(self.mean, self.std, strict=True)]
         return self._affine(images, scale, shift)
 
     def to_generator(self, x: Tensor) -> Tensor:
         """Normalized images to [-1, 1]: 2 (x std + mean) - 1; shape is kept."""
+        self._check("x", x)
         return self._affine(x, [2 * s for s in self.std], [2 * m - 1 for m in self.mean])
 
     def _zero(self) -> list[float]:
         """What a black pixel becomes, for each channel."""
         return [-m / s for m, s in zip(self.mean, self.std, strict=True)]
 
-    def _affine(self, x: Tensor, scale: Sequence[float], shift: Sequence[float]) -> Tensor:
+    def _check(self, name: str, images: Any) -> None:
         channels = len(self.mean)
-        if x.ndim < 3 or x.shape[-3] != channels:
-            raise DataError(
-                f"Normalization: images have shape {tuple(x.shape)}; give (..., {channels}, H, W)."
-            )
-        if channels == 1:
+        if isinstance(images, Tensor) and images.ndim >= 3 and images.shape[-3] == channels:
+            return
+        shape = tuple(images.shape) if isinstance(images, Tensor) else type(images).__name__
+        raise DataError(
+            f"Normalization: {name} are {shape}; give a tensor (..., {channels}, H, W)."
+        )
+
+    def _affine(self, x: Tensor, scale: Sequence[float], shift: Sequence[float]) -> Tensor:
+        if len(self.mean) == 1:
             return x * scale[0] + shift[0]
         return x * _column(scale, x) + _column(shift, x)
 

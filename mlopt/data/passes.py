@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
+from mlopt._arguments import a_seed, checked, from_one, from_zero
 from mlopt._errors import SettingsError
 from mlopt.data.batches import Draw, ImageBatches
 from mlopt.data.images import ImagePart
@@ -16,6 +17,13 @@ from mlopt.data.images import ImagePart
 __all__ = ["loader"]
 
 
+@checked(
+    SettingsError,
+    batch_size=from_one,
+    seed=a_seed,
+    workers=from_zero,
+    prefetch=from_one,
+)
 def loader(
     part: ImagePart,
     batch_size: int,
@@ -73,11 +81,6 @@ def loader(
         SettingsError: `batch_size`, `workers` or `prefetch` is out of range, `drop_last` leaves no
             batch, or `plain` images are asked for without labels.
     """
-    if batch_size < 1 or workers < 0 or prefetch < 1:
-        raise SettingsError(
-            f"loader: batch_size={batch_size} and prefetch={prefetch} must be at least 1 and "
-            f"workers={workers} at least 0."
-        )
     if plain and not labels:
         raise SettingsError("loader: plain=True comes with labels; leave out one of the two.")
     if drop_last and len(part) < batch_size:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from mlopt._arguments import checked, in_body
 from mlopt._errors import DataError, SettingsError
 from mlopt.data.cifar import load_cifar10, load_cifar100
 from mlopt.data.digits import load_digits
@@ -27,6 +28,7 @@ _LOADERS: dict[str, Callable[..., ImageData]] = {
 NAMES = tuple(_LOADERS)
 
 
+@checked(DataError, name=in_body)
 def load(name: str, root: str | os.PathLike[str] | None = None, **options: Any) -> ImageData:
     """A data set by name, from files that are already on this machine: nothing is downloaded.
 
@@ -44,8 +46,10 @@ def load(name: str, root: str | os.PathLike[str] | None = None, **options: Any) 
         DataError: the name is unknown, or the files are missing or not what they should be.
         SettingsError: this data set has no such option.
     """
-    if name not in _LOADERS:
-        raise DataError(f"load: there is no data set {name!r}; give one of: {', '.join(NAMES)}.")
+    if not isinstance(name, str) or name not in _LOADERS:
+        raise DataError(
+            f"load(name={name!r}): there is no such data set; give one of: {', '.join(NAMES)}."
+        )
     known = inspect.signature(_LOADERS[name]).parameters.keys() - {"root"}
     if unknown := sorted(options.keys() - known):
         raise SettingsError(

@@ -5,12 +5,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from mlopt._arguments import a_seed, checked, within
 from mlopt._errors import DataError, SettingsError
 from mlopt.data.images import ImageData, ImagePart
 
 __all__ = ["search_split", "split_indices"]
 
 
+@checked(SettingsError, seed=a_seed, shares=within("(0, 1]"))
 def search_split(
     data: ImageData, seed: int | None = None, shares: tuple[float, float] | None = None
 ) -> tuple[ImagePart, ImagePart]:
@@ -43,6 +45,7 @@ def search_split(
     return data.train.take(train), data.train.take(valid)
 
 
+@checked(SettingsError, seed=a_seed, shares=within("(0, 1]"))
 def split_indices(
     data: ImageData, seed: int | None = None, shares: tuple[float, float] | None = None
 ) -> tuple[Tensor, Tensor]:
@@ -80,7 +83,7 @@ def _subsets(
 ) -> tuple[Tensor, Tensor]:
     if not (min(shares) > 0 and sum(shares) < 1 + 1e-9):
         raise SettingsError(
-            f"search_split: shares={shares} must be positive and at most 1 together."
+            f"search_split, split_indices: shares={shares} must be positive and at most 1 together."
         )
     counts = data.train_labels.bincount(minlength=data.classes).tolist()
     train, valid = [], []

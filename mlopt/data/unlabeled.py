@@ -6,6 +6,7 @@ import dataclasses
 
 import torch
 
+from mlopt._arguments import a_seed, checked, within
 from mlopt._errors import DataError
 from mlopt.data.images import ImageData, ImagePart
 from mlopt.data.split import by_class
@@ -13,6 +14,7 @@ from mlopt.data.split import by_class
 __all__ = ["hold_out", "images_of"]
 
 
+@checked(DataError, one_in=within("[2, inf)"), seed=a_seed)
 def hold_out(
     data: ImageData, one_in: int = 3, seed: int | None = None
 ) -> tuple[ImageData, ImagePart]:
@@ -34,9 +36,9 @@ def hold_out(
         DataError: `one_in` is less than 2, or there are fewer training images than that.
     """
     count = len(data.train_labels)
-    if one_in < 2 or count < one_in:
+    if count < one_in:
         raise DataError(
-            f"{data.name}: one in {one_in} of {count} training images cannot be held out; give "
+            f"hold_out(one_in={one_in}): that many are not among {count} training images; give "
             "one_in of at least 2 and at most the number of images."
         )
     held = by_class(data, seed)[one_in - 1 :: one_in]
@@ -48,6 +50,7 @@ def hold_out(
     return rest, data.train.take(held)
 
 
+@checked(DataError)
 def images_of(other: ImageData, like: ImageData) -> ImagePart:
     """The training images of another data set, to be normalized by this one's constants.
 
@@ -69,7 +72,7 @@ def images_of(other: ImageData, like: ImageData) -> ImagePart:
     shapes = [tuple(data.train_images.shape[1:]) for data in (other, like)]
     if shapes[0] != shapes[1]:
         raise DataError(
-            f"images of {other.name} for {like.name}: their shape is {shapes[0]}, not {shapes[1]}; "
-            "give a data set with images of the same shape."
+            f"images_of(other, like): images of {other.name} for {like.name}: their shape is "
+            f"{shapes[0]}, not {shapes[1]}; give a data set with images of the same shape."
         )
     return dataclasses.replace(other, mean=like.mean, std=like.std).train

@@ -40,7 +40,7 @@ class Alternating(AbstractPlay):
                 and not isinstance(turn[1], bool)
                 and turn[1] > 0
             ):
-                raise GraphError(f"Alternating: {turn!r} is not a pair (player, steps > 0).")
+                raise GraphError(f"Alternating(turns): {turn!r} is not a pair (player, steps > 0).")
         self.turns = turns
 
     @property

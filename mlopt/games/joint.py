@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from .._arguments import check_fields, from_one
 from .._errors import GraphError
 from .._graph.game import AbstractPlay, Table
 
@@ -35,10 +36,7 @@ class Joint(AbstractPlay):
     joint = True
 
     def __post_init__(self) -> None:
-        if isinstance(self.steps, bool) or not isinstance(self.steps, int) or self.steps < 1:
-            raise GraphError(
-                f"Joint(steps={self.steps!r}): steps must be a whole number, at least 1."
-            )
+        check_fields(self, GraphError, steps=from_one)
 
     @property
     def traced(self) -> bool:

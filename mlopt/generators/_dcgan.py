@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -24,15 +26,31 @@ def stage(image_size: int, table: dict[int, tuple[int, int]], where: str) -> tup
     return table[image_size]
 
 
-def check_positive(where: str, **settings: int) -> None:
-    """Raise `SettingsError` for the first setting that is not at least 1."""
-    for name, value in settings.items():
-        if value < 1:
-            raise SettingsError(f"{where}: {name}={value} must be at least 1.")
+def check_map(x: Any, channels: int, where: str) -> None:
+    """Raise `DataError` unless x is a tensor of feature maps, (B, channels, H, W)."""
+    if not isinstance(x, Tensor) or x.ndim != 4 or x.shape[1] != channels:
+        raise DataError(f"{where}: x is {_form(x)}; give a tensor (B, {channels}, H, W).")
 
 
-def check_labels(labels: Tensor, classes: int, where: str) -> None:
+def check_logits(where: str, **logits: Any) -> None:
+    """Raise `DataError` unless these are tensors of floating-point numbers, and not empty."""
+    for name, value in logits.items():
+        if not isinstance(value, Tensor) or not value.is_floating_point() or not value.numel():
+            raise DataError(f"{where}: {name} is {_form(value)}; give logits, (B,).")
+
+
+def _form(value: Any) -> str:
+    if not isinstance(value, Tensor):
+        return f"a {type(value).__name__}"
+    return f"of shape {tuple(value.shape)} and type {value.dtype}"
+
+
+def check_labels(labels: Any, classes: int, where: str) -> None:
     """Raise `DataError` unless labels are integers of shape (B,) and, on the CPU, in range."""
+    if not isinstance(labels, Tensor):
+        raise DataError(
+            f"{where}: labels are a {type(labels).__name__}; give a tensor (B,), int64."
+        )
     if labels.ndim != 1 or labels.dtype not in (torch.int64, torch.int32):
         raise DataError(
             f"{where}: labels have shape {tuple(labels.shape)} and type {labels.dtype}; "
@@ -48,24 +66,27 @@ def check_labels(labels: Tensor, classes: int, where: str) -> None:
             )
 
 
-def check_images(x: Tensor, labels: Tensor, channels: int, image_size: int, where: str) -> None:
+def check_images(x: Any, labels: Tensor, channels: int, image_size: int, where: str) -> None:
     """Raise `DataError` unless there is one image of the right shape for each label."""
     expected = (labels.shape[0], channels, image_size, image_size)
-    if x.shape != expected:
+    if not isinstance(x, Tensor) or x.shape != expected or not x.is_floating_point():
+        form = f"have shape {tuple(x.shape)}" if isinstance(x, Tensor) else _form(x)
         raise DataError(
-            f"{where}: images have shape {tuple(x.shape)}; for {labels.shape[0]} labels "
-            f"give {expected}."
+            f"{where}: images {form}; for {labels.shape[0]} labels give {expected}, floating "
+            "point, as x."
         )
 
 
-def noise_for(labels: Tensor, z: Tensor | None, size: int, like: Tensor, where: str) -> Tensor:
+def noise_for(labels: Tensor, z: Any, size: int, like: Tensor, where: str) -> Tensor:
     """Noise (B, size): what was given, if its shape is right; else drawn in the type of `like`."""
     if z is None:
         return torch.randn(labels.shape[0], size, device=like.device, dtype=like.dtype)
-    if z.shape != (labels.shape[0], size):
+    right = (labels.shape[0], size)
+    if not isinstance(z, Tensor) or z.shape != right or not z.is_floating_point():
+        form = f"has shape {tuple(z.shape)}" if isinstance(z, Tensor) else f"is {_form(z)}"
         raise DataError(
-            f"{where}: noise has shape {tuple(z.shape)}; for {labels.shape[0]} labels "
-            f"give ({labels.shape[0]}, {size})."
+            f"{where}: noise {form}; for {labels.shape[0]} labels give {right}, floating "
+            "point, as z."
         )
     return z
 

@@ -19,10 +19,6 @@ class CriticHead(nn.Module):
 
     def __init__(self, features: int, classes: int, conditioning: str, where: str) -> None:
         super().__init__()
-        if conditioning not in CONDITIONINGS:
-            raise SettingsError(
-                f"{where}: conditioning={conditioning!r} must be one of {', '.join(CONDITIONINGS)}."
-            )
         self.where = where
         self.linear = nn.Linear(features, 1)
         self.embedding = nn.Embedding(classes, features) if conditioning == "projection" else None

@@ -6,7 +6,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import max_pool2d
 
-from mlopt.generators._dcgan import check_positive
+from mlopt._arguments import checked, from_one
+from mlopt._errors import SettingsError
+from mlopt.generators._dcgan import check_map
 
 __all__ = ["SelfAttention"]
 
@@ -33,9 +35,9 @@ class SelfAttention(nn.Module):
     ICML 2019, with the pooling of Brock et al., ICLR 2019.
     """
 
+    @checked(SettingsError, channels=from_one)
     def __init__(self, channels: int) -> None:
         super().__init__()
-        check_positive("SelfAttention", channels=channels)
         narrow, half = max(1, channels // 8), max(1, channels // 2)
         self.theta = nn.Conv2d(channels, narrow, 1, bias=False)
         self.phi = nn.Conv2d(channels, narrow, 1, bias=False)
@@ -51,7 +53,11 @@ class SelfAttention(nn.Module):
 
         Returns:
             Features of the same shape.
+
+        Raises:
+            DataError: x is no such tensor.
         """
+        check_map(x, self.theta.in_channels, "SelfAttention")
         theta = self.theta(x).flatten(2)
         phi = max_pool2d(self.phi(x), 2).flatten(2)
         g = max_pool2d(self.g(x), 2).flatten(2)

@@ -7,8 +7,10 @@ from collections.abc import Collection
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, relu
 
+from mlopt._arguments import checked, from_one
+from mlopt._errors import SettingsError
 from mlopt.generators._biggan import check_attention, row
-from mlopt.generators._dcgan import check_images, check_labels, check_positive
+from mlopt.generators._dcgan import check_images, check_labels
 from mlopt.generators.attention import SelfAttention
 from mlopt.generators.initialization import Init, initialize
 from mlopt.generators.spectral import spectral_normalize
@@ -64,6 +66,7 @@ class BigGANDiscriminator(nn.Module):
     2018.
     """
 
+    @checked(SettingsError, channels=from_one, classes=from_one, width=from_one)
     def __init__(
         self,
         image_size: int,
@@ -79,7 +82,6 @@ class BigGANDiscriminator(nn.Module):
         super().__init__()
         where = "BigGANDiscriminator"
         units, halvings = row(_TABLE, image_size, where)
-        check_positive(where, channels=channels, classes=classes, width=width)
         widths = [channels, *(width * unit for unit in units)]
         sides = [image_size // 2 ** min(k + 1, halvings) for k in range(len(units))]
         check_attention(attention, sides, where)

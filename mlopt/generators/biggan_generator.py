@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate, relu
 
+from mlopt._arguments import checked, from_one
 from mlopt._errors import SettingsError
 from mlopt.generators._biggan import check_attention, row
-from mlopt.generators._dcgan import check_positive
 from mlopt.generators._generator import ConditionalGenerator
 from mlopt.generators.attention import SelfAttention
 from mlopt.generators.conditional_batch_norm import ConditionalBatchNorm
@@ -74,6 +74,14 @@ class BigGANGenerator(ConditionalGenerator):
     synthesis", ICLR 2019.
     """
 
+    @checked(
+        SettingsError,
+        channels=from_one,
+        classes=from_one,
+        z=from_one,
+        width=from_one,
+        shared=from_one,
+    )
     def __init__(
         self,
         image_size: int,
@@ -91,10 +99,7 @@ class BigGANGenerator(ConditionalGenerator):
         super().__init__()
         where = "BigGANGenerator"
         start, units = row(_TABLE, image_size, where)
-        check_positive(where, channels=channels, classes=classes, z=z, width=width)
-        if shared is not None:
-            check_positive(where, shared=shared)
-        elif hierarchical:
+        if hierarchical and shared is None:
             raise SettingsError(
                 f"{where}: hierarchical=True appends noise to the shared class embedding, and "
                 "there is none; give its length, such as shared=128."

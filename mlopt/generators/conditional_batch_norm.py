@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor, nn
 
-from mlopt._errors import SettingsError
-from mlopt.generators._dcgan import check_positive
+from mlopt._arguments import checked, from_one
+from mlopt._errors import DataError, SettingsError
+from mlopt.generators._dcgan import check_labels, check_map
 
 __all__ = ["ConditionalBatchNorm"]
 
@@ -32,6 +35,12 @@ class ConditionalBatchNorm(nn.Module):
     is from Brock et al., ICLR 2019.
     """
 
+    @checked(
+        SettingsError,
+        channels=from_one,
+        classes=from_one,
+        features=from_one,
+    )
     def __init__(
         self, channels: int, *, classes: int | None = None, features: int | None = None
     ) -> None:
@@ -44,11 +53,9 @@ class ConditionalBatchNorm(nn.Module):
         self.gain: nn.Module
         self.offset: nn.Module
         if classes is not None:
-            check_positive("ConditionalBatchNorm", channels=channels, classes=classes)
             self.gain = nn.Embedding(classes, channels)
             self.offset = nn.Embedding(classes, channels)
         elif features is not None:
-            check_positive("ConditionalBatchNorm", channels=channels, features=features)
             self.gain = nn.Linear(features, channels, bias=False)
             self.offset = nn.Linear(features, channels, bias=False)
 
@@ -61,6 +68,20 @@ class ConditionalBatchNorm(nn.Module):
 
         Returns:
             Features of the same shape.
+
+        Raises:
+            DataError: x is no such tensor, or y no such indices or vectors.
         """
+        self._check(x, y)
         gain = 1 + self.gain(y)[:, :, None, None]
         return self.norm(x) * gain + self.offset(y)[:, :, None, None]
+
+    def _check(self, x: Any, y: Any) -> None:
+        where = "ConditionalBatchNorm"
+        check_map(x, self.norm.num_features, where)
+        if isinstance(self.gain, nn.Embedding):
+            return check_labels(y, self.gain.num_embeddings, f"{where}: y,")
+        expected = (len(x), self.gain.in_features)
+        if not isinstance(y, Tensor) or y.shape != expected:
+            raise DataError(f"{where}: y must be a tensor of shape {expected}.")
+        return None

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from mlopt._arguments import checked, from_one
+from mlopt._errors import SettingsError
 from mlopt.generators._dcgan import (
     DOWN_STAGES,
     check_images,
     check_labels,
-    check_positive,
     init_dcgan,
     stage,
 )
@@ -41,10 +42,10 @@ class DCGANDiscriminator(nn.Module):
     projection discriminator", 2018.
     """
 
+    @checked(SettingsError, channels=from_one, classes=from_one, width=from_one)
     def __init__(self, image_size: int, channels: int, classes: int, width: int = 64) -> None:
         super().__init__()
         side, count = stage(image_size, DOWN_STAGES, "DCGANDiscriminator")
-        check_positive("DCGANDiscriminator", channels=channels, classes=classes, width=width)
         self.image_size, self.channels, self.classes = image_size, channels, classes
         layers: list[nn.Module] = [
             nn.Conv2d(channels, width, 4, stride=2, padding=1),

@@ -5,9 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from mlopt._arguments import checked, from_one
+from mlopt._errors import SettingsError
 from mlopt.generators._dcgan import (
     STAGES,
-    check_positive,
     init_dcgan,
     stage,
 )
@@ -42,6 +43,14 @@ class DCGANGenerator(ConditionalGenerator):
     is the usual addition.
     """
 
+    @checked(
+        SettingsError,
+        channels=from_one,
+        classes=from_one,
+        z=from_one,
+        width=from_one,
+        embedding=from_one,
+    )
     def __init__(
         self,
         image_size: int,
@@ -53,10 +62,6 @@ class DCGANGenerator(ConditionalGenerator):
     ) -> None:
         super().__init__()
         side, doublings = stage(image_size, STAGES, "DCGANGenerator")
-        check_positive(
-            "DCGANGenerator",
-            channels=channels, classes=classes, z=z, width=width, embedding=embedding,
-        )  # fmt: skip
         self.image_size, self.channels, self.classes, self.z = image_size, channels, classes, z
         widths = [width * 2**k for k in reversed(range(doublings))]
         layers: list[nn.Module] = [

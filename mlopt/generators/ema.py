@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from mlopt._arguments import checked, from_zero, within
 from mlopt._errors import SettingsError
 
 __all__ = ["ExponentialAverage"]
@@ -50,11 +51,8 @@ class ExponentialAverage:
     stability, and variation", ICLR 2018; decay 0.9999 is from Brock et al., ICLR 2019.
     """
 
+    @checked(SettingsError, decay=within("[0, 1)"), start=from_zero)
     def __init__(self, module: nn.Module, decay: float = 0.9999, start: int = 0) -> None:
-        if not 0 <= decay < 1:
-            raise SettingsError(f"ExponentialAverage: decay={decay} must be in [0, 1).")
-        if start < 0:
-            raise SettingsError(f"ExponentialAverage: start={start} must not be negative.")
         self.decay, self.start, self.updates = decay, start, 0
         self._source = module
         self._module = copy.deepcopy(module).eval().requires_grad_(False)
@@ -84,6 +82,7 @@ class ExponentialAverage:
         """The averaged network's state, and how many updates it has seen."""
         return {"module": self._module.state_dict(), "updates": self.updates}
 
+    @checked(SettingsError)
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a state that `state_dict` gave.
 
@@ -98,7 +97,12 @@ class ExponentialAverage:
                 f"ExponentialAverage.load_state_dict: the state has entries {sorted(state)}; give "
                 "what state_dict() returned, with 'module' and 'updates'."
             )
-        self._module.load_state_dict(state["module"])
+        try:
+            self._module.load_state_dict(state["module"])
+        except (RuntimeError, TypeError) as error:
+            raise SettingsError(
+                f"ExponentialAverage.load_state_dict: the state is of another network: {error}"
+            ) from error
         self.updates = state["updates"]
 
 

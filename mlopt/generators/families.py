@@ -9,11 +9,23 @@ from typing import Any
 
 from torch import nn
 
+from mlopt._arguments import (
+    check_fields,
+    checked,
+    from_one,
+    from_zero,
+    in_body,
+    one_of,
+    positive,
+    within,
+)
 from mlopt._errors import SettingsError
 from mlopt.generators.biggan_discriminator import BigGANDiscriminator
 from mlopt.generators.biggan_generator import BigGANGenerator
 from mlopt.generators.dcgan_discriminator import DCGANDiscriminator
 from mlopt.generators.dcgan_generator import DCGANGenerator
+from mlopt.generators.losses import LOSSES
+from mlopt.generators.training import DECAYS
 from mlopt.generators.wgan_gp_conv import WGANConvCritic, WGANConvGenerator
 from mlopt.generators.wgan_gp_residual import WGANResidualCritic, WGANResidualGenerator
 
@@ -35,6 +47,9 @@ class GANFamily:
         gradient_penalty: factor of the gradient penalty; 0 for none.
         ema: decay of the generator's running average; 0 for none.
         ema_start: steps before averaging begins.
+
+    Raises:
+        SettingsError: a setting is not what it must be.
     """
 
     generator: Callable[..., nn.Module]
@@ -47,6 +62,20 @@ class GANFamily:
     gradient_penalty: float = 0.0
     ema: float = 0.0
     ema_start: int = 0
+
+    def __post_init__(self) -> None:
+        check_fields(
+            self,
+            SettingsError,
+            loss=one_of(LOSSES),
+            lr=positive,
+            betas=within("[0, 1)"),
+            decay=one_of(DECAYS),
+            d_steps=from_one,
+            gradient_penalty=from_zero,
+            ema=within("[0, 1)"),
+            ema_start=from_zero,
+        )
 
     def training(self) -> dict[str, Any]:
         """The arguments of `train_gan` that the family decides."""
@@ -92,6 +121,7 @@ GANS: dict[str, GANFamily] = {
 }
 
 
+@checked(SettingsError, name=in_body, channels=from_one, classes=from_one)
 def make_gan(
     name: str, image_size: int, channels: int, classes: int, **options: Any
 ) -> tuple[nn.Module, nn.Module]:
@@ -122,9 +152,9 @@ def make_gan(
         >>> critic(images, torch.arange(10)).shape
         torch.Size([10])
     """
-    if name not in GANS:
+    if not isinstance(name, str) or name not in GANS:
         raise SettingsError(
-            f"make_gan: there is no family {name!r}; give one of {', '.join(GANS)}."
+            f"make_gan(name={name!r}): there is no family {name!r}; give one of {', '.join(GANS)}."
         )
     family, known = GANS[name], {"image_size", "channels", "classes"}
     networks, used = [], set()

@@ -9,11 +9,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from mlopt._arguments import checked
 from mlopt._errors import DataError
 
 __all__ = ["couples_samples", "gradient_penalty"]
 
 
+@checked(DataError)
 def gradient_penalty(
     critic: Callable[..., Tensor],
     real: Tensor,
@@ -54,22 +56,27 @@ def gradient_penalty(
         A scalar, not negative.
 
     Raises:
-        DataError: real and generated images, or u, differ in shape.
+        DataError: real and generated images, or u, differ in shape, or are no such tensors.
 
     Reference: Gulrajani, Ahmed, Arjovsky, Dumoulin, Courville, "Improved training of Wasserstein
     GANs", 2017, section 4.
     """
+    if real.ndim < 2 or not len(real) or not real.is_floating_point():
+        raise DataError(
+            f"gradient_penalty: real has shape {tuple(real.shape)} and type {real.dtype}; give "
+            "images (B, C, S, S), floating point."
+        )
     if real.shape != fake.shape:
         raise DataError(
-            f"gradient_penalty: real images have shape {tuple(real.shape)} and generated ones "
-            f"{tuple(fake.shape)}; give equal shapes."
+            f"gradient_penalty: real images have shape {tuple(real.shape)} and fake, generated "
+            f"ones {tuple(fake.shape)}; give equal shapes."
         )
     if u is None:
         u = torch.rand(len(real), device=real.device, dtype=real.dtype)
-    elif u.shape != (len(real),):
+    elif u.shape != (len(real),) or not u.is_floating_point():
         raise DataError(
             f"gradient_penalty: u has shape {tuple(u.shape)}; for {len(real)} images give "
-            f"({len(real)},)."
+            f"({len(real)},), floating point."
         )
     differentiable = torch.is_grad_enabled()
     x = real + u.view(-1, *[1] * (real.ndim - 1)) * (fake - real)
@@ -82,6 +89,7 @@ def gradient_penalty(
     return (norms - 1).square().mean()
 
 
+@checked(DataError)
 def couples_samples(critic: nn.Module) -> bool:
     """Whether a critic has BatchNorm, so that its score of one image depends on the others.
 
@@ -92,5 +100,8 @@ def couples_samples(critic: nn.Module) -> bool:
 
     Returns:
         True if a part of it is a BatchNorm of any kind, in whatever mode.
+
+    Raises:
+        DataError: it is no module.
     """
     return any(isinstance(part, _BatchNorm) for part in critic.modules())

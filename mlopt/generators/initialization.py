@@ -8,6 +8,7 @@ from typing import Literal
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
 
+from mlopt._arguments import checked, in_body
 from mlopt._errors import SettingsError
 
 __all__ = ["Init", "initialize"]
@@ -26,6 +27,7 @@ _RULES: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
+@checked(SettingsError, init=in_body)
 def initialize(module: nn.Module, init: Init) -> None:
     """Draw the weights of every convolution, linear map and embedding anew, in place.
 
@@ -47,7 +49,7 @@ def initialize(module: nn.Module, init: Init) -> None:
     synthesis", ICLR 2019, uses orthogonal; Radford et al., 2016, normal; Glorot, Bengio,
     "Understanding the difficulty of training deep feedforward neural networks", 2010, xavier.
     """
-    if init not in _RULES:
+    if not isinstance(init, str) or init not in _RULES:
         raise SettingsError(f"initialize: init={init!r} is unknown; give one of {list(_RULES)}.")
     for part in module.modules():
         if isinstance(part, (nn.Conv2d, nn.ConvTranspose2d, nn.Linear, nn.Embedding)):

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from torch import Tensor
 from torch.nn.functional import relu, softplus
 
+from mlopt.generators._dcgan import check_logits
+
 __all__ = [
     "LOSSES",
     "discriminator_loss",
@@ -30,7 +32,11 @@ def discriminator_loss(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
 
     Returns:
         A scalar.
+
+    Raises:
+        DataError: the logits are no tensors of floating-point numbers, or empty.
     """
+    check_logits("discriminator_loss", real_logits=real_logits, fake_logits=fake_logits)
     return softplus(-real_logits).mean() + softplus(fake_logits).mean()
 
 
@@ -43,8 +49,12 @@ def generator_loss(fake_logits: Tensor) -> Tensor:
     Returns:
         A scalar.
 
+    Raises:
+        DataError: the logits are no tensors of floating-point numbers, or empty.
+
     Reference: Goodfellow et al., "Generative adversarial nets", 2014, section 3.
     """
+    check_logits("generator_loss", fake_logits=fake_logits)
     return softplus(-fake_logits).mean()
 
 
@@ -61,9 +71,13 @@ def hinge_discriminator_loss(real_logits: Tensor, fake_logits: Tensor) -> Tensor
     Returns:
         A scalar.
 
+    Raises:
+        DataError: the logits are no tensors of floating-point numbers, or empty.
+
     Reference: Lim, Ye, "Geometric GAN", 2017; Brock, Donahue, Simonyan, "Large scale GAN training
     for high fidelity natural image synthesis", 2019.
     """
+    check_logits("hinge_discriminator_loss", real_logits=real_logits, fake_logits=fake_logits)
     return relu(1 - real_logits).mean() + relu(1 + fake_logits).mean()
 
 
@@ -75,7 +89,11 @@ def hinge_generator_loss(fake_logits: Tensor) -> Tensor:
 
     Returns:
         A scalar.
+
+    Raises:
+        DataError: the logits are no tensors of floating-point numbers, or empty.
     """
+    check_logits("hinge_generator_loss", fake_logits=fake_logits)
     return -fake_logits.mean()
 
 
@@ -92,8 +110,12 @@ def wasserstein_discriminator_loss(real_logits: Tensor, fake_logits: Tensor) -> 
     Returns:
         A scalar, minus the critic's estimate of the distance.
 
+    Raises:
+        DataError: the logits are no tensors of floating-point numbers, or empty.
+
     Reference: Arjovsky, Chintala, Bottou, "Wasserstein GAN", 2017.
     """
+    check_logits("wasserstein_discriminator_loss", real_logits=real_logits, fake_logits=fake_logits)
     return fake_logits.mean() - real_logits.mean()
 
 
@@ -105,7 +127,11 @@ def wasserstein_generator_loss(fake_logits: Tensor) -> Tensor:
 
     Returns:
         A scalar.
+
+    Raises:
+        DataError: the logits are no tensors of floating-point numbers, or empty.
     """
+    check_logits("wasserstein_generator_loss", fake_logits=fake_logits)
     return -fake_logits.mean()
 
 

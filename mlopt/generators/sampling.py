@@ -10,13 +10,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
+from mlopt._arguments import a_seed, checked, from_one
 from mlopt._errors import SettingsError
 from mlopt._files import write_file
-from mlopt.generators._dcgan import check_positive
 
 __all__ = ["sample_grid", "save_grid"]
 
 
+@checked(SettingsError, classes=from_one, per_class=from_one, seed=a_seed)
 def sample_grid(generator: nn.Module, classes: int, per_class: int, seed: int) -> Tensor:
     """Images of every class, class by class, without gradient.
 
@@ -35,7 +36,6 @@ def sample_grid(generator: nn.Module, classes: int, per_class: int, seed: int) -
     Raises:
         SettingsError: `classes` or `per_class` is smaller than 1.
     """
-    check_positive("sample_grid", classes=classes, per_class=per_class)
     device = next((p.device for p in generator.parameters()), torch.device("cpu"))
     labels = torch.arange(classes, device=device).repeat_interleave(per_class)
     modes = [(module, module.training) for module in generator.modules()]
@@ -51,6 +51,7 @@ def sample_grid(generator: nn.Module, classes: int, per_class: int, seed: int) -
                 module.training = training
 
 
+@checked(SettingsError, per_row=from_one, scale=from_one)
 def save_grid(
     images: Tensor, path: str | os.PathLike[str], per_row: int = 10, scale: int = 1
 ) -> None:
@@ -66,7 +67,11 @@ def save_grid(
         SettingsError: `per_row` or `scale` is smaller than 1, there is no image, the suffix names
             no format, the file cannot be written, or torchvision is missing.
     """
-    check_positive("save_grid", per_row=per_row, scale=scale, images=len(images))
+    if images.ndim != 4 or images.shape[1] not in (1, 3) or not images.numel():
+        raise SettingsError(
+            f"save_grid: images have shape {tuple(images.shape)}; give some, (N, C, S, S), C being "
+            "1 or 3."
+        )
     try:
         from PIL import Image
         from torchvision.utils import make_grid, save_image

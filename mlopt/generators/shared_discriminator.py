@@ -7,8 +7,9 @@ from typing import Any, Protocol, cast, runtime_checkable
 import torch
 from torch import Tensor, nn
 
+from mlopt._arguments import checked, from_one, in_body
 from mlopt._errors import DataError, SettingsError
-from mlopt.generators._dcgan import check_labels, check_positive
+from mlopt.generators._dcgan import check_labels
 
 __all__ = ["SharedDiscriminator", "Trunk"]
 
@@ -51,16 +52,19 @@ class SharedDiscriminator(nn.Module):
     Reference: projection as in Miyato, Koyama, "cGANs with projection discriminator", 2018.
     """
 
+    @checked(SettingsError, trunk=in_body, classes=from_one)
     def __init__(self, trunk: nn.Module, classes: int) -> None:
         super().__init__()
-        check_positive("SharedDiscriminator", classes=classes)
         if not isinstance(trunk, nn.Module) or not isinstance(trunk, Trunk):
             raise SettingsError(
-                f"SharedDiscriminator: {type(trunk).__name__} cannot be a trunk; give an "
+                f"SharedDiscriminator: trunk, a {type(trunk).__name__} cannot be a trunk; give an "
                 "nn.Module with an int `out_features` and a method `features(x, a)`."
             )
         features = int(trunk.out_features)
-        check_positive("SharedDiscriminator: trunk", out_features=features)
+        if features < 1:
+            raise SettingsError(
+                f"SharedDiscriminator: the trunk's out_features={features} must be at least 1."
+            )
         self.classes = classes
         self.trunk = trunk
         self.linear = nn.Linear(features, 1)
@@ -82,6 +86,7 @@ class SharedDiscriminator(nn.Module):
             DataError: the labels are not class indices (their range is checked on the CPU alone).
         """
         check_labels(labels, self.classes, "SharedDiscriminator")
+        self._check_batch("x", x, labels)
         h = cast(Trunk, self.trunk).features(x, a)
         return self.linear(h).squeeze(1) + (self.embedding(labels) * h).sum(dim=1)
 
@@ -100,6 +105,9 @@ class SharedDiscriminator(nn.Module):
         Raises:
             DataError: the images differ in shape, or the labels are not class indices.
         """
+        check_labels(labels, self.classes, "SharedDiscriminator")
+        self._check_batch("real", real, labels)
+        self._check_batch("fake", fake, labels)
         if real.shape != fake.shape:
             raise DataError(
                 f"SharedDiscriminator.pair: real images have shape {tuple(real.shape)} and "
@@ -108,3 +116,12 @@ class SharedDiscriminator(nn.Module):
         logits = self(torch.cat([real, fake]), torch.cat([labels, labels]), a)
         real_logits, fake_logits = logits.chunk(2)
         return real_logits, fake_logits
+
+    def _check_batch(self, name: str, x: Any, labels: Tensor) -> None:
+        if isinstance(x, Tensor) and x.is_floating_point() and x.ndim and len(x) == len(labels):
+            return
+        form = tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__
+        raise DataError(
+            f"SharedDiscriminator: {name} is {form}; give one image for each of {len(labels)} "
+            "labels."
+        )

@@ -5,12 +5,16 @@ from __future__ import annotations
 from torch import nn
 from torch.nn.utils.parametrizations import spectral_norm
 
+from mlopt._arguments import checked
+from mlopt._errors import SettingsError
+
 __all__ = ["spectral_normalize"]
 
 # Keeps the division by the length of u and v safe; it never acts on a weight that is not zero.
 _EPS = 1e-8
 
 
+@checked(SettingsError)
 def spectral_normalize(module: nn.Module, *, embeddings: bool = False) -> None:
     """Divide the weight of every convolution and linear map by its largest singular value.
 
@@ -28,6 +32,9 @@ def spectral_normalize(module: nn.Module, *, embeddings: bool = False) -> None:
         module: the network; it is changed in place. Its parameters are then those before the
             division, named `...parametrizations.weight.original`.
         embeddings: normalise embeddings as well.
+
+    Raises:
+        SettingsError: an argument is not what it must be.
 
     Reference: Miyato, Kataoka, Koyama, Yoshida, "Spectral normalization for generative adversarial
     networks", ICLR 2018.

@@ -12,8 +12,8 @@ from torch.nn.functional import cross_entropy
 from torch.optim import Adam
 from tqdm import tqdm
 
+from mlopt._arguments import checked, from_one, from_zero, one_of, within
 from mlopt._errors import DataError, NonFiniteError, SettingsError
-from mlopt.generators._dcgan import check_positive
 from mlopt.generators.ema import ExponentialAverage
 from mlopt.generators.gradient_penalty import couples_samples
 from mlopt.generators.gradient_penalty import gradient_penalty as slope_penalty
@@ -24,6 +24,20 @@ __all__ = ["train_gan"]
 DECAYS = ("none", "linear")
 
 
+@checked(
+    SettingsError,
+    steps=from_one,
+    loss=one_of(LOSSES),
+    lr=from_zero,
+    discriminator_lr=from_zero,
+    betas=within("[0, 1)"),
+    decay=one_of(DECAYS),
+    d_steps=from_one,
+    gradient_penalty=from_zero,
+    auxiliary=from_zero,
+    per_class=from_zero,
+    log_every=from_one,
+)
 def train_gan(
     generator: nn.Module,
     discriminator: nn.Module,
@@ -84,27 +98,20 @@ def train_gan(
         is part of the discriminator's.
 
     Raises:
-        DataError: there are no batches.
+        DataError: there are no batches, or one is no pair of tensors.
         SettingsError: a number is out of range, a name is unknown, or a penalty is asked for with a
             discriminator that couples the samples of a batch.
         NonFiniteError: a loss is not finite; the step of that network was not taken.
     """
-    check_positive("train_gan", steps=steps, d_steps=d_steps, log_every=log_every)
-    if loss not in LOSSES or decay not in DECAYS:
-        raise SettingsError(
-            f"train_gan: loss={loss!r} must be one of {', '.join(LOSSES)}, and decay={decay!r} "
-            f"one of {', '.join(DECAYS)}."
-        )
     classes = getattr(generator, "classes", None)
-    if per_class < 0 or (per_class and not isinstance(classes, int)):
+    if per_class and not isinstance(classes, int):
         raise SettingsError(
-            f"train_gan: per_class={per_class} must be at least 0, and needs a generator with an "
-            "int attribute `classes`."
+            f"train_gan: per_class={per_class} needs a generator with an int attribute `classes`."
         )
-    if gradient_penalty < 0 or (gradient_penalty and (together or couples_samples(discriminator))):
+    if gradient_penalty and (together or couples_samples(discriminator)):
         raise SettingsError(
-            f"train_gan: gradient_penalty={gradient_penalty} must be at least 0, and only 0 goes "
-            "with together=True or a discriminator with BatchNorm: the penalty is on each sample's "
+            f"train_gan: gradient_penalty={gradient_penalty} must be 0, for only 0 goes with "
+            "together=True or a discriminator with BatchNorm: the penalty is on each sample's "
             "slope, and BatchNorm couples the samples. Take a critic without it, or no penalty."
         )
     has_classifier = getattr(discriminator, "conditioning", None) == "auxiliary"
@@ -129,7 +136,7 @@ def train_gan(
             for optimizer, rate in zip(optimizers, (lr, d_lr), strict=True):
                 optimizer.param_groups[0]["lr"] = rate * (1 - done / steps)
         for _ in range(d_steps):
-            real, labels = (tensor.to(device) for tensor in next(stream)[:2])
+            real, labels = (tensor.to(device) for tensor in _pair(next(stream)))
             losses.update(players.discriminator_losses(real, labels))
             _descend(discriminator, optimizers[1], losses, "discriminator", done)
         asked = torch.arange(classes or 0, device=device).repeat_interleave(per_class)
@@ -214,6 +221,17 @@ def _descend(
 
 def _numbers(losses: dict[str, Tensor]) -> dict[str, float]:
     return {name: float(value) for name, value in losses.items()}
+
+
+def _pair(batch: Any) -> Sequence[Tensor]:
+    if isinstance(batch, (tuple, list)) and len(batch) >= 2:
+        pair = batch[:2]
+        if all(isinstance(tensor, Tensor) for tensor in pair):
+            return pair
+    raise DataError(
+        f"train_gan: one of the batches is a {type(batch).__name__}; give pairs of tensors, real "
+        "images and labels."
+    )
 
 
 def _endless(batches: Iterable[Any]) -> Iterator[Any]:

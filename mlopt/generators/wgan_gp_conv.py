@@ -6,14 +6,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import leaky_relu
 
+from mlopt._arguments import checked, from_one, one_of
+from mlopt._errors import SettingsError
 from mlopt.generators._dcgan import (
     DOWN_STAGES,
     STAGES,
-    check_positive,
+    check_map,
     stage,
 )
 from mlopt.generators._generator import ConditionalGenerator
-from mlopt.generators._wgan_gp import Critic, CriticHead, init_he
+from mlopt.generators._wgan_gp import CONDITIONINGS, Critic, CriticHead, init_he
 from mlopt.generators.conditional_batch_norm import ConditionalBatchNorm
 
 __all__ = ["WGANConvCritic", "WGANConvGenerator"]
@@ -45,14 +47,12 @@ class WGANConvGenerator(ConditionalGenerator):
     CIFAR-10 in its published code.
     """
 
+    @checked(SettingsError, channels=from_one, classes=from_one, z=from_one, width=from_one)
     def __init__(
         self, image_size: int, channels: int, classes: int, z: int = 128, width: int = 128
     ) -> None:
         super().__init__()
         side, doublings = stage(image_size, STAGES, "WGANConvGenerator")
-        check_positive(
-            "WGANConvGenerator", channels=channels, classes=classes, z=z, width=width
-        )  # fmt: skip
         self.image_size, self.channels, self.classes, self.z = image_size, channels, classes, z
         self.side = side
         widths = [width * 2**k for k in reversed(range(doublings))]
@@ -109,6 +109,13 @@ class WGANConvCritic(Critic):
     with auxiliary classifier GANs", 2017.
     """
 
+    @checked(
+        SettingsError,
+        channels=from_one,
+        classes=from_one,
+        width=from_one,
+        conditioning=one_of(CONDITIONINGS),
+    )
     def __init__(
         self,
         image_size: int,
@@ -119,7 +126,6 @@ class WGANConvCritic(Critic):
     ) -> None:
         super().__init__()
         side, count = stage(image_size, DOWN_STAGES, "WGANConvCritic")
-        check_positive("WGANConvCritic", channels=channels, classes=classes, width=width)
         self.image_size, self.channels, self.classes = image_size, channels, classes
         self.conditioning = conditioning
         widths = [channels, *(width * 2**k for k in range(count))]
@@ -132,6 +138,7 @@ class WGANConvCritic(Critic):
 
     def features(self, x: Tensor) -> Tensor:
         """What the head reads: (B, F)."""
+        check_map(x, self.channels, "WGANConvCritic")
         for down in self.downs:
             x = leaky_relu(down(x), 0.2)
         return x.flatten(1)

@@ -6,13 +6,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, interpolate
 
+from mlopt._arguments import checked, from_one, one_of
+from mlopt._errors import SettingsError
 from mlopt.generators._dcgan import (
     STAGES,
-    check_positive,
+    check_map,
     stage,
 )
 from mlopt.generators._generator import ConditionalGenerator
-from mlopt.generators._wgan_gp import Critic, CriticHead, init_he
+from mlopt.generators._wgan_gp import CONDITIONINGS, Critic, CriticHead, init_he
 from mlopt.generators.conditional_batch_norm import ConditionalBatchNorm
 
 __all__ = ["WGANResidualCritic", "WGANResidualGenerator"]
@@ -90,14 +92,12 @@ class WGANResidualGenerator(ConditionalGenerator):
     appendix F.
     """
 
+    @checked(SettingsError, channels=from_one, classes=from_one, z=from_one, width=from_one)
     def __init__(
         self, image_size: int, channels: int, classes: int, z: int = 128, width: int = 128
     ) -> None:
         super().__init__()
         self.side, doublings = stage(image_size, STAGES, "WGANResidualGenerator")
-        check_positive(
-            "WGANResidualGenerator", channels=channels, classes=classes, z=z, width=width
-        )  # fmt: skip
         self.image_size, self.channels, self.classes, self.z = image_size, channels, classes, z
         self.linear = nn.Linear(z, width * self.side**2)
         self.ups = nn.ModuleList(_UpBlock(width, classes) for _ in range(doublings))
@@ -141,6 +141,13 @@ class WGANResidualCritic(Critic):
     `WGANConvCritic`.
     """
 
+    @checked(
+        SettingsError,
+        channels=from_one,
+        classes=from_one,
+        width=from_one,
+        conditioning=one_of(CONDITIONINGS),
+    )
     def __init__(
         self,
         image_size: int,
@@ -151,7 +158,6 @@ class WGANResidualCritic(Critic):
     ) -> None:
         super().__init__()
         side, doublings = stage(image_size, STAGES, "WGANResidualCritic")
-        check_positive("WGANResidualCritic", channels=channels, classes=classes, width=width)
         self.image_size, self.channels, self.classes = image_size, channels, classes
         self.conditioning = conditioning
         downs = max(1, doublings - 1) if side == 4 else doublings
@@ -166,4 +172,5 @@ class WGANResidualCritic(Critic):
 
     def features(self, x: Tensor) -> Tensor:
         """What the head reads: (B, F)."""
+        check_map(x, self.channels, "WGANResidualCritic")
         return torch.relu(self.blocks(x)).mean(dim=(2, 3))

@@ -33,11 +33,18 @@ def outputs(z: Tensor) -> Tensor:
     Returns:
         The same numbers.
 
+    Raises:
+        GraphError: it is no tensor.
+
     Examples:
         >>> import torch, mlopt
         >>> mlopt.outputs(torch.tensor([1.0, 2.0]))
         tensor([1., 2.])
     """
+    if not isinstance(z, Tensor):
+        raise GraphError(
+            f"outputs(z=<{type(z).__name__}>): z must be a tensor; mark each of several by itself."
+        )
     marked = _marked.get()
     if marked is None or not z.requires_grad:
         return z

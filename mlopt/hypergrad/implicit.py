@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .._arguments import check_fields, from_zero
 from .._errors import ConvergenceError, GraphError
 from .._tensors import Key, Tensors, add_scaled, difference, scale
 from ..solvers import CG, AbstractSolver, Operator
@@ -72,8 +73,7 @@ class Implicit(AbstractHypergradient):
                 f"Implicit(curvature={self.curvature!r}): give an object: Hessian() or "
                 "GaussNewton()."
             )
-        if not self.damping >= 0:
-            raise GraphError(f"Implicit(damping={self.damping}): it must not be negative.")
+        check_fields(self, GraphError, damping=from_zero)
 
     @property
     def moves(self) -> bool:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from .._arguments import check_fields, positive
 from .._errors import GraphError
 from .._tensors import Key, Tensors, add_scaled, negative, scale
 from ..optim import update_of
@@ -43,11 +44,8 @@ class OneStep(AbstractHypergradient):
     product: AbstractProduct = field(default_factory=Exact)
 
     def __post_init__(self) -> None:
-        if self.lr is not None and not self.lr > 0:
-            raise GraphError(
-                f"OneStep(lr={self.lr}): lr must be positive, or None for the optimizer's."
-            )
         check_product(self, self.product)
+        check_fields(self, GraphError, lr=positive)
 
     @property
     def moves(self) -> bool:

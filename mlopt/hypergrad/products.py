@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .._arguments import check_fields, positive
 from .._errors import GraphError
 from .._tensors import Key, Tensors, add_scaled, apart, difference, norm
 from .derivatives import derivatives
@@ -148,7 +149,7 @@ class Central(Differences):
     radius: float = 0.01
 
     def __post_init__(self) -> None:
-        _check_radius(self, self.radius)
+        check_fields(self, GraphError, radius=positive)
 
     @property
     def cost(self) -> Cost:
@@ -184,7 +185,7 @@ class OneSided(Differences):
     radius: float = 0.01
 
     def __post_init__(self) -> None:
-        _check_radius(self, self.radius)
+        check_fields(self, GraphError, radius=positive)
 
     @property
     def cost(self) -> Cost:
@@ -224,8 +225,3 @@ def _step(radius: float, direction: Tensors) -> tuple[Tensor, Tensor]:
     length = norm(direction).detach()  # where the product is differentiated, e is a constant
     inverse = length / radius
     return inverse.reciprocal().nan_to_num(math.nan, posinf=0.0), inverse
-
-
-def _check_radius(product: AbstractProduct, radius: float) -> None:
-    if not radius > 0:
-        raise GraphError(f"{type(product).__name__}(radius={radius}): the radius must be positive.")

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .._arguments import check_fields, from_one
 from .._errors import GraphError
 from .._tensors import Key, Tensors
 from .._variable import Variable
@@ -67,19 +68,7 @@ class Unrolled(AbstractHypergradient):
     looks_ahead = True
 
     def __post_init__(self) -> None:
-        for option in ("steps", "truncate"):
-            value = getattr(self, option)
-            if option == "truncate" and value is None:
-                continue
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise GraphError(
-                    f"Unrolled({option}={value!r}): {option} must be a whole number, at least 1."
-                )
-        if self.init is not None and not isinstance(self.init, Variable):
-            raise GraphError(
-                f"Unrolled(init={type(self.init).__name__}): init takes a Variable, the one that "
-                "the steps start from."
-            )
+        check_fields(self, GraphError, steps=from_one, truncate=from_one)
 
     @property
     def moves(self) -> bool:

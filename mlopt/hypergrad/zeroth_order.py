@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .._arguments import check_fields, from_one, positive
 from .._errors import GraphError
 from .._tensors import Key, Tensors, scale
 from .interface import AbstractHypergradient, Cost, Response, gradient
@@ -50,13 +51,7 @@ class ZerothOrder(AbstractHypergradient):
                 f"ZerothOrder(method={self.method!r}): it differentiates the solution of a "
                 "OneStep(...)."
             )
-        if isinstance(self.samples, bool) or not isinstance(self.samples, int) or self.samples < 1:
-            raise GraphError(
-                f"ZerothOrder(samples={self.samples!r}): samples must be a whole number, at "
-                "least 1."
-            )
-        if not self.radius > 0:
-            raise GraphError(f"ZerothOrder(radius={self.radius}): the radius must be positive.")
+        check_fields(self, GraphError, samples=from_one, radius=positive)
 
     separable = False  # all that is asked for is displaced together
 

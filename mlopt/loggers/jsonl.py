@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from mlopt._arguments import checked
 from mlopt._errors import DataError, SettingsError
 from mlopt._files import Lock, said
 
@@ -35,9 +36,11 @@ class JsonlLogger:
         path: the file; missing folders are made.
 
     Raises:
-        SettingsError: the file cannot be written, or another logger is writing to it.
+        SettingsError: the path is none, the file cannot be written, or another logger is writing to
+            it.
     """
 
+    @checked(SettingsError)
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self._lock = Lock(self.path.with_name(f".{self.path.name}.lock"), self.path).acquire()
@@ -49,6 +52,7 @@ class JsonlLogger:
             self._lock.release()
             raise
 
+    @checked(DataError)
     def log(self, row: Mapping[str, object]) -> None:
         """Append one row.
 
@@ -168,6 +172,7 @@ def from_json(value: Any) -> Any:
     return value
 
 
+@checked(DataError)
 def read_jsonl(path: str | Path, left_out: list[str] | None = None) -> list[dict[str, Any]]:
     """Read the rows that `JsonlLogger` wrote, also while it is writing.
 

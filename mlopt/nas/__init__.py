@@ -1,7 +1,7 @@
 """Neural architecture search: supernets, genotypes, evaluation networks.
 
-An island of plain PyTorch: it imports nothing of mlopt but its errors and `_files.py`, and
-the core knows nothing of it. Start reading at `supernet.py`, then `spaces/darts.py`.
+An island of plain PyTorch: it imports nothing of mlopt but its errors, its checks and `_files.py`,
+and the core knows nothing of it. Start reading at `supernet.py`, then `spaces/darts.py`.
 """
 
 from __future__ import annotations

@@ -6,6 +6,7 @@ from collections import Counter
 
 import torch
 
+from mlopt._arguments import checked
 from mlopt._errors import SettingsError
 from mlopt.nas.architecture import Architecture
 from mlopt.nas.genotype import Genotype
@@ -13,6 +14,7 @@ from mlopt.nas.genotype import Genotype
 __all__ = ["agreement", "total_variation"]
 
 
+@checked(SettingsError)
 def agreement(first: Genotype, second: Genotype) -> dict[str, float]:
     """The fraction of edges, and of edges with their operation, that two genotypes share.
 
@@ -43,8 +45,8 @@ def agreement(first: Genotype, second: Genotype) -> dict[str, float]:
         nodes = [len(getattr(genotype, kind)) // 2 for genotype in (first, second)]
         if nodes[0] != nodes[1]:
             raise SettingsError(
-                f"agreement: the {kind} cells have {nodes[0]} and {nodes[1]} nodes; compare "
-                "genotypes of one search space."
+                f"agreement(first, second): the {kind} cells have {nodes[0]} and {nodes[1]} "
+                "nodes; compare genotypes of one search space."
             )
 
     def shared(length: int) -> float:
@@ -54,6 +56,7 @@ def agreement(first: Genotype, second: Genotype) -> dict[str, float]:
     return {"edges": shared(3), "operations": shared(4)}
 
 
+@checked(SettingsError)
 @torch.no_grad()
 def total_variation(first: Architecture, second: Architecture) -> float:
     """The mean distance of two architectures' mixtures, from 0 (the same) to 1 (nothing shared).
@@ -72,9 +75,9 @@ def total_variation(first: Architecture, second: Architecture) -> float:
     """
     if (first.nodes, first.operations) != (second.nodes, second.operations):
         raise SettingsError(
-            f"total_variation: {first.nodes} nodes with {list(first.operations)} and "
-            f"{second.nodes} nodes with {list(second.operations)}; compare architectures of one "
-            "search space."
+            f"total_variation(first, second): {first.nodes} nodes with "
+            f"{list(first.operations)} and {second.nodes} nodes with {list(second.operations)}; "
+            "compare architectures of one search space."
         )
     pairs = zip(first()[:2], second()[:2], strict=True)  # weights of edges are no mixtures
     distances = [(a - b).abs().sum(-1) / 2 for a, b in pairs]

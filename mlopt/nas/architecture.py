@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from mlopt._arguments import checked, from_one
 from mlopt._errors import SettingsError
 from mlopt.nas.operations import PRIMITIVES
 
@@ -73,6 +74,7 @@ class Architecture(nn.Module):
     Reference: Liu, Simonyan, Yang, "DARTS: Differentiable Architecture Search", ICLR 2019.
     """
 
+    @checked(SettingsError, nodes=from_one)
     def __init__(
         self,
         nodes: int = 4,
@@ -80,8 +82,6 @@ class Architecture(nn.Module):
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
-        if nodes < 1:
-            raise SettingsError(f"Architecture: a cell needs at least one node, got nodes={nodes}.")
         if not operations or len(set(operations)) != len(operations):
             raise SettingsError(
                 f"Architecture: operations must be distinct, got {list(operations)}."

@@ -109,7 +109,7 @@ class CellNetwork(MixedPrecision):
 
     Args:
         drop_path: see the attribute.
-        numbers: by name, what must be at least one.
+        in_channels: of the images.
 
     Attributes:
         drop_path: probability, in training mode, that a sample loses a branch (an operation other
@@ -122,15 +122,9 @@ class CellNetwork(MixedPrecision):
 
     classifier: nn.Linear
 
-    def __init__(self, drop_path: float, **numbers: int) -> None:
+    def __init__(self, drop_path: float, in_channels: int) -> None:
         super().__init__()
-        where = type(self).__name__
-        for name, value in numbers.items():
-            if value < 1:
-                raise SettingsError(f"{where}: {name} must be at least 1, got {value}.")
-        if not 0 <= drop_path < 1:
-            raise SettingsError(f"{where}: drop_path must be in [0, 1), got {drop_path}.")
-        self.drop_path = drop_path
+        self.drop_path, self.in_channels = drop_path, in_channels
         self.auxiliary: AuxiliaryHead | None = None
 
     def _add_cells(

@@ -72,7 +72,7 @@ def read_checkpoint(path: Path, settings: Mapping[str, Any]) -> dict[str, Any] |
             return None
     except SettingsError as error:
         advice = "" if isinstance(error.__cause__, OSError) else f" {ADVICE}"
-        raise SettingsError(f"{error}{advice}") from error
+        raise SettingsError(f"retrain: checkpoint={error}{advice}") from error
     try:
         content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
         found = dict(content["settings"])

@@ -7,11 +7,13 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from mlopt._arguments import checked, from_one, within
 from mlopt._errors import DataError, SettingsError
 
 __all__ = ["ClassLosses", "mean_per_class"]
 
 
+@checked(DataError, classes=from_one)
 def mean_per_class(losses: Tensor, labels: Tensor, classes: int) -> tuple[Tensor, Tensor]:
     """Average losses over the examples of each class.
 
@@ -26,13 +28,16 @@ def mean_per_class(losses: Tensor, labels: Tensor, classes: int) -> tuple[Tensor
         means (C,), differentiable in `losses`, and present (C,), whether the class occurs.
 
     Raises:
-        DataError: if shapes differ, the batch is empty, or a label is out of range. The labels'
-            range is checked on the CPU only, where it costs no synchronisation.
+        DataError: if shapes or types are wrong, the batch is empty, or a label is out of range. The
+            range of labels is checked on the CPU only, where it costs no synchronisation.
     """
-    if losses.dim() != 1 or losses.shape != labels.shape or not len(losses):
+    whole = not (labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool)
+    kinds = losses.is_floating_point() and whole
+    if losses.dim() != 1 or losses.shape != labels.shape or not len(losses) or not kinds:
         raise DataError(
-            "mean_per_class: losses and labels must be vectors of one length of at least 1, got "
-            f"shapes {tuple(losses.shape)} and {tuple(labels.shape)}. Compute the losses with "
+            "mean_per_class: losses and labels must be vectors of one length of at least 1, of "
+            f"numbers and of class indices, got shapes {tuple(losses.shape)} and "
+            f"{tuple(labels.shape)}, {losses.dtype} and {labels.dtype}. Compute the losses with "
             "reduction='none'."
         )
     if labels.device.type == "cpu" and not torch.compiler.is_compiling():
@@ -69,6 +74,7 @@ class ClassLosses(nn.Module):
         SettingsError: if an argument is not one of the above.
     """
 
+    @checked(SettingsError, classes=from_one, momentum=within("(0, 1]"))
     def __init__(
         self,
         classes: int,
@@ -76,14 +82,6 @@ class ClassLosses(nn.Module):
         normalize: Literal["none", "mean", "softmax"] = "none",
     ) -> None:
         super().__init__()
-        if classes < 1:
-            raise SettingsError(f"ClassLosses: classes must be at least 1, got {classes}.")
-        if not 0 < momentum <= 1:
-            raise SettingsError(f"ClassLosses: momentum must be in (0, 1], got {momentum}.")
-        if normalize not in ("none", "mean", "softmax"):
-            raise SettingsError(
-                f"ClassLosses: normalize must be 'none', 'mean' or 'softmax', got {normalize!r}."
-            )
         self.classes = classes
         self.momentum = momentum
         self.normalize = normalize

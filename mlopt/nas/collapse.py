@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import torch
 
+from mlopt._arguments import check_fields, checked, within
 from mlopt._errors import SettingsError
 from mlopt.nas.architecture import Architecture
 from mlopt.nas.genotype import Genotype
@@ -31,6 +32,7 @@ class Alarm(NamedTuple):
     text: str
 
 
+@checked(SettingsError)
 def skip_share(genotype: Genotype) -> dict[str, float]:
     """The share of skip connections among the operations that each kind of cell keeps.
 
@@ -46,6 +48,7 @@ def skip_share(genotype: Genotype) -> dict[str, float]:
     }
 
 
+@checked(SettingsError)
 @torch.no_grad()
 def largest_none(architecture: Architecture) -> dict[str, float]:
     """The largest weight of 'none' on an edge, for each kind of cell; 0 where no edge has it.
@@ -106,13 +109,12 @@ class CollapseMonitor:
     gap: float = 1.0
 
     def __post_init__(self) -> None:
-        for name in ("skips", "none", "entropy", "gap"):
-            value = getattr(self, name)
-            if not value >= 0:
-                raise SettingsError(
-                    f"CollapseMonitor: {name}={value} is no threshold; give 0 or more."
-                )
+        threshold = within("[0, inf]")
+        check_fields(
+            self, SettingsError, skips=threshold, none=threshold, entropy=threshold, gap=threshold
+        )
 
+    @checked(SettingsError)
     def measures(
         self,
         architecture: Architecture,
@@ -140,6 +142,7 @@ class CollapseMonitor:
             found["gap"] = validation_loss - training_loss
         return found
 
+    @checked(SettingsError)
     def alarms(self, measures: Mapping[str, float]) -> list[Alarm]:
         """What is wrong by these measures.
 

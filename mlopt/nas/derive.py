@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from mlopt._arguments import checked
+from mlopt._errors import SettingsError
 from mlopt.nas.architecture import Architecture, count_edges
 from mlopt.nas.genotype import Genotype
 
 __all__ = ["derive"]
 
 
+@checked(SettingsError)
 def derive(architecture: Architecture) -> Genotype:
     """Keep, for each node, its two strongest edges and on each the strongest operation.
 

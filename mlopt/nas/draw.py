@@ -6,6 +6,7 @@ import io
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from mlopt._arguments import checked
 from mlopt._errors import SettingsError
 from mlopt._files import write_file
 from mlopt.nas.genotype import Genotype
@@ -60,6 +61,7 @@ class _Arc(NamedTuple):
         return 2 if a == b else int(a[0] < b[0] < a[1] < b[1])
 
 
+@checked(SettingsError)
 def draw(genotype: Genotype, path: str | Path, title: str | None = None) -> None:
     """Draw both cells of a genotype: states in a row, one arc for each operation.
 
@@ -74,7 +76,7 @@ def draw(genotype: Genotype, path: str | Path, title: str | None = None) -> None
     """
     path = Path(path)
     if path.suffix.lower() not in (".png", ".svg"):
-        raise SettingsError(f"draw: the file must end in .png or .svg, got {str(path)!r}.")
+        raise SettingsError(f"draw(path): the file must end in .png or .svg, got {str(path)!r}.")
     try:
         from matplotlib.figure import Figure
         from matplotlib.lines import Line2D

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from mlopt._arguments import checked, from_one, within
+from mlopt._errors import SettingsError
 from mlopt.nas.cell_network import CellNetwork
 from mlopt.nas.genotype import Genotype
 
@@ -41,6 +43,14 @@ class EvaluationNetwork(CellNetwork):
         3.2.
     """
 
+    @checked(
+        SettingsError,
+        channels=from_one,
+        layers=from_one,
+        classes=from_one,
+        in_channels=from_one,
+        drop_path=within("[0, 1)"),
+    )
     def __init__(
         self,
         genotype: Genotype,
@@ -51,9 +61,7 @@ class EvaluationNetwork(CellNetwork):
         auxiliary: bool = True,
         drop_path: float = 0.0,
     ) -> None:
-        super().__init__(
-            drop_path, channels=channels, layers=layers, classes=classes, in_channels=in_channels
-        )
+        super().__init__(drop_path, in_channels)
         width = 3 * channels
         self.stem = nn.Sequential(
             nn.Conv2d(in_channels, width, 3, padding=1, bias=False), nn.BatchNorm2d(width)

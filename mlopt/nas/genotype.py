@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from mlopt._arguments import checked, from_one
 from mlopt._errors import SettingsError
 from mlopt.nas.genotype_text import FIELDS, read_genotype_text
 from mlopt.nas.operations import OPERATIONS, PRIMITIVES
@@ -56,6 +57,7 @@ class Genotype:
         return json.dumps({name: getattr(self, name) for name in FIELDS})
 
     @classmethod
+    @checked(SettingsError)
     def from_json(cls, text: str) -> Genotype:
         """Read what `to_json` wrote.
 
@@ -82,6 +84,7 @@ class Genotype:
         return cls(**fields)
 
     @classmethod
+    @checked(SettingsError)
     def from_text(cls, text: str) -> Genotype:
         """Read a genotype as the repositories of DARTS, PC-DARTS and P-DARTS print it.
 
@@ -106,6 +109,7 @@ class Genotype:
             raise SettingsError(f"Genotype.from_text: {error}") from error
         return cls(**fields)
 
+    @checked(SettingsError, nodes=from_one)
     def check(self, nodes: int = 4, operations: Sequence[str] = PRIMITIVES) -> None:
         """Refuse a genotype of another search space.
 
@@ -119,7 +123,7 @@ class Genotype:
                 the space's; the first such operation is named.
         """
         for kind in ("normal", "reduce"):
-            where = f"This genotype is of another search space: its {kind} cell has"
+            where = f"Genotype.check: this is of another search space: its {kind} cell has"
             pairs: Pairs = getattr(self, kind)
             for position, (operation, source) in enumerate(pairs):
                 if operation not in operations:
@@ -128,7 +132,9 @@ class Genotype:
                         f"The space's operations are: {', '.join(operations)}."
                     )
             if len(pairs) != 2 * nodes:
-                raise SettingsError(f"{where} {len(pairs) // 2} nodes, the space's have {nodes}.")
+                raise SettingsError(
+                    f"{where} {len(pairs) // 2} nodes, the space's have nodes={nodes}."
+                )
 
     def text(self) -> str:
         """Return one line for each node; `sep_conv_3x3(0)` is that operation on state 0."""

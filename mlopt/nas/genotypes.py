@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 from pathlib import Path
 
+from mlopt._arguments import checked
 from mlopt._errors import SettingsError
 from mlopt.nas.genotype import Genotype
 
@@ -133,6 +134,7 @@ GENOTYPES: dict[str, Genotype] = {
 """Genotypes by name."""
 
 
+@checked(SettingsError)
 def load_genotype(name_or_file: str | Path) -> Genotype:
     """Return a published genotype, or one that a search has written.
 

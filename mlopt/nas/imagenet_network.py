@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from mlopt._arguments import checked, from_one, within
 from mlopt._errors import SettingsError
 from mlopt.nas.cell_network import CellNetwork
 from mlopt.nas.genotype import Genotype
@@ -47,6 +48,14 @@ class ImageNetNetwork(CellNetwork):
         3.3.
     """
 
+    @checked(
+        SettingsError,
+        channels=from_one,
+        layers=from_one,
+        classes=from_one,
+        in_channels=from_one,
+        drop_path=within("[0, 1)"),
+    )
     def __init__(
         self,
         genotype: Genotype,
@@ -58,9 +67,7 @@ class ImageNetNetwork(CellNetwork):
         auxiliary_norm: bool = False,
         drop_path: float = 0.0,
     ) -> None:
-        super().__init__(
-            drop_path, channels=channels, layers=layers, classes=classes, in_channels=in_channels
-        )
+        super().__init__(drop_path, in_channels)
         if channels % 2:
             raise SettingsError(f"ImageNetNetwork: channels must be even, got {channels}.")
         self.stem0 = nn.Sequential(

@@ -5,22 +5,35 @@ from __future__ import annotations
 import statistics
 from collections.abc import Iterable
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from mlopt._arguments import a_device, checked
 from mlopt._errors import DataError, SettingsError
 
-__all__ = ["Spread", "Totals", "count_parameters", "device_of", "evaluate", "spread"]
+__all__ = [
+    "Spread",
+    "Totals",
+    "count_parameters",
+    "device_of",
+    "evaluate",
+    "logits_of",
+    "pair_of",
+    "spread",
+]
 
 
+@checked(SettingsError)
 def count_parameters(network: nn.Module) -> int:
     """Return the number of parameters whose name lacks 'auxiliary', as papers report it."""
     return sum(p.numel() for name, p in network.named_parameters() if "auxiliary" not in name)
 
 
+@checked(SettingsError, device=a_device)
 @torch.no_grad()
 def evaluate(
     network: nn.Module, loader: Iterable[Any], device: torch.device | str | None = None
@@ -38,7 +51,9 @@ def evaluate(
         correct, correct_top5 and total (numbers of images).
 
     Raises:
-        DataError: if the loader gives no batch, or a label that the network has no logit for.
+        DataError: if the loader gives no batch, one that is no pair of tensors, or a label that the
+            network has no logit for.
+        SettingsError: if the network does not return a pair, or an argument is of a wrong type.
     """
     where = device_of(network) if device is None else torch.device(device)
     network.to(where)
@@ -46,8 +61,9 @@ def evaluate(
     network.eval()
     totals = Totals("evaluate", where)
     try:
-        for images, labels in loader:
-            logits, _ = network(images.to(where))
+        for batch in loader:
+            images, labels = pair_of(batch, "evaluate: the loader")
+            logits, _ = logits_of(network(images.to(where)), "evaluate")
             totals.check(logits, labels)
             labels = labels.to(where)
             totals.add(cross_entropy(logits, labels, reduction="sum"), logits, labels)
@@ -57,8 +73,49 @@ def evaluate(
 
 
 def device_of(network: nn.Module) -> torch.device:
-    """The device of a network's first parameter."""
-    return next(network.parameters()).device
+    """The device of a network's first parameter; the CPU without any."""
+    return next((p.device for p in network.parameters()), torch.device("cpu"))
+
+
+def pair_of(batch: Any, where: str) -> tuple[Any, Tensor]:
+    """Images, or what else can be sent to a device, and labels of a batch.
+
+    Args:
+        batch: as the loader gave it.
+        where: whose, for the error.
+
+    Returns:
+        Both.
+
+    Raises:
+        DataError: it is no such pair.
+    """
+    if isinstance(batch, (tuple, list)) and len(batch) == 2:
+        images, labels = batch
+        if hasattr(images, "to") and isinstance(labels, Tensor):
+            return images, labels
+    raise DataError(f"{where} gave a {type(batch).__name__}; give batches (images, labels).")
+
+
+def logits_of(found: Any, where: str) -> tuple[Tensor, Tensor | None]:
+    """What a network returned, logits and those of an auxiliary classifier.
+
+    Args:
+        found: that; a tensor of two rows would be taken apart without a word.
+        where: who asks, for the error.
+
+    Returns:
+        Both.
+
+    Raises:
+        SettingsError: it is no such pair.
+    """
+    if isinstance(found, (tuple, list)) and len(found) == 2 and isinstance(found[0], Tensor):
+        return found[0], found[1]
+    raise SettingsError(
+        f"{where}: the network returned a {type(found).__name__}; it must return a pair, logits "
+        "and those of an auxiliary classifier or None."
+    )
 
 
 class Totals:
@@ -67,10 +124,11 @@ class Totals:
     Args:
         who: whose they are, for errors.
         device: where the batches are.
+        loader: name of the argument that gives them, for errors.
     """
 
-    def __init__(self, who: str, device: torch.device) -> None:
-        self.who = who
+    def __init__(self, who: str, device: torch.device, loader: str = "loader") -> None:
+        self.who, self.loader = who, loader
         self.loss = torch.zeros((), dtype=torch.float32, device=device)
         self.correct = torch.zeros(2, dtype=torch.int64, device=device)
         self.total = 0
@@ -104,7 +162,8 @@ class Totals:
         """What `evaluate` returns."""
         if not self.total:
             raise DataError(
-                f"{self.who}: the loader gave no batch. With drop_last=True one batch must be full."
+                f"{self.who}: the {self.loader} gave no batch. With drop_last=True one batch must "
+                "be full."
             )
         correct, correct_top5 = (int(count) for count in self.correct)
         return {
@@ -137,6 +196,7 @@ class Spread:
         return f"{self.mean:.2f}{more}"
 
 
+@checked(SettingsError)
 def spread(values: Iterable[float]) -> Spread:
     """Mean and deviation of what several seeds gave.
 
@@ -147,9 +207,11 @@ def spread(values: Iterable[float]) -> Spread:
         Both; it prints as `2.76 ± 0.09`.
 
     Raises:
-        SettingsError: if there are none.
+        SettingsError: if there are none, or one is no number.
     """
     numbers = list(values)
+    if not all(isinstance(v, Real) and not isinstance(v, bool) for v in numbers):
+        raise SettingsError(f"spread: values must be numbers, got {numbers!r:.80}.")
     if not numbers:
         raise SettingsError("spread: there are no values; give one for each seed.")
     deviation = statistics.stdev(numbers) if len(numbers) > 1 else None

@@ -9,9 +9,13 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from mlopt._arguments import checked, from_one
+from mlopt._errors import SettingsError
+
 __all__ = ["multiply_adds"]
 
 
+@checked(SettingsError, image_shape=from_one)
 def multiply_adds(network: nn.Module, image_shape: Sequence[int]) -> int:
     """Return the multiply-adds of convolutions and linear layers for one image.
 
@@ -24,11 +28,16 @@ def multiply_adds(network: nn.Module, image_shape: Sequence[int]) -> int:
         network: called as `network(x)`; its mode is restored.
         image_shape: (C, H, W).
 
+    Raises:
+        SettingsError: if the shape is another one.
+
     Example:
         >>> from mlopt.nas import GENOTYPES, EvaluationNetwork
         >>> multiply_adds(EvaluationNetwork(GENOTYPES["DARTS_V2"]), (3, 32, 32))
         528359040
     """
+    if len(image_shape) != 3:
+        raise SettingsError(f"multiply_adds: image_shape={tuple(image_shape)} must be (C, H, W).")
     tensors = itertools.chain(network.parameters(), network.buffers())
     like = next((t for t in tensors if t.is_floating_point()), torch.empty(0))
     x = like.new_zeros((1, *image_shape))

@@ -8,6 +8,8 @@ from contextlib import AbstractContextManager
 import torch
 from torch import Tensor, nn
 
+from mlopt._errors import SettingsError
+
 __all__ = ["MixedPrecision"]
 
 
@@ -19,14 +21,21 @@ class MixedPrecision(nn.Module):
     and `Exact` have the accuracy of the gradients.
 
     Attributes:
+        in_channels: channels of the images.
         autocast: the format of convolutions and products of matrices, such as torch.bfloat16;
             None, the default, for that of the parameters.
     """
 
     autocast: torch.dtype | None = None
+    in_channels: int
 
     def _precision(self, x: Tensor) -> AbstractContextManager[object]:
-        """What the forward pass of images `x` runs in."""
+        """What the forward pass of images `x` runs in, once they are known to be images."""
+        if not isinstance(x, Tensor) or x.ndim != 4 or x.shape[1] != self.in_channels:
+            form = tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__
+            raise SettingsError(
+                f"{type(self).__name__}: x is {form}; give images (B, {self.in_channels}, H, W)."
+            )
         if self.autocast is None:
             return contextlib.nullcontext()
         return torch.autocast(x.device.type, self.autocast)

@@ -15,6 +15,17 @@ from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
+from mlopt._arguments import (
+    a_device,
+    a_seed,
+    checked,
+    from_one,
+    from_zero,
+    in_body,
+    one_of,
+    positive,
+    within,
+)
 from mlopt._errors import NonFiniteError, SettingsError
 from mlopt.nas.cell_network import CellNetwork
 from mlopt.nas.checkpoint import (
@@ -32,14 +43,31 @@ from mlopt.nas.fingerprint import (
     same_answers,
     unwrapped,
 )
-from mlopt.nas.measure import Totals, device_of
-from mlopt.nas.schedules import lr_schedule
+from mlopt.nas.measure import Totals, device_of, logits_of, pair_of
+from mlopt.nas.schedules import SCHEDULES, lr_schedule
 
 __all__ = ["retrain"]
 
 _FORMAT = 2  # of a checkpoint: one without a number came before
 
 
+@checked(
+    SettingsError,
+    train_loader=in_body,
+    epochs=from_one,
+    lr=positive,
+    momentum=from_zero,
+    weight_decay=from_zero,
+    clip=within("(0, inf]"),
+    auxiliary_weight=from_zero,
+    drop_path=within("[0, 1)"),
+    label_smoothing=within("[0, 1)"),
+    min_lr=from_zero,
+    schedule=one_of(SCHEDULES),
+    warmup=from_zero,
+    device=a_device,
+    seed=a_seed,
+)
 def retrain(
     network: nn.Module,
     train_loader: DataLoader[Any],
@@ -111,6 +139,13 @@ def retrain(
     Reference: Liu, Simonyan, Yang, "DARTS: Differentiable Architecture Search", ICLR 2019, section
         3.2.
     """
+    if isinstance(train_loader, (str, type)) or not (
+        hasattr(train_loader, "__iter__") and hasattr(train_loader, "__len__")
+    ):
+        raise SettingsError(
+            f"retrain: train_loader is a {type(train_loader).__name__}; give a loader of a known "
+            "length, or a list of batches."
+        )
     recipe = _Recipe(
         epochs, lr, momentum, weight_decay, clip, auxiliary_weight, drop_path, label_smoothing,
         min_lr, schedule, warmup, seed,
@@ -161,14 +196,6 @@ class _Recipe:
     warmup: int
     seed: int
 
-    def __post_init__(self) -> None:
-        if self.epochs < 1:
-            raise SettingsError(f"retrain: epochs must be at least 1, got {self.epochs}.")
-        for name in ("drop_path", "label_smoothing"):
-            value = getattr(self, name)
-            if not 0 <= value < 1:
-                raise SettingsError(f"retrain: {name} must be in [0, 1), got {value}.")
-
 
 class _Training:
     """A network with its optimizer and schedule, an epoch at a time."""
@@ -202,11 +229,12 @@ class _Training:
         for module in self.network.modules():
             if isinstance(module, CellNetwork):
                 module.drop_path = drop_path
-        totals = Totals("retrain", self.device)
-        for number, (images, labels) in enumerate(self.loader):
+        totals = Totals("retrain", self.device, "train_loader")
+        for number, batch in enumerate(self.loader):
+            images, labels = pair_of(batch, "retrain: the train_loader")
             if number == 0 and self._of:
                 self._images = images[:2].clone() if isinstance(images, Tensor) else None
-            logits, auxiliary = self.network(images.to(self.device))
+            logits, auxiliary = logits_of(self.network(images.to(self.device)), "retrain")
             totals.check(logits, labels)
             labels = labels.to(self.device)
             loss, main = self._losses(logits, auxiliary, labels)

@@ -9,6 +9,7 @@ from functools import partial
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
+from mlopt._arguments import checked, from_one, from_zero, in_body
 from mlopt._errors import SettingsError
 
 __all__ = ["SCHEDULES", "lr_schedule"]
@@ -20,6 +21,7 @@ _TAIL = 5
 _DECAY = 0.97
 
 
+@checked(SettingsError, schedule=in_body, epochs=from_one, warmup=from_zero, min_lr=from_zero)
 def lr_schedule(
     optimizer: Optimizer, schedule: str, epochs: int, *, warmup: int = 0, min_lr: float = 0.0
 ) -> LambdaLR:
@@ -55,17 +57,16 @@ def lr_schedule(
         (cosine). Liu, Simonyan, Yang, "DARTS: Differentiable Architecture Search", ICLR 2019,
         section 3.3 (exponential, on ImageNet).
     """
-    if schedule not in SCHEDULES:
+    if not isinstance(schedule, str) or schedule not in SCHEDULES:
         raise SettingsError(
             f"lr_schedule: there is no schedule {schedule!r}; give one of {', '.join(SCHEDULES)}."
         )
-    if not 0 <= warmup < epochs:
+    if warmup >= epochs:
         raise SettingsError(
-            f"lr_schedule: {epochs} epochs and {warmup} of warm-up; give at least one epoch, and "
-            "less warm-up than that."
+            f"lr_schedule: {epochs} epochs and warmup={warmup}; give less warm-up than that."
         )
     rates = [group["lr"] for group in optimizer.param_groups]
-    if not 0 <= min_lr <= min(rates):
+    if min_lr > min(rates):
         raise SettingsError(
             f"lr_schedule: min_lr must be between 0 and the learning rate {min(rates)}, got "
             f"{min_lr}."

@@ -8,6 +8,7 @@ from typing import Literal
 
 import torch
 
+from mlopt._arguments import check_fields, checked, from_one
 from mlopt._errors import SettingsError
 from mlopt.nas.architecture import Architecture
 from mlopt.nas.genotype import Genotype
@@ -47,14 +48,7 @@ class SearchSpace(abc.ABC):
     form: Literal["cifar", "imagenet"] = "cifar"
 
     def __post_init__(self) -> None:
-        where = type(self).__name__
-        for name in ("channels", "layers", "nodes"):
-            if getattr(self, name) < 1:
-                raise SettingsError(
-                    f"{where}: {name} must be at least 1, got {getattr(self, name)}."
-                )
-        if self.form not in ("cifar", "imagenet"):
-            raise SettingsError(f"{where}: form must be 'cifar' or 'imagenet', got {self.form!r}.")
+        check_fields(self, SettingsError, channels=from_one, layers=from_one, nodes=from_one)
 
     @property
     def stages(self) -> tuple[int, ...]:
@@ -94,11 +88,15 @@ class SearchSpace(abc.ABC):
             SettingsError: if it is another stage's, or another space's.
         """
 
+    @checked(SettingsError)
     def following(self, architecture: Architecture) -> SearchSpace | None:
         """Return the next stage, or None after the last.
 
         Args:
             architecture: of this stage, as the search left it.
+
+        Raises:
+            SettingsError: if it is no architecture.
         """
         del architecture
         return None
@@ -106,8 +104,9 @@ class SearchSpace(abc.ABC):
     def _check_architecture(self, architecture: Architecture, kind: type[Architecture]) -> None:
         """Refuse the architecture of another kind of space, or of cells of another size."""
         if type(architecture) is not kind or architecture.nodes != self.nodes:
+            nodes = getattr(architecture, "nodes", "no")
             raise SettingsError(
                 f"{type(self).__name__}: this space's architecture is one of class {kind.__name__} "
                 f"with {self.nodes} nodes, got {type(architecture).__name__} with "
-                f"{architecture.nodes}. Give what architecture() of this space returned."
+                f"{nodes}. Give what architecture() of this space returned."
             )

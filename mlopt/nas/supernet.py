@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mlopt._arguments import checked, from_one, from_zero
 from mlopt._errors import SettingsError
 from mlopt.nas.architecture import ArchitectureWeights, CellOperations, count_edges
 from mlopt.nas.mixed_cell import MakeEdges, MixedCell, edges_by_source, groups_of_edges
@@ -16,10 +17,27 @@ from mlopt.nas.mixed_edges import MixedEdges, Mixture
 from mlopt.nas.operations import PRIMITIVES
 from mlopt.nas.precision import MixedPrecision
 
-__all__ = ["Schedule", "Supernet"]
+__all__ = ["Schedule", "Supernet", "check_epoch"]
 
 Schedule = Callable[[int, int, int], float]
 """(epoch, epochs, warmup) -> a number."""
+
+
+def check_epoch(where: str, epoch: int, epochs: int) -> None:
+    """Refuse an epoch after the last.
+
+    Args:
+        where: who asks, for the error.
+        epoch: from 0.
+        epochs: how many there are.
+
+    Raises:
+        SettingsError: there is no such epoch.
+    """
+    if epoch >= epochs:
+        raise SettingsError(
+            f"{where}: epoch must be 0 to epochs - 1, got epoch={epoch}, epochs={epochs}."
+        )
 
 
 class Supernet(MixedPrecision):
@@ -57,6 +75,15 @@ class Supernet(MixedPrecision):
         2020 (the form for ImageNet).
     """
 
+    @checked(
+        SettingsError,
+        channels=from_one,
+        layers=from_one,
+        classes=from_one,
+        nodes=from_one,
+        in_channels=from_one,
+        stem_multiplier=from_one,
+    )
     def __init__(
         self,
         channels: int = 16,
@@ -72,18 +99,7 @@ class Supernet(MixedPrecision):
         schedule: Schedule | None = None,
     ) -> None:
         super().__init__()
-        given = {
-            "channels": channels,
-            "layers": layers,
-            "classes": classes,
-            "nodes": nodes,
-            "in_channels": in_channels,
-            "stem_multiplier": stem_multiplier,
-        }
-        for name, value in given.items():
-            if value < 1:
-                raise SettingsError(f"Supernet: {name} must be at least 1, got {value}.")
-        self.nodes = nodes
+        self.nodes, self.in_channels = nodes, in_channels
         stem_channels = stem_multiplier * channels
         self.stem, self.second_stem = _stem(in_channels, stem_channels, form)
         if operations is None:
@@ -121,6 +137,7 @@ class Supernet(MixedPrecision):
         start = None if schedule is None else torch.tensor(schedule(0, 1, 0))
         self.register_buffer("scheduled", start)
 
+    @checked(SettingsError, epoch=from_zero, epochs=from_one, warmup=from_zero)
     def begin_epoch(self, epoch: int, epochs: int, warmup: int = 0) -> None:
         """Set what changes from epoch to epoch; call it first in each. For DARTS that is nothing.
 
@@ -132,11 +149,7 @@ class Supernet(MixedPrecision):
         Raises:
             SettingsError: if there is no such epoch.
         """
-        if not 0 <= epoch < epochs or warmup < 0:
-            raise SettingsError(
-                f"Supernet.begin_epoch: epoch must be 0 to epochs - 1 and warmup at least 0, got "
-                f"epoch={epoch}, epochs={epochs}, warmup={warmup}."
-            )
+        check_epoch("Supernet.begin_epoch", epoch, epochs)
         if self._schedule is not None and self.scheduled is not None:
             self.scheduled.fill_(self._schedule(epoch, epochs, warmup))
 
@@ -169,6 +182,11 @@ class Supernet(MixedPrecision):
         Raises:
             SettingsError: if the weights have another shape.
         """
+        if not isinstance(weights, ArchitectureWeights):
+            raise SettingsError(
+                f"Supernet: weights is a {type(weights).__name__}; give what the architecture "
+                "returns when it is called."
+            )
         normal = self._arrange("normal", weights.normal, weights.normal_edges)
         reduce = self._arrange("reduce", weights.reduce, weights.reduce_edges)
         with self._precision(x):
@@ -214,8 +232,6 @@ def _stem(in_channels: int, channels: int, form: str) -> tuple[nn.Sequential, nn
 
     if form == "cifar":
         return nn.Sequential(*conv(in_channels, channels, 1)), None
-    if form != "imagenet":
-        raise SettingsError(f"Supernet: form must be 'cifar' or 'imagenet', got {form!r}.")
     half = max(1, channels // 2)
     first = nn.Sequential(*conv(in_channels, half, 2), nn.ReLU(), *conv(half, channels, 2))
     return first, nn.Sequential(*conv(channels, channels, 2))

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .._arguments import checked, from_one, in_body, positive
 from .._engine.transaction import trainable
 from .._errors import GraphError
 from .._graph.problem import Problem
@@ -20,6 +21,14 @@ from ._swap import standing_at, tensors_of
 __all__ = ["bome"]
 
 
+@checked(
+    GraphError,
+    lower=in_body,
+    upper=in_body,
+    inner_steps=from_one,
+    inner_lr=positive,
+    eta=positive,
+)
 def bome(
     *, lower: Problem, upper: Problem, inner_steps: int, inner_lr: float, eta: float = 0.5
 ) -> Penalty:
@@ -68,7 +77,7 @@ def bome(
     first-order approach", NeurIPS 2022, Algorithm 1.
     """
     pair = Pair("bome", lower, upper)
-    _check_options(pair, inner_steps, inner_lr, eta)
+    _check_repeats(pair)
     y = pair.y
     own = {v: _names(upper, v) for v in upper.over} | {y: _names(lower, y)}
 
@@ -169,12 +178,7 @@ def _inner(a: Iterable[Tensor], b: Iterable[Tensor]) -> Tensor:
     return torch.stack([(s * t).sum() for s, t in zip(a, b, strict=True)]).sum()
 
 
-def _check_options(pair: Pair, inner_steps: int, inner_lr: float, eta: float) -> None:
-    if isinstance(inner_steps, bool) or not isinstance(inner_steps, int) or inner_steps < 1:
-        raise GraphError(f"bome: inner_steps={inner_steps!r} must be a whole number of at least 1.")
-    for name, value in (("inner_lr", inner_lr), ("eta", eta)):
-        if not (isinstance(value, int | float) and 0 < value < float("inf")):
-            raise GraphError(f"bome: {name}={value!r} must be a positive, finite number.")
+def _check_repeats(pair: Pair) -> None:
     for p in (pair.lower, pair.upper):
         if p.repeat > 1:
             raise GraphError(

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .._arguments import check_fields, checked, from_zero, in_body, positive
 from .._errors import GraphError
 from .._graph.problem import PerStep, Problem
 from .._graph.signal import Signal
@@ -41,14 +42,10 @@ class Growing:
     power: float = 1.0
 
     def __post_init__(self) -> None:
-        if not (0 < self.start < float("inf")):
-            raise GraphError(f"weight: {self.start} must be a positive, finite number.")
-        if not (0 <= self.rate < float("inf") and 0 < self.power < float("inf")):
-            raise GraphError(
-                f"{self}: rate must not be negative and power must be positive, both finite."
-            )
+        check_fields(self, GraphError, start=positive, rate=from_zero, power=positive)
 
 
+@checked(GraphError, lower=in_body, upper=in_body, weight=positive)
 def f2sa(
     *,
     lower: Problem,
@@ -156,10 +153,6 @@ class _Count(nn.Module):
 
 
 def _weight(weight: float | Growing) -> Signal:
-    if isinstance(weight, bool) or not isinstance(weight, int | float | Growing):
-        raise GraphError(
-            f"f2sa: weight= takes a positive number or Growing(start, rate), got {weight!r}."
-        )
     growing = weight if isinstance(weight, Growing) else Growing(weight, 0.0)
     count = _Count()
 

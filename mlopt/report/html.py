@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from mlopt._arguments import checked
 from mlopt._errors import SettingsError
 from mlopt._files import said, write_file
 from mlopt.report.alarms import alarms
@@ -21,6 +22,7 @@ __all__ = ["write_report"]
 _FOOTER = "Written by mlopt"
 
 
+@checked(SettingsError)
 def write_report(folder: RunFolder | str | Path, name: str = "report.html") -> Path:
     """Write the report of a run into its folder; a part without data is left out.
 

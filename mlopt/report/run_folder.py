@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from mlopt._arguments import checked, within
 from mlopt._errors import DataError, SettingsError
 from mlopt._files import Lock, is_part, said, write_file
 from mlopt.loggers import JsonlLogger, from_json, read_jsonl, to_json
@@ -36,12 +37,14 @@ class RunFolder:
     of its process, however it ends. Everyone may read meanwhile, and write a report.
     """
 
+    @checked(SettingsError)
     def __init__(self, path: str | Path) -> None:
         self.root = Path(path)
         self._logger: JsonlLogger | None = None
         self._lock = Lock(self.root / LOCK, f"run folder {self.root}")
 
     @classmethod
+    @checked(SettingsError)
     def create(
         cls, path: str | Path, settings: Mapping[str, object], *, overwrite: bool = False
     ) -> RunFolder:
@@ -83,6 +86,7 @@ class RunFolder:
         return folder
 
     @classmethod
+    @checked(SettingsError)
     def open(cls, path: str | Path) -> RunFolder:
         """Open the folder of an existing run.
 
@@ -105,6 +109,7 @@ class RunFolder:
             )
         return cls(root)
 
+    @checked(DataError, step=within("(-inf, inf)"), epoch=within("(-inf, inf)"))
     def log(
         self,
         phase: str,
@@ -158,6 +163,7 @@ class RunFolder:
         text = json.dumps(plain, indent=2, allow_nan=False, ensure_ascii=False)
         return self.save(name, text + "\n")
 
+    @checked(SettingsError)
     def save(self, name: str, content: str | bytes) -> Path:
         """Write a file, whole or not at all.
 

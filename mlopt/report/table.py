@@ -5,9 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
+from mlopt._arguments import checked
+from mlopt._errors import DataError
+
 __all__ = ["format_table"]
 
 
+@checked(DataError)
 def format_table(
     rows: Sequence[Mapping[str, object]],
     columns: Sequence[str] | Mapping[str, str] | None = None,
@@ -30,6 +34,9 @@ def format_table(
 
     Returns:
         The lines of the table, without a newline at the end.
+
+    Raises:
+        DataError: an argument is not what it must be.
     """
     if columns is None:
         columns = list(dict.fromkeys(key for row in rows for key in row))

@@ -6,10 +6,9 @@ import abc
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from .._errors import GraphError
 from .._tensors import Tensors
 
-__all__ = ["AbstractSolver", "Operator", "Solution", "check_whole"]
+__all__ = ["AbstractSolver", "Operator", "Solution"]
 
 #: v -> A v, for tensors by key. Keys absent from the result are zero.
 Operator = Callable[[Tensors], Tensors]
@@ -70,22 +69,3 @@ class AbstractSolver(abc.ABC):
     @abc.abstractmethod
     def most_products(self, size: int) -> int:
         """The most products that `solve` takes when b has `size` numbers; for plans."""
-
-
-def check_whole(solver: AbstractSolver, option: str, value: int, least: int) -> None:
-    """Refuse an option that is no whole number, or less than it must be.
-
-    Args:
-        solver: whose option it is.
-        option: its name.
-        value: what was given.
-        least: the smallest value allowed.
-
-    Raises:
-        GraphError: it is not such a number.
-    """
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise GraphError(
-            f"{type(solver).__name__}({option}={value!r}): {option} must be a whole number, "
-            f"at least {least}."
-        )

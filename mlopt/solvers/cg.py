@@ -8,9 +8,10 @@ from dataclasses import dataclass
 
 import torch
 
+from .._arguments import check_fields, from_one, within
 from .._errors import ConvergenceWarning, GraphError
 from .._tensors import Tensors
-from ._solver import AbstractSolver, Operator, Solution, check_whole
+from ._solver import AbstractSolver, Operator, Solution
 from ._system import System
 
 __all__ = ["CG"]
@@ -58,9 +59,7 @@ class CG(AbstractSolver):
     tol: float = 1e-6
 
     def __post_init__(self) -> None:
-        check_whole(self, "max_steps", self.max_steps, 1)
-        if not 0 <= self.tol < 1:
-            raise GraphError(f"CG(tol={self.tol}): tol must be in [0, 1); it is relative to |b|.")
+        check_fields(self, GraphError, max_steps=from_one, tol=within("[0, 1)"))
 
     def most_products(self, size: int) -> int:
         del size

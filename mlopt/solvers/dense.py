@@ -6,9 +6,10 @@ from dataclasses import dataclass
 
 import torch
 
+from .._arguments import check_fields, from_one
 from .._errors import ConvergenceError, GraphError
 from .._tensors import Tensors
-from ._solver import AbstractSolver, Operator, Solution, check_whole
+from ._solver import AbstractSolver, Operator, Solution
 from ._system import System
 
 __all__ = ["Dense"]
@@ -41,7 +42,7 @@ class Dense(AbstractSolver):
     general = True
 
     def __post_init__(self) -> None:
-        check_whole(self, "max_size", self.max_size, 1)
+        check_fields(self, GraphError, max_size=from_one)
 
     def most_products(self, size: int) -> int:
         return size

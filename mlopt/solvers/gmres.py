@@ -7,9 +7,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .._arguments import check_fields, from_one, within
 from .._errors import GraphError
 from .._tensors import Tensors
-from ._solver import AbstractSolver, Operator, Solution, check_whole
+from ._solver import AbstractSolver, Operator, Solution
 from ._system import System
 
 __all__ = ["GMRES"]
@@ -47,9 +48,7 @@ class GMRES(AbstractSolver):
     general = True
 
     def __post_init__(self) -> None:
-        check_whole(self, "max_steps", self.max_steps, 1)
-        if not 0 <= self.tol < 1:
-            raise GraphError(f"GMRES(tol={self.tol}): the relative residual must be in [0, 1).")
+        check_fields(self, GraphError, max_steps=from_one, tol=within("[0, 1)"))
 
     def most_products(self, size: int) -> int:
         return min(self.max_steps, size)

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .._arguments import check_fields, from_zero, positive
 from .._errors import ConvergenceError, GraphError
 from .._tensors import Tensors
-from ._solver import AbstractSolver, Operator, Solution, check_whole
+from ._solver import AbstractSolver, Operator, Solution
 from ._system import System
 
 __all__ = ["Neumann"]
@@ -58,12 +59,7 @@ class Neumann(AbstractSolver):
     general = True
 
     def __post_init__(self) -> None:
-        check_whole(self, "steps", self.steps, 0)
-        if self.scale is not None and not 0 < self.scale < math.inf:
-            raise GraphError(
-                f"Neumann(scale={self.scale}): scale must be positive and finite, or None to "
-                "estimate it."
-            )
+        check_fields(self, GraphError, steps=from_zero, scale=positive)
 
     def most_products(self, size: int) -> int:
         del size

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .._arguments import a_seed, check_fields, from_one, positive
 from .._errors import ConvergenceError, ConvergenceWarning, GraphError
 from .._tensors import Tensors
-from ._solver import AbstractSolver, Operator, Solution, check_whole
+from ._solver import AbstractSolver, Operator, Solution
 from ._system import System
 
 __all__ = ["Nystrom"]
@@ -43,8 +44,8 @@ class Nystrom(AbstractSolver):
         seed: of the directions.
 
     Raises:
-        GraphError: rank is not a positive whole number, seed not a whole number from 0, or damping
-            not positive and finite.
+        GraphError: rank is not a positive whole number, seed none that torch takes, or damping not
+            positive and finite.
 
     `solve` raises ConvergenceError if A is zero or negative on all directions, beside what every
     solver raises.
@@ -59,13 +60,13 @@ class Nystrom(AbstractSolver):
     seed: int = 0
 
     def __post_init__(self) -> None:
-        check_whole(self, "rank", self.rank, 1)
-        check_whole(self, "seed", self.seed, 0)
-        if not 0 < self.damping < math.inf:
-            raise GraphError(
-                f"Nystrom(damping={self.damping}): damping must be positive and finite: a low-rank "
-                "matrix has no inverse without it."
-            )
+        check_fields(
+            self,
+            GraphError,
+            rank=from_one,
+            damping=positive,  # a low-rank matrix has no inverse without it
+            seed=a_seed,
+        )
 
     def most_products(self, size: int) -> int:
         return min(self.rank, size) + 1

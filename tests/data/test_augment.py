@@ -57,13 +57,13 @@ def test_the_seed_decides() -> None:
 
 
 def test_what_is_refused(monkeypatch) -> None:
-    with pytest.raises(SettingsError, match="'svhn', only for digits.*imagenet"):
+    with pytest.raises(SettingsError, match="'svhn'.*only for digits.*imagenet"):
         standard_augmentation("svhn", 32)
     with pytest.raises(SettingsError, match="padding=-1"):
         augmentation(8, -1, False)
     with pytest.raises(SettingsError, match="8 pixels with the padding hold no crop of 9"):
         augmentation(9, 1, False)(torch.zeros(3, 6, 6))
-    with pytest.raises(SettingsError, match="length must be at least 2, got 1"):
+    with pytest.raises(SettingsError, match="length must be a whole number, at least 2"):
         Cutout(1)
 
     real = builtins.__import__

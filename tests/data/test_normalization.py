@@ -79,7 +79,7 @@ def test_under_vmap_as_without(normalization) -> None:
 def test_what_is_refused() -> None:
     with pytest.raises(SettingsError, match="one number for each channel"):
         Normalization((0.5,), (0.2, 0.2))
-    with pytest.raises(SettingsError, match="must be positive"):
+    with pytest.raises(SettingsError, match="must be a.* positive and finite"):
         Normalization((0.5,), (0.0,))
     with pytest.raises(DataError, match=r"\(2, 1, 4, 4\).*3, H, W"):
         Normalization(MEAN, STD).from_generator(torch.zeros(2, 1, 4, 4))

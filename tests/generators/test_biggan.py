@@ -266,9 +266,9 @@ def test_settings_that_are_refused(make) -> None:
     with pytest.raises(SettingsError, match="image_size=48 is not supported.* 8, 28, 32, 64, 128"):
         make(image_size=48)
     for name in ("channels", "classes", "width"):
-        with pytest.raises(SettingsError, match=f"{name}=0 must be at least 1"):
+        with pytest.raises(SettingsError, match=f"{name}=0.*at least 1"):
             make(**{name: 0})
-    with pytest.raises(SettingsError, match=r"init='he' is unknown.*orthogonal"):
+    with pytest.raises(SettingsError, match=r"init='he'.*one of 'orthogonal'"):
         make(init="he")
     with pytest.raises(SettingsError, match=r"attention=\(5,\) asks .* side 5; .* sides"):
         make(attention=[5])
@@ -279,9 +279,9 @@ def test_settings_of_the_generator_that_are_refused() -> None:
         generator(hierarchical=True)
     with pytest.raises(SettingsError, match="z=1 gives no noise to each of the 2 parts"):
         generator(hierarchical=True, shared=3, z=1)
-    with pytest.raises(SettingsError, match="shared=0 must be at least 1"):
+    with pytest.raises(SettingsError, match="shared=0.*at least 1"):
         generator(shared=0)
-    with pytest.raises(SettingsError, match="z=0 must be at least 1"):
+    with pytest.raises(SettingsError, match="z=0.*at least 1"):
         generator(z=0)
 
 

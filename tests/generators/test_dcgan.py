@@ -165,7 +165,7 @@ def test_settings_that_are_refused(make) -> None:
     with pytest.raises(SettingsError, match="image_size=24 is not supported.* 8, 16, 28, 32"):
         make(image_size=24)
     for name in ("channels", "classes", "width"):
-        with pytest.raises(SettingsError, match=f"{name}=0 must be at least 1"):
+        with pytest.raises(SettingsError, match=f"{name}=0.*at least 1"):
             make(**{name: 0})
 
 

@@ -138,7 +138,7 @@ def test_going_on_from_a_state() -> None:
 
 def test_settings_that_are_refused() -> None:
     for decay in (-0.1, 1.0, 1.5):
-        with pytest.raises(SettingsError, match=rf"decay={decay} must be in \[0, 1\)"):
+        with pytest.raises(SettingsError, match=rf"decay={decay}\): .* in \[0, 1\)"):
             ExponentialAverage(nn.Linear(1, 1), decay=decay)
     with pytest.raises(SettingsError, match="start=-1"):
         ExponentialAverage(nn.Linear(1, 1), start=-1)

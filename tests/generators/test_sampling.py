@@ -69,11 +69,11 @@ def test_the_file_has_a_class_in_each_row(tmp_path, channels) -> None:
 
 
 def test_what_is_refused(generator, tmp_path) -> None:
-    with pytest.raises(SettingsError, match="sample_grid: per_class=0"):
+    with pytest.raises(SettingsError, match="sample_grid.per_class=0"):
         sample_grid(generator, 3, 0, seed=0)
-    with pytest.raises(SettingsError, match="save_grid: images=0"):
+    with pytest.raises(SettingsError, match=r"save_grid: images have shape \(0"):
         save_grid(torch.zeros(0, 1, 4, 4), tmp_path / "grid.png")
-    with pytest.raises(SettingsError, match="save_grid: scale=0"):
+    with pytest.raises(SettingsError, match="save_grid.scale=0"):
         save_grid(torch.zeros(1, 1, 4, 4), tmp_path / "grid.png", scale=0)
     with pytest.raises(SettingsError, match=r"save_grid: 'grid\.none' ends in no format"):
         save_grid(torch.zeros(1, 1, 4, 4), tmp_path / "grid.none")

@@ -229,12 +229,12 @@ def test_what_is_refused(make) -> None:
     name = make.__name__
     with pytest.raises(SettingsError, match=f"{name}: image_size=20 is not supported.* 8, 16, 28"):
         small(make, image_size=20)
-    with pytest.raises(SettingsError, match=f"{name}: width=0 must be at least 1"):
+    with pytest.raises(SettingsError, match=f"{name}.width=0.*at least 1"):
         small(make, width=0)
     arguments = [torch.tensor([0, 3])]
     if make in CRITICS:
         arguments.insert(0, images(2))
-        with pytest.raises(SettingsError, match=f"{name}: conditioning='label' must be one of"):
+        with pytest.raises(SettingsError, match=f"{name}.conditioning='label'.*must be.* one of"):
             small(make, conditioning="label")
         with pytest.raises(DataError, match=rf"{name}: images have shape \(5, 1, 9, 9\)"):
             small(make)(images(size=9), LABELS)

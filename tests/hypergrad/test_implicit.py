@@ -245,7 +245,7 @@ def test_bad_options() -> None:
     for option, value in (("solver", "cg"), ("product", None), ("curvature", "gn")):
         with pytest.raises(GraphError, match=f"Implicit\\({option}="):
             Implicit(**{option: value})
-    with pytest.raises(GraphError, match="must not be negative"):
+    with pytest.raises(GraphError, match="damping must be a number, at least 0"):
         Implicit(damping=-1.0)
     for bad in ({"tol": 0.0}, {"tol": 1e-3, "most": 0}):
         with pytest.raises(GraphError, match="Until"):

@@ -93,7 +93,7 @@ def test_bad_input() -> None:
     for bad in ({"steps": 0}, {"steps": 1.5}, {"steps": True}, {"steps": 2, "truncate": 0}):
         with pytest.raises(GraphError, match="whole number"):
             Unrolled(**bad)
-    with pytest.raises(GraphError, match="init takes a Variable"):
+    with pytest.raises(GraphError, match="init must be a Variable"):
         Unrolled(2, init=nn.Linear(2, 2))  # type: ignore[arg-type]
     v = mlopt.Variable(parameter(CPU, 1, 3), "v")
 

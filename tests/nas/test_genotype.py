@@ -114,7 +114,7 @@ def test_a_file_without_a_genotype(tmp_path):
 @pytest.mark.parametrize("name", sorted(set(GENOTYPES) - {"NASNet", "AmoebaNet"}))
 def test_belongs_to_the_space(name):
     GENOTYPES[name].check()
-    with pytest.raises(SettingsError, match="normal cell has 4 nodes, the space's have 2"):
+    with pytest.raises(SettingsError, match="normal cell has 4 nodes, the space's have nodes=2"):
         GENOTYPES[name].check(nodes=2)
 
 

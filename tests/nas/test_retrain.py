@@ -202,8 +202,8 @@ def test_each_group_keeps_its_own_rate():
 @pytest.mark.parametrize(
     ("kwargs", "message"),
     [
-        ({"schedule": "step"}, "'step'.*cosine, linear, exponential"),
-        ({"warmup": 3}, "3 epochs and 3 of warm-up"),
+        ({"schedule": "step"}, "'step'.*'cosine', 'linear', 'exponential'"),
+        ({"warmup": 3}, "3 epochs and warmup=3"),
         ({"min_lr": 0.5}, "min_lr"),
         ({"min_lr": -0.5}, "min_lr"),
     ],

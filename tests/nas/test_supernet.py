@@ -130,5 +130,5 @@ def test_refuses_an_architecture_of_another_size():
 
 @pytest.mark.parametrize("name", ["channels", "layers", "classes", "nodes", "in_channels"])
 def test_refuses_counts_below_one(name):
-    with pytest.raises(SettingsError, match=f"{name} must be at least 1, got 0"):
+    with pytest.raises(SettingsError, match=f"{name}=0.*at least 1"):
         Supernet(**{name: 0})

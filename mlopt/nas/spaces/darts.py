@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 import torch
 
+from mlopt._arguments import checked
+from mlopt._errors import SettingsError
 from mlopt.nas.architecture import Architecture
 from mlopt.nas.derive import derive
 from mlopt.nas.genotype import Genotype
@@ -31,6 +33,7 @@ class DARTS(SearchSpace):
     Reference: Liu, Simonyan, Yang, "DARTS: Differentiable Architecture Search", ICLR 2019.
     """
 
+    @checked(SettingsError)
     def architecture(self, generator: torch.Generator | None = None) -> Architecture:
         """Return new architecture parameters, (edges, 8) for each kind of cell."""
         return Architecture(self.nodes, generator=generator)

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mlopt._arguments import checked, from_one, from_zero
 from mlopt._errors import SettingsError
 from mlopt.nas.architecture import Architecture
 from mlopt.nas.derive import derive
@@ -20,7 +21,7 @@ from mlopt.nas.genotype import Genotype
 from mlopt.nas.mixed_edges import MixedEdges, Mixture
 from mlopt.nas.operations import PRIMITIVES
 from mlopt.nas.space import SearchSpace
-from mlopt.nas.supernet import Supernet
+from mlopt.nas.supernet import Supernet, check_epoch
 
 __all__ = ["DARTSMinus"]
 
@@ -65,14 +66,7 @@ class DARTSMinus(SearchSpace):
     auxiliary: Literal["skip", "conv"] = "skip"
     decay: Literal["linear", "cosine", "slow-cosine", "none"] = "linear"
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for name, choices in (("auxiliary", ("skip", "conv")), ("decay", tuple(_DECAYS))):
-            if getattr(self, name) not in choices:
-                raise SettingsError(
-                    f"DARTSMinus: {name} must be one of {choices}, got {getattr(self, name)!r}."
-                )
-
+    @checked(SettingsError)
     def architecture(self, generator: torch.Generator | None = None) -> Architecture:
         """Return new architecture parameters, (edges, 8) for each kind of cell."""
         return Architecture(self.nodes, generator=generator)
@@ -90,6 +84,7 @@ class DARTSMinus(SearchSpace):
             schedule=self.beta,
         )
 
+    @checked(SettingsError, epoch=from_zero, epochs=from_one, warmup=from_zero)
     def beta(self, epoch: int, epochs: int, warmup: int = 0) -> float:
         """Return the factor of the auxiliary skips in an epoch, counted from 0.
 
@@ -100,8 +95,12 @@ class DARTSMinus(SearchSpace):
 
         Returns:
             From 1 in the first epoch towards 0.
+
+        Raises:
+            SettingsError: there is no such epoch.
         """
         del warmup
+        check_epoch("DARTSMinus.beta", epoch, epochs)
         return _DECAYS[self.decay](epoch / epochs)
 
     def derive(self, architecture: Architecture) -> Genotype:

@@ -6,11 +6,12 @@ import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
+from mlopt._arguments import check_fields, checked, from_one, from_zero, within
 from mlopt._errors import SettingsError
 from mlopt.nas.architecture import (
     Architecture,
@@ -23,7 +24,7 @@ from mlopt.nas.mixed_edges import MixedEdges, Mixture
 from mlopt.nas.operations import PRIMITIVES
 from mlopt.nas.progressive import drop, progressive_genotype
 from mlopt.nas.space import SearchSpace
-from mlopt.nas.supernet import Supernet
+from mlopt.nas.supernet import Supernet, check_epoch
 
 __all__ = ["PDARTS", "KeptArchitecture"]
 
@@ -71,12 +72,20 @@ class PDARTS(SearchSpace):
     kept: CellOperations | None = None
 
     def __post_init__(self) -> None:
+        if isinstance(self.kept, (list, tuple)):
+            kept = _as_operations(self.kept)
+            object.__setattr__(self, "kept", kept)
         super().__post_init__()
-        for name in ("add_layers", "add_width", "drop", "skip_dropout"):
-            object.__setattr__(self, name, tuple(getattr(self, name)))  # lists become tuples
-        if self.kept is not None:
-            kept = (tuple(tuple(names) for names in kind) for kind in self.kept)
-            object.__setattr__(self, "kept", CellOperations(*kept))
+        check_fields(
+            self,
+            SettingsError,
+            add_layers=from_zero,
+            add_width=from_zero,
+            drop=from_zero,
+            skip_dropout=within("[0, 1)"),
+            most_skips=from_zero,
+            stage=from_zero,
+        )
         count = len(self.add_layers)
         if not count or {len(self.add_width), len(self.drop), len(self.skip_dropout)} != {count}:
             raise SettingsError(
@@ -84,25 +93,12 @@ class PDARTS(SearchSpace):
                 f"stage, got {self.add_layers}, {self.add_width}, {self.drop} and "
                 f"{self.skip_dropout}."
             )
-        if min((*self.add_layers, *self.add_width, *self.drop)) < 0:
-            raise SettingsError(
-                "PDARTS: add_layers, add_width and drop must be at least 0, got "
-                f"{self.add_layers}, {self.add_width} and {self.drop}."
-            )
         if sum(self.drop) != len(PRIMITIVES) - 1:
             raise SettingsError(
                 f"PDARTS: drop must leave one of the {len(PRIMITIVES)} operations on each edge, so "
                 f"add up to {len(PRIMITIVES) - 1}, got {self.drop}."
             )
-        if not all(0 <= rate < 1 for rate in self.skip_dropout):
-            raise SettingsError(
-                f"PDARTS: skip_dropout must be at least 0 and below 1, got {self.skip_dropout}."
-            )
-        if self.most_skips is not None and self.most_skips < 0:
-            raise SettingsError(
-                f"PDARTS: most_skips must be at least 0, or None, got {self.most_skips}."
-            )
-        if not 0 <= self.stage < count:
+        if self.stage >= count:
             raise SettingsError(f"PDARTS: stage must be 0 to {count - 1}, got {self.stage}.")
         self._check_kept()
 
@@ -131,6 +127,7 @@ class PDARTS(SearchSpace):
         """Cells of the supernet in each stage."""
         return tuple(self.layers + more for more in self.add_layers)
 
+    @checked(SettingsError)
     def architecture(self, generator: torch.Generator | None = None) -> KeptArchitecture:
         """Return new architecture parameters, (edges, kept operations) for each kind of cell."""
         return KeptArchitecture(self.nodes, self.operations, generator=generator)
@@ -150,6 +147,7 @@ class PDARTS(SearchSpace):
             schedule=self.skip_rate if dropped else None,
         )
 
+    @checked(SettingsError, epoch=from_zero, epochs=from_one, warmup=from_zero)
     def skip_rate(self, epoch: int, epochs: int, warmup: int = 0) -> float:
         """Return the rate of this stage's skip dropout in an epoch.
 
@@ -163,7 +161,11 @@ class PDARTS(SearchSpace):
 
         Returns:
             The part of the elements that is set to zero.
+
+        Raises:
+            SettingsError: there is no such epoch.
         """
+        check_epoch("PDARTS.skip_rate", epoch, epochs)
         rate = self.skip_dropout[self.stage]
         if epoch < warmup:
             return rate * (epochs - epoch - 1) / epochs
@@ -219,6 +221,18 @@ class PDARTS(SearchSpace):
                 f"PDARTS: this architecture has other operations than stage {self.stage} of this "
                 "search. Give what this space's architecture() returned."
             )
+
+
+def _as_operations(kept: Sequence[Any]) -> CellOperations:
+    """What was read from a file, as tuples again."""
+    try:
+        normal, reduce = (tuple(tuple(names) for names in kind) for kind in kept)
+    except (TypeError, ValueError):
+        raise SettingsError(
+            "PDARTS: kept must name the operations of each edge, for normal and for reduction "
+            f"cells, got {kept!r:.80}."
+        ) from None
+    return CellOperations(normal, reduce)
 
 
 class KeptArchitecture(Architecture):

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mlopt._arguments import check_fields, checked, from_one
 from mlopt._errors import SettingsError
 from mlopt.nas.architecture import Architecture, ArchitectureWeights
 from mlopt.nas.derive import derive
@@ -51,10 +52,10 @@ class PCDARTS(SearchSpace):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.parts < 1 or self.channels % self.parts:
+        check_fields(self, SettingsError, partial=from_one)
+        if self.channels % self.parts:
             raise SettingsError(
-                f"PCDARTS: partial must be at least 1 and divide channels={self.channels}, got "
-                f"{self.parts}."
+                f"PCDARTS: partial must divide channels={self.channels}, got {self.parts}."
             )
 
     @property
@@ -64,6 +65,7 @@ class PCDARTS(SearchSpace):
             return self.partial
         return 2 if self.form == "imagenet" else 4
 
+    @checked(SettingsError)
     def architecture(self, generator: torch.Generator | None = None) -> Architecture:
         """Return new parameters: (edges, 8), then (edges,), for each kind of cell."""
         return EdgeArchitecture(self.nodes, generator=generator)
