@@ -52,12 +52,13 @@ class Ownership:
         self.evaluator.bind()
         check_modules(self.graph)
         check_parameters(self.graph)
+        staged = all(map(self.graph.staged, self.graph.problems))
         known = set(map(id, self._parameters))  # which are held here, so that no id is used again
         for problem in self.graph.problems:
             if problem.optimizer is not None:
                 self._check_new(problem, known)
                 self._check_step_hooks(problem)
-                self._check_tensor_hooks(problem)
+                self._check_tensor_hooks(problem, staged)
         self._note()
 
     def _note(self) -> None:
@@ -98,11 +99,11 @@ class Ownership:
                 "step whatever the optimizer does, or do what the hook does in a callback."
             )
 
-    def _check_tensor_hooks(self, problem: Problem) -> None:
+    def _check_tensor_hooks(self, problem: Problem, staged: bool) -> None:
         graph, method = self.graph, self.graph.methods[problem]
         # Autograd runs hooks where it takes the gradient of the standing value. That is the whole
         # one if no other level adds to it, and OneStep's product goes back through them.
-        whole = not graph.sweeps[problem].nodes and all(map(graph.staged, graph.problems))
+        whole = staged and not graph.sweeps[problem].nodes
         through = not method.traced and not method.at_solution and method.cost.keeps_graph
         read = self._is_read(problem)
         for v in problem.over:

@@ -16,7 +16,6 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from .._errors import CapabilityWarning, GraphError
 from .._graph.brief import brief
 from .._graph.graph import Graph
-from .._graph.orders import order
 from .._graph.problem import Problem
 from .._tensors import Tensors
 from ..hypergrad.interface import AbstractHypergradient
@@ -68,6 +67,7 @@ def check_second_order(
     point: Point,
     leaves: Tensors,
     own: Tensors,
+    often: int,
 ) -> str | None:
     """Find out once whether a problem can be differentiated twice, if its method needs that.
 
@@ -82,6 +82,7 @@ def check_second_order(
         point: where it is evaluated.
         leaves: all that it reads, by key.
         own: its own variables' tensors among them.
+        often: how often nested levels may differentiate it.
 
     Returns:
         Why it cannot be differentiated as often as nested levels may need; None if it can.
@@ -92,7 +93,6 @@ def check_second_order(
     method = graph.methods[problem]
     if not (method.responds and (method.cost.keeps_graph or method.traced)):
         return None
-    often = order(graph, problem)
     reason = ""
     for region in _REGIONS:
         with region.enter():

@@ -14,6 +14,7 @@ from torch import Tensor
 from .._errors import CapabilityWarning, GraphError
 from .._graph.graph import Graph
 from .._graph.node import Node
+from .._graph.orders import orders
 from .._graph.problem import Problem
 from .._graph.signal import Signal, join, split
 from .._tensors import Tensors, grouped
@@ -62,9 +63,10 @@ def check_nodes(
     own = {id(p): (v, False) for v in graph.variables for p in v.named_parameters().values()}
     signals: dict[Signal, Any] = {}
     shallow: dict[Problem, str] = {}
+    often = orders(graph)
     for node in graph.nodes:
         check = _Check(graph, evaluator, node, signals, batch(node), seed(node, 0))
-        check.run(own)
+        check.run(own, often.get(node, 1))  # type: ignore[call-overload]
         if isinstance(node, Signal):
             signals[node] = check.result
         if isinstance(node, Problem) and check.shallow:
@@ -114,11 +116,12 @@ class _Check:
         self.narrow: torch.dtype | None = None
         self.shallow: str | None = None
 
-    def run(self, own: dict[int, tuple[Any, bool]]) -> None:
+    def run(self, own: dict[int, tuple[Any, bool]], often: int) -> None:
         """All of it.
 
         Args:
             own: the variables' own tensors, by identity.
+            often: how often the node may be differentiated.
         """
         node = self.node
         # An upper problem may depend on its own variables through the lower ones alone.
@@ -145,7 +148,7 @@ class _Check:
             wanted = {k: t for k, t in self.leaves.items() if t.requires_grad}
             over = {k: t for k, t in wanted.items() if k[0] in node.over}
             self.shallow = check_second_order(
-                self.graph, self.evaluator, node, self.point, wanted, over
+                self.graph, self.evaluator, node, self.point, wanted, over, often
             )
             if repeats and self.graph.methods[node].responds:
                 check_slope(

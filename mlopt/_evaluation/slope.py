@@ -36,9 +36,10 @@ def check_slope(
 ) -> None:
     """Warn once where a method's differences would not be those of the function that trains.
 
-    A difference of gradients is a product with second derivatives if the gradients are derivatives
-    of one function: if the values change, along each of them, by its square. That of a
-    straight-through estimator, or of a reversed gradient, does not.
+    Differences are taken in the problem's own variables. They are products with second derivatives
+    if the gradient there is the derivative of a function: if the values change along it by its
+    square. With a straight-through estimator, or a reversed gradient, they do not. What is bent in
+    an argument is bent in the same way in both.
 
     Args:
         graph: the graph.
@@ -60,17 +61,14 @@ def check_slope(
         )  # fmt: skip
         return
     own = {k: g for k, g in gradient.items() if k[0] in problem.over}
-    others = {k: g for k, g in gradient.items() if k[0] not in problem.over}
-    for direction in (own, others):
-        found = _ratio(evaluator, problem, point, leaves, direction)
-        if found is not None:
-            _say(
-                graph, problem, product,
-                "along its own gradient its value changes by "
-                f"{found:.2g} times what the gradient says: a straight-through estimator, a "
-                "reversed gradient, or another backward of its own",
-            )  # fmt: skip
-            return
+    found = _ratio(evaluator, problem, point, leaves, own)
+    if found is not None:
+        _say(
+            graph, problem, product,
+            f"along its own gradient its value changes by {found:.2g} times what the gradient "
+            "says: a straight-through estimator, a reversed gradient, or another backward of its "
+            "own",
+        )  # fmt: skip
 
 
 def _ratio(

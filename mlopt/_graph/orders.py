@@ -5,7 +5,7 @@ from __future__ import annotations
 from .levels import Levels
 from .problem import Problem
 
-__all__ = ["enclosing", "order"]
+__all__ = ["enclosing", "orders"]
 
 
 def enclosing(graph: Levels, problem: Problem) -> list[Problem]:
@@ -27,20 +27,23 @@ def enclosing(graph: Levels, problem: Problem) -> list[Problem]:
     ]
 
 
-def order(graph: Levels, problem: Problem) -> int:
-    """How often an objective is differentiated, at the most.
+def orders(graph: Levels) -> dict[Problem, int]:
+    """How often objectives are differentiated, at the most.
 
     Once for its own update and by finite differences, twice where its method takes exact products
     or goes back through its steps; and once more for each level around it that does so.
 
     Args:
         graph: the graph.
-        problem: the problem.
 
     Returns:
-        The order.
+        The order for each problem.
     """
-    method = graph.methods[problem]
-    own = 2 if method.responds and (method.cost.keeps_graph or method.traced) else 1
-    around = [order(graph, p) for p in enclosing(graph, problem)]
-    return own + max(around, default=1) - 1
+    nested = not all(map(graph.staged, graph.problems))
+    found: dict[Problem, int] = {}
+    for problem in reversed(graph.problems):  # what is around a problem is above it
+        method = graph.methods[problem]
+        own = 2 if method.responds and (method.cost.keeps_graph or method.traced) else 1
+        around = [found[p] for p in enclosing(graph, problem)] if nested else []
+        found[problem] = own + max(around, default=1) - 1
+    return found

@@ -13,6 +13,7 @@ import versions  # noqa: E402
 from versions_worker import cases  # noqa: E402
 
 
+@pytest.mark.filterwarnings("ignore::mlopt.ConvergenceWarning")  # of a solver with few steps
 @pytest.mark.parametrize("name", ["ladder of 1, central", "overhead, exact", "nested, implicit"])
 def test_a_case_takes_a_step(name):
     assert cases()[name]().step()

@@ -124,6 +124,14 @@ def held(engine: mlopt.Engine) -> dict[str, Any]:
     return out
 
 
+def _in_vmap(frame: Any) -> bool:
+    while frame is not None:
+        if "_functorch" in frame.f_code.co_filename:
+            return True
+        frame = frame.f_back
+    return False
+
+
 @contextmanager
 def falling(at: int, error: type[BaseException], name: str = "") -> Iterator[list[int]]:
     """Raise at the call with this number, of a function of Python or C; the list counts them.
@@ -138,7 +146,8 @@ def falling(at: int, error: type[BaseException], name: str = "") -> Iterator[lis
     def note(frame: Any, event: str, argument: Any) -> None:
         if event == "call" or (event == "c_call" and not name):
             count[0] += not name or frame.f_code.co_name == name
-            if count[0] == at and at:
+            # vmap cannot take it inside of its own, and evaluates members one by one after an error
+            if at and count[0] >= at and not _in_vmap(frame):
                 sys.setprofile(None)
                 raise error(f"in {frame.f_code.co_name if event == 'call' else argument}")
 

@@ -17,6 +17,7 @@ from engine.chaos import ALL, held
 from small import differences
 import mlopt, torch
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # what runs in the background ignores it
 rng, torn, caught = random.Random({seed}), 0, 0
 for name in {names!r}:
     twin = ALL[name]()

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from compare import exact, rounding
+from compare import exact, near, rounding
 from small import F64, seeded, sgd
 from torch import Tensor, nn
 
@@ -78,15 +78,26 @@ def said(engine: mlopt.Engine) -> list[str]:
     return [str(w.message) for w in caught if issubclass(w.category, CapabilityWarning)]
 
 
-@pytest.mark.parametrize(  # of one column there is nothing to choose
-    ("kind", "where"), [(k, w) for k in BENT for w in "wr" if (k, w) != ("hard choice", "r")]
-)
+@pytest.mark.parametrize("kind", BENT)
 @pytest.mark.parametrize("dtype", [torch.float32, F64])
-def test_one_warning_names_exact(kind: str, dtype: torch.dtype, where: str) -> None:
-    for method in PRODUCTS[:1] if where == "r" else PRODUCTS:
-        (text,) = said(two_levels(BENT[kind], method, dtype, where))
+def test_one_warning_names_exact(kind: str, dtype: torch.dtype) -> None:
+    for method in PRODUCTS:
+        (text,) = said(two_levels(BENT[kind], method, dtype))
         assert text.startswith("low: ")
         assert "Exact()" in text
+
+
+@pytest.mark.parametrize("kind", ["straight through", "reversed"])
+def test_what_is_bent_in_an_argument_alone_is_right_by_differences(kind: str) -> None:
+    """They are taken in w, and the argument's backward is the same on both sides of them."""
+    found = []
+    for method in (mlopt.OneStep(lr=0.1), mlopt.OneStep(lr=0.1, product=mlopt.Central(1e-4))):
+        engine = two_levels(BENT[kind], method, F64, "r")
+        up = engine.graph.problems[1]
+        (gradient,) = engine.hypergradient(up).values()
+        found.append(gradient[""])
+        assert not said(engine)
+    near(*found, 1e-5, why="central difference: radius^2 of the third derivative")
 
 
 @pytest.mark.parametrize("kind", [*STRAIGHT, *BENT])
