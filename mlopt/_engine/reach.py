@@ -35,6 +35,8 @@ _ATOMS = (
 _PLAIN = frozenset({type(None), bool, int, float, str, types.FunctionType})
 _TENSORS = frozenset({Tensor, nn.Parameter})
 _DICTS = frozenset({dict, OrderedDict, defaultdict})
+#: What every optimizer has; a scheduler wraps its `step`.
+_PARTS = frozenset(vars(torch.optim.SGD([torch.zeros(1)], 0.1))) | {"step"}
 _RANDOM = (torch.Generator, random.Random, np.random.RandomState, np.random.Generator)
 _CLOSED = (io.IOBase,)
 #: Objects of any class are followed this deep: what they hold may lead to the whole program.
@@ -81,6 +83,8 @@ def reach(what: Any, name: str, known: dict[int, Any] | None = None) -> Reached:
     """
     known = {} if known is None else known
     out = Reached()
+    if id(what) not in known and _own_optimizer(what, out, known):
+        return out
     waiting: list[tuple[Any, _Way, int]] = [(what, (None, name), 0)]
     while waiting:
         held, way, depth = waiting.pop()
@@ -129,6 +133,44 @@ def reach(what: Any, name: str, known: dict[int, Any] | None = None) -> Reached:
             elif kind not in _PLAIN:
                 waiting.append((value, (way, key), depth))
     return out
+
+
+def _own_optimizer(held: Any, out: Reached, known: dict[int, Any]) -> bool:
+    """Follow an optimizer of torch's own, whose parts are known: this is done in every step.
+
+    Returns:
+        False if there is anything else in it, with nothing noted.
+    """
+    if not (isinstance(held, Optimizer) and type(held).__module__.startswith("torch.optim.")):
+        return False
+    if any(type(v) not in _PLAIN and k not in _PARTS for k, v in held.__dict__.items()):
+        return False
+    containers: list[Any] = [held.__dict__, held.state, held.param_groups]
+    tensors: list[Tensor] = []
+    for group in held.param_groups:
+        containers += [group, group["params"]]
+        tensors += group["params"]
+        for key, value in group.items():
+            if key == "params" or type(value) in _PLAIN:
+                continue
+            if type(value) is tuple and all(type(v) in _PLAIN for v in value):
+                continue
+            if type(value) not in _TENSORS:
+                return False
+            tensors.append(value)
+    for state in held.state.values():
+        containers.append(state)
+        for value in state.values():
+            if type(value) in _TENSORS:
+                tensors.append(value)
+            elif type(value) not in _PLAIN:
+                return False
+    new = {id(t): t for t in tensors if id(t) not in known}
+    known.update(new)
+    known.update({id(c): c for c in (held, *containers)})
+    out.tensors += new.values()
+    out.containers += containers
+    return True
 
 
 def slots(held: Any) -> dict[str, Any]:

@@ -12,10 +12,12 @@ import torch
 from engine.chaos import held
 from engine.test_wholeness import take
 from small import assert_same, bilevel
+from torch import nn
 from torch.optim import lr_scheduler as schedulers
 from torch.optim.lr_scheduler import StepLR
 
 import mlopt
+from mlopt._engine import reach
 
 OPTIMIZERS = [
     o for o in vars(torch.optim).values()
@@ -113,3 +115,25 @@ def test_what_cannot_be_put_back_is_said_at_the_first_step() -> None:
         assert f"fit.optimizer{path}" in text
     assert "fit.scheduler._file (StringIO)" in text
     take(engine)
+
+
+@pytest.mark.parametrize("kind", OPTIMIZERS, ids=lambda kind: kind.__name__)
+def test_the_short_way_through_an_optimizer_finds_what_the_long_one_finds(kind, monkeypatch):
+    if kind.__name__ == "Muon":
+        parameters = [nn.Parameter(torch.ones(2, 2)) for _ in range(2)]
+    else:
+        parameters = [nn.Parameter(torch.ones(3)), nn.Parameter(torch.ones(2, 2))]
+    optimizer = kind(parameters, lr=0.1)
+    StepLR(optimizer, 1)
+    for p in parameters:
+        p.grad = torch.ones_like(p)
+    optimizer.step()
+    short = reach.reach(optimizer, "o")
+    monkeypatch.setattr(reach, "_own_optimizer", lambda *_: False)
+    long = reach.reach(optimizer, "o")
+    assert set(map(id, short.tensors)) == set(map(id, long.tensors))
+    found = set(map(id, short.containers))
+    # Hooks and defaults are no part of a step; of a scheduler its own wrapper holds the rest.
+    parts = [optimizer.__dict__, optimizer.state, *optimizer.state.values(),
+             optimizer.param_groups, *optimizer.param_groups]  # fmt: skip
+    assert set(map(id, parts)) <= found <= set(map(id, long.containers))

@@ -47,7 +47,7 @@ class Settings:
         False, "networks compute in bfloat16 (autocast); of the first order, or with exact products"
     )
     order: str = option("second", "of the hypergradients", "first", "second")
-    product: str = option("central", "second-order products", "central", "one-sided", "exact")
+    product: str = option("exact", "second-order products", "exact", "central", "one-sided")
     radius: float = option(0.01, "norm of the displacement in finite differences")
     steps: str = option(
         "lower-first", "order of the updates (plain search)", "lower-first", "upper-first"
