@@ -157,7 +157,7 @@ def _own_optimizer(held: Any, out: Reached, known: dict[int, Any]) -> bool:
                 continue
             if type(value) not in _TENSORS:
                 return False
-            tensors.append(value)
+            tensors.append(value)  # type: ignore[arg-type]
     for state in held.state.values():
         containers.append(state)
         for value in state.values():
