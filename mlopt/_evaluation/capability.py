@@ -20,6 +20,7 @@ from .._graph.problem import Problem
 from .._tensors import Tensors
 from ..hypergrad.interface import AbstractHypergradient
 from ..hypergrad.products import Central
+from .autograd_graph import operations
 from .loss import split_loss
 from .point import Evaluator, Point
 
@@ -167,17 +168,7 @@ def _has_dead_end(tensors: list[Tensor]) -> bool:
     Returns:
         Whether there is one.
     """
-    stack: list[Any] = [t.grad_fn for t in tensors]
-    seen: set[Any] = set()
-    while stack:
-        node = stack.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
-        if node.name().endswith("Error"):
-            return True
-        stack.extend(following for following, _ in node.next_functions)
-    return False
+    return any(node.name().endswith("Error") for node in operations(tensors))
 
 
 def by_differences(method: AbstractHypergradient) -> AbstractHypergradient | None:

@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_leaves
 
 from .._tensors import clone
+from .autograd_graph import operations
 from .binding import Binding, Swap
 
 __all__ = ["Kept", "Recall"]
@@ -54,16 +54,9 @@ class Recall:
         """
         # The operations hold this, and it must not hold the result, or nothing would free them.
         enter = self._entering(kept)
-        seen: set[Any] = {t.grad_fn for t in inputs}
-        waiting = [t.grad_fn for t in tree_leaves(result) if isinstance(t, Tensor)]
-        while waiting:
-            node = waiting.pop()
-            if node is None or node in seen:
-                continue
-            seen.add(node)
-            if following := node.next_functions:  # else it only adds to a leaf
+        for node in operations(result, until=inputs):
+            if node.next_functions:  # else it only adds to a leaf
                 node.register_prehook(enter)
-                waiting += [n for n, _ in following]
 
     def _entering(self, kept: Kept) -> Callable[[Any], None]:
         def enter(gradients: Any) -> None:

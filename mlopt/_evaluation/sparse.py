@@ -5,12 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor
-from torch.utils._pytree import tree_leaves
 
 from .._errors import GraphError
 from .._graph.graph import Graph
 from .._graph.node import Node
+from .autograd_graph import operations
 from .point import Evaluator, Point
 
 __all__ = ["check_sparse"]
@@ -47,14 +46,7 @@ def check_sparse(graph: Graph, evaluator: Evaluator, node: Node, point: Point, r
 
 def _looks_up_sparsely(result: Any) -> bool:
     """Whether an embedding with sparse gradients is in the graph of a result."""
-    stack: list[Any] = [t.grad_fn for t in tree_leaves(result) if isinstance(t, Tensor)]
-    seen: set[Any] = set()
-    while stack:
-        at = stack.pop()
-        if at is None or at in seen:
-            continue
-        seen.add(at)
-        if at.name().startswith("Embedding") and getattr(at, "_saved_sparse", False):
-            return True
-        stack.extend(following for following, _ in at.next_functions)
-    return False
+    return any(
+        at.name().startswith("Embedding") and getattr(at, "_saved_sparse", False)
+        for at in operations(result)
+    )

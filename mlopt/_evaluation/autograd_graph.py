@@ -1,0 +1,31 @@
+"""`operations`: a walk through the graph that autograd keeps."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from torch import Tensor
+from torch.utils._pytree import tree_leaves
+
+__all__ = ["operations"]
+
+
+def operations(results: Any, until: Any = ()) -> Iterator[Any]:
+    """The operations that tensors were computed by, each once, without recursion.
+
+    Args:
+        results: tensors, in containers.
+        until: tensors whose own operations, and those before, are left out.
+
+    Yields:
+        Autograd's nodes.
+    """
+    seen: set[Any] = {t.grad_fn for t in until}
+    waiting = [t.grad_fn for t in tree_leaves(results) if isinstance(t, Tensor)]
+    while waiting:
+        node = waiting.pop()
+        if node is not None and node not in seen:
+            seen.add(node)
+            yield node
+            waiting += [following for following, _ in node.next_functions]
