@@ -6,6 +6,7 @@ differ by some per cent with where their memory lies, however long they run: so 
 anew several times, and what counts is the median ratio of each start.
 
     python benchmarks/versions.py --before v0.1.0
+    python benchmarks/versions.py --before ../another/checkout --cases large
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ import statistics
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -117,10 +120,28 @@ def measure_once(
     return now.counts, then.counts, statistics.median(ratios), statistics.median(milliseconds)
 
 
+@contextmanager
+def other_checkout(before: str) -> Iterator[Path]:
+    """A folder with the other mlopt: the one that is named, or one made of a commit for a while."""
+    if Path(before).is_dir():
+        yield Path(before).resolve()
+        return
+    git = ["git", "-C", str(ROOT), "worktree"]
+    with tempfile.TemporaryDirectory() as folder:
+        made = Path(folder).resolve() / "before"
+        subprocess.run([*git, "add", "--quiet", "--detach", str(made), before], check=True)
+        try:
+            yield made
+        finally:
+            subprocess.run([*git, "remove", "--force", str(made)], check=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--before", required=True, help="the other commit")
-    parser.add_argument("--cases", nargs="+", help="by their beginnings (default: all)")
+    parser.add_argument("--before", required=True, help="the other commit, or a folder with one")
+    parser.add_argument(
+        "--cases", nargs="+", help="by their beginnings (default: all that are not large)"
+    )
     parser.add_argument("--starts", type=int, default=9, help="of the processes of each case")
     parser.add_argument("--pairs", type=int, default=7, help="of turns in each of them")
     parser.add_argument("--output", type=Path)
@@ -128,21 +149,15 @@ def main() -> None:
     from versions_worker import cases
 
     torch.set_num_threads(1)
-    names = [n for n in cases() if not options.cases or n.startswith(tuple(options.cases))]
+    wanted = tuple(options.cases or ())
+    names = [n for n in cases() if (n.startswith(wanted) if wanted else not n.startswith("large"))]
     if not names:
         parser.error(f"no case begins so; there are {', '.join(cases())}")
     rows = []
-    with tempfile.TemporaryDirectory() as folder:
-        before = Path(folder).resolve() / "before"
-        git = ["git", "-C", str(ROOT), "worktree"]
-        add = ["add", "--quiet", "--detach", str(before), options.before]
-        subprocess.run([*git, *add], check=True)
-        try:
-            for name in names:
-                rows.append(measure(name, before, options.starts, options.pairs))
-                print(*rows[-1].values(), sep="   ", flush=True)
-        finally:
-            subprocess.run([*git, "remove", "--force", str(before)], check=True)
+    with other_checkout(options.before) as before:
+        for name in names:
+            rows.append(measure(name, before, options.starts, options.pairs))
+            print(*rows[-1].values(), sep="   ", flush=True)
     extra = (
         "in each column this checkout first, then the other; ratios of CPU seconds, median and its "
         f"95 % interval over {options.starts} starts of {options.pairs} pairs of turns of {TURN} s "

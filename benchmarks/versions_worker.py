@@ -20,10 +20,10 @@ import mlopt
 Case = Callable[[], mlopt.Engine]
 
 
-def lfm_cw(variant: str) -> mlopt.Engine:
+def lfm_cw(variant: str, size: str) -> mlopt.Engine:
     import lfm_cw_step as case
 
-    return case.engine(case.World.make("tiny", "cpu"), variant)[0]
+    return case.engine(case.World.make(size, "cpu"), variant)[0]
 
 
 def sgl(product: str) -> mlopt.Engine:
@@ -84,7 +84,10 @@ def cases() -> dict[str, Case]:
     """By name; what an older mlopt does not have must not be asked of it."""
     from lfm_cw_step import VARIANTS
 
-    made: dict[str, Case] = {f"LFM-CW, {v}": lambda v=v: lfm_cw(v) for v in VARIANTS}
+    made: dict[str, Case] = {}
+    for v in VARIANTS:
+        made[f"LFM-CW, {v}"] = lambda v=v: lfm_cw(v, "tiny")
+        made[f"large LFM-CW, C 8, 5 cells, {v}"] = lambda v=v: lfm_cw(v, "c8l5")
     for product in ("central", "one-sided", "first"):
         made[f"SGL of 3, {product}"] = lambda p=product: sgl(p)
     for depth in (1, 8, 32):

@@ -59,6 +59,7 @@ class Closing:
             if own := written.pop(signal, None):
                 self.transaction.write(signal, own)
 
+    @torch.no_grad()
     def decide(self, written: Written) -> bool:
         """Whether everything is finite: the step's one host synchronisation.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import sys
 import threading
 from types import FrameType
 from typing import Any
@@ -10,8 +11,8 @@ from typing import Any
 __all__ = ["Deferral"]
 
 # What stands behind Python's functions, which try each time whether a handler is one of an enum.
-_get = getattr(signal.getsignal, "__wrapped__", signal.getsignal)
-_set = getattr(signal.signal, "__wrapped__", signal.signal)
+_behind = sys.modules.get("_signal", signal)
+_get, _set = _behind.getsignal, _behind.signal
 
 
 class Deferral:
@@ -27,7 +28,7 @@ class Deferral:
 
     def begin(self) -> None:
         """From here on interrupts wait; again, to no effect."""
-        if self._handler is not None or threading.current_thread() is not threading.main_thread():
+        if self._handler is not None or threading.get_ident() != threading.main_thread().ident:
             return
         handler = _get(signal.SIGINT)
         if callable(handler):

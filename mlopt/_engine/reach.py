@@ -33,10 +33,9 @@ _ATOMS = (
 )  # fmt: skip
 # A look at the class tells it of what is met most: these are passed in every step.
 _PLAIN = frozenset({type(None), bool, int, float, str, types.FunctionType})
+_SIMPLE = _PLAIN | {list}
 _TENSORS = frozenset({Tensor, nn.Parameter})
 _DICTS = frozenset({dict, OrderedDict, defaultdict})
-#: What every optimizer has; a scheduler wraps its `step`.
-_PARTS = frozenset(vars(torch.optim.SGD([torch.zeros(1)], 0.1))) | {"step"}
 _RANDOM = (torch.Generator, random.Random, np.random.RandomState, np.random.Generator)
 _CLOSED = (io.IOBase,)
 #: Objects of any class are followed this deep: what they hold may lead to the whole program.
@@ -143,13 +142,17 @@ def _own_optimizer(held: Any, out: Reached, known: dict[int, Any]) -> bool:
     """
     if not (isinstance(held, Optimizer) and type(held).__module__.startswith("torch.optim.")):
         return False
-    if any(type(v) not in _PLAIN and k not in _PARTS for k, v in held.__dict__.items()):
+    own = held.__dict__
+    if any(type(own[k]) not in _PLAIN for k in own.keys() - _parts()):
         return False
-    containers: list[Any] = [held.__dict__, held.state, held.param_groups]
+    containers: list[Any] = [own, held.state, held.param_groups]
     tensors: list[Tensor] = []
     for group in held.param_groups:
         containers += [group, group["params"]]
         tensors += group["params"]
+        kinds = [*map(type, group.values())]
+        if _SIMPLE.issuperset(kinds) and kinds.count(list) == 1:  # that of the parameters
+            continue
         for key, value in group.items():
             if key == "params" or type(value) in _PLAIN:
                 continue
@@ -171,6 +174,13 @@ def _own_optimizer(held: Any, out: Reached, known: dict[int, Any]) -> bool:
     out.tensors += new.values()
     out.containers += containers
     return True
+
+
+@functools.cache
+def _parts() -> frozenset[str]:
+    """What every optimizer of torch has; a scheduler wraps its `step`."""
+    # The first optimizer of a process imports torch's compiler, for which no import should wait.
+    return frozenset(vars(torch.optim.SGD([torch.zeros(1)], 0.1))) | {"step"}
 
 
 def slots(held: Any) -> dict[str, Any]:

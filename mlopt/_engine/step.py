@@ -121,6 +121,9 @@ class Step:
                         self.closing.begin(operations[at:], self._written)
                     self._commit(operation)
                     at += 1
+                elif isinstance(operation, Decide):
+                    self.closing.decide(self._written)
+                    at += 1
                 else:
                     # Optimizers have the caller's grad mode and generators, evaluations their own.
                     with torch.no_grad(), self.evaluator.generators:
@@ -142,7 +145,7 @@ class Step:
         return self.outcome
 
     def _compute(self, at: int) -> int:
-        """Carry out operations from here to the next commit; where it stands, or the end."""
+        """Carry out operations up to the next commit or decision; where it stands, or the end."""
         operations = self.plan.operations
         while at < len(operations):
             operation = operations[at]
@@ -152,7 +155,7 @@ class Step:
                 totals = self._beside(at)
                 self._total(totals)
                 at += len(totals) - 1
-            elif isinstance(operation, Commit):
+            elif isinstance(operation, Commit | Decide):
                 break
             elif isinstance(operation, Nest):
                 self._nest(at)
@@ -167,8 +170,6 @@ class Step:
             elif isinstance(operation, Settled):
                 if self._settled(operation):
                     return operation.end
-            elif isinstance(operation, Decide) and not self.closing.decide(self._written):
-                break
             at += 1
         return at
 

@@ -123,7 +123,7 @@ class Transaction:
         """What optimizers and modules hold by now that they did not hold before."""
         new: dict[int, tuple[Node, Tensor]] = {}
         for node in self._kept:
-            now = self._buffers_of(node)
+            now = [t for tensors in self._buffers_of(node).values() for t in tensors]
             if isinstance(node, Problem):
                 now += _state(node.optimizer)
             new.update({id(t): (node, t) for t in now if not self.memory.knows(t)})
@@ -161,27 +161,25 @@ class Transaction:
         Args:
             nodes: problems, and signals with memory.
         """
-        nodes = tuple(n for n in nodes if self.copies and n not in self._kept)
+        new = [n for n in nodes if n not in self._kept] if self.copies else []
+        if not new:
+            return
         owned: list[tuple[Any, Any, str]] = []
-        for node in nodes:
-            if buffers := self._buffers_of(node):
+        for node in new:
+            held = self._buffers_of(node)
+            self._buffers.update(held)
+            if buffers := [t for tensors in held.values() for t in tensors]:
                 owned.append((node, buffers, f"{node.name}.buffers"))
             if isinstance(node, Problem):
                 owned.append((node, node.optimizer, f"{node.name}.optimizer"))
-            for source in _sources(node):
-                if source in self.evaluator.bindings:
-                    self._buffers[source] = self.evaluator.bindings[source].held()
         self.memory.keep(*owned)
-        self._kept.update(dict.fromkeys(nodes))
+        self._kept.update(dict.fromkeys(new))
 
-    def _buffers_of(self, node: Node) -> list[Tensor]:
-        """The buffers that a node's variables, or its memory, hold now."""
-        bindings = (self.evaluator.bindings.get(source) for source in _sources(node))
-        return [t for binding in bindings if binding is not None for t in binding.held()]
-
-
-def _sources(node: Node) -> tuple[Any, ...]:
-    return node.over if isinstance(node, Problem) else (node,)
+    def _buffers_of(self, node: Node) -> dict[Any, list[Tensor]]:
+        """The buffers that each of a node's variables, or its memory, holds now."""
+        sources = node.over if isinstance(node, Problem) else (node,)
+        bindings = self.evaluator.bindings
+        return {s: bindings[s].held() for s in sources if s in bindings and bindings[s].buffers}
 
 
 def _state(optimizer: Any) -> list[Tensor]:

@@ -53,7 +53,8 @@ class Watch:
         if not self._watched:
             return None
         device = self._watched[0][2].device
-        values = torch.stack([t.to(device) for _, _, t in self._watched]).tolist()
+        scalars = [t if t.device == device else t.to(device) for _, _, t in self._watched]
+        values = torch.stack(scalars).tolist()
         for (node, what, scalar), value in zip(self._watched, values, strict=True):
             if value if scalar.dtype is torch.bool else not math.isfinite(value):
                 return node, what

@@ -17,6 +17,8 @@ __all__ = ["Binding", "Slot", "Swap"]
 #: A dictionary, and a key in it.
 Slot = tuple[dict[str, Any], str]
 
+_training = operator.itemgetter("training")
+
 
 @dataclass
 class Binding:
@@ -33,9 +35,11 @@ class Binding:
     spare: list[list[Tensor]] = field(default_factory=list)
     parts: list[dict[str, Any]] = field(default_factory=list)
     sparse: list[dict[str, Any]] = field(default_factory=list)  # of embeddings, such gradients
+    _first: list[Slot] = field(default_factory=list)
     _dicts: list[dict[str, Any]] = field(default_factory=list)
     _inside: list[Any] = field(default_factory=list)
-    _sizes: list[tuple[dict[str, Any], int]] = field(default_factory=list)
+    _buffers: list[dict[str, Any]] = field(default_factory=list)
+    _sizes: list[int] = field(default_factory=list)
 
     @classmethod
     def of(cls, module: nn.Module) -> Binding:
@@ -55,13 +59,15 @@ class Binding:
             if "training" in part.__dict__:
                 binding.parts.append(part.__dict__)
             binding._dicts += [part._parameters, part._modules]
-            binding._sizes.append((part._buffers, len(part._buffers)))
+            binding._buffers.append(part._buffers)
         binding._inside = _values(binding._dicts)
+        binding._sizes = [*map(len, binding._buffers)]
+        binding._first = [slots[0] for slots in binding.parameters.values()]
         return binding
 
     def values(self) -> list[Tensor]:
         """The parameters that the module holds now, each once."""
-        return [slots[0][0][slots[0][1]] for slots in self.parameters.values()]
+        return [slot[key] for slot, key in self._first]
 
     def held(self) -> list[Tensor]:
         """The buffers that the module holds now."""
@@ -69,7 +75,7 @@ class Binding:
 
     def modes(self) -> list[bool]:
         """Which parts of the module are in training mode."""
-        return [part["training"] for part in self.parts]
+        return [*map(_training, self.parts)]
 
     def set_modes(self, modes: list[bool]) -> None:
         """Put its parts into these modes."""
@@ -82,7 +88,7 @@ class Binding:
         return (
             len(inside) == len(self._inside)
             and all(map(operator.is_, inside, self._inside))
-            and all(len(buffers) == size for buffers, size in self._sizes)
+            and [*map(len, self._buffers)] == self._sizes
         )
 
     def scratch(self) -> list[Tensor]:

@@ -185,4 +185,6 @@ def objective_at(evaluator: Evaluator, node: Problem, point: Point) -> Callable[
 
 def detached(metrics: dict[str, Any]) -> dict[str, Any]:
     """Metrics without their graphs."""
+    if not metrics:
+        return {}
     return rebuilt(metrics, lambda m: m.detach() if isinstance(m, Tensor) else m)
