@@ -167,9 +167,8 @@ class Step:
                 self._begin_anew()
             elif isinstance(operation, Draw):
                 self._redraw(operation)
-            elif isinstance(operation, Settled):
-                if self._settled(operation):
-                    return operation.end
+            elif isinstance(operation, Settled) and self._settled(operation):
+                return operation.end
             at += 1
         return at
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from .._errors import CapabilityWarning, GraphError
+from .._graph.containers import rebuilt
 from .._graph.graph import Graph
 from .._graph.node import Node
 from .._graph.orders import orders
@@ -71,6 +72,7 @@ def check_nodes(
             signals[node] = check.result
         if isinstance(node, Problem) and check.shallow:
             shallow[node] = check.shallow
+        del check  # and what it has copied
     evaluator.release()
     return shallow
 
@@ -141,10 +143,15 @@ class _Check:
         self._check_returned()
         check_touched(node, touched, free)
         check_sparse(self.graph, self.evaluator, node, self.point, self.result)
-        repeats = self._repeats(attributes)
         gradient = self._differentiate(own)
+        # One graph at a time, as in a step, and no gradient beside it that nobody asks for.
+        self.result = rebuilt(self.result, _leaf)
         if isinstance(node, Problem):
             self._check_depends(gradient, below)
+            if not self.graph.methods[node].responds:
+                gradient = {}
+        repeats = self._repeats(attributes)
+        if isinstance(node, Problem):
             wanted = {k: t for k, t in self.leaves.items() if t.requires_grad}
             over = {k: t for k, t in wanted.items() if k[0] in node.over}
             self.shallow = check_second_order(
@@ -231,9 +238,7 @@ class _Check:
         watched = {**own, **{id(slot[key]): key for slot, key, _ in lent.slots}}
         try:
             with torch.enable_grad(), _eager(), Touches(watched) as touches:
-                found = derivatives(
-                    outputs, inputs, [torch.ones_like(t) for t in outputs], retain_graph=True
-                )
+                found = derivatives(outputs, inputs, [torch.ones_like(t) for t in outputs])
         except RuntimeError as error:  # torch has no type of its own for it
             said = str(error).strip().splitlines()[0].rstrip(".")
             hint = " Give use_reentrant=False." if "use_reentrant=True" in said else ""
@@ -267,6 +272,11 @@ class _Check:
                 f"{', '.join(v.name for v in node.over)}, which it is minimised over. Is "
                 "something detached, or under no_grad?"
             )
+
+
+def _leaf(held: Any) -> Any:
+    """A tensor without its graph, which still says whether it had one."""
+    return held.detach().requires_grad_(held.requires_grad) if isinstance(held, Tensor) else held
 
 
 def _eager() -> AbstractContextManager[Any]:
