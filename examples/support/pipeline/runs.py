@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -39,9 +41,14 @@ def run(example: str, scheme: Scheme, s: Settings) -> list[Row]:
     loaders = search_loaders(data, s, plain=scheme.plain, unlabeled=scheme.unlabeled)
     torch.manual_seed(s.seed)  # of the initial weights; the engine has generators of its own
     search = scheme(data, *loaders, s)
-    with RunFolder.create(
-        s.run_path(example), {"example": example, **dataclasses.asdict(s)}, overwrite=s.overwrite
-    ) as folder:
+    with (
+        _threads(s.threads),
+        RunFolder.create(
+            s.run_path(example),
+            {"example": example, **dataclasses.asdict(s)},
+            overwrite=s.overwrite,
+        ) as folder,
+    ):
         search = run_stages(scheme, search, loaders, folder, data, s)
         title = title_of(scheme, s)
         genotypes = derive_all(search, folder, f"{title} on {data.name}")
@@ -96,6 +103,17 @@ def run_beside_base(example: str, scheme: Scheme, s: Settings) -> list[Row]:
         folder.save_json("result.json", {**result, "rows": rows})
         print(f"report of both: {write_report(folder)}")
     return rows
+
+
+@contextmanager
+def _threads(number: int) -> Iterator[None]:
+    """So many threads for a while; 0 for those that there are."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(number or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def title_of(scheme: Scheme, s: Settings) -> str:

@@ -27,6 +27,7 @@ class Settings:
     image_size: int = option(0, "side of the images of a data set of files (0: its own)")
     seed: int = option(0, "of all randomness")
     device: str = option("cpu", "cpu, cuda, cuda:1, ...")
+    threads: int = option(0, "of the CPU that torch computes with (0: as many as it takes)")
     workers: int = option(0, "processes that load images")
     run_folder: str = option(
         "", "where the run is written (default: runs/<example>-<space>-<dataset>-seed<seed>)"
