@@ -18,7 +18,7 @@ mean together is checked by whoever takes them.
 Imports nothing of mlopt. Start reading at `checked.py`.
 """
 
-from .checked import check_fields, checked
+from .checked import check_fields, checked, take
 from .limits import a_device, a_seed, from_one, from_zero, in_body, one_of, positive, within
 
 __all__ = [
@@ -31,5 +31,6 @@ __all__ = [
     "in_body",
     "one_of",
     "positive",
+    "take",
     "within",
 ]

@@ -17,7 +17,7 @@ import torch
 from .kinds import WRONG, Kind, kind_of
 from .limits import Limit, in_body
 
-__all__ = ["check_fields", "checked", "shown"]
+__all__ = ["check_fields", "checked", "shown", "take"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -94,6 +94,32 @@ def check_fields(record: Any, error: type[Exception], **limits: Limit) -> None:
             raise error(_refusal(type(record).__name__, name, value, kind, limits))
         if found is not value:
             object.__setattr__(record, name, found)
+
+
+def take(
+    error: type[Exception], where: str, name: str, value: Any, hint: Any, limit: Limit | None = None
+) -> Any:
+    """Check one value, where it is known best whose it is.
+
+    Args:
+        error: what is raised.
+        where: whose argument it is.
+        name: of the argument.
+        value: what was given.
+        hint: its annotation.
+        limit: beside it.
+
+    Returns:
+        The value, as a Python number if it is a number.
+
+    Raises:
+        error: it is not what it must be.
+    """
+    kind = kind_of(hint)
+    found = kind.take(value, limit)
+    if found is WRONG:
+        raise error(_refusal(where, name, value, kind, {name: limit} if limit else {}))
+    return found
 
 
 @functools.cache

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numbers
+import operator
 import typing
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -77,9 +78,12 @@ def _leaf(convert: Callable[[Any], Any], text: str) -> Kind:
 
 
 def _whole(value: Any) -> Any:
-    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
+    if isinstance(value, (bool, np.bool_)) or getattr(value, "dtype", None) is torch.bool:
         return WRONG
-    return value if isinstance(value, int) else int(value)
+    try:
+        return operator.index(value)
+    except (TypeError, ValueError, RuntimeError):  # a tensor of several has its own
+        return WRONG
 
 
 def _number(value: Any) -> Any:

@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+from .._arguments import checked, from_one, from_zero, in_body
 from .._errors import NonFiniteError, SettingsError
-from .._graph.options import flag, listed, whole
+from .._graph.options import listed
 from .._graph.stream import Stream
 from .loop import Loop
 from .stepper import Stepper
@@ -97,6 +98,14 @@ class Engine(Stepper):
 
     _stopping = False
 
+    @checked(
+        SettingsError,
+        steps=from_zero,
+        epochs=from_zero,
+        validate_every=from_one,
+        log_every=from_one,
+        callbacks=in_body,
+    )
     def run(
         self,
         *,
@@ -134,26 +143,15 @@ class Engine(Stepper):
             raise SettingsError("run(): called inside a run of this engine; let that end first.")
         if (steps is None) == (epochs is None):
             raise SettingsError("run: give either steps= or epochs=.")
-        if steps is not None:
-            steps = whole("run", "steps", steps, 0, "how many are taken", SettingsError)
-        if epochs is not None:
-            epochs = whole("run", "epochs", epochs, 0, "passes of a stream", SettingsError)
         stream = self._epoch_stream if epoch is None else self._stream(epoch)
         if epochs is not None and stream is None:
             raise SettingsError("run: epochs= needs data to count them by; give steps=.")
-        if validate is not None and not callable(validate):
-            raise SettingsError(f"run: validate={validate!r} must be a function, or None.")
-        validate_every = whole(
-            "run", "validate_every", validate_every, 1, "epochs between validations", SettingsError
-        )
         if validate is not None and validate_every > 1 and stream is None:
             raise SettingsError(
                 f"run: validate_every={validate_every} counts epochs, and nothing here has data to "
                 "count them by. Leave it out, and validate every n steps in Callback.on_step."
             )
         observers = _observers(callbacks)
-        log_every = whole("run", "log_every", log_every, 1, "steps between logs", SettingsError)
-        flag("run", "progress", progress, SettingsError)
         if epoch is not None and stream is not None:
             self._epoch_stream, self.epoch = stream, self._feed.passes[stream]
 

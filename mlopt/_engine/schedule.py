@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import abc
 import itertools
-import math
-import numbers
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from .._arguments import check_fields, checked, from_one, in_body, positive
 from .._errors import GraphError
 from .._graph.brief import brief
 from .._graph.graph import Graph
-from .._graph.options import flag
 from .._graph.problem import Problem
 from .builder import Builder
 
@@ -147,11 +145,7 @@ class Until:
     most: int = 1000
 
     def __post_init__(self) -> None:
-        number = isinstance(self.tol, numbers.Real) and not isinstance(self.tol, bool)
-        if not (number and 0 < self.tol < math.inf):
-            raise GraphError(f"Until(tol={self.tol!r}): tol must be a positive number.")
-        if isinstance(self.most, bool) or not isinstance(self.most, int) or self.most < 1:
-            raise GraphError(f"Until(most={self.most!r}): most must be a whole number, at least 1.")
+        check_fields(self, GraphError, tol=positive, most=from_one)
 
 
 class Alternate(AbstractSchedule):
@@ -170,10 +164,11 @@ class Alternate(AbstractSchedule):
         GraphError: a turn is not such a pair.
     """
 
+    @checked(GraphError, turns=in_body)
     def __init__(
         self, *turns: tuple[Problem | tuple[Problem, ...], int | Until], same_batch: bool = False
     ) -> None:
-        self.same_batch = flag("Alternate", "same_batch", same_batch)
+        self.same_batch = same_batch
         self.turns = [turn_of("Alternate", turn) for turn in turns]
         if not self.turns:
             raise GraphError("Alternate() has no turn; give pairs (problem, number of rounds).")

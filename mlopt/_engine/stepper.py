@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .._arguments import checked, from_zero, in_body
 from .._errors import CapabilityWarning, GraphError, NonFiniteError, SettingsError
 from .._evaluation.check import check_nodes
 from .._evaluation.compile import Compiler
@@ -18,7 +19,6 @@ from .._graph.feed import Feed
 from .._graph.graph import Graph
 from .._graph.group import Group
 from .._graph.node import Node
-from .._graph.options import flag, whole
 from .._graph.problem import Problem
 from .._graph.stream import Stream
 from .._replay import derive_seed
@@ -46,6 +46,10 @@ __all__ = ["Stepper"]
 class Stepper:
     """The engine without its loop: it takes one step at a time; see `Engine` for the arguments."""
 
+    @checked(
+        GraphError, problems=in_body, hypergrad=in_body, schedule=in_body, device=in_body,
+        compile=in_body, skip_nonfinite=from_zero,
+    )  # fmt: skip
     def __init__(
         self,
         problems: Sequence[Node | Group],
@@ -66,11 +70,6 @@ class Stepper:
             raise GraphError(
                 f"Engine: schedule= takes an object such as Sequential(), got {schedule!r}."
             )
-        skip_nonfinite = whole(
-            "Engine", "skip_nonfinite", skip_nonfinite, 0, "steps in a row that may be skipped"
-        )
-        seed = whole("Engine", "seed", seed, None, "it decides all that is random")
-        undo = flag("Engine", "undo", undo)
         self.device = usable(device)
         self._doing, self._running = "", False  # which verb is at work, and `run` around it
         self.graph = Graph(problems, hypergrad)
@@ -148,6 +147,7 @@ class Stepper:
             self._plans[key] = Plan(self.graph, builder.plan(), self.undo)
         return self._plans[key], dormant
 
+    @checked(GraphError, node=in_body, inner=from_zero, step=from_zero)
     def seed_of(self, node: Node, inner: int = 0, *, step: int | None = None) -> int:
         """The seed of a node's evaluations: torch's generators are set to it, and put back.
 
@@ -165,9 +165,6 @@ class Stepper:
         """
         if not (isinstance(node, Node) and node in self.graph.labels):
             raise GraphError(f"seed_of: node={node!r} is no problem or signal of this engine.")
-        whole("seed_of", "inner", inner, 0, "the index of an inner step")
-        if step is not None:
-            step = whole("seed_of", "step", step, 0, "the index of a step")
         return self._seed_of(node, inner, step)
 
     def _seed_of(self, node: Node, inner: int = 0, step: int | None = None) -> int:

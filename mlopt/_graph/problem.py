@@ -8,11 +8,11 @@ from typing import Any
 
 import torch
 
+from .._arguments import from_one, from_zero, take
 from .._errors import GraphError
 from .._variable import Stop, Variable
 from ..hypergrad.interface import AbstractHypergradient
 from .node import Node, Read, argument, label_of
-from .options import whole
 from .scheduler import PerStep, check_scheduler
 
 __all__ = ["PerStep", "Problem", "problem"]
@@ -52,9 +52,9 @@ class Problem(Node):
         self.hypergrad = hypergrad
         self.scheduler = scheduler
         self.clip = clip
-        self.start = whole(label, "start", start, 0, "the epoch of its first update")
-        self.every = whole(label, "every", every, 1, "its updates come at every n-th step")
-        self.repeat = whole(label, "repeat", repeat, 1, "its updates inside one step")
+        self.start: int = take(GraphError, label, "start", start, int, from_zero)
+        self.every: int = take(GraphError, label, "every", every, int, from_one)
+        self.repeat: int = take(GraphError, label, "repeat", repeat, int, from_one)
         self._check_options()
         if hypergrad is not None:
             sources = [r.source for r in self.reads]

@@ -41,15 +41,15 @@ class Foreign:
         ({"hypergrad": mlopt.OneStep}, "hypergrad= takes a method"),
         ({"clip": 0.0}, "clip=0.0 must be a positive norm"),
         ({"clip": float("nan")}, "clip=nan must be a positive norm"),
-        ({"every": 0}, "every=0 must be a whole number of at least 1"),
-        ({"repeat": 1.5}, "repeat=1.5 must be a whole number"),
-        ({"start": -1}, "start=-1 must be a whole number of at least 0"),
+        ({"every": 0}, "every must be a whole number, at least 1"),
+        ({"repeat": 1.5}, "repeat must be a whole number"),
+        ({"start": -1}, "start must be a whole number, at least 0"),
         ({"optimizer": None, "scheduler": object()}, "a scheduler without an optimizer"),
         ({"clip": "1"}, "clip='1' must be a positive norm"),
         ({"clip": True}, "clip=True must be a positive norm"),
-        ({"every": True}, "every=True must be a whole number"),
-        ({"start": None}, "start=None must be a whole number"),
-        ({"repeat": torch.ones(2)}, "repeat=tensor.* must be a whole number"),
+        ({"every": True}, "every must be a whole number"),
+        ({"start": None}, "start must be a whole number"),
+        ({"repeat": torch.ones(2)}, "repeat must be a whole number"),
         ({"scheduler": "cosine"}, "scheduler= takes an object such as.*'cosine'"),
         ({"scheduler": sgd(W)}, "scheduler= takes an object such as"),
         ({"scheduler": StepLR}, "scheduler= takes a scheduler, got the class StepLR"),
@@ -60,7 +60,7 @@ class Foreign:
     ],
 )
 def test_bad_option(options, match):
-    with pytest.raises(GraphError, match=f"fit: .*{match}"):
+    with pytest.raises(GraphError, match=rf"fit\W+.*{match}"):
         over_w(**options)
 
 
@@ -227,7 +227,7 @@ def test_engine_takes_objects_not_strings():
 )
 def test_every_option_of_an_engine_is_checked(option, values):
     for value in values:
-        with pytest.raises(GraphError, match=f"Engine: {option}="):
+        with pytest.raises(GraphError, match=rf"Engine\W+{option}="):
             mlopt.Engine([over_w(), over_a()], **{"hypergrad": mlopt.Frozen(), option: value})
 
 
@@ -235,10 +235,12 @@ def test_every_option_of_an_engine_is_checked(option, values):
     "options", [{"tol": "0.1"}, {"tol": True}, {"tol": 0}, {"tol": float("inf")}, {"tol": None}]
 )
 def test_bad_tolerance(options):
-    with pytest.raises(GraphError, match="Until.*tol must be a positive number"):
+    with pytest.raises(GraphError, match="Until.*tol must be a number, positive and finite"):
         mlopt.Until(**options)
 
 
 def test_bad_flag_of_a_schedule():
-    with pytest.raises(GraphError, match="Alternate: same_batch=1 must be True or False"):
+    with pytest.raises(
+        GraphError, match="Alternate\\(same_batch=1\\): same_batch must be True or False"
+    ):
         mlopt.Alternate((over_w(), 1), same_batch=1)
