@@ -100,7 +100,7 @@ def check_second_order(
             failure = _failure(evaluator, problem, point, leaves, own)
         if failure is None:
             if region.what:
-                evaluator.regions[problem] = region.enter
+                evaluator.regions[problem] = _inside(region, evaluator.regions.get(problem))
                 _say(graph, problem, f"second derivatives with {region.what}", reason)
             if often == 2:
                 return None
@@ -117,6 +117,17 @@ def check_second_order(
     graph.methods[problem] = other
     _say(graph, problem, f"central differences for {brief(method)}", reason)
     return None
+
+
+def _inside(region: _Region, other: Callable[[], AbstractContextManager[Any]] | None) -> Any:
+    """A region, within another one if there is one."""
+
+    @contextmanager
+    def enter() -> Iterator[None]:
+        with other() if other else nullcontext(), region.enter():
+            yield
+
+    return enter
 
 
 def _failure(

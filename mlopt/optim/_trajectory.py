@@ -82,11 +82,11 @@ class AbstractTrajectory(abc.ABC):
                 held = states.get(key) or self.fresh(optimizer, group, parameter)
                 if value.is_complex():
                     held = {name: real(tensor) for name, tensor in held.items()}
-                after, state = self.update(group, real(value), real(gradient), held)
+                after, kept = self.update(group, real(value), real(gradient), held)
                 if value.is_complex():
-                    state = {n: like(t, value) if t.dim() else t for n, t in state.items()}
+                    kept = {n: like(t, value) if t.dim() else t for n, t in kept.items()}
                 # a 0-dimensional value would take the precision of a learning rate in a tensor
-                moved[key], states[key] = like(after, value), state
+                moved[key], states[key] = like(after, value), kept
         return moved, states
 
     def write(self, optimizer: Any, parameters: Tensors, state: State) -> None:
