@@ -105,7 +105,8 @@ class Pattern:
         second: why there are no second derivatives: products become differences.
         refused: what the error of every method says.
         foreign: it draws from the generators of Python and NumPy.
-        sparse: its gradients are sparse, which torch's Adam and its weight decay do not take.
+        adam: whether it can be trained by Adam; sparse gradients cannot.
+        decay: of the weights under SGD.
         dtype: the coarsest in which it computes.
         constants: what autograd takes as constant, and moves with the weights: the error of
             differences that comes of it.
@@ -122,7 +123,8 @@ class Pattern:
     second: str = ""
     refused: str = ""
     foreign: bool = False
-    sparse: bool = False
+    adam: bool = True
+    decay: float = DECAY
     dtype: torch.dtype = F64
     constants: float = 0.0
 
@@ -136,11 +138,6 @@ class Pattern:
     def oracle(self) -> Pattern:
         """As the oracle calls it."""
         return replace(self, make=self.plain or self.make, out=self.plain_out or self.out)
-
-    @property
-    def decay(self) -> float:
-        """Of the weights under SGD."""
-        return 0.0 if self.sparse else DECAY
 
     @property
     def bound(self) -> float:
@@ -172,7 +169,7 @@ def logits() -> nn.Parameter:
 
 def optimizer(pattern: Pattern, kind: Kind, parameters: Any) -> torch.optim.Optimizer:
     """Adam with a large eps, whose first step has a derivative, or SGD with all that it has."""
-    if kind.ahead == "adam" and not pattern.sparse:
+    if kind.ahead == "adam" and pattern.adam:
         return torch.optim.Adam(parameters, lr=LR, eps=EPS)
     return torch.optim.SGD(parameters, lr=LR, momentum=MOMENTUM, weight_decay=pattern.decay)
 
@@ -241,7 +238,7 @@ class Program:
             return self._through_optimum(g)
         if ahead == "steps":
             w = self._steps()
-        elif ahead == "adam" and not self.pattern.sparse:
+        elif ahead == "adam" and self.pattern.adam:
             w = {k: w - LR * _adapted(g[k]) if k in g else w for k, w in self.w.items()}
         else:
             d = {k: t + self.pattern.decay * self.w[k] for k, t in g.items()}

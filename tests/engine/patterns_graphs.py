@@ -235,6 +235,9 @@ GRAPHS = {
     "compiled, ahead of time": Pattern(
         lambda: compiled("aot_eager"), said="compiled modules uncompiled"
     ),
+    "compiled by inductor": Pattern(
+        lambda: compiled("inductor"), said="compiled modules uncompiled"
+    ),
     "scripted": Pattern(scripted, plain=lambda: Net(nn.Tanh())),
     "traced": Pattern(lambda: scripted(trace=True), plain=lambda: Net(nn.Tanh())),
     "data parallel": Pattern(lambda: nn.DataParallel(Net())),

@@ -158,14 +158,19 @@ LAYERS = {
     "encoder layer": Pattern(encoder, sequences),
     "embedding": Pattern(lambda: embedded(sparse=False), tokens),
     "sparse embedding": Pattern(
-        lambda: embedded(sparse=True), tokens, plain=lambda: embedded(sparse=False), sparse=True
+        lambda: embedded(sparse=True),
+        tokens,
+        plain=lambda: embedded(sparse=False),
+        adam=False,
+        decay=0.0,
     ),
     "embedding bag": Pattern(bag, tokens, plain=lambda: bag(plain=True), second="embedding_bag"),
     "sparse embedding bag": Pattern(
         lambda: bag(sparse=True),
         tokens,
         plain=lambda: bag(plain=True),
-        sparse=True,
+        adam=False,
+        decay=0.0,
         second="embedding_bag",
     ),
     "embedding that renormalises": Pattern(

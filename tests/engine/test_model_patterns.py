@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import shutil
 import warnings
+from dataclasses import replace
 from functools import cache
 
 import pytest
+import torch
 from compare import agree, exact, rounding
-from engine.patterns import KINDS, RADIUS, Levels, Pattern, Program, state, trained
+from engine import patterns
+from engine.patterns import KINDS, LR, RADIUS, Levels, Pattern, Program, state, trained
 from engine.patterns_bent import BENT
 from engine.patterns_graphs import GRAPHS
 from engine.patterns_layers import LAYERS
@@ -29,11 +33,16 @@ ALWAYS = {
     "padded batches", "bfloat16",
 }  # fmt: skip
 OFTEN = {"unrolled", "one_step_central"}
-GRID = [
-    pytest.param(n, k, marks=[] if n in ALWAYS or k in OFTEN else pytest.mark.slow)
-    for n in PATTERNS
-    for k in KINDS
-]
+
+
+def marks(name: str, kind: str) -> list[pytest.MarkDecorator]:
+    if name == "compiled by inductor":
+        without = shutil.which("g++") is None
+        return [pytest.mark.slow, pytest.mark.skipif(without, reason="needs a C++ compiler")]
+    return [] if name in ALWAYS or kind in OFTEN else [pytest.mark.slow]
+
+
+GRID = [pytest.param(n, k, marks=marks(n, k)) for n in PATTERNS for k in KINDS]
 #: Third derivatives are in the hundreds at most.
 THIRD = 100 / 6
 
@@ -69,4 +78,31 @@ def test_pattern(name: str, kind: str) -> None:
     before = levels.r.detach().clone()
     levels.engine.step()
     exact(levels.r, before - found, rounding(4))
+    agree(state(levels.net), state(trained(pattern, method, levels.seeds)), pattern.bound)
+
+
+class Foreign(torch.optim.SGD):
+    """An optimizer of whose steps nothing is known."""
+
+
+@pytest.mark.filterwarnings("ignore::mlopt.ConvergenceWarning")
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_unknown_optimizer(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only what goes through its steps is refused."""
+    monkeypatch.setattr(patterns, "optimizer", lambda pattern, kind, p: Foreign(p, LR))
+    pattern, method = PATTERNS["gru"], KINDS[kind]
+    if method.ahead != "optimum":
+        with pytest.raises(GraphError, match="low: .*Foreign"):
+            Levels(pattern, method)
+        if "one_step" not in kind:
+            return
+        method = replace(method, method=replace(method.method, lr=LR))  # type: ignore[type-var]
+    levels = Levels(pattern, method)
+    found = levels.hypergradient()
+    program = Program(replace(pattern, decay=0.0), levels.seeds)
+    bound, why = pattern.bound, ""
+    if method.differences:
+        bound, why = THIRD * RADIUS**2 + bound / RADIUS, "as above"
+    agree(found, program.hypergradient(method.ahead), bound, why)
+    levels.engine.step()
     agree(state(levels.net), state(trained(pattern, method, levels.seeds)), pattern.bound)

@@ -10,6 +10,7 @@ from compare import exact, rounding
 from optim.runs import BUILDS, SGD, Adam, AdamW
 from torch import Tensor, nn
 
+from mlopt._tensors import norm
 from mlopt.optim import rule_of, update_of
 
 KEY = (None, "w")
@@ -64,6 +65,13 @@ def test_steps_are_those_of_torch_and_of_pairs(name: str, shape: tuple[int, ...]
 
 def pairs_of(t: Tensor) -> Tensor:
     return torch.view_as_real(t.resolve_conj())
+
+
+@pytest.mark.parametrize("wide", [False, True])
+def test_a_norm_is_of_both_parts(wide: bool) -> None:
+    tensors = {KEY: torch.tensor([3.0 + 4.0j, -12.0j]), (None, "empty"): torch.zeros(0)}
+    exact(norm(tensors, wide), 13.0, rounding(4, dtype=torch.float32))
+    assert norm({(None, "empty"): torch.zeros(0, 2)}, wide) == 0
 
 
 @pytest.mark.parametrize("past", [0, 2])
