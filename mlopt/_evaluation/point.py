@@ -171,6 +171,11 @@ class Evaluator:
         inputs += [t for value in point.signals.values() for t in _parts(value)]
         self.recall.keep(result, inputs, Kept(values, swap.starts, modes))
 
+    def learn(self, other: Evaluator) -> None:
+        """Know what the first check has found out with another evaluator."""
+        self.regions, self.generators.foreign = other.regions, other.generators.foreign
+        self.recomputing, self.differentiating = other.recomputing, other.differentiating
+
     def stands(self) -> bool:
         """Whether all modules still have the parts in which their tensors were found."""
         return all(binding.stands() for binding in self.bindings.values())
