@@ -15,13 +15,16 @@ __all__ = [
     "add_scaled",
     "apart",
     "clone",
+    "continuous",
     "dense",
     "difference",
     "grouped",
+    "like",
     "negative",
     "norm",
     "numbers",
     "plus",
+    "real",
     "scale",
 ]
 
@@ -43,11 +46,12 @@ def norm(tensors: Tensors, wide: bool = False) -> Tensor:
         The norm.
     """
     values = list(tensors.values())
+    if wide:
+        values = [t for t in map(numbers, values) if t.numel()]
     if not values:
         return torch.zeros(())
     if wide:
-        values = [numbers(t) for t in values]
-        peak = torch.stack([t.abs().amax().double() for t in values if t.numel()]).amax()
+        peak = torch.stack([t.abs().amax().double() for t in values]).amax()
         scale = torch.where(peak > 0, peak, 1.0)
         return scale * torch.linalg.vector_norm(
             torch.stack([torch.linalg.vector_norm(t.double() / scale) for t in values])
@@ -132,8 +136,24 @@ def dense(tensors: Tensors) -> Tensors:
 
 
 def numbers(tensor: Tensor) -> Tensor:
-    """All of its numbers that may be other than zero, each once."""
-    return tensor.coalesce().values() if tensor.is_sparse else tensor
+    """All of its real numbers that may be other than zero, each once."""
+    return real(tensor.coalesce().values() if tensor.is_sparse else tensor)
+
+
+def continuous(tensor: Tensor) -> bool:
+    """Whether it can have a gradient."""
+    return tensor.is_floating_point() or tensor.is_complex()
+
+
+def real(tensor: Tensor) -> Tensor:
+    """Complex numbers as pairs of real ones: as such they are optimized, and solved for."""
+    return torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor
+
+
+def like(tensor: Tensor, other: Tensor) -> Tensor:
+    """The way back from `real`, where the other tensor is complex; of its dtype in any case."""
+    tensor = tensor.to(other.dtype.to_real())
+    return torch.view_as_complex(tensor.contiguous()) if other.is_complex() else tensor
 
 
 def clone(tensors: Sequence[Tensor]) -> list[Tensor]:

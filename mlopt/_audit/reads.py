@@ -90,7 +90,7 @@ def _hidden(study: Study, values: Values, node: Node, frame: Frame, source: Any)
     (d,) = directions(point, 1, study.seed)
 
     def along(h: float) -> float:
-        out = float(value(displaced(point, d, h)))
+        out = float(value(displaced(point, d, h)).detach())
         study.evaluator.release()
         return out
 

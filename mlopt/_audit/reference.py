@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .._evaluation.autograd_graph import has_dead_end
 from .._graph.problem import Problem
 from .._graph.signal import Signal, split
 from .._tensors import Key, Tensors, dense
@@ -82,6 +83,8 @@ def by_autograd(
         output, ends = flat(s, s), [flat(c, s) for c in cotangents]
     if not output.requires_grad:
         return [{} for _ in ends]
+    if has_dead_end(output):
+        raise NoOracle("an operation in it cannot be differentiated twice")
     out: list[Tensors] = []
     for c in ends:
         found = torch.autograd.grad(

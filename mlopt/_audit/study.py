@@ -51,9 +51,9 @@ class Study:
     def begin(self, double: bool) -> None:
         """Compare from the start: rows and spare buffers are of one precision."""
         self.double = double
-        self.evaluator = Evaluator(
-            self.graph.nodes, self.graph.variables, self.engine._evaluator.cuda
-        )
+        known = self.engine._evaluator
+        self.evaluator = Evaluator(self.graph.nodes, self.graph.variables, known.cuda)
+        self.evaluator.learn(known)
         self.findings: list[Finding] = []
         self.kinked: list[str] = []
         self.seen: set[tuple[Problem, Any]] = set()

@@ -21,7 +21,8 @@ class Measurement:
     """The cost of one step, measured.
 
     Attributes:
-        calls: calls of each module variable, by its name (calls of other methods are not seen).
+        calls: calls of each module variable, by its name (calls of other methods are not seen, nor
+            those of scripted modules, which take no hooks).
         seconds: wall time, the first step's warm-up included.
         peak_bytes: greatest memory allocated on the CUDA device, None elsewhere.
     """
@@ -50,14 +51,15 @@ def measure(variables: Iterable[Variable], device: torch.device | None) -> Itera
     result = Measurement()
     hooks = []
     for variable in variables:
-        if isinstance(variable.value, nn.Module):
+        value = variable.value
+        if isinstance(value, nn.Module) and not isinstance(value, torch.jit.ScriptModule):
             result.calls[variable.name] = 0
 
             def count(module: nn.Module, args: Any, name: str = variable.name) -> None:
                 del module, args
                 result.calls[name] += 1
 
-            hooks.append(variable.value.register_forward_pre_hook(count))
+            hooks.append(value.register_forward_pre_hook(count))
     cuda = device is not None and device.type == "cuda"
     if cuda:
         torch.cuda.reset_peak_memory_stats(device)

@@ -1,4 +1,4 @@
-"""`operations`: a walk through the graph that autograd keeps."""
+"""A walk through the graph that autograd keeps, and where it ends without a word."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
-__all__ = ["operations"]
+__all__ = ["has_dead_end", "operations"]
 
 
 def operations(results: Any, until: Any = ()) -> Iterator[Any]:
@@ -29,3 +29,17 @@ def operations(results: Any, until: Any = ()) -> Iterator[Any]:
             seen.add(node)
             yield node
             waiting += [following for following, _ in node.next_functions]
+
+
+def has_dead_end(tensors: Any) -> bool:
+    """Whether a graph holds torch's mark for what cannot be differentiated again.
+
+    Going back to other tensors past such a mark raises nothing: they get no gradient at all.
+
+    Args:
+        tensors: whose graph it is.
+
+    Returns:
+        Whether there is one.
+    """
+    return any(node.name().endswith("Error") for node in operations(tensors))

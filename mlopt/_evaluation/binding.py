@@ -91,9 +91,9 @@ class Binding:
             and [*map(len, self._buffers)] == self._sizes
         )
 
-    def scratch(self) -> list[Tensor]:
-        """Copies of the buffers, in spare memory if there is some."""
-        held = self.held()
+    def scratch(self, start: list[Tensor] | None = None) -> list[Tensor]:
+        """Copies of the buffers, or of what they are to start with, in spare memory if possible."""
+        held = self.held() if start is None else start
         if self.spare:
             copies = self.spare.pop()
             if all(
@@ -106,7 +106,10 @@ class Binding:
 
 
 def _values(dicts: list[dict[str, Any]]) -> list[Any]:
-    return list(chain.from_iterable(map(dict.values, dicts)))
+    return list(chain.from_iterable(map(_values_of, dicts)))
+
+
+_values_of = operator.methodcaller("values")  # those of scripted modules are no dictionaries
 
 
 @dataclass

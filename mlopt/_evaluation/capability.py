@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from .._errors import CapabilityWarning, GraphError
@@ -20,7 +19,7 @@ from .._graph.problem import Problem
 from .._tensors import Tensors
 from ..hypergrad.interface import AbstractHypergradient
 from ..hypergrad.products import Central
-from .autograd_graph import operations
+from .autograd_graph import has_dead_end
 from .loss import split_loss
 from .point import Evaluator, Point
 
@@ -100,7 +99,7 @@ def check_second_order(
             failure = _failure(evaluator, problem, point, leaves, own)
         if failure is None:
             if region.what:
-                evaluator.regions[problem] = region.enter
+                evaluator.regions[problem] = _inside(region, evaluator.regions.get(problem))
                 _say(graph, problem, f"second derivatives with {region.what}", reason)
             if often == 2:
                 return None
@@ -117,6 +116,17 @@ def check_second_order(
     graph.methods[problem] = other
     _say(graph, problem, f"central differences for {brief(method)}", reason)
     return None
+
+
+def _inside(region: _Region, other: Callable[[], AbstractContextManager[Any]] | None) -> Any:
+    """A region, within another one if there is one."""
+
+    @contextmanager
+    def enter() -> Iterator[None]:
+        with other() if other else nullcontext(), region.enter():
+            yield
+
+    return enter
 
 
 def _failure(
@@ -139,7 +149,7 @@ def _failure(
             outputs = [g for g in found if g.requires_grad]
             if not outputs:
                 return None
-            if count == 2 and _has_dead_end(outputs):
+            if count == 2 and has_dead_end(outputs):
                 return "a custom function's backward is marked once_differentiable."
             try:
                 grads = torch.autograd.grad(
@@ -151,24 +161,10 @@ def _failure(
                 )
             except RuntimeError as error:  # torch has no type of its own for it
                 return str(error).strip().splitlines()[0].rstrip(".") + "."
-            if count > 2 and _has_dead_end(outputs):
+            if count > 2 and has_dead_end(outputs):
                 return "an operation in it has no further derivative."
             found = [g for g in grads if g is not None]
     return None
-
-
-def _has_dead_end(tensors: list[Tensor]) -> bool:
-    """Whether a graph holds torch's mark for what cannot be differentiated again.
-
-    Going back to other tensors past such a mark raises nothing: they get no gradient at all.
-
-    Args:
-        tensors: whose graph it is.
-
-    Returns:
-        Whether there is one.
-    """
-    return any(node.name().endswith("Error") for node in operations(tensors))
 
 
 def by_differences(method: AbstractHypergradient) -> AbstractHypergradient | None:

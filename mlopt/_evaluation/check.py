@@ -6,6 +6,7 @@ import sys
 import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -18,7 +19,7 @@ from .._graph.node import Node
 from .._graph.orders import orders
 from .._graph.problem import Problem
 from .._graph.signal import Signal, join, split
-from .._tensors import Tensors, grouped
+from .._tensors import Tensors, continuous, grouped
 from .._variable import Variable
 from ..hypergrad.derivatives import derivatives
 from .binding import Swap
@@ -29,6 +30,7 @@ from .purity import Attributes, Copies, change, foreign_draws
 from .reads import Touches, check_touched
 from .slope import check_slope
 from .sparse import check_sparse
+from .written_out import check_written_out
 
 __all__ = ["check_nodes"]
 
@@ -65,9 +67,11 @@ def check_nodes(
     signals: dict[Signal, Any] = {}
     shallow: dict[Problem, str] = {}
     often = orders(graph)
+    nested = not all(map(graph.staged, graph.problems))
+    deepest = max(often.values()) if nested else 1  # signals are gone back through with the levels
     for node in graph.nodes:
         check = _Check(graph, evaluator, node, signals, batch(node), seed(node, 0))
-        check.run(own, often.get(node, 1))  # type: ignore[call-overload]
+        check.run(own, often[node] if isinstance(node, Problem) else deepest)
         if isinstance(node, Signal):
             signals[node] = check.result
         if isinstance(node, Problem) and check.shallow:
@@ -143,6 +147,7 @@ class _Check:
         self._check_returned()
         check_touched(node, touched, free)
         check_sparse(self.graph, self.evaluator, node, self.point, self.result)
+        check_written_out(self.evaluator, node, self.result, often)
         gradient = self._differentiate(own)
         # One graph at a time, as in a step, and no gradient beside it that nobody asks for.
         self.result = rebuilt(self.result, _leaf)
@@ -168,6 +173,18 @@ class _Check:
     def _evaluate(self) -> tuple[Any, Any]:
         with torch.enable_grad():
             return self.evaluator(self.node, self.point, keep=True)
+
+    def _without_gradients(self) -> Any:
+        """The value where nothing requires a gradient; None if there is none."""
+        values = {v: {k: t.detach() for k, t in tensors.items()}
+                  for v, tensors in self.point.values.items()}  # fmt: skip
+        point = replace(self.point, values=values)
+        with torch.set_grad_enabled(isinstance(self.node, Problem)), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch's, of what is expected here
+            try:
+                return self.evaluator(self.node, point, keep=True)[0]
+            except Exception:  # the function has its reasons
+                return None
 
     def _watched(self, watched: dict[int, Any]) -> tuple[Any, set[Any]]:
         try:
@@ -198,15 +215,16 @@ class _Check:
             )
 
     def _repeats(self, attributes: Attributes) -> bool:
-        """Whether the same evaluation gives the same once more."""
-        again, _ = self._evaluate()
-        if isinstance(self.node, Problem):
-            off = change(self.result[0] if isinstance(self.result, tuple) else self.result,
-                         again[0] if isinstance(again, tuple) else again)  # fmt: skip
-        else:
-            off = change(self.result, again)
-        if not off:
+        """Whether the same evaluation gives the same once more, without gradients if it can."""
+        still = self._without_gradients()
+        off = 0.0 if still is None else self._change(still)
+        if still is not None and not off:
             return True
+        again = self._change(self._evaluate()[0])
+        if not again and not (off and attributes.changed()):
+            self.evaluator.differentiating.add(self.node)
+            return True
+        off = again or off
         what = f"{self.node.name}: evaluated twice at one point, its value differs by {off:.1e}"
         if changed := attributes.changed():
             attributes.put_back()
@@ -225,13 +243,19 @@ class _Check:
         )
         return False
 
+    def _change(self, again: Any) -> float:
+        """How much the value is another one: of an objective without its metrics."""
+        if not isinstance(self.node, Problem):
+            return change(self.result, again)
+        return change(*(r[0] if isinstance(r, tuple) else r for r in (self.result, again)))
+
     def _differentiate(self, own: dict[int, Any]) -> Tensors:
         """The gradient by all that the function reads; who computes anything again is noted."""
         if isinstance(self.node, Problem):
             outputs = [split_loss(self.result, self.node.name)[0]]
         else:
             parts = split(self.result, self.node.name).values()
-            outputs = [t for t in parts if t.is_floating_point() or t.is_complex()]
+            outputs = [t for t in parts if continuous(t)]
         outputs = [t for t in outputs if t.requires_grad]
         inputs = {k: t for k, t in self.leaves.items() if t.requires_grad}
         lent = self._lend_buffers()

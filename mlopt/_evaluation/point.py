@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from operator import attrgetter
 from typing import Any
 
@@ -68,6 +68,8 @@ class Evaluator:
         self.choose: Callable[[Node, bool], Callable[..., Any]] = lambda node, twice: node.fn
         #: Nodes of which parts are computed again in backward passes.
         self.recomputing: set[Node] = set()
+        #: Nodes that take derivatives inside, for which what they read must require gradients.
+        self.differentiating: set[Node] = set()
         self.recall = Recall()
         self._lent: list[tuple[Binding, list[Tensor]]] = []
         self._open: list[Swap] = []
@@ -110,6 +112,9 @@ class Evaluator:
         """
         self.count[node] += 1
         self.recall.leave()
+        inside = node in self.differentiating
+        if inside:
+            point = replace(point, values={v: _requiring(t) for v, t in point.values.items()})
         self._open.append(swap := Swap())
         lent: list[tuple[Any, Binding, list[Tensor]]] = []
         written: dict[Any, list[Tensor]] = {}
@@ -127,9 +132,7 @@ class Evaluator:
                     for slot, key in binding.parameters[name]:
                         swap.put(slot, key, tensor)
                 if binding.buffers:
-                    copies = binding.scratch()
-                    if start and source in start:
-                        torch._foreach_copy_(copies, start[source])
+                    copies = binding.scratch(start.get(source) if start else None)
                     if again:
                         swap.starts.append((binding, clone(copies)))
                     lent.append((source, binding, copies))
@@ -137,13 +140,15 @@ class Evaluator:
                         swap.put(slot, key, copy)
             torch.clear_autocast_cache()  # it would hand out casts of values that have changed
             region = self.regions.get(node, nullcontext) if twice else nullcontext
-            with self.generators, region():
+            with self.generators, region(), torch.enable_grad() if inside else nullcontext():
                 self.generators.seed(point.seed)
                 arguments, read = self._arguments(node, point)
                 versions = _versions(read)
                 result = self.choose(node, twice)(*arguments)
             if _versions(read) != versions:
                 raise GraphError(written_in_place(node))
+            if inside and not torch.is_grad_enabled():
+                result = rebuilt(result, _detached)
             owners = tuple(owner)
             for source, binding, copies in lent:
                 if source in owners:  # a module may assign its buffers anew instead of writing them
@@ -165,6 +170,11 @@ class Evaluator:
         inputs = [*(t for tensors in point.values.values() for t in tensors.values())]
         inputs += [t for value in point.signals.values() for t in _parts(value)]
         self.recall.keep(result, inputs, Kept(values, swap.starts, modes))
+
+    def learn(self, other: Evaluator) -> None:
+        """Know what the first check has found out with another evaluator."""
+        self.regions, self.generators.foreign = other.regions, other.generators.foreign
+        self.recomputing, self.differentiating = other.recomputing, other.differentiating
 
     def stands(self) -> bool:
         """Whether all modules still have the parts in which their tensors were found."""
@@ -281,6 +291,15 @@ def _parts(value: Any) -> list[Tensor]:
     if isinstance(value, Tensor):
         return [value]
     return list(value.values() if isinstance(value, dict) else value)
+
+
+def _requiring(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The same tensors, all of which require gradients, as the parameters that they stand for."""
+    return {k: t if t.requires_grad else t.detach().requires_grad_() for k, t in tensors.items()}
+
+
+def _detached(held: Any) -> Any:
+    return held.detach() if isinstance(held, Tensor) else held
 
 
 def _same(held: Any) -> Any:

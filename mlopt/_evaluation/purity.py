@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from .._graph.containers import rebuilt
+from .._tensors import continuous
 
 __all__ = ["Attributes", "Copies", "change", "foreign_draws"]
 
@@ -146,7 +147,7 @@ def change(once: Any, again: Any) -> float:
         off = float(torch.linalg.vector_norm(a - b) / torch.where(size > 0, size, 1.0))
         worst = max(worst, off if off == off else float("inf"))
     # Half of the digits: no order of a sum loses as many.
-    kinds = [t.dtype for t in _tensors(once) if t.is_floating_point()]
+    kinds = [t.dtype for t in _tensors(once) if continuous(t)]
     rounding = max((torch.finfo(k).eps ** 0.5 for k in kinds), default=0.0)
     return worst if worst > rounding else 0.0
 

@@ -12,7 +12,7 @@ from .._graph.brief import brief
 from .._graph.graph import Graph
 from .._graph.problem import Problem
 from .._graph.signal import Signal, join, split
-from .._tensors import Tensors, add_scaled, grouped, norm, scale
+from .._tensors import Tensors, add_scaled, grouped, norm, real, scale
 from ..hypergrad.products import Differences
 from .loss import split_loss
 from .point import Evaluator, Point
@@ -21,6 +21,8 @@ __all__ = ["check_slope"]
 
 #: Lengths of the displacement, in the order in which they are tried.
 _RADII = (1e-2, 1e-3)
+#: Tensors whose gradient is below so much of the largest one are not looked at by themselves.
+_SMALL = 0.01
 #: How far from the gradient the slope may be, relative to it: on ReLU supernets it is within 0.005.
 _FAR = 0.1
 
@@ -61,32 +63,61 @@ def check_slope(
         )  # fmt: skip
         return
     own = {k: g for k, g in gradient.items() if k[0] in problem.over}
-    found = _ratio(evaluator, problem, point, leaves, own)
-    if found is not None:
-        _say(
-            graph, problem, product,
-            f"along its own gradient its value changes by {found:.2g} times what the gradient "
-            "says: a straight-through estimator, a reversed gradient, or another backward of its "
-            "own",
-        )  # fmt: skip
+    radius = min(getattr(product, "radius", _RADII[0]), _RADII[0])
+    for along in (own, _levelled(own)):
+        found = _ratio(evaluator, problem, point, leaves, own, along, radius)
+        if found is not None:
+            _say(
+                graph, problem, product,
+                f"along its own gradient its value changes by {found:.2g} times what the gradient "
+                "says: a straight-through estimator, a reversed gradient, or another backward of "
+                "its own",
+            )  # fmt: skip
+            return
+
+
+def _levelled(gradient: Tensors) -> Tensors:
+    """A direction in which all tensors with a large gradient have an equal say."""
+    lengths = {k: float(norm({k: g}, wide=True)) for k, g in gradient.items()}
+    large = _SMALL * max(lengths.values(), default=0.0)
+    keys = [k for k, length in lengths.items() if length > 0 and length >= large]
+    return {k: gradient[k] / lengths[k] / lengths[k] for k in keys} if len(keys) > 1 else {}
 
 
 def _ratio(
-    evaluator: Evaluator, problem: Problem, point: Point, leaves: Tensors, direction: Tensors
-) -> float | None:
-    """Slope over gradient, where they differ by more than rounding can; None where not."""
-    length = float(norm(direction, wide=True))
-    if not (math.isfinite(length) and length > 0):
+    evaluator: Evaluator, problem: Problem, point: Point, leaves: Tensors, gradient: Tensors,
+    direction: Tensors, first: float,
+) -> float | None:  # fmt: skip
+    """Slope over gradient, where they differ by more than rounding can; None where not.
+
+    Of two radii that rounding allows, one has to agree: a kink may lie within the other.
+
+    Args:
+        evaluator: of the graph.
+        problem: the problem.
+        point: where it is evaluated.
+        leaves: all that it reads, by key.
+        gradient: by its own variables.
+        direction: in which values are compared.
+        first: the first radius, no larger than the product's, whose differences may see steps in
+            the values, as of quantised ones, that larger ones do not.
+
+    Returns:
+        Their ratio, or None.
+    """
+    size = float(norm(direction, wide=True))
+    if not (math.isfinite(size) and size > 0):
         return None
-    along = scale(direction, 1 / length)
-    found = None
-    for radius in _RADII:
+    along = scale(direction, 1 / size)
+    length = sum(float((real(gradient[k]) * real(t)).sum()) for k, t in along.items())
+    found, tried = None, 0
+    for radius in dict.fromkeys((first, first / 10, *_RADII)):
         values = []
         for side in (radius, -radius):
             moved = add_scaled({k: leaves[k].detach() for k in along}, along, side)
-            with torch.no_grad():
+            with torch.enable_grad():  # as in the differences: a function may look at it
                 result, _ = evaluator(problem, _at(point, moved))
-            values.append(split_loss(result, problem.name)[0])
+            values.append(split_loss(result, problem.name)[0].detach())
         plus, minus = (float(v) for v in values)
         slope = (plus - minus) / (2 * radius)
         # Some roundings in each value, of which none cancel.
@@ -95,7 +126,9 @@ def _ratio(
             continue
         if not abs(slope - length) > _FAR * length + noise:  # NaN too
             return None
-        found = slope / length
+        found, tried = slope / length, tried + 1
+        if tried == 2:
+            break
     return found
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Container, Sequence
 
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from .._errors import GraphError
 from .._variable import Variable
@@ -74,7 +75,7 @@ _DISTRIBUTED = {
 
 
 def check_modules(graph: Levels) -> None:
-    """No variable holds a module that would leave its ranks to part without a word."""
+    """No variable holds a module that would leave its ranks to part, or that has no shape yet."""
     for v in graph.variables:
         for name, part in v.value.named_modules() if isinstance(v.value, nn.Module) else ():
             kinds = {kind.__name__ for kind in type(part).__mro__} & _DISTRIBUTED
@@ -83,6 +84,13 @@ def check_modules(graph: Levels) -> None:
                     f"{_path(v, name)} is a {kinds.pop()}: it averages gradients in hooks, which "
                     "autograd does not call where it takes hypergradients, so ranks would part. "
                     "Give the variable the module inside of it (.module), and train on one rank."
+                )
+            held = (*part._parameters.values(), *part._buffers.values())
+            if any(is_lazy(t) for t in held if t is not None):
+                raise GraphError(
+                    f"{_path(v, name)} is a {type(part).__name__} that has seen no input, so its "
+                    "parameters have no shape yet. Call the module once on a batch, and make the "
+                    "engine after that."
                 )
 
 

@@ -15,7 +15,7 @@ from .._graph.graph import Graph
 from .._graph.node import Node
 from .._graph.problem import Problem
 from .._graph.signal import Signal, join, split
-from .._tensors import Tensors, dense, grouped
+from .._tensors import Tensors, continuous, dense, grouped
 from .._variable import Variable
 from ..hypergrad.interface import Response, gradient
 from .records import Base, ProblemRecord, SignalRecord, Together, Values, objective_at
@@ -97,9 +97,7 @@ class Ascent:
             written: buffers of its memory.
         """
         parts = split(value, node.name)
-        leaves = {
-            k: t.detach().requires_grad_() if t.is_floating_point() else t for k, t in parts.items()
-        }
+        leaves = {k: t.detach().requires_grad_() if continuous(t) else t for k, t in parts.items()}
         self.signals[node] = SignalRecord(value, parts, leaves, inputs, written)
 
     def evaluate_problem(

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from .._arguments import check_fields, from_one
 from .._errors import GraphError
-from .._tensors import Key, Tensors
+from .._tensors import Key, Tensors, continuous
 from .._variable import Variable
 from ..optim import State, rule_of
 from .derivatives import derivatives
@@ -225,9 +225,7 @@ class _Segment(torch.autograd.Function):
         again = torch.is_grad_enabled()
         # aliases: what the steps start from depends on the arguments, by the steps before
         inputs = [
-            t.view_as(t)
-            if again and t.requires_grad
-            else t.detach().requires_grad_(t.is_floating_point())
+            t.view_as(t) if again and t.requires_grad else t.detach().requires_grad_(continuous(t))
             for t in ctx.saved_tensors
         ]
         with torch.enable_grad():

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._tensors import Key, Tensors, clone
+from .._tensors import Key, Tensors, clone, like, real
 from ._rule import groups
 
 __all__ = ["AbstractTrajectory", "State", "new_step", "quotient", "raw", "scalar"]
@@ -78,10 +78,15 @@ class AbstractTrajectory(abc.ABC):
         moved, states = dict(values), dict(state)
         for group, keys, members in groups(optimizer, parameters, gradients):
             for key, parameter in zip(keys, members, strict=True):
+                value, gradient = values[key], gradients[key]
                 held = states.get(key) or self.fresh(optimizer, group, parameter)
-                value, states[key] = self.update(group, values[key], gradients[key], held)
+                if value.is_complex():
+                    held = {name: real(tensor) for name, tensor in held.items()}
+                after, kept = self.update(group, real(value), real(gradient), held)
+                if value.is_complex():
+                    kept = {n: like(t, value) if t.dim() else t for n, t in kept.items()}
                 # a 0-dimensional value would take the precision of a learning rate in a tensor
-                moved[key] = value.to(values[key].dtype)
+                moved[key], states[key] = like(after, value), kept
         return moved, states
 
     def write(self, optimizer: Any, parameters: Tensors, state: State) -> None:
@@ -121,7 +126,7 @@ class AbstractTrajectory(abc.ABC):
     def update(
         self, group: dict[str, Any], value: Tensor, gradient: Tensor, state: dict[str, Tensor]
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """One update of one parameter, without any write in place.
+        """One update of one parameter, without any write in place; of complex ones by pairs.
 
         Args:
             group: the options of the parameter's group.

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._tensors import Tensors
+from .._tensors import Tensors, like, real
 from ._rule import AbstractUpdate, groups
 
 __all__ = ["AdamUpdate"]
@@ -39,7 +39,8 @@ class AdamUpdate(AbstractUpdate):
         moved: Tensors = {}
         for group, keys, values in groups(optimizer, parameters, gradient):
             states = [optimizer.state.get(parameters[k], {}) for k in keys]
-            steps = self._raw(group, values, [gradient[k] for k in keys])
+            values = [real(v) for v in values]
+            steps = self._raw(group, values, [real(gradient[k]) for k in keys])
             sizes, denominators, _ = self._denominators(group, states, steps)
             means = torch._foreach_lerp(
                 _held(states, "exp_avg", steps), steps, 1 - float(group["betas"][0])
@@ -49,7 +50,7 @@ class AdamUpdate(AbstractUpdate):
             changes = torch._foreach_div(_times(means, sizes), denominators)
             moved.update(zip(keys, torch._foreach_sub(values, changes), strict=True))
         # a count without dimensions would lift a value without them to its precision
-        return {k: t.to(parameters[k].dtype) for k, t in moved.items()}
+        return {k: like(t, parameters[k]) for k, t in moved.items()}
 
     def derivative(
         self, optimizer: Any, parameters: Tensors, gradient: Tensors, cotangent: Tensors
@@ -58,15 +59,17 @@ class AdamUpdate(AbstractUpdate):
         for group, keys, values in groups(optimizer, parameters, cotangent):
             states = [optimizer.state.get(parameters[k], {}) for k in keys]
             with torch.no_grad():
-                steps = self._raw(group, values, [gradient[k] for k in keys])
+                values = [real(v) for v in values]
+                steps = self._raw(group, values, [real(gradient[k]) for k in keys])
                 sizes, denominators, seconds = self._denominators(group, states, steps)
             fresh = 1 - float(group["betas"][0])
             factor = -fresh if group["maximize"] else fresh
             # a coordinate that never had a gradient is left out before it is divided by eps
-            known = torch._foreach_mul([cotangent[k] for k in keys], torch._foreach_sign(seconds))
+            given = [real(cotangent[k]) for k in keys]
+            known = torch._foreach_mul(given, torch._foreach_sign(seconds))
             passed = _times(torch._foreach_mul(known, factor), sizes)
             passed = torch._foreach_div(passed, denominators)
-            out.update({k: t.to(cotangent[k].dtype) for k, t in zip(keys, passed, strict=True)})
+            out.update({k: like(t, cotangent[k]) for k, t in zip(keys, passed, strict=True)})
         return out
 
     def _decouples(self, group: dict[str, Any]) -> bool:
@@ -90,7 +93,9 @@ class AdamUpdate(AbstractUpdate):
         squares = torch._foreach_mul(torch._foreach_mul(steps, 1 - b2), steps)
         seconds = torch._foreach_add(kept, squares)
         if group["amsgrad"]:
-            before = [s.get("max_exp_avg_sq", v) for s, v in zip(states, seconds, strict=True)]
+            before = [
+                real(s.get("max_exp_avg_sq", v)) for s, v in zip(states, seconds, strict=True)
+            ]
             seconds = torch._foreach_maximum(before, seconds)
         corrections = [1 / (1 - b2**c) ** 0.5 for c in counts]
         roots = _times(torch._foreach_sqrt(seconds), corrections)
@@ -98,10 +103,11 @@ class AdamUpdate(AbstractUpdate):
         return sizes, torch._foreach_add(roots, group["eps"]), seconds
 
 
-def _held(states: list[dict[str, Any]], name: str, like: Many) -> list[Tensor]:
+def _held(states: list[dict[str, Any]], name: str, steps: Many) -> list[Tensor]:
     """What the optimizer keeps under a name; zero before its first step."""
     return [
-        s[name] if name in s else torch.zeros_like(t) for s, t in zip(states, like, strict=True)
+        real(s[name]) if name in s else torch.zeros_like(t)
+        for s, t in zip(states, steps, strict=True)
     ]
 
 

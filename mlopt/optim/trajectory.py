@@ -138,7 +138,8 @@ class AdagradTrajectory(AbstractTrajectory):
     def fresh(self, optimizer: Any, group: dict[str, Any], parameter: Tensor) -> Held:
         # torch reads the default here, whatever the group says
         start = optimizer.defaults["initial_accumulator_value"]
-        return {"step": new_step(group, parameter), "sum": torch.full_like(parameter, start)}
+        fill = complex(start, start) if parameter.is_complex() else start
+        return {"step": new_step(group, parameter), "sum": torch.full_like(parameter, fill)}
 
     def update(
         self, group: dict[str, Any], value: Tensor, gradient: Tensor, state: Held
@@ -200,7 +201,7 @@ def rule_of(optimizer: Any, name: str) -> AbstractTrajectory:
         The rule.
 
     Raises:
-        GraphError: the optimizer's update is not known here, or it has a complex parameter.
+        GraphError: the optimizer's update is not known here.
     """
     rule = _RULES.get(type(optimizer))
     if rule is None:
@@ -208,11 +209,6 @@ def rule_of(optimizer: Any, name: str) -> AbstractTrajectory:
         raise GraphError(
             f"{name}: no derivative is known through the steps of {type(optimizer).__name__} "
             f"(known: {known}). Give one of these as the problem's optimizer."
-        )
-    if any(p.is_complex() for group in optimizer.param_groups for p in group["params"]):
-        raise GraphError(
-            f"{name}: {type(optimizer).__name__} holds a complex parameter, and its steps are "
-            "differentiated for real ones only. Hold its real and imaginary part instead."
         )
     return rule
 

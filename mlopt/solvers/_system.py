@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .._errors import ConvergenceError, GraphError, NonFiniteError
-from .._tensors import Tensors
+from .._tensors import Tensors, continuous, like, real
 from ._solver import Operator, Solution
 
 __all__ = ["System"]
@@ -20,7 +20,7 @@ class System:
 
     b is divided by a power of two, so that squares of tiny or huge gradients neither vanish nor
     overflow; `solution` multiplies it back. Neither rounds. Half-precision tensors are computed
-    on in float32.
+    on in float32. Complex ones are pairs of real ones: the operator need be linear in these alone.
 
     Args:
         operator: v -> A v.
@@ -34,7 +34,7 @@ class System:
         products: how often the operator was called.
 
     Raises:
-        GraphError: b is not real.
+        GraphError: b does not consist of floating-point numbers.
         NonFiniteError: b is infinite or not a number.
     """
 
@@ -45,12 +45,11 @@ class System:
         self._operator = operator
         self._like = b
         for key, t in b.items():
-            if not t.is_floating_point():
+            if not continuous(t):
                 raise GraphError(
-                    f"{self.where}: b is {t.dtype} at {key!r}; solvers take real floating-point "
-                    "tensors."
+                    f"{self.where}: b is {t.dtype} at {key!r}; solvers take floating-point tensors."
                 )
-        dtypes = [t.dtype for t in b.values()]
+        dtypes = [t.dtype.to_real() for t in b.values()]
         self._dtype = functools.reduce(torch.promote_types, dtypes, torch.float32)
         self.eps = max((torch.finfo(d).eps for d in dtypes), default=0.0)
         flat = self._flatten(b)
@@ -119,18 +118,18 @@ class System:
 
     def _flatten(self, tensors: Tensors) -> Tensor:
         parts = [
-            torch.zeros_like(like, dtype=self._dtype).reshape(-1)
+            torch.zeros_like(real(b), dtype=self._dtype).reshape(-1)
             if (t := tensors.get(key)) is None
-            else t.reshape(-1).to(self._dtype)
-            for key, like in self._like.items()
+            else real(t).reshape(-1).to(self._dtype)
+            for key, b in self._like.items()
         ]
         return torch.cat(parts) if parts else torch.zeros(0)
 
     def _split(self, vector: Tensor) -> Tensors:
-        parts = vector.split([t.numel() for t in self._like.values()])
+        parts = vector.split([real(t).numel() for t in self._like.values()])
         return {
-            key: part.view(like.shape).to(like.dtype)
-            for part, (key, like) in zip(parts, self._like.items(), strict=True)
+            key: like(part.view(real(b).shape), b)
+            for part, (key, b) in zip(parts, self._like.items(), strict=True)
         }
 
     def _culprits(self, tensors: Tensors) -> str:

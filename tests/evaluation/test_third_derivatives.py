@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from case_graphs import tensor
-from compare import near
+from compare import exact, near, rounding
 from small import F64, seeded
 from torch import Tensor, nn
 
@@ -86,6 +86,30 @@ def test_it_is_right_or_refused_by_name(low: str, mid: str) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         engine.step()  # said once
+
+
+class Layer(nn.Module):
+    """Layer normalisation, differentiable as often as one likes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight, self.bias = nn.Parameter(torch.ones(2)), nn.Parameter(torch.zeros(2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x - x.mean(1, keepdim=True)
+        return self.weight * x / ((x**2).mean(1, keepdim=True) + 1e-5).sqrt() + self.bias
+
+
+@pytest.mark.parametrize("mid", METHODS)
+@pytest.mark.parametrize("low", METHODS)
+def test_layer_norm_whose_third_derivative_torch_gets_wrong(low: str, mid: str) -> None:
+    """It raises nothing, and takes saved means for constants."""
+    methods = METHODS[low], METHODS[mid]
+    exact(
+        found(*world(nn.LayerNorm(2), *methods)),
+        found(*world(Layer(), *methods)),
+        rounding(2000, condition=1e3),
+    )
 
 
 def test_nothing_changes_where_no_third_derivative_is_taken() -> None:

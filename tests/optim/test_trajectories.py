@@ -24,7 +24,7 @@ from optim.runs import (
     assert_same_state,
     scalar,
 )
-from torch import Tensor, nn
+from torch import Tensor
 
 import mlopt
 from mlopt.optim import rule_of
@@ -193,9 +193,3 @@ def test_unknown_optimizers_are_refused(kind: type, device: torch.device) -> Non
     known = "SGD, Adam, AdamW, RMSprop, Adagrad, Adadelta"
     with pytest.raises(mlopt.GraphError, match=f"^lower: .*{kind.__name__} .*{known}"):
         rule_of(kind([parameter(device, 1, 3)]), "lower")
-
-
-def test_complex_parameters_are_refused() -> None:
-    p = nn.Parameter(torch.zeros(2, dtype=torch.complex128))
-    with pytest.raises(mlopt.GraphError, match="^lower: Adam holds a complex parameter"):
-        rule_of(Adam([p]), "lower")

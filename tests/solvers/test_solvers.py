@@ -129,10 +129,26 @@ def test_what_is_not_finite(solver: AbstractSolver, bad: float) -> None:
 
 
 @every
-@pytest.mark.parametrize("dtype", [torch.complex64, torch.int64])
-def test_only_real_numbers(solver: AbstractSolver, dtype: torch.dtype) -> None:
-    with pytest.raises(GraphError, match="'x'; solvers take real"):
-        solver.solve(lambda v: v, {"x": torch.ones(2, dtype=dtype)})
+def test_only_floating_point_numbers(solver: AbstractSolver) -> None:
+    with pytest.raises(GraphError, match="'x'; solvers take floating-point"):
+        solver.solve(lambda v: v, {"x": torch.ones(2, dtype=torch.int64)})
+
+
+@pytest.mark.parametrize("solver", FIXED, ids=repr)
+def test_complex_numbers_are_pairs(solver: AbstractSolver) -> None:
+    """A product that is linear in real factors alone: with the conjugate in it."""
+    matrix, b = torch.from_numpy(A), torch.from_numpy(B).view(6, 2)
+
+    def product(v):
+        return (matrix @ v.reshape(12)).view(6, 2)
+
+    found = solver.solve(
+        lambda v: {"x": torch.view_as_complex(product(torch.view_as_real(v["x"])))},
+        {"x": torch.view_as_complex(torch.stack([b[:, 0], -b[:, 1]], 1)).conj()},
+    )
+    expected = solver.solve(lambda v: {"x": product(v["x"])}, {"x": b})
+    assert found.value["x"].dtype is torch.complex128
+    exact(torch.view_as_real(found.value["x"]), expected.value["x"], ANY_ORDER)
 
 
 @every
