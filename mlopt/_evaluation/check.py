@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .._errors import CapabilityWarning, GraphError
 from .._graph.graph import Graph
@@ -22,12 +22,14 @@ from .._variable import Variable
 from ..hypergrad.derivatives import derivatives
 from .binding import Swap
 from .capability import check_second_order
+from .causes import Aloud
 from .loss import split_loss
 from .point import Evaluator, Point, written_in_place
 from .purity import Attributes, Copies, change, foreign_draws
 from .reads import Touches, check_touched
-from .slope import check_slope
+from .slope import check_precision, check_slope
 from .sparse import check_sparse
+from .surroundings import Surroundings
 
 __all__ = ["check_nodes"]
 
@@ -37,18 +39,20 @@ def check_nodes(
     evaluator: Evaluator,
     batch: Callable[[Node], Any],
     seed: Callable[[Node, int], int],
+    hear: Aloud | None = None,
 ) -> dict[Problem, str]:
     """Evaluate each node with copies of what it reads, and look at what it does.
 
     Changes nothing of the user's: no buffer is committed, no gradient taken for an update. The
-    evaluator learns which generators a function draws from, and what is computed again in backward
-    passes; the graph, what cannot be differentiated twice.
+    evaluator learns which generators a function draws from, in which low precision it computes, and
+    what is computed again in backward passes; the graph, what cannot be differentiated twice.
 
     Args:
         graph: the graph.
         evaluator: of the graph.
         batch: (node) -> a batch.
         seed: (node, inner step) -> the seed of the first evaluation.
+        hear: where refusals and warnings go; by default they are raised and given.
 
     Returns:
         The problems that cannot be differentiated as often as nested levels may need, and why.
@@ -64,10 +68,13 @@ def check_nodes(
     signals: dict[Signal, Any] = {}
     shallow: dict[Problem, str] = {}
     often = orders(graph)
+    hear = hear or Aloud()
     for node in graph.nodes:
-        check = _Check(graph, evaluator, node, signals, batch(node), seed(node, 0))
+        if any(isinstance(r.source, Signal) and r.source not in signals for r in node.reads):
+            continue  # of which nothing is known, as has been heard
+        check = _Check(graph, evaluator, node, signals, batch(node), seed(node, 0), hear)
         check.run(own, often.get(node, 1))  # type: ignore[call-overload]
-        if isinstance(node, Signal):
+        if isinstance(node, Signal) and check.sound:
             signals[node] = check.result
         if isinstance(node, Problem) and check.shallow:
             shallow[node] = check.shallow
@@ -85,6 +92,7 @@ class _Check:
         signals: what those below it gave.
         batch: its batch.
         seed: of its evaluations.
+        hear: where refusals and warnings go.
     """
 
     def __init__(
@@ -95,8 +103,10 @@ class _Check:
         signals: dict[Signal, Any],
         batch: Any,
         seed: int,
+        hear: Aloud,
     ) -> None:
         self.graph, self.evaluator, self.node = graph, evaluator, node
+        self._hear, self._label = hear, graph.labels[node]
         self.copies = Copies()
         self.leaves: Tensors = {}
         values: dict[Variable, dict[str, Tensor]] = {}
@@ -113,7 +123,7 @@ class _Check:
         self.copies.remember(batch, "its batch")
         self.point = Point(values, heard, batch, seed)
         self.result: Any = None
-        self.narrow: torch.dtype | None = None
+        self.sound = False  # whether the result is one
         self.shallow: str | None = None
 
     def run(self, own: dict[int, tuple[Any, bool]], often: int) -> None:
@@ -127,10 +137,39 @@ class _Check:
         # An upper problem may depend on its own variables through the lower ones alone.
         below = isinstance(node, Problem) and bool(self.graph.sweeps[node].nodes)
         free = set(node.over) if isinstance(node, Problem) and below else set()
-        attributes = self._attributes()
+        touched: set[tuple[Any, bool]] = set()
+        attributes = Attributes(self._modules())
+        with self.hear("writes"):
+            touched = self._evaluate_first(own)
+            with self.hear("value"):
+                self._check_returned()
+                self.sound = True
+        if not self.sound:
+            return
+        with self.hear("reads"):
+            check_touched(node, touched, free)
+        repeats = False
+        with self.hear("state"):
+            repeats = self._repeats(attributes)
+        with self.hear("derivatives"):
+            check_sparse(self.graph, self.evaluator, node, self.point, self.result)
+            gradient = self._differentiate(own)
+            if isinstance(node, Problem):
+                self._check_problem(node, gradient, below, often, repeats)
+
+    def hear(self, kind: str) -> AbstractContextManager[None]:
+        """A block of one kind of checks."""
+        return self._hear(kind, self._label)
+
+    def _evaluate_first(self, own: dict[int, tuple[Any, bool]]) -> set[tuple[Any, bool]]:
+        """Evaluate; what has been touched."""
         drawn = foreign_draws()
         try:
-            self.result, touched = self._watched({**own, **self._arguments()})
+            try:
+                self.result, touched = self._watched({**own, **self._arguments()})
+            except GraphError:  # the evaluation has seen it, and not of what
+                self._check_written()
+                raise
             self._check_written()
         except BaseException:
             self.copies.put_back()
@@ -138,22 +177,25 @@ class _Check:
         if drawn():
             self.evaluator.generators.foreign = True
             self.result, _ = self._evaluate()
-        self._check_returned()
-        check_touched(node, touched, free)
-        check_sparse(self.graph, self.evaluator, node, self.point, self.result)
-        repeats = self._repeats(attributes)
-        gradient = self._differentiate(own)
-        if isinstance(node, Problem):
-            self._check_depends(gradient, below)
-            wanted = {k: t for k, t in self.leaves.items() if t.requires_grad}
-            over = {k: t for k, t in wanted.items() if k[0] in node.over}
-            self.shallow = check_second_order(
-                self.graph, self.evaluator, node, self.point, wanted, over, often
-            )
-            if repeats and self.graph.methods[node].responds:
-                check_slope(
-                    self.graph, self.evaluator, node, self.point, wanted, gradient, self.narrow
-                )
+        return touched
+
+    def _check_problem(
+        self, node: Problem, gradient: Tensors, below: bool, often: int, repeats: bool
+    ) -> None:
+        self._check_depends(gradient, below)
+        wanted = {k: t for k, t in self.leaves.items() if t.requires_grad}
+        over = {k: t for k, t in wanted.items() if k[0] in node.over}
+        self.shallow = check_second_order(
+            self.graph, self.evaluator, node, self.point, wanted, over, often
+        )
+        if not (repeats and self.graph.methods[node].responds):
+            return
+        narrow = self.evaluator.narrow.get(node)
+        with self.hear("precision"):
+            check_precision(self.graph, node, gradient, narrow)
+        with self.hear("backward"):
+            if narrow is None:
+                check_slope(self.graph, self.evaluator, node, self.point, wanted, gradient)
 
     def _arguments(self) -> dict[int, tuple[Any, bool]]:
         return {id(t): (source, True) for (source, _), t in self.leaves.items()}
@@ -170,12 +212,14 @@ class _Check:
             if "in-place" in str(error) and "leaf" in str(error):
                 raise GraphError(written_in_place(self.node)) from error
             raise
-        self.narrow = touches.narrow
+        self.evaluator.narrow.pop(self.node, None)
+        if touches.narrow is not None:
+            self.evaluator.narrow[self.node] = touches.narrow
         return result, touches.found
 
-    def _attributes(self) -> Attributes:
+    def _modules(self) -> Iterator[tuple[str, nn.Module]]:
         bound = self.evaluator.bound(self.node)
-        return Attributes((s.name, self.evaluator.bindings[s].module) for s in bound)
+        return ((s.name, self.evaluator.bindings[s].module) for s in bound)
 
     def _check_returned(self) -> None:
         if isinstance(self.node, Problem):
@@ -187,7 +231,8 @@ class _Check:
         if written := self.copies.written():
             raise GraphError(
                 f"{self.node.name} writes {' and '.join(written)} in place, which others read "
-                "after it, by .data or NumPy. Compute a new tensor, or copy it before: x.clone()."
+                "after it. Compute a new tensor: x = x / 2 instead of x.div_(2), or copy it "
+                "before: x.clone(); weights are written by the optimizer alone."
             )
 
     def _repeats(self, attributes: Attributes) -> bool:
@@ -208,8 +253,10 @@ class _Check:
                 "to the next one. Register it as a buffer (register_buffer): buffers move on once "
                 "a step."
             )
+        changed = self._left_behind()
+        left = f" It changes {' and '.join(changed[:3])}." if changed else ""
         warnings.warn(
-            f"{what} (relative to its size). A product by differences, and whatever else "
+            f"{what} (relative to its size).{left} A product by differences, and whatever else "
             "evaluates it more than once, is then of different functions. Draw from the global "
             "generators of torch, NumPy or Python, which are seeded for each evaluation, not from "
             "one of its own; and keep no count of calls.",
@@ -217,6 +264,12 @@ class _Check:
             stacklevel=2,
         )
         return False
+
+    def _left_behind(self) -> list[str]:
+        """What one more evaluation changes of what the function can reach."""
+        surroundings = Surroundings(self.node.fn, self._modules())
+        self._evaluate()
+        return surroundings.changed()
 
     def _differentiate(self, own: dict[int, Any]) -> Tensors:
         """The gradient by all that the function reads; who computes anything again is noted."""

@@ -68,6 +68,8 @@ class Evaluator:
         self.choose: Callable[[Node, bool], Callable[..., Any]] = lambda node, twice: node.fn
         #: Nodes of which parts are computed again in backward passes.
         self.recomputing: set[Node] = set()
+        #: The low precision that a node computes in, if it does.
+        self.narrow: dict[Node, torch.dtype] = {}
         self.recall = Recall()
         self._lent: list[tuple[Binding, list[Tensor]]] = []
         self._open: list[Swap] = []
@@ -165,6 +167,13 @@ class Evaluator:
         inputs = [*(t for tensors in point.values.values() for t in tensors.values())]
         inputs += [t for value in point.signals.values() for t in _parts(value)]
         self.recall.keep(result, inputs, Kept(values, swap.starts, modes))
+
+    def learn(self, other: Evaluator) -> None:
+        """Take over what the checks have told another evaluator of the same graph."""
+        self.regions.update(other.regions)
+        self.recomputing.update(other.recomputing)
+        self.narrow.update(other.narrow)
+        self.generators.foreign |= other.generators.foreign
 
     def stands(self) -> bool:
         """Whether all modules still have the parts in which their tensors were found."""

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Callable
 
 import torch
+from torch import Tensor
 
 from .._errors import CapabilityWarning
 from .._graph.brief import brief
@@ -17,12 +19,32 @@ from ..hypergrad.products import Differences
 from .loss import split_loss
 from .point import Evaluator, Point
 
-__all__ = ["check_slope"]
+__all__ = ["check_precision", "check_slope", "ratio"]
 
 #: Lengths of the displacement, in the order in which they are tried.
 _RADII = (1e-2, 1e-3)
 #: How far from the gradient the slope may be, relative to it: on ReLU supernets it is within 0.005.
 _FAR = 0.1
+
+
+def check_precision(
+    graph: Graph, problem: Problem, gradient: Tensors, narrow: torch.dtype | None
+) -> None:
+    """Warn once where a method's differences would be lost in rounding.
+
+    Args:
+        graph: the graph.
+        problem: the problem.
+        gradient: of its value, by key.
+        narrow: a dtype of low precision that it computes in, if any.
+    """
+    product = _differences(graph, problem, gradient)
+    if product is not None and narrow is not None:
+        _say(
+            graph, problem,
+            f"it computes in {str(narrow).removeprefix('torch.')}, whose rounding is divided by "
+            "the radius",
+        )  # fmt: skip
 
 
 def check_slope(
@@ -32,7 +54,6 @@ def check_slope(
     point: Point,
     leaves: Tensors,
     gradient: Tensors,
-    narrow: torch.dtype | None,
 ) -> None:
     """Warn once where a method's differences would not be those of the function that trains.
 
@@ -48,45 +69,53 @@ def check_slope(
         point: where it is evaluated.
         leaves: all that it reads, by key.
         gradient: of its value there, by key.
-        narrow: a dtype of low precision that it computes in, if any.
     """
-    product = getattr(graph.methods[problem], "product", None)
-    if not isinstance(product, Differences) or any(g.is_meta for g in gradient.values()):
-        return
-    if narrow is not None:
-        _say(
-            graph, problem, product,
-            f"it computes in {str(narrow).removeprefix('torch.')}, whose rounding is divided by "
-            "the radius",
-        )  # fmt: skip
+    if _differences(graph, problem, gradient) is None:
         return
     own = {k: g for k, g in gradient.items() if k[0] in problem.over}
-    found = _ratio(evaluator, problem, point, leaves, own)
+
+    def value(moved: Tensors) -> Tensor:
+        with torch.no_grad():
+            result, _ = evaluator(problem, _at(point, moved))
+        return split_loss(result, problem.name)[0]
+
+    found = ratio(value, {k: leaves[k].detach() for k in own}, own)
     if found is not None:
         _say(
-            graph, problem, product,
+            graph, problem,
             f"along its own gradient its value changes by {found:.2g} times what the gradient "
             "says: a straight-through estimator, a reversed gradient, or another backward of its "
             "own",
         )  # fmt: skip
 
 
-def _ratio(
-    evaluator: Evaluator, problem: Problem, point: Point, leaves: Tensors, direction: Tensors
+def _differences(graph: Graph, problem: Problem, gradient: Tensors) -> Differences | None:
+    product = getattr(graph.methods[problem], "product", None)
+    if not isinstance(product, Differences) or any(g.is_meta for g in gradient.values()):
+        return None
+    return product
+
+
+def ratio(
+    value: Callable[[Tensors], Tensor], point: Tensors, gradient: Tensors
 ) -> float | None:
-    """Slope over gradient, where they differ by more than rounding can; None where not."""
-    length = float(norm(direction, wide=True))
+    """Slope of values along a gradient over its length, where both differ by more than rounding.
+
+    Args:
+        value: a scalar function of tensors.
+        point: where.
+        gradient: what is said to be its gradient there; no key that the point lacks.
+
+    Returns:
+        The ratio; None where they agree at a radius, or nothing can be told.
+    """
+    length = float(norm(gradient, wide=True))
     if not (math.isfinite(length) and length > 0):
         return None
-    along = scale(direction, 1 / length)
+    along = scale(gradient, 1 / length)
     found = None
     for radius in _RADII:
-        values = []
-        for side in (radius, -radius):
-            moved = add_scaled({k: leaves[k].detach() for k in along}, along, side)
-            with torch.no_grad():
-                result, _ = evaluator(problem, _at(point, moved))
-            values.append(split_loss(result, problem.name)[0])
+        values = [value(add_scaled(point, along, side)) for side in (radius, -radius)]
         plus, minus = (float(v) for v in values)
         slope = (plus - minus) / (2 * radius)
         # Some roundings in each value, of which none cancel.
@@ -110,7 +139,7 @@ def _at(point: Point, moved: Tensors) -> Point:
     return Point(values, signals, point.batch, point.seed)
 
 
-def _say(graph: Graph, problem: Problem, product: Differences, reason: str) -> None:
+def _say(graph: Graph, problem: Problem, reason: str) -> None:
     method = graph.methods[problem]
     warnings.warn(
         f"{graph.labels[problem]}: {brief(method)} takes differences of its gradients, and "
