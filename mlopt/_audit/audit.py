@@ -7,6 +7,7 @@ import warnings
 from .._arguments import a_seed, checked, from_one, from_zero
 from .._engine.engine import Engine
 from .._errors import MloptError, SettingsError
+from .._evaluation.causes import Gathered
 from .._graph.node import Node
 from .._graph.problem import Problem
 from .edges import compare_edges
@@ -15,7 +16,7 @@ from .kinks import WARNING
 from .precision import widened
 from .probe import probed
 from .radii import try_radii
-from .reads import detached_reads
+from .reads import compare_reads
 from .repeat import repeat
 from .run import Run, run, unchanged
 from .study import LARGE, Study, line
@@ -83,20 +84,26 @@ def audit(
         >>> audit(mlopt.Engine([lower, upper])).worst < 1e-6
         True
     """
-    with unchanged(), warnings.catch_warnings(record=True) as caught:
+    with unchanged(engine), warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        engine._check()
-        study = Study(engine, directions, cotangents, seed, dense_limit)
-        precision = compare_all(study)
+        heard = Gathered()
+        engine._look(heard)
+        study = Study(engine, directions, cotangents, seed, dense_limit, heard.causes)
+        if heard.refused:
+            precision = "float64"
+            for p in _uppers(study):
+                study.findings.append(Finding("total", study.label(p), "sweep", "-", None))
+        else:
+            precision = compare_all(study)
     kinked = [WARNING.format("; ".join(dict.fromkeys(study.kinked)))] if study.kinked else []
-    texts = [*kinked, *study.texts, *(str(w.message) for w in caught)]
-    return Audit(tuple(study.findings), tuple(dict.fromkeys(texts)), precision)
+    causes = tuple(dict.fromkeys(study.causes))
+    texts = [*(c.text for c in causes), *kinked, *study.texts, *(str(w.message) for w in caught)]
+    return Audit(tuple(study.findings), tuple(dict.fromkeys(texts)), precision, causes)
 
 
 def compare_all(study: Study) -> str:
     """Compare everything; the dtype in which that was done."""
-    graph, depends = study.graph, study.depends
-    uppers = [p for p in graph.problems if p not in depends.dormant and depends.follows(p)]
+    graph, uppers = study.graph, _uppers(study)
     seen: set[Node] = set()
     native = {p: _native(study, p, seen) for p in uppers}
     parameters = [p for v in graph.variables for p in v.parameters()]
@@ -126,13 +133,19 @@ def compare_all(study: Study) -> str:
     return narrow
 
 
+def _uppers(study: Study) -> list[Problem]:
+    """The problems that have a hypergradient."""
+    depends = study.depends
+    return [p for p in study.graph.problems if p not in depends.dormant and depends.follows(p)]
+
+
 def _native(study: Study, problem: Problem, seen: set[Node]) -> Run | Exception:
     """The hypergradient as a step computes it, or what it raised."""
     try:
         with run(study.engine, problem, study.evaluator, wide=False) as made:
             values = study.values(made)
             values.settles = False
-            study.texts.extend(repeat(values, problem, seen))
+            repeat(study, values, problem, seen)
             study.evaluator.release()
         return made
     except (MloptError, RuntimeError) as error:
@@ -153,7 +166,7 @@ def _compare_upper(study: Study, problem: Problem, native: Run | Exception, narr
     ):
         values = study.values(made)
         if study.double:
-            study.texts.extend(detached_reads(study, values, problem))
+            compare_reads(study, values, problem)
         before = len(study.findings)
         for p, probe in probes.items():
             compare_edges(study, values, p, problem, probe)
@@ -161,12 +174,20 @@ def _compare_upper(study: Study, problem: Problem, native: Run | Exception, narr
         compare_total(study, values, problem, made, native, max(errors, default=0.0))
         study.evaluator.release()
     if narrow:
-        _compare_rounding(study, label, made, native, narrow)
+        _compare_rounding(study, problem, made, native, narrow)
     while study.radii:
         try_radii(study, *study.radii.pop())
 
 
-def _compare_rounding(study: Study, label: str, made: Run, native: Run, narrow: str) -> None:
+def _compare_rounding(
+    study: Study, problem: Problem, made: Run, native: Run, narrow: str
+) -> None:
+    label = study.label(problem)
+    coarse = {
+        study.graph.labels[n]: str(dtype).removeprefix("torch.")
+        for n, dtype in study.evaluator.narrow.items()
+        if n in study.depends.reached(problem)
+    }
     ours = flat({k: t.double() for k, t in native.gradient.items()}, made.gradient)
     found = compare(ours, flat(made.gradient, made.gradient))
     if not abs(native.loss - made.loss) <= 1e-3 * abs(made.loss) + 1e-6:  # NaN too
@@ -175,6 +196,14 @@ def _compare_rounding(study: Study, label: str, made: Run, native: Run, narrow: 
             "float64: other random numbers are drawn there, so rounding cannot be measured."
         )
         found = (None, None, None)
+    elif found[0] > LARGE and coarse:
+        computed = " and ".join(f"{where} in {dtype}" for where, dtype in coarse.items())
+        study.cause(
+            "precision", problem,
+            f"{label}: the hypergradient differs by {found[0]:.1e} from the same in float64, which "
+            f"is rounding: {computed} (weights of that dtype, a cast, autocast). Compute in "
+            "float32 what is to be differentiated, and take product=Exact().",
+        )  # fmt: skip
     elif found[0] > LARGE:
         study.texts.append(
             f"{label}: in {narrow} the hypergradient differs by {found[0]:.1e} from the same in "

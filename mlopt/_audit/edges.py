@@ -82,7 +82,7 @@ def compare_edges(
         row = _compare(study, lower, name, mine, probe, exact, slopes)
         study.findings.append(row)
         worst = max(worst, row.error or 0.0)
-        if lower not in study.detaching:  # which has been said
+        if lower not in study.bent:  # which has been said
             _explain(study, row, mine, slopes, exact, bent)
     if isinstance(inner, Implicit):
         _say_distance(study, values, players, frame)
@@ -94,6 +94,7 @@ def compare_edges(
             )
     product = getattr(inner, "product", None)
     far = isinstance(product, Central | OneSided) and worst > LARGE and not bent
+    far = far and lower not in study.bent and lower not in study.evaluator.narrow
     if far and exact is not None:
         study.radii.append((lower, upper, product, exact, keys))
 

@@ -21,6 +21,7 @@ from .._engine.transaction import Transaction
 from .._engine.turns import turn
 from .._engine.watch import Care
 from .._evaluation.point import Evaluator
+from .._evaluation.surroundings import Surroundings
 from .._graph.problem import Problem
 from .._graph.stream import Stream
 from .._tensors import Tensors, dense
@@ -78,14 +79,21 @@ def run(engine: Engine, problem: Problem, evaluator: Evaluator, wide: bool) -> I
 
 
 @contextmanager
-def unchanged() -> Iterator[None]:
-    """Put NumPy's, Python's and torch's generators back after a block."""
+def unchanged(engine: Engine) -> Iterator[None]:
+    """Put generators, and what the functions can reach, back after a block."""
+    evaluator = engine._evaluator
+    around = [
+        Surroundings(n.fn, [(s.name, evaluator.bindings[s].module) for s in evaluator.bound(n)])
+        for n in engine.graph.nodes
+    ]
     states = random.getstate(), np.random.get_state(), torch.get_rng_state()
     dtype = torch.get_default_dtype()
     cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None
     try:
         yield
     finally:
+        for surroundings in around:
+            surroundings.put_back()
         random.setstate(states[0])
         np.random.set_state(states[1])
         torch.set_rng_state(states[2])

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from .._engine.engine import Engine
+from .._evaluation.causes import Cause
 from .._evaluation.point import Evaluator
 from .._graph.node import Node
 from .._graph.problem import Problem
@@ -29,16 +30,23 @@ class Study:
         double: whether the comparison is made in float64.
         findings: the rows.
         texts: what to know about them.
+        causes: faults in what the functions do.
         kinked: labels of rows that kinks explain.
         seen: edges that have a row, as (lower problem, source).
         read: nodes whose reads have been looked at.
-        detaching: those that read something past autograd.
+        bent: those whose gradient is not that of their values.
         settled: players in equilibrium whose distance from it has been looked at.
         radii: questions about a difference product, asked when its edges are done.
     """
 
     def __init__(
-        self, engine: Engine, directions: int, cotangents: int, seed: int, dense_limit: int
+        self,
+        engine: Engine,
+        directions: int,
+        cotangents: int,
+        seed: int,
+        dense_limit: int,
+        causes: list[Cause],
     ) -> None:
         self.engine, self.graph = engine, engine.graph
         self.directions, self.cotangents, self.seed = directions, cotangents, seed
@@ -46,6 +54,7 @@ class Study:
         self.depends = Dependence(engine.graph, engine._active()[1])
         self.lowers = [p for p in self.graph.problems if self.graph.methods[p].responds]
         self.texts: list[str] = []
+        self.causes = causes
         self.begin(double=True)
 
     def begin(self, double: bool) -> None:
@@ -54,13 +63,21 @@ class Study:
         self.evaluator = Evaluator(
             self.graph.nodes, self.graph.variables, self.engine._evaluator.cuda
         )
+        self.evaluator.learn(self.engine._evaluator)
         self.findings: list[Finding] = []
         self.kinked: list[str] = []
         self.seen: set[tuple[Problem, Any]] = set()
         self.settled: set[tuple[Problem, ...]] = set()
         self.read: set[Node] = set()
-        self.detaching: set[Node] = set()
+        self.bent: set[Node] = set()
         self.radii: list[tuple[Any, ...]] = []
+
+    def cause(self, kind: str, node: Node, text: str) -> None:
+        """List a fault; the audit has looked closer than the first check, whose text it replaces."""
+        where = self.graph.labels[node]
+        kept = [c for c in self.causes if c.refused or (c.kind, c.where) != ("backward", where)]
+        self.causes[:] = kept if kind == "backward" else self.causes
+        self.causes.append(Cause(kind, where, text))
 
     def label(self, problem: Problem, source: Any = None) -> str:
         """Of a row: an edge's, or that of a problem's hypergradient."""
