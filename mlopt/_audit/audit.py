@@ -19,6 +19,7 @@ from .radii import try_radii
 from .reads import compare_reads
 from .repeat import repeat
 from .run import Run, run, unchanged
+from .second import compare_second
 from .study import LARGE, Study, line
 from .totals import compare_total
 from .vectors import compare, flat
@@ -167,6 +168,9 @@ def _compare_upper(study: Study, problem: Problem, native: Run | Exception, narr
         values = study.values(made)
         if study.double:
             compare_reads(study, values, problem)
+            for p in study.lowers:
+                if p in study.depends.reached(problem) and p is not problem:
+                    compare_second(study, values, p, problem)
         before = len(study.findings)
         for p, probe in probes.items():
             compare_edges(study, values, p, problem, probe)

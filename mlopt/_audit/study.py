@@ -34,7 +34,8 @@ class Study:
         kinked: labels of rows that kinks explain.
         seen: edges that have a row, as (lower problem, source).
         read: nodes whose reads have been looked at.
-        bent: those whose gradient is not that of their values.
+        bent: those whose gradient is not that of their values, or whose second one is wrong.
+        twice: those whose second derivatives have been looked at.
         settled: players in equilibrium whose distance from it has been looked at.
         radii: questions about a difference product, asked when its edges are done.
     """
@@ -70,6 +71,7 @@ class Study:
         self.settled: set[tuple[Problem, ...]] = set()
         self.read: set[Node] = set()
         self.bent: set[Node] = set()
+        self.twice: set[Problem] = set()
         self.radii: list[tuple[Any, ...]] = []
 
     def cause(self, kind: str, node: Node, text: str) -> None:
