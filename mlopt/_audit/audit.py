@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import warnings
 
+import torch
+
 from .._arguments import a_seed, checked, from_one, from_zero
 from .._engine.engine import Engine
 from .._errors import MloptError, SettingsError
@@ -56,9 +58,15 @@ def audit(
     and for `Implicit` the lower problem is minimised anew. An error of a total that no edge shows
     is one of the graph: a dropped term, a transposed read.
 
+    What the functions do is looked at as well, all at once: by the first check of a run, of which
+    nothing is raised here, and by comparing each function's gradients and second derivatives with
+    differences of its values and gradients. The faults are `causes` of the report. If a step would
+    refuse to begin because of one of them, nothing is compared.
+
     Each direction and each edge evaluates the levels it needs eight times over. Do not use it on
-    batches of training size where small ones tell the same. What a function counts by itself
-    cannot be put back.
+    batches of training size where small ones tell the same. What a function changes around it is
+    put back as well: names, attributes, containers, generators and small tensors that it reaches by
+    the names in its code, two objects deep. What it does further away, or to files, cannot be.
 
     Args:
         engine: as it stands, before or in the middle of training.
@@ -85,11 +93,11 @@ def audit(
         >>> audit(mlopt.Engine([lower, upper])).worst < 1e-6
         True
     """
-    with unchanged(engine), warnings.catch_warnings(record=True) as caught:
+    with unchanged(engine) as put_back, warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         heard = Gathered()
         engine._look(heard)
-        study = Study(engine, directions, cotangents, seed, dense_limit, heard.causes)
+        study = Study(engine, directions, cotangents, seed, dense_limit, heard.causes, put_back)
         if heard.refused:
             precision = "float64"
             for p in _uppers(study):
@@ -183,9 +191,7 @@ def _compare_upper(study: Study, problem: Problem, native: Run | Exception, narr
         try_radii(study, *study.radii.pop())
 
 
-def _compare_rounding(
-    study: Study, problem: Problem, made: Run, native: Run, narrow: str
-) -> None:
+def _compare_rounding(study: Study, problem: Problem, made: Run, native: Run, narrow: str) -> None:
     label = study.label(problem)
     coarse = {
         study.graph.labels[n]: str(dtype).removeprefix("torch.")
@@ -194,7 +200,8 @@ def _compare_rounding(
     }
     ours = flat({k: t.double() for k, t in native.gradient.items()}, made.gradient)
     found = compare(ours, flat(made.gradient, made.gradient))
-    if not abs(native.loss - made.loss) <= 1e-3 * abs(made.loss) + 1e-6:  # NaN too
+    eps = max((torch.finfo(d).eps for d in study.evaluator.narrow.values()), default=0.0)
+    if not abs(native.loss - made.loss) <= max(1e-3, 8 * eps) * abs(made.loss) + 1e-6:  # NaN too
         study.texts.append(
             f"{label}: the loss is {native.loss:.6g} in {narrow} and {made.loss:.6g} in "
             "float64: other random numbers are drawn there, so rounding cannot be measured."
@@ -202,12 +209,15 @@ def _compare_rounding(
         found = (None, None, None)
     elif found[0] > LARGE and coarse:
         computed = " and ".join(f"{where} in {dtype}" for where, dtype in coarse.items())
-        study.cause(
-            "precision", problem,
+        text = (
             f"{label}: the hypergradient differs by {found[0]:.1e} from the same in float64, which "
             f"is rounding: {computed} (weights of that dtype, a cast, autocast). Compute in "
-            "float32 what is to be differentiated, and take product=Exact().",
-        )  # fmt: skip
+            "float32 what is to be differentiated, and take product=Exact()."
+        )
+        if any(c.kind == "precision" and c.where in coarse for c in study.causes):
+            study.texts.append(text)  # the size of what has been said
+        else:
+            study.cause("precision", problem, text)
     elif found[0] > LARGE:
         study.texts.append(
             f"{label}: in {narrow} the hypergradient differs by {found[0]:.1e} from the same in "

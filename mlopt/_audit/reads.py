@@ -12,7 +12,7 @@ from .._evaluation.slope import ratio
 from .._graph.node import Node
 from .._graph.problem import Problem
 from .._graph.signal import Signal, split
-from .._tensors import Key, Tensors, dense
+from .._tensors import Key, Tensors, dense, norm
 from .differences import differentiate
 from .kinks import made_by_kinks
 from .reference import part
@@ -40,7 +40,9 @@ def compare_reads(study: Study, values: Values, problem: Problem) -> None:
     values.begin(settles=False)
     frame = Frame(values, problem, values.standing(problem))
     for node in values.depends.reached(problem):
-        if node in study.read or values.graph.rank[node] > values.graph.rank[problem]:
+        if node in study.read or node in study.bent:
+            continue
+        if values.graph.rank[node] > values.graph.rank[problem]:
             continue
         study.read.add(node)
         inner = frame
@@ -66,14 +68,12 @@ class _Look:
         source: a variable or signal.
     """
 
-    def __init__(
-        self, study: Study, values: Values, node: Node, frame: Frame, source: Any
-    ) -> None:
+    def __init__(self, study: Study, values: Values, node: Node, frame: Frame, source: Any) -> None:
         self.study, self.values, self.node, self.frame = study, values, node, frame
         self.source, self.kind = source, ""
         keys = _keys(values, frame, source)
         point = {k: t for k in keys if (t := part(frame, k)).is_floating_point()}
-        # Beside the standing point, where a slope may be zero by chance: what pulls w to a, at w = a.
+        # Beside the standing point, where a slope may be zero by chance: of (w - a)^2 at w = a.
         aside = next(directions(point, 1, study.seed + 1), {})
         self.point = displaced(point, aside, 1e-2) if point else {}
         self.ways: list[str] = []
@@ -135,7 +135,8 @@ class _Look:
                 gradient,
             )
         if found is not None:
-            self._tell(1.0, found)
+            length = float(norm(gradient))
+            self._tell(length, found * length)
         return found is not None
 
     def _along(self, point: Tensors, d: Tensors, h: float) -> float:

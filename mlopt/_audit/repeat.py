@@ -1,4 +1,4 @@
-"""Two evaluations at one point, with those of other functions between: do they give the same bits?"""
+"""Two evaluations at one point, and those of other functions between: the same bits?"""
 
 from __future__ import annotations
 
@@ -29,7 +29,9 @@ def repeat(study: Study, values: Values, problem: Problem, seen: set[Node]) -> N
     frame = Frame(values, problem, values.standing(problem))
     said = {c.where for c in study.causes if c.kind == "state"}
     compared: list[tuple[Node, Frame, list[Tensor], Surroundings]] = []
-    for node in values.depends.reached(problem):
+    study.put_back()  # what the evaluations before this have left
+    reached = values.depends.reached(problem)
+    for node in sorted(reached, key=graph.nodes.index):  # in the order of a step
         if node in seen or graph.rank[node] > graph.rank[problem] or graph.labels[node] in said:
             continue
         seen.add(node)
@@ -51,7 +53,7 @@ def repeat(study: Study, values: Values, problem: Problem, seen: set[Node]) -> N
                 "(torch.use_deterministic_algorithms)."
             )
             continue
-        what = f": of what it reads, {' and '.join(left[:3])} has changed" if left else ""
+        what = f", which changes {' and '.join(left[:3])}" if left else ""
         study.cause(
             "state", node,
             f"{text}, if other functions are evaluated between them{what}. A function must leave "

@@ -62,7 +62,7 @@ def compare_second(study: Study, values: Values, lower: Problem, upper: Problem)
         there = {k: t.requires_grad_() for k, t in displaced(point, d, h).items()}
         out = _along(values.objective(frame.pinned(there))[0], there, c)
         study.evaluator.release()
-        return float(out)
+        return float(out.detach())
 
     slope = differentiate(study.double, moved)
     if abs(said - slope.value) > _OFF * (abs(slope.value) + slope.floor) + 2 * slope.unsure:

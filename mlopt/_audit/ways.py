@@ -26,7 +26,6 @@ _OUT = {
     Tensor.__array__: "NumPy",
 }
 _TORCH = os.path.dirname(torch.__file__)
-_FUNCTION = torch.autograd.function.__file__
 _CORE = os.path.join(os.path.dirname(os.path.dirname(__file__)), "_")
 
 
@@ -57,7 +56,8 @@ def _line() -> str:
     place = ""
     while frame is not None:
         file = frame.f_code.co_filename
-        if file == _FUNCTION:
+        first = frame.f_locals.get(next(iter(frame.f_code.co_varnames), ""))
+        if isinstance(first, torch.autograd.function.FunctionCtx):
             return ""
         if file.startswith(_CORE):
             break

@@ -1,4 +1,4 @@
-"""`Cause`: why a hypergradient is wrong, in words: raised or warned of in a run, listed by an audit."""
+"""`Cause`: why a hypergradient is wrong, in words; raised in a run, listed by an audit."""
 
 from __future__ import annotations
 

@@ -20,6 +20,7 @@ from .._graph.signal import Signal, join, split
 from .._tensors import Tensors, grouped
 from .._variable import Variable
 from ..hypergrad.derivatives import derivatives
+from .autograd_graph import operations
 from .binding import Swap
 from .capability import check_second_order
 from .causes import Aloud
@@ -297,6 +298,11 @@ class _Check:
             lent.back()
         if touches.found:
             self.evaluator.recomputing.add(self.node)
+        if len(found) < len(inputs) and _has_reentrant(outputs):
+            raise GraphError(
+                f"{self.node.name}: a reentrant checkpoint hides what is used inside of it from "
+                "its gradient. Give use_reentrant=False."
+            )
         return found
 
     def _lend_buffers(self) -> Swap:
@@ -320,6 +326,10 @@ class _Check:
                 f"{', '.join(v.name for v in node.over)}, which it is minimised over. Is "
                 "something detached, or under no_grad?"
             )
+
+
+def _has_reentrant(outputs: list[Tensor]) -> bool:
+    return any(node.name() == "CheckpointFunctionBackward" for node in operations(outputs))
 
 
 def _eager() -> AbstractContextManager[Any]:

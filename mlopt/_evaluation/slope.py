@@ -96,9 +96,7 @@ def _differences(graph: Graph, problem: Problem, gradient: Tensors) -> Differenc
     return product
 
 
-def ratio(
-    value: Callable[[Tensors], Tensor], point: Tensors, gradient: Tensors
-) -> float | None:
+def ratio(value: Callable[[Tensors], Tensor], point: Tensors, gradient: Tensors) -> float | None:
     """Slope of values along a gradient over its length, where both differ by more than rounding.
 
     Args:

@@ -20,6 +20,7 @@ _BITS = (torch.Generator, random.Random, np.random.RandomState, np.random.Genera
 _CONTAINERS = (list, deque, dict, set, bytearray)
 _DEPTH = 2  # of objects in objects
 _MANY = 64  # of what is in a container is not looked into
+_SMALL = 2**16  # numbers of a tensor that is copied
 _TORCHS = frozenset(vars(nn.Module())) - {"training"}
 #: Objects of these packages' classes, but for modules, are let alone.
 _CLOSED = ("torch", "mlopt", "numpy")
@@ -77,7 +78,8 @@ def _names(code: types.CodeType) -> Iterator[str]:
 class Surroundings:
     """Names, attributes, containers and generators that a function can reach, as they are now.
 
-    Tensors and arrays are not copied: of tensors the version counter is looked at.
+    Arrays and large tensors are not copied. Of tensors the version counter is looked at, which does
+    not see what is written through `.data` or NumPy.
 
     Args:
         function: the function.
@@ -101,7 +103,7 @@ class Surroundings:
         return list(dict.fromkeys(names))
 
     def put_back(self) -> None:
-        """Have it as it was, but for tensors and arrays."""
+        """Have it as it was, but for arrays and large tensors."""
         for _, now, then, write in self._held:
             if write is not None and not _same(now(), then):
                 write(then)
@@ -137,13 +139,14 @@ class Surroundings:
                     self._object(f"{name}[{key!r}]", value, depth + 1)
         elif isinstance(held, Tensor):
             if not held.is_inference():
-                self._keep(name, partial(getattr, held, "_version"), None)
+                small = held.layout is torch.strided and held.numel() <= _SMALL
+                write = partial(_fill, held, held.detach().clone()) if small else None
+                self._keep(name, partial(getattr, held, "_version"), write)
         elif isinstance(held, nn.Module):
             for path, part in held.named_modules():
                 self._attributes(f"{name}.{path}" if path else name, part, depth)
-        elif depth < _DEPTH and isinstance(getattr(held, "__dict__", None), dict):
-            if type(held).__module__.split(".")[0] not in _CLOSED:
-                self._attributes(name, held, depth)
+        elif depth < _DEPTH and _is_open(held):
+            self._attributes(name, held, depth)
 
     def _attributes(self, name: str, held: Any, depth: int) -> None:
         """Those of an object; of a module all but what torch keeps there, and its mode."""
@@ -155,6 +158,12 @@ class Surroundings:
             self._object(f"{name}.{key}", own[key], depth + 1)
         known = left_out.union(keys)
         self._keep(f"{name}.", partial(_new, own, known), partial(_without, own, known))
+
+
+def _is_open(held: Any) -> bool:
+    """Whether an object's attributes are looked at."""
+    own = isinstance(getattr(held, "__dict__", None), dict)
+    return own and type(held).__module__.split(".")[0] not in _CLOSED
 
 
 def _find(function: Any, name: str) -> Any:
@@ -178,6 +187,11 @@ def _content(held: Any) -> Any:
 def _refill(held: Any, content: Any) -> None:
     held.clear()
     (held.update if isinstance(held, dict | set) else held.extend)(content)
+
+
+def _fill(held: Tensor, values: Tensor, _: int) -> None:
+    if held.shape == values.shape:
+        held.data.copy_(values)
 
 
 def _bits(held: Any) -> Any:
