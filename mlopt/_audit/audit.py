@@ -8,6 +8,7 @@ import torch
 
 from .._arguments import a_seed, checked, from_one, from_zero
 from .._engine.engine import Engine
+from .._engine.turns import refuse_inside, turn
 from .._errors import MloptError, SettingsError
 from .._evaluation.causes import Gathered
 from .._graph.node import Node
@@ -79,6 +80,7 @@ def audit(
         The findings: `print` them, or `check` them in a test.
 
     Raises:
+        GraphError: it is called by a function of the engine.
         SettingsError: an argument is not what it must be.
 
     Examples:
@@ -93,6 +95,16 @@ def audit(
         >>> audit(mlopt.Engine([lower, upper])).worst < 1e-6
         True
     """
+    with turn:
+        refuse_inside(engine, "audit()")
+        engine._doing = "audit()"
+        try:
+            return _audit(engine, directions, cotangents, seed, dense_limit)
+        finally:
+            engine._doing = ""
+
+
+def _audit(engine: Engine, directions: int, cotangents: int, seed: int, dense_limit: int) -> Audit:
     with unchanged(engine) as put_back, warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         heard = Gathered()

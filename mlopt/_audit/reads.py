@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .._evaluation.check import eager
 from .._evaluation.loss import split_loss
 from .._evaluation.slope import ratio
 from .._graph.node import Node
@@ -19,7 +20,7 @@ from .reference import part
 from .study import Study
 from .values import Frame, Values
 from .vectors import directions, displaced, flat
-from .ways import Ways, custom_functions
+from .ways import HOOK, Ways, custom_functions
 
 __all__ = ["compare_reads"]
 
@@ -100,7 +101,7 @@ class _Look:
         if not self.point:
             return False
         leaves = {k: t.detach().requires_grad_() for k, t in self.point.items()}
-        with torch.enable_grad(), Ways() as ways:
+        with torch.enable_grad(), eager(), Ways() as ways:
             total = self.value(leaves)
         if total.requires_grad:
             found = torch.autograd.grad(
@@ -148,7 +149,8 @@ class _Look:
             return
         self.says, self.does = f"{said:.3g}", f"{slope:.3g}"
         less = not self.slopes or 0 < said / slope < 1 if slope else not self.slopes
-        self.kind = "detached" if less and not self.own else "backward"
+        bent = self.own or any(HOOK in way for way in self.ways)
+        self.kind = "detached" if less and not bent else "backward"
 
     def text(self) -> str:
         """What was found, and what to do."""

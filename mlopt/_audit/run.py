@@ -90,11 +90,10 @@ def unchanged(engine: Engine) -> Iterator[Callable[[], None]]:
     Yields:
         What puts back the latter, for use in the middle of the block.
     """
-    evaluator = engine._evaluator
-    around = [
-        Surroundings(n.fn, [(s.name, evaluator.bindings[s].module) for s in evaluator.bound(n)])
-        for n in engine.graph.nodes
-    ]
+    evaluator, nodes = engine._evaluator, engine.graph.nodes
+    loaders = [s.loader for n in nodes for s in n.streams]  # from which a batch stays drawn
+    modules = [[(s.name, evaluator.bindings[s].module) for s in evaluator.bound(n)] for n in nodes]
+    around = [Surroundings(n.fn, m, loaders) for n, m in zip(nodes, modules, strict=True)]
     states = random.getstate(), np.random.get_state(), torch.get_rng_state()
     dtype = torch.get_default_dtype()
     cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None

@@ -48,7 +48,7 @@ def compare_total(
     values.begin(settles=True)
 
     def objective(moved: Tensors) -> float:
-        value = float(values.objective(Frame(values, problem, moved))[0])
+        value = float(values.objective(Frame(values, problem, moved))[0].detach())
         study.evaluator.release()
         return value
 

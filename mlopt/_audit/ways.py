@@ -12,7 +12,9 @@ from torch.overrides import TorchFunctionMode
 
 from .._evaluation.autograd_graph import operations
 
-__all__ = ["Ways", "custom_functions"]
+__all__ = ["HOOK", "Ways", "custom_functions"]
+
+HOOK = "register_hook()"  # by which a gradient is changed
 
 _OUT = {
     Tensor.detach: "detach()",
@@ -24,6 +26,7 @@ _OUT = {
     Tensor.numpy: "numpy()",
     Tensor.__float__: "float()",
     Tensor.__array__: "NumPy",
+    Tensor.register_hook: HOOK,
 }
 _TORCH = os.path.dirname(torch.__file__)
 _CORE = os.path.join(os.path.dirname(os.path.dirname(__file__)), "_")

@@ -32,7 +32,7 @@ from .slope import check_precision, check_slope
 from .sparse import check_sparse
 from .surroundings import Surroundings
 
-__all__ = ["check_nodes"]
+__all__ = ["check_nodes", "eager"]
 
 
 def check_nodes(
@@ -207,7 +207,7 @@ class _Check:
 
     def _watched(self, watched: dict[int, Any]) -> tuple[Any, set[Any]]:
         try:
-            with _eager(), Touches(watched) as touches:
+            with eager(), Touches(watched) as touches:
                 result, _ = self._evaluate()
         except RuntimeError as error:  # torch has no type of its own for it
             if "in-place" in str(error) and "leaf" in str(error):
@@ -284,7 +284,7 @@ class _Check:
         lent = self._lend_buffers()
         watched = {**own, **{id(slot[key]): key for slot, key, _ in lent.slots}}
         try:
-            with torch.enable_grad(), _eager(), Touches(watched) as touches:
+            with torch.enable_grad(), eager(), Touches(watched) as touches:
                 found = derivatives(
                     outputs, inputs, [torch.ones_like(t) for t in outputs], retain_graph=True
                 )
@@ -332,7 +332,7 @@ def _has_reentrant(outputs: list[Tensor]) -> bool:
     return any(node.name() == "CheckpointFunctionBackward" for node in operations(outputs))
 
 
-def _eager() -> AbstractContextManager[Any]:
+def eager() -> AbstractContextManager[Any]:
     """Without compilation: some versions of torch never compile again what ran under a watch."""
     if "torch._dynamo" not in sys.modules:  # its import takes seconds, and nothing is compiled
         return nullcontext()

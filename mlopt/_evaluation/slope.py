@@ -75,9 +75,11 @@ def check_slope(
     own = {k: g for k, g in gradient.items() if k[0] in problem.over}
 
     def value(moved: Tensors) -> Tensor:
-        with torch.no_grad():
-            result, _ = evaluator(problem, _at(point, moved))
-        return split_loss(result, problem.name)[0]
+        # An objective may take gradients inside: a penalty on them.
+        leaves = {k: t.requires_grad_() for k, t in moved.items()}
+        with torch.enable_grad():
+            result, _ = evaluator(problem, _at(point, leaves))
+        return split_loss(result, problem.name)[0].detach()
 
     found = ratio(value, {k: leaves[k].detach() for k in own}, own)
     if found is not None:

@@ -84,12 +84,18 @@ class Surroundings:
     Args:
         function: the function.
         modules: what it is given, by name.
+        apart: objects that are let alone.
     """
 
-    def __init__(self, function: Any, modules: Iterable[tuple[str, nn.Module]] = ()) -> None:
+    def __init__(
+        self,
+        function: Any,
+        modules: Iterable[tuple[str, nn.Module]] = (),
+        apart: Iterable[Any] = (),
+    ) -> None:
         #: a name, what is there now, what was there, and how to put it back
         self._held: list[tuple[str, Callable[[], Any], Any, Callable[[Any], None] | None]] = []
-        self._seen: set[int] = set()
+        self._seen: set[int] = set(map(id, apart))
         for name, module in modules:
             self._object(name, module, 0)
         self._function(function)

@@ -153,6 +153,36 @@ def one_weight(w: Any, r: Tensor) -> Tensor:
     return fit(w[2](hidden.tanh()), r)
 
 
+def hooked(h: Tensor) -> Tensor:
+    h.register_hook(lambda gradient: gradient / 2)
+    return h
+
+
+def penalised(by: str) -> Low:
+    """A penalty on a gradient, which is taken inside the objective."""
+
+    def low(w, r):
+        x = X.clone().requires_grad_()
+        loss = fit(w(x), r)
+        inner = [x] if by == "x" else list(w.parameters())
+        found = torch.autograd.grad(loss, inner, create_graph=True)
+        return loss + 0.1 * sum((g**2).sum() for g in found)
+
+    return low
+
+
+def calls_its_engine() -> mlopt.Engine:
+    made: list[mlopt.Engine] = []
+
+    def low(w, r):
+        if made:
+            made[0].hypergradient(made[0].graph.problems[1])
+        return plain(w, r)
+
+    made.append(world(low))
+    return made[0]
+
+
 def kinked() -> nn.Module:
     return seeded(2, lambda: nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 1)))
 

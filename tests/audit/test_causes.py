@@ -24,12 +24,14 @@ from audit.planted import (
     Reversed,
     Sine,
     X,
+    calls_its_engine,
     changed,
     checkpointed,
     counter,
     drawn,
     fit,
     hard,
+    hooked,
     kinked,
     listed,
     looks,
@@ -37,6 +39,7 @@ from audit.planted import (
     of_batch,
     of_output,
     one_weight,
+    penalised,
     plain,
     popped,
     recomputed,
@@ -124,6 +127,7 @@ PLANTED = {
     "reversed beside kinks": Row(at(of_output(Reversed.apply), net=kinked()), "backward", NOT),
     "a wrong factor": Row(at(of_output(Doubled.apply)), "backward", rf"{NOT}.*Doubled"),
     "of one weight": Row(at(one_weight), "backward", rf"^low: by w\.0\.weight .*{NOT}.*Doubled"),
+    "a hook inside": Row(at(of_output(hooked)), "backward", rf"{NOT}.*register_hook\(\){HERE}"),
     "not twice": Row(at(recomputed), "derivatives", r"^low: its gradient .*Again has a backward"),
     "once differentiable": Row(at(of_output(Once.apply)), "derivatives", "central differences"),
     "reentrant": Row(at(checkpointed(True)), "derivatives", r"^low: .*use_reentrant=False"),
@@ -178,6 +182,8 @@ RIGHT = {
     "kinks": Row(at(net=kinked())),
     "a function of its own": Row(at(of_output(Sine.apply))),
     "a backward that is used once": Row(at(recomputed, method=CENTRAL)),
+    "a gradient inside": Row(at(penalised("w"))),
+    "a gradient inside, central": Row(at(penalised("x"), method=CENTRAL)),
     "checkpointed": Row(at(checkpointed(False))),
     "checkpointed, central": Row(at(checkpointed(False), method=CENTRAL)),
     "draws of torch": Row(at(scaled(lambda: torch.rand(())))),
@@ -256,6 +262,25 @@ def test_its_right_neighbour_has_none(name: str) -> None:
         right(report.worst, 1e-5)
     with row.around():
         assert of_run(engine) == []
+
+
+def test_an_objective_that_calls_its_engine() -> None:
+    (cause,) = audit(calls_its_engine()).causes
+    assert cause.text.startswith("hypergradient(): called inside audit()")
+
+
+def test_autocast_around_a_step_and_an_audit_is_autocast_inside() -> None:
+    """No cast of weights that have changed since is read."""
+    around = world(**SINGLE, dtype=F32)
+    within = world(**{k: autocast()(f) for k, f in SINGLE.items()}, dtype=F32)
+    with autocast():
+        around.run(steps=2, progress=False)
+        found = audit(around, directions=1)
+    within.run(steps=2, progress=False)
+    expected = audit(within, directions=1)
+    assert [f.error for f in found.findings] == [f.error for f in expected.findings]
+    assert found.causes == expected.causes
+    assert found.rounding > 1e-4
 
 
 def test_all_at_once() -> None:
