@@ -21,21 +21,19 @@ _OFF = 1e-3  # of a second derivative, by which double backward and differences 
 
 
 def compare_second(study: Study, values: Values, lower: Problem, upper: Problem) -> None:
-    """Compare second derivatives that a method takes with differences of first ones.
+    """Compare second derivatives, of a method or an oracle, with differences of first ones.
 
         < c , d2F / dw dp  d >    against    < c , dF/dw(p + h d) - dF/dw(p - h d) > / 2h
 
     with p the variables that the problem reads, its own among them, and random c and d.
 
     Args:
-        study: takes the cause; remembers what has been compared.
+        study: takes the cause, if the method takes them; remembers what has been compared.
         values: of the graph, at the upper problem's batches.
         lower: the problem.
         upper: the problem in which it is looked at.
     """
-    method = study.graph.methods[lower]
-    twice = method.cost.keeps_graph or method.traced
-    if not twice or lower in study.twice or lower in study.bent:
+    if lower in study.twice or lower in study.bent:
         return
     study.twice.add(lower)
     values.begin(settles=False)
@@ -53,12 +51,7 @@ def compare_second(study: Study, values: Values, lower: Problem, upper: Problem)
     loss = values.objective(frame.pinned(leaves))[0]
     if made_by_kinks(loss):
         return
-    found: Tensors = {}
-    first = _along(loss, leaves, c)
-    if first.requires_grad:
-        by = torch.autograd.grad(first, list(leaves.values()), allow_unused=True)
-        found = {k: g for k, g in zip(leaves, by, strict=True) if g is not None}
-    said = float((flat(dense(found), point) * flat(d, point)).sum())
+    said = float((flat(_by_double_backward(loss, leaves, c), point) * flat(d, point)).sum())
 
     def moved(h: float) -> float:
         there = {k: t.requires_grad_() for k, t in displaced(point, d, h).items()}
@@ -67,7 +60,11 @@ def compare_second(study: Study, values: Values, lower: Problem, upper: Problem)
         return float(out.detach())
 
     slope = differentiate(study.double, moved)
-    if abs(said - slope.value) > _OFF * (abs(slope.value) + slope.floor) + 2 * slope.unsure:
+    if not abs(said - slope.value) > _OFF * (abs(slope.value) + slope.floor) + 2 * slope.unsure:
+        return
+    study.shallow.add(lower)
+    method = study.graph.methods[lower]
+    if method.cost.keeps_graph or method.traced:
         study.bent.add(lower)
         functions = custom_functions(loss)
         by = f" {' and '.join(functions)} has a backward of its own." if functions else ""
@@ -80,6 +77,17 @@ def compare_second(study: Study, values: Values, lower: Problem, upper: Problem)
             "create_graph). Mend it, or give the method product=Central(), which needs first "
             "derivatives alone.",
         )  # fmt: skip
+
+
+def _by_double_backward(loss: Tensor, leaves: Tensors, c: Tensors) -> Tensors:
+    first = _along(loss, leaves, c)
+    if not first.requires_grad:
+        return {}
+    try:
+        by = torch.autograd.grad(first, list(leaves.values()), allow_unused=True)
+    except RuntimeError:  # marked as once differentiable
+        return {}
+    return dense({k: g for k, g in zip(leaves, by, strict=True) if g is not None})
 
 
 def _along(loss: Tensor, leaves: Tensors, c: Tensors) -> Tensor:

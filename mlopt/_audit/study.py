@@ -39,6 +39,7 @@ class Study:
         bent: those whose value is another each time, whose gradient is not that of their values, or
             whose second derivatives are wrong: of them differences say nothing.
         twice: those whose second derivatives have been looked at.
+        shallow: those in which double backward is no second derivative.
         settled: players in equilibrium whose distance from it has been looked at.
         radii: questions about a difference product, asked when its edges are done.
     """
@@ -77,6 +78,7 @@ class Study:
         unsteady = {c.where for c in self.causes if c.kind == "state"}
         self.bent: set[Node] = {n for n in self.graph.nodes if self.graph.labels[n] in unsteady}
         self.twice: set[Problem] = set()
+        self.shallow: set[Problem] = set()
         self.radii: list[tuple[Any, ...]] = []
 
     def cause(self, kind: str, node: Node, text: str) -> None:

@@ -58,7 +58,7 @@ from small import assert_same, seeded, state_of
 from torch import nn
 
 import mlopt
-from mlopt import OneStep, Sama, audit
+from mlopt import Dense, Implicit, OneStep, Sama, audit
 
 HERE = r" in (planted|test_causes)\.py, line \d+"
 
@@ -130,6 +130,9 @@ PLANTED = {
     "a hook inside": Row(at(of_output(hooked)), "backward", rf"{NOT}.*register_hook\(\){HERE}"),
     "not twice": Row(at(recomputed), "derivatives", r"^low: its gradient .*Again has a backward"),
     "once differentiable": Row(at(of_output(Once.apply)), "derivatives", "central differences"),
+    "once differentiable, implicit": Row(
+        at(of_output(Once.apply), method=Implicit(Dense(), damping=1.0)), "derivatives",
+        "central differences"),
     "reentrant": Row(at(checkpointed(True)), "derivatives", r"^low: .*use_reentrant=False"),
     # precision
     "autocast inside": Row(at(inside, **{"up": SINGLE["up"]}, method=CENTRAL, dtype=F32),
@@ -281,6 +284,14 @@ def test_autocast_around_a_step_and_an_audit_is_autocast_inside() -> None:
     assert [f.error for f in found.findings] == [f.error for f in expected.findings]
     assert found.causes == expected.causes
     assert found.rounding > 1e-4
+
+
+def test_an_optimum_by_first_derivatives_alone() -> None:
+    """Nothing is wrong, and no oracle is left: double backward gives none."""
+    method = Implicit(Dense(), product=CENTRAL.product, damping=1.0)
+    report = audit(world(of_output(Once.apply), method=method), directions=1)
+    assert report.causes == ()
+    assert [f.error for f in report.findings] == [None, None]
 
 
 def test_all_at_once() -> None:
