@@ -1,7 +1,7 @@
 """mlopt: multi-level optimization for PyTorch. One function a level; the engine does the rest."""
 
 from . import games
-from ._audit import Audit, AuditError, Finding, audit
+from ._audit import Audit, AuditError, Cause, Finding, audit
 from ._engine.engine import Callback, Engine
 from ._engine.loops import Loops
 from ._engine.plan import Plan
@@ -56,6 +56,7 @@ __all__ = [
     "AuditError",
     "Callback",
     "CapabilityWarning",
+    "Cause",
     "Central",
     "ConvergenceError",
     "ConvergenceWarning",

@@ -6,12 +6,13 @@
 - values: objectives and solutions by their definitions, with dependence, solutions and optima.
 - edges: pullbacks against the reference; radii: of difference products.
 - totals: whole hypergradients against differences.
+- reads: gradients of functions against slopes of their values; ways: past autograd.
 - repeat: two evaluations at one point; kinks: functions that are not smooth.
 
 Imports every room above it but `penalty`. Start reading at `audit.py`.
 """
 
 from .audit import audit
-from .findings import Audit, AuditError, Finding
+from .findings import Audit, AuditError, Cause, Finding
 
-__all__ = ["Audit", "AuditError", "Finding", "audit"]
+__all__ = ["Audit", "AuditError", "Cause", "Finding", "audit"]

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import warnings
 
+import torch
+
 from .._arguments import a_seed, checked, from_one, from_zero
 from .._engine.engine import Engine
+from .._engine.turns import refuse_inside, turn
 from .._errors import MloptError, SettingsError
+from .._evaluation.causes import Gathered
 from .._graph.node import Node
 from .._graph.problem import Problem
 from .edges import compare_edges
@@ -15,9 +19,10 @@ from .kinks import WARNING
 from .precision import widened
 from .probe import probed
 from .radii import try_radii
-from .reads import detached_reads
+from .reads import compare_reads
 from .repeat import repeat
 from .run import Run, run, unchanged
+from .second import compare_second
 from .study import LARGE, Study, line
 from .totals import compare_total
 from .vectors import compare, flat
@@ -54,9 +59,15 @@ def audit(
     and for `Implicit` the lower problem is minimised anew. An error of a total that no edge shows
     is one of the graph: a dropped term, a transposed read.
 
+    What the functions do is looked at as well, all at once: by the first check of a run, of which
+    nothing is raised here, and by comparing each function's gradients and second derivatives with
+    differences of its values and gradients. The faults are `causes` of the report. If a step would
+    refuse to begin because of one of them, nothing is compared.
+
     Each direction and each edge evaluates the levels it needs eight times over. Do not use it on
-    batches of training size where small ones tell the same. What a function counts by itself
-    cannot be put back.
+    batches of training size where small ones tell the same. What a function changes around it is
+    put back as well: names, attributes, containers, generators and small tensors that it reaches by
+    the names in its code, two objects deep. What it does further away, or to files, cannot be.
 
     Args:
         engine: as it stands, before or in the middle of training.
@@ -69,6 +80,7 @@ def audit(
         The findings: `print` them, or `check` them in a test.
 
     Raises:
+        GraphError: it is called by a function of the engine.
         SettingsError: an argument is not what it must be.
 
     Examples:
@@ -83,20 +95,36 @@ def audit(
         >>> audit(mlopt.Engine([lower, upper])).worst < 1e-6
         True
     """
-    with unchanged(), warnings.catch_warnings(record=True) as caught:
+    with turn:
+        refuse_inside(engine, "audit()")
+        engine._doing = "audit()"
+        try:
+            return _audit(engine, directions, cotangents, seed, dense_limit)
+        finally:
+            engine._doing = ""
+
+
+def _audit(engine: Engine, directions: int, cotangents: int, seed: int, dense_limit: int) -> Audit:
+    with unchanged(engine) as put_back, warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        engine._check()
-        study = Study(engine, directions, cotangents, seed, dense_limit)
-        precision = compare_all(study)
+        heard = Gathered()
+        engine._look(heard)
+        study = Study(engine, directions, cotangents, seed, dense_limit, heard.causes, put_back)
+        if heard.refused:
+            precision = "float64"
+            for p in _uppers(study):
+                study.findings.append(Finding("total", study.label(p), "sweep", "-", None))
+        else:
+            precision = compare_all(study)
     kinked = [WARNING.format("; ".join(dict.fromkeys(study.kinked)))] if study.kinked else []
-    texts = [*kinked, *study.texts, *(str(w.message) for w in caught)]
-    return Audit(tuple(study.findings), tuple(dict.fromkeys(texts)), precision)
+    causes = tuple(dict.fromkeys(study.causes))
+    texts = [*(c.text for c in causes), *kinked, *study.texts, *(str(w.message) for w in caught)]
+    return Audit(tuple(study.findings), tuple(dict.fromkeys(texts)), precision, causes)
 
 
 def compare_all(study: Study) -> str:
     """Compare everything; the dtype in which that was done."""
-    graph, depends = study.graph, study.depends
-    uppers = [p for p in graph.problems if p not in depends.dormant and depends.follows(p)]
+    graph, uppers = study.graph, _uppers(study)
     seen: set[Node] = set()
     native = {p: _native(study, p, seen) for p in uppers}
     parameters = [p for v in graph.variables for p in v.parameters()]
@@ -126,13 +154,19 @@ def compare_all(study: Study) -> str:
     return narrow
 
 
+def _uppers(study: Study) -> list[Problem]:
+    """The problems that have a hypergradient."""
+    depends = study.depends
+    return [p for p in study.graph.problems if p not in depends.dormant and depends.follows(p)]
+
+
 def _native(study: Study, problem: Problem, seen: set[Node]) -> Run | Exception:
     """The hypergradient as a step computes it, or what it raised."""
     try:
         with run(study.engine, problem, study.evaluator, wide=False) as made:
             values = study.values(made)
             values.settles = False
-            study.texts.extend(repeat(values, problem, seen))
+            repeat(study, values, problem, seen)
             study.evaluator.release()
         return made
     except (MloptError, RuntimeError) as error:
@@ -153,7 +187,10 @@ def _compare_upper(study: Study, problem: Problem, native: Run | Exception, narr
     ):
         values = study.values(made)
         if study.double:
-            study.texts.extend(detached_reads(study, values, problem))
+            compare_reads(study, values, problem)
+            for p in study.lowers:
+                if p in study.depends.reached(problem) and p is not problem:
+                    compare_second(study, values, p, problem)
         before = len(study.findings)
         for p, probe in probes.items():
             compare_edges(study, values, p, problem, probe)
@@ -161,20 +198,38 @@ def _compare_upper(study: Study, problem: Problem, native: Run | Exception, narr
         compare_total(study, values, problem, made, native, max(errors, default=0.0))
         study.evaluator.release()
     if narrow:
-        _compare_rounding(study, label, made, native, narrow)
+        _compare_rounding(study, problem, made, native, narrow)
     while study.radii:
         try_radii(study, *study.radii.pop())
 
 
-def _compare_rounding(study: Study, label: str, made: Run, native: Run, narrow: str) -> None:
+def _compare_rounding(study: Study, problem: Problem, made: Run, native: Run, narrow: str) -> None:
+    label = study.label(problem)
+    coarse = {
+        study.graph.labels[n]: str(dtype).removeprefix("torch.")
+        for n, dtype in study.evaluator.narrow.items()
+        if n in study.depends.reached(problem)
+    }
     ours = flat({k: t.double() for k, t in native.gradient.items()}, made.gradient)
     found = compare(ours, flat(made.gradient, made.gradient))
-    if not abs(native.loss - made.loss) <= 1e-3 * abs(made.loss) + 1e-6:  # NaN too
+    eps = max((torch.finfo(d).eps for d in study.evaluator.narrow.values()), default=0.0)
+    if not abs(native.loss - made.loss) <= max(1e-3, 8 * eps) * abs(made.loss) + 1e-6:  # NaN too
         study.texts.append(
             f"{label}: the loss is {native.loss:.6g} in {narrow} and {made.loss:.6g} in "
             "float64: other random numbers are drawn there, so rounding cannot be measured."
         )
         found = (None, None, None)
+    elif found[0] > LARGE and coarse:
+        computed = " and ".join(f"{where} in {dtype}" for where, dtype in coarse.items())
+        text = (
+            f"{label}: the hypergradient differs by {found[0]:.1e} from the same in float64, which "
+            f"is rounding: {computed} (weights of that dtype, a cast, autocast). Compute in "
+            "float32 what is to be differentiated, and take product=Exact()."
+        )
+        if any(c.kind == "precision" and c.where in coarse for c in study.causes):
+            study.texts.append(text)  # the size of what has been said
+        else:
+            study.cause("precision", problem, text)
     elif found[0] > LARGE:
         study.texts.append(
             f"{label}: in {narrow} the hypergradient differs by {found[0]:.1e} from the same in "

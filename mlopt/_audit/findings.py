@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 
 from .._arguments import checked, within
 from .._errors import MloptError, SettingsError
+from .._evaluation.causes import Cause
 from .cost import Took
 
-__all__ = ["Audit", "AuditError", "Finding"]
+__all__ = ["Audit", "AuditError", "Cause", "Finding"]
 
 
 class AuditError(MloptError, AssertionError):
@@ -51,13 +52,15 @@ class Audit:
 
     Attributes:
         findings: the rows.
-        warnings: what to know about them, in words.
+        warnings: what to know about them, in words; those of the causes come first.
         precision: what the comparison was computed in.
+        causes: faults in what the functions do, which explain the rows.
     """
 
     findings: tuple[Finding, ...]
     warnings: tuple[str, ...] = ()
     precision: str = "float64"
+    causes: tuple[Cause, ...] = ()
 
     @property
     def worst(self) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -21,6 +21,7 @@ from .._engine.transaction import Transaction
 from .._engine.turns import turn
 from .._engine.watch import Care
 from .._evaluation.point import Evaluator
+from .._evaluation.surroundings import Surroundings
 from .._graph.problem import Problem
 from .._graph.stream import Stream
 from .._tensors import Tensors, dense
@@ -78,14 +79,44 @@ def run(engine: Engine, problem: Problem, evaluator: Evaluator, wide: bool) -> I
 
 
 @contextmanager
-def unchanged() -> Iterator[None]:
-    """Put NumPy's, Python's and torch's generators back after a block."""
+def unchanged(engine: Engine) -> Iterator[Callable[[], None]]:
+    """Put generators, and what the functions can reach, back after a block.
+
+    A step that has not made its first check before makes it after, and says what it has to say.
+
+    Args:
+        engine: whose functions are called.
+
+    Yields:
+        What puts back the latter, for use in the middle of the block.
+    """
+    evaluator, nodes = engine._evaluator, engine.graph.nodes
+    loaders = [s.loader for n in nodes for s in n.streams]  # from which a batch stays drawn
+    modules = [[(s.name, evaluator.bindings[s].module) for s in evaluator.bound(n)] for n in nodes]
+    around = [Surroundings(n.fn, m, loaders) for n, m in zip(nodes, modules, strict=True)]
     states = random.getstate(), np.random.get_state(), torch.get_rng_state()
     dtype = torch.get_default_dtype()
     cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None
+
+    graph = engine.graph
+    checked = engine._checked and not engine._ownership.changed()
+    told: tuple[dict[Any, Any], ...] = (graph.methods, graph.notes, graph.stacks)
+    before: list[dict[Any, Any]] = [dict(held) for held in told]
+
+    def put_back() -> None:
+        for surroundings in around:
+            surroundings.put_back()
+
     try:
-        yield
+        yield put_back
     finally:
+        put_back()
+        if not checked:
+            engine._checked = False
+            engine._plans.clear()
+            for held, content in zip(told, before, strict=True):
+                held.clear()
+                held.update(content)
         random.setstate(states[0])
         np.random.set_state(states[1])
         torch.set_rng_state(states[2])

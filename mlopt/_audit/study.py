@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from .._engine.engine import Engine
+from .._evaluation.causes import Cause
 from .._evaluation.point import Evaluator
 from .._graph.node import Node
 from .._graph.problem import Problem
@@ -29,16 +31,28 @@ class Study:
         double: whether the comparison is made in float64.
         findings: the rows.
         texts: what to know about them.
+        causes: faults in what the functions do.
+        put_back: what the functions can reach, past their arguments, as it was.
         kinked: labels of rows that kinks explain.
         seen: edges that have a row, as (lower problem, source).
         read: nodes whose reads have been looked at.
-        detaching: those that read something past autograd.
+        bent: those whose value is another each time, whose gradient is not that of their values, or
+            whose second derivatives are wrong: of them differences say nothing.
+        twice: those whose second derivatives have been looked at.
+        shallow: those in which double backward is no second derivative.
         settled: players in equilibrium whose distance from it has been looked at.
         radii: questions about a difference product, asked when its edges are done.
     """
 
     def __init__(
-        self, engine: Engine, directions: int, cotangents: int, seed: int, dense_limit: int
+        self,
+        engine: Engine,
+        directions: int,
+        cotangents: int,
+        seed: int,
+        dense_limit: int,
+        causes: list[Cause],
+        put_back: Callable[[], None],
     ) -> None:
         self.engine, self.graph = engine, engine.graph
         self.directions, self.cotangents, self.seed = directions, cotangents, seed
@@ -46,6 +60,7 @@ class Study:
         self.depends = Dependence(engine.graph, engine._active()[1])
         self.lowers = [p for p in self.graph.problems if self.graph.methods[p].responds]
         self.texts: list[str] = []
+        self.causes, self.put_back = causes, put_back
         self.begin(double=True)
 
     def begin(self, double: bool) -> None:
@@ -59,8 +74,18 @@ class Study:
         self.seen: set[tuple[Problem, Any]] = set()
         self.settled: set[tuple[Problem, ...]] = set()
         self.read: set[Node] = set()
-        self.detaching: set[Node] = set()
+        unsteady = {c.where for c in self.causes if c.kind == "state"}
+        self.bent: set[Node] = {n for n in self.graph.nodes if self.graph.labels[n] in unsteady}
+        self.twice: set[Problem] = set()
+        self.shallow: set[Problem] = set()
         self.radii: list[tuple[Any, ...]] = []
+
+    def cause(self, kind: str, node: Node, text: str) -> None:
+        """List a fault, in the place of what the first check says of it, which looks less close."""
+        where = self.graph.labels[node]
+        kept = [c for c in self.causes if c.refused or (c.kind, c.where) != ("backward", where)]
+        self.causes[:] = kept if kind == "backward" else self.causes
+        self.causes.append(Cause(kind, where, text))
 
     def label(self, problem: Problem, source: Any = None) -> str:
         """Of a row: an edge's, or that of a problem's hypergradient."""

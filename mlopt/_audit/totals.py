@@ -48,7 +48,7 @@ def compare_total(
     values.begin(settles=True)
 
     def objective(moved: Tensors) -> float:
-        value = float(values.objective(Frame(values, problem, moved))[0])
+        value = float(values.objective(Frame(values, problem, moved))[0].detach())
         study.evaluator.release()
         return value
 
@@ -73,6 +73,8 @@ def compare_total(
     study.findings.append(replace(row, error=error, cosine=cosine, ratio=ratio))
     size = float(oracle.norm())
     smooth = not any(kinked(values, p, problem) for p in below)
+    if not study.bent.isdisjoint(reached):
+        return  # which has been said
     if not smooth and (error > LARGE or spread > 0.02 * size):
         study.kinked.append(label)
     elif error > 1e-6 and not unsure <= min(error, 1.0) * max(size, least) / 10:
@@ -80,7 +82,7 @@ def compare_total(
             f"{label}: the differences themselves are off by about {unsure:.1e}: the objective "
             "changes too fast, or jumps, within the smallest radius. The row says nothing."
         )
-    elif error > 1e-3 and edges < error / 10 and study.detaching.isdisjoint(reached):
+    elif error > 1e-3 and edges < error / 10:
         why = (
             "the lower problem is not where it would be solved (see the warnings about its "
             "optimum), it is damped, its objective has several optima, or "

@@ -122,6 +122,7 @@ class Values:
         self.targets: dict[Problem, Tensor] = {}  # what dF/dw is at an optimum, if not zero
         self.settles = True  # whether optima are found anew, or taken where they stand
         self.kinked: dict[Problem, bool] = {}  # known so far
+        self._inner: set[Node] = set()  # whose functions take gradients by what they read
         self._held: dict[Any, Any] = {}
         self._optima: dict[tuple[Problem, ...], Optimum] = {}
 
@@ -159,15 +160,21 @@ class Values:
             if isinstance(read.source, Signal):
                 signals[read.source] = value
             else:
-                values[read.source] = value
+                values[read.source] = _leaves(value) if node in self._inner else value
         loops, at = [], frame
         while at is not None:
             if at.inner:
                 loops.append((at.owner, at.inner))
             at = at.parent
         point = Point(values, signals, self.batch(node, loops), self.seed(node, frame.inner))
-        with torch.enable_grad():
-            return self.evaluator(node, point, owner=owner, keep=True, twice=True, start=start)
+        try:
+            with torch.enable_grad():
+                return self.evaluator(node, point, owner=owner, keep=True, twice=True, start=start)
+        except RuntimeError:  # torch has no type of its own for what needs no gradient
+            if node in self._inner:
+                raise
+            self._inner.add(node)
+            return self.evaluate(node, frame, owner, start)
 
     def hold(self, key: Any, value: Any) -> Any:
         """The first value of this key since `remember`, as a constant."""
@@ -244,6 +251,12 @@ class Values:
         return torch.cat(
             [known.new_zeros(n) if t is None else t for t, n in zip(parts, sizes, strict=True)]
         )
+
+
+def _leaves(value: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A variable's value, of which constants are tensors that gradients may be taken by."""
+    real = {k: t.is_floating_point() and not t.requires_grad for k, t in value.items()}
+    return {k: t.detach().requires_grad_() if real[k] else t for k, t in value.items()}
 
 
 def _detached(value: Any) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,10 +9,12 @@ import torch
 from torch import Tensor
 
 from .._arguments import checked, from_zero, in_body
-from .._errors import CapabilityWarning, GraphError, NonFiniteError, SettingsError
+from .._errors import GraphError, NonFiniteError, SettingsError
+from .._evaluation.causes import Aloud
 from .._evaluation.check import check_nodes
 from .._evaluation.compile import Compiler
-from .._evaluation.point import Evaluator, cuda_devices
+from .._evaluation.devices import cuda_devices
+from .._evaluation.point import Evaluator
 from .._evaluation.stack_check import compare_stacks
 from .._graph.feed import Feed
 from .._graph.graph import Graph
@@ -36,7 +37,7 @@ from .ownership import Ownership
 from .plan import Plan
 from .schedule import AbstractSchedule, Simultaneous
 from .step import Step
-from .transaction import Transaction
+from .transaction import Transaction, say_what_stays
 from .turns import in_turn
 from .watch import Care
 
@@ -254,21 +255,8 @@ class Stepper:
                 outcome = self._run(plan, dormant, transaction)
             self._after(outcome, transaction)
         if first:
-            self._say_what_stays(memory.closed)
+            say_what_stays(memory.closed)
         return outcome.metrics
-
-    def _say_what_stays(self, closed: Mapping[str, str]) -> None:
-        """What a step that fails later cannot put back."""
-        if closed:
-            named = [f"{path} ({kind})" for path, kind in closed.items()]
-            more = f" and {len(named) - 5} more" if len(named) > 5 else ""
-            warnings.warn(
-                f"If a step fails, all is put back but what is inside of {', '.join(named[:5])}"
-                f"{more}: an optimizer's or scheduler's containers, tensors, generators and "
-                "attributes are copied, and objects in these two deep.",
-                CapabilityWarning,
-                stacklevel=5,
-            )
 
     # After a step.
 
@@ -310,22 +298,29 @@ class Stepper:
 
     def _check(self) -> None:
         """Before anything is changed: do the functions read what they declare?"""
-        if self._checked and not self._ownership.changed():
-            return
+        if not self._checked or self._ownership.changed():
+            self._look(Aloud())
+
+    def _look(self, hear: Aloud) -> None:
+        """The check itself; what is heard of refusals and does not end it leaves it to be made."""
         self._checked = False
-        self._ownership.check()
+        with hear("graph", ""):
+            self._ownership.check()
         self._plans.clear()
         self._feed.begin()
         batches = Batches(self.graph, self._feed)
         try:
             with self._compiler.paused():
-                shallow = check_nodes(self.graph, self._evaluator, batches, self._seed_of)
-                compare_stacks(self.graph, self._evaluator, batches, self._seed_of)
+                shallow = check_nodes(self.graph, self._evaluator, batches, self._seed_of, hear)
+                if hear.refused:
+                    return
+                with hear("reads", ""):
+                    compare_stacks(self.graph, self._evaluator, batches, self._seed_of)
         finally:
             self._feed.give_back()
-        with self._compiler.paused():
+        with self._compiler.paused(), hear("derivatives", ""):
             mend_nested(self.graph, shallow, self._attempt)
-        self._checked = True
+        self._checked = not hear.refused
 
     def _attempt(self, problem: Problem) -> None:
         """Take the whole gradient of a problem, of which nothing is kept or decided."""

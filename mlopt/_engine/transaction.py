@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from .._errors import CapabilityWarning
 from .._evaluation.point import Evaluator
 from .._graph.node import Node
 from .._graph.problem import PerStep, Problem
@@ -18,7 +20,7 @@ from .interrupts import Deferral
 from .memory import Memory
 from .reach import reach
 
-__all__ = ["Transaction", "trainable"]
+__all__ = ["Transaction", "say_what_stays", "trainable"]
 
 
 class Transaction:
@@ -202,3 +204,17 @@ def trainable(
         for name, p in named(v).items()
         if p.requires_grad and (held is None or id(p) in held)
     }
+
+
+def say_what_stays(closed: Mapping[str, str]) -> None:
+    """What a step that fails later cannot put back, by the path to it; nothing where all can."""
+    if closed:
+        named = [f"{path} ({kind})" for path, kind in closed.items()]
+        more = f" and {len(named) - 5} more" if len(named) > 5 else ""
+        warnings.warn(
+            f"If a step fails, all is put back but what is inside of {', '.join(named[:5])}"
+            f"{more}: an optimizer's or scheduler's containers, tensors, generators and "
+            "attributes are copied, and objects in these two deep.",
+            CapabilityWarning,
+            stacklevel=5,
+        )

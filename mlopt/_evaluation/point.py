@@ -22,7 +22,7 @@ from .._variable import Variable
 from .binding import Binding, Swap
 from .recall import Kept, Recall
 
-__all__ = ["Evaluator", "Point", "cuda_devices", "written_in_place"]
+__all__ = ["Evaluator", "Point", "written_in_place"]
 
 
 @dataclass(frozen=True)
@@ -70,6 +70,8 @@ class Evaluator:
         self.recomputing: set[Node] = set()
         #: Nodes that take derivatives inside, for which what they read must require gradients.
         self.differentiating: set[Node] = set()
+        #: The low precision that a node computes in, if it does.
+        self.narrow: dict[Node, torch.dtype] = {}
         self.recall = Recall()
         self._lent: list[tuple[Binding, list[Tensor]]] = []
         self._open: list[Swap] = []
@@ -172,9 +174,12 @@ class Evaluator:
         self.recall.keep(result, inputs, Kept(values, swap.starts, modes))
 
     def learn(self, other: Evaluator) -> None:
-        """Know what the first check has found out with another evaluator."""
-        self.regions, self.generators.foreign = other.regions, other.generators.foreign
-        self.recomputing, self.differentiating = other.recomputing, other.differentiating
+        """Take over what the checks have told another evaluator of the same graph."""
+        self.regions.update(other.regions)
+        self.recomputing |= other.recomputing
+        self.differentiating |= other.differentiating
+        self.narrow.update(other.narrow)
+        self.generators.foreign |= other.generators.foreign
 
     def stands(self) -> bool:
         """Whether all modules still have the parts in which their tensors were found."""
@@ -329,20 +334,4 @@ def written_in_place(node: Node) -> str:
         f"{node.name} writes one of its arguments in place: a batch, a signal's value or a "
         "parameter, which others read after it. Compute a new tensor: x = x / 2 instead of "
         "x.div_(2); weights are written by the optimizer alone."
-    )
-
-
-def cuda_devices(variables: Iterable[Variable], device: torch.device | None) -> tuple[int, ...]:
-    """The CUDA devices on which a graph draws random numbers."""
-    devices = {p.device for v in variables for p in v.parameters()} | (
-        {device} if device else set()
-    )
-    return tuple(
-        sorted(
-            {
-                d.index if d.index is not None else torch.cuda.current_device()
-                for d in devices
-                if d.type == "cuda"
-            }
-        )
     )

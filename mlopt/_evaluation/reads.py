@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -15,7 +17,7 @@ from .._graph.node import Node
 from .._graph.problem import Problem
 from .._variable import Variable
 
-__all__ = ["Touches", "check_touched"]
+__all__ = ["Touches", "check_touched", "eager"]
 
 _NARROW = (torch.float16, torch.bfloat16)
 
@@ -86,3 +88,10 @@ def check_touched(node: Node, touched: set[tuple[Any, bool]], free: set[Variable
                 f"{node.name} is given {source.name} and never uses it. Remove it from given=, or "
                 "use the argument."
             )
+
+
+def eager() -> AbstractContextManager[Any]:
+    """Without compilation: some versions of torch never compile again what ran under a watch."""
+    if "torch._dynamo" not in sys.modules:  # its import takes seconds, and nothing is compiled
+        return nullcontext()
+    return torch.compiler.set_stance("force_eager")

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Callable
 
 import torch
+from torch import Tensor
 
 from .._errors import CapabilityWarning
 from .._graph.brief import brief
@@ -17,7 +19,7 @@ from ..hypergrad.products import Differences
 from .loss import split_loss
 from .point import Evaluator, Point
 
-__all__ = ["check_slope"]
+__all__ = ["check_precision", "check_slope", "ratio"]
 
 #: Lengths of the displacement, in the order in which they are tried.
 _RADII = (1e-2, 1e-3)
@@ -27,6 +29,26 @@ _SMALL = 0.01
 _FAR = 0.1
 
 
+def check_precision(
+    graph: Graph, problem: Problem, gradient: Tensors, narrow: torch.dtype | None
+) -> None:
+    """Warn once where a method's differences would be lost in rounding.
+
+    Args:
+        graph: the graph.
+        problem: the problem.
+        gradient: of its value, by key.
+        narrow: a dtype of low precision that it computes in, if any.
+    """
+    product = _differences(graph, problem, gradient)
+    if product is not None and narrow is not None:
+        _say(
+            graph, problem,
+            f"it computes in {str(narrow).removeprefix('torch.')}, whose rounding is divided by "
+            "the radius",
+        )  # fmt: skip
+
+
 def check_slope(
     graph: Graph,
     evaluator: Evaluator,
@@ -34,7 +56,6 @@ def check_slope(
     point: Point,
     leaves: Tensors,
     gradient: Tensors,
-    narrow: torch.dtype | None,
 ) -> None:
     """Warn once where a method's differences would not be those of the function that trains.
 
@@ -50,30 +71,36 @@ def check_slope(
         point: where it is evaluated.
         leaves: all that it reads, by key.
         gradient: of its value there, by key.
-        narrow: a dtype of low precision that it computes in, if any.
     """
-    product = getattr(graph.methods[problem], "product", None)
-    if not isinstance(product, Differences) or any(g.is_meta for g in gradient.values()):
-        return
-    if narrow is not None:
-        _say(
-            graph, problem, product,
-            f"it computes in {str(narrow).removeprefix('torch.')}, whose rounding is divided by "
-            "the radius",
-        )  # fmt: skip
+    product = _differences(graph, problem, gradient)
+    if product is None:
         return
     own = {k: g for k, g in gradient.items() if k[0] in problem.over}
+
+    def value(moved: Tensors) -> Tensor:
+        with torch.enable_grad():  # as in the differences: a function may look at it
+            result, _ = evaluator(problem, _at(point, moved))
+        return split_loss(result, problem.name)[0].detach()
+
+    start = {k: leaves[k].detach() for k in own}
     radius = min(getattr(product, "radius", _RADII[0]), _RADII[0])
     for along in (own, _levelled(own)):
-        found = _ratio(evaluator, problem, point, leaves, own, along, radius)
+        found = ratio(value, start, own, along, radius)
         if found is not None:
             _say(
-                graph, problem, product,
+                graph, problem,
                 f"along its own gradient its value changes by {found:.2g} times what the gradient "
                 "says: a straight-through estimator, a reversed gradient, or another backward of "
                 "its own",
             )  # fmt: skip
             return
+
+
+def _differences(graph: Graph, problem: Problem, gradient: Tensors) -> Differences | None:
+    product = getattr(graph.methods[problem], "product", None)
+    if not isinstance(product, Differences) or any(g.is_meta for g in gradient.values()):
+        return None
+    return product
 
 
 def _levelled(gradient: Tensors) -> Tensors:
@@ -84,40 +111,38 @@ def _levelled(gradient: Tensors) -> Tensors:
     return {k: gradient[k] / lengths[k] / lengths[k] for k in keys} if len(keys) > 1 else {}
 
 
-def _ratio(
-    evaluator: Evaluator, problem: Problem, point: Point, leaves: Tensors, gradient: Tensors,
-    direction: Tensors, first: float,
-) -> float | None:  # fmt: skip
-    """Slope over gradient, where they differ by more than rounding can; None where not.
+def ratio(
+    value: Callable[[Tensors], Tensor],
+    point: Tensors,
+    gradient: Tensors,
+    direction: Tensors | None = None,
+    first: float = _RADII[0],
+) -> float | None:
+    """Slope of values over that of their gradient, where both differ by more than rounding.
 
     Of two radii that rounding allows, one has to agree: a kink may lie within the other.
 
     Args:
-        evaluator: of the graph.
-        problem: the problem.
-        point: where it is evaluated.
-        leaves: all that it reads, by key.
-        gradient: by its own variables.
-        direction: in which values are compared.
-        first: the first radius, no larger than the product's, whose differences may see steps in
-            the values, as of quantised ones, that larger ones do not.
+        value: a scalar function of tensors.
+        point: where.
+        gradient: what is said to be its gradient there; no key that the point lacks.
+        direction: along which; by default that of the gradient.
+        first: the first radius. No larger than a product's, whose differences may see steps in the
+            values, as of quantised ones, that larger ones do not.
 
     Returns:
-        Their ratio, or None.
+        The ratio; None where they agree at a radius, or nothing can be told.
     """
+    direction = gradient if direction is None else direction
     size = float(norm(direction, wide=True))
     if not (math.isfinite(size) and size > 0):
         return None
     along = scale(direction, 1 / size)
+    base = {k: point[k] for k in along}
     length = sum(float((real(gradient[k]) * real(t)).sum()) for k, t in along.items())
     found, tried = None, 0
     for radius in dict.fromkeys((first, first / 10, *_RADII)):
-        values = []
-        for side in (radius, -radius):
-            moved = add_scaled({k: leaves[k].detach() for k in along}, along, side)
-            with torch.enable_grad():  # as in the differences: a function may look at it
-                result, _ = evaluator(problem, _at(point, moved))
-            values.append(split_loss(result, problem.name)[0].detach())
+        values = [value(add_scaled(base, along, side)) for side in (radius, -radius)]
         plus, minus = (float(v) for v in values)
         slope = (plus - minus) / (2 * radius)
         # Some roundings in each value, of which none cancel.
@@ -143,7 +168,7 @@ def _at(point: Point, moved: Tensors) -> Point:
     return Point(values, signals, point.batch, point.seed)
 
 
-def _say(graph: Graph, problem: Problem, product: Differences, reason: str) -> None:
+def _say(graph: Graph, problem: Problem, reason: str) -> None:
     method = graph.methods[problem]
     warnings.warn(
         f"{graph.labels[problem]}: {brief(method)} takes differences of its gradients, and "

@@ -9,8 +9,8 @@ from typing import Any
 from torch import Tensor
 
 from .._errors import GraphError
+from .._evaluation.devices import cuda_devices
 from .._evaluation.loss import split_loss
-from .._evaluation.point import cuda_devices
 from .._graph.node import Node
 from .._graph.problem import Problem
 from .._graph.signal import Signal

@@ -1,0 +1,84 @@
+"""Where a function leaves autograd, or has a backward of its own."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+from .._evaluation.autograd_graph import operations
+
+__all__ = ["HOOK", "Ways", "custom_functions"]
+
+HOOK = "register_hook()"  # by which a gradient is changed
+
+_OUT = {
+    Tensor.detach: "detach()",
+    Tensor.detach_: "detach_()",
+    torch.detach: "detach()",
+    Tensor.data.__get__: ".data",  # type: ignore[attr-defined]
+    Tensor.item: "item()",
+    Tensor.tolist: "tolist()",
+    Tensor.numpy: "numpy()",
+    Tensor.__float__: "float()",
+    Tensor.__array__: "NumPy",
+    Tensor.register_hook: HOOK,
+}
+_TORCH = os.path.dirname(torch.__file__)
+_CORE = os.path.join(os.path.dirname(os.path.dirname(__file__)), "_")
+
+
+class Ways(TorchFunctionMode):
+    """Notes how tensors that require a gradient go on without one, and in which lines.
+
+    Attributes:
+        found: the ways, in words.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: dict[str, None] = {}
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        del types
+        out = func(*args, **(kwargs or {}))
+        if any(isinstance(x, Tensor) and x.requires_grad for x in args):
+            how = _OUT.get(func) or ("" if torch.is_grad_enabled() else "no_grad")
+            if how and (line := _line()):
+                self.found[f"{how} in {line}"] = None
+        return out
+
+
+def _line() -> str:
+    """The place in the user's code that is run; empty in the engine's own, or in a `Function`."""
+    frame: Any = sys._getframe(2)
+    place = ""
+    while frame is not None:
+        file = frame.f_code.co_filename
+        first = frame.f_locals.get(next(iter(frame.f_code.co_varnames), ""))
+        if isinstance(first, torch.autograd.function.FunctionCtx):
+            return ""
+        if file.startswith(_CORE):
+            break
+        if not place and not file.startswith(_TORCH):
+            place = f"{os.path.basename(file)}, line {frame.f_lineno}"
+        frame = frame.f_back
+    return place
+
+
+def custom_functions(result: Tensor) -> list[str]:
+    """The names of the functions with a backward of their own that a value was computed by.
+
+    Args:
+        result: the value.
+
+    Returns:
+        Those that are not torch's own, each once.
+    """
+    classes = (getattr(node, "_forward_cls", None) for node in operations(result))
+    own = (c for c in classes if c is not None and not c.__module__.startswith("torch."))
+    return list(dict.fromkeys(c.__name__ for c in own))

@@ -1,0 +1,313 @@
+"""`NodeCheck`: the first check of one node."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .._errors import CapabilityWarning, GraphError
+from .._graph.containers import rebuilt
+from .._graph.graph import Graph
+from .._graph.node import Node
+from .._graph.problem import Problem
+from .._graph.signal import Signal, join, split
+from .._tensors import Tensors, continuous, grouped
+from .._variable import Variable
+from ..hypergrad.derivatives import derivatives
+from .autograd_graph import operations
+from .binding import Swap
+from .capability import check_second_order
+from .causes import Aloud
+from .loss import split_loss
+from .point import Evaluator, Point, written_in_place
+from .purity import Attributes, Copies, change, foreign_draws
+from .reads import Touches, check_touched, eager
+from .slope import check_precision, check_slope
+from .sparse import check_sparse
+from .surroundings import Surroundings
+from .written_out import check_written_out
+
+__all__ = ["NodeCheck"]
+
+
+class NodeCheck:
+    """The first check of one node.
+
+    Args:
+        graph: the graph.
+        evaluator: of the graph.
+        node: the node.
+        signals: what those below it gave.
+        batch: its batch.
+        seed: of its evaluations.
+        hear: where refusals and warnings go.
+    """
+
+    def __init__(
+        self,
+        graph: Graph,
+        evaluator: Evaluator,
+        node: Node,
+        signals: dict[Signal, Any],
+        batch: Any,
+        seed: int,
+        hear: Aloud,
+    ) -> None:
+        self.graph, self.evaluator, self.node = graph, evaluator, node
+        self._hear, self._label = hear, graph.labels[node]
+        self.copies = Copies()
+        self.leaves: Tensors = {}
+        values: dict[Variable, dict[str, Tensor]] = {}
+        heard = dict(signals)
+        for source in (read.source for read in node.reads):
+            signal = isinstance(source, Signal)
+            tensors = split(signals[source], source.name) if signal else source.named_parameters()
+            fresh = {k: self.copies.leaf(t, source.name) for k, t in tensors.items()}
+            self.leaves.update({(source, k): t for k, t in fresh.items()})
+            if signal:
+                heard[source] = join(signals[source], fresh)
+            else:
+                values[source] = fresh
+        self.copies.remember(batch, "its batch")
+        self.point = Point(values, heard, batch, seed)
+        self.result: Any = None
+        self.sound = False  # whether the result is one
+        self.shallow: str | None = None
+
+    def run(self, own: dict[int, tuple[Any, bool]], often: int) -> None:
+        """All of it.
+
+        Args:
+            own: the variables' own tensors, by identity.
+            often: how often the node may be differentiated.
+        """
+        node = self.node
+        # An upper problem may depend on its own variables through the lower ones alone.
+        below = isinstance(node, Problem) and bool(self.graph.sweeps[node].nodes)
+        free = set(node.over) if isinstance(node, Problem) and below else set()
+        touched: set[tuple[Any, bool]] = set()
+        attributes = Attributes(self._modules())
+        with self.hear("writes"):
+            touched = self._evaluate_first(own)
+            with self.hear("value"):
+                self._check_returned()
+                self.sound = True
+        if not self.sound:
+            return
+        with self.hear("reads"):
+            check_touched(node, touched, free)
+        gradient: Tensors | None = None
+        with self.hear("derivatives"):
+            check_sparse(self.graph, self.evaluator, node, self.point, self.result)
+            check_written_out(self.evaluator, node, self.result, often)
+            found = self._differentiate(own)
+            if isinstance(node, Problem):
+                self._check_depends(found, below)
+                gradient = found if self.graph.methods[node].responds else {}
+        # One graph at a time, as in a step, and no gradient beside it that nobody asks for.
+        self.result, found = rebuilt(self.result, _leaf), {}
+        repeats = False
+        with self.hear("state"):
+            repeats = self._repeats(attributes)
+        if isinstance(node, Problem) and gradient is not None:
+            with self.hear("derivatives"):
+                self._check_twice(node, gradient, often, repeats)
+
+    def hear(self, kind: str) -> AbstractContextManager[None]:
+        """A block of one kind of checks."""
+        return self._hear(kind, self._label)
+
+    def _evaluate_first(self, own: dict[int, tuple[Any, bool]]) -> set[tuple[Any, bool]]:
+        """Evaluate; what has been touched."""
+        drawn = foreign_draws()
+        try:
+            try:
+                self.result, touched = self._watched({**own, **self._arguments()})
+            except GraphError:  # the evaluation has seen it, and not of what
+                self._check_written()
+                raise
+            self._check_written()
+        except BaseException:
+            self.copies.put_back()
+            raise
+        if drawn():
+            self.evaluator.generators.foreign = True
+            self.result, _ = self._evaluate()
+        return touched
+
+    def _check_twice(self, node: Problem, gradient: Tensors, often: int, repeats: bool) -> None:
+        wanted = {k: t for k, t in self.leaves.items() if t.requires_grad}
+        over = {k: t for k, t in wanted.items() if k[0] in node.over}
+        self.shallow = check_second_order(
+            self.graph, self.evaluator, node, self.point, wanted, over, often
+        )
+        if not (repeats and self.graph.methods[node].responds):
+            return
+        narrow = self.evaluator.narrow.get(node)
+        with self.hear("precision"):
+            check_precision(self.graph, node, gradient, narrow)
+        with self.hear("backward"):
+            if narrow is None:
+                check_slope(self.graph, self.evaluator, node, self.point, wanted, gradient)
+
+    def _arguments(self) -> dict[int, tuple[Any, bool]]:
+        return {id(t): (source, True) for (source, _), t in self.leaves.items()}
+
+    def _evaluate(self) -> tuple[Any, Any]:
+        with torch.enable_grad():
+            return self.evaluator(self.node, self.point, keep=True)
+
+    def _without_gradients(self) -> Any:
+        """The value where nothing requires a gradient; None if there is none."""
+        values = {v: {k: t.detach() for k, t in tensors.items()}
+                  for v, tensors in self.point.values.items()}  # fmt: skip
+        point = replace(self.point, values=values)
+        with torch.set_grad_enabled(isinstance(self.node, Problem)), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch's, of what is expected here
+            try:
+                return self.evaluator(self.node, point, keep=True)[0]
+            except Exception:  # the function has its reasons
+                return None
+
+    def _watched(self, watched: dict[int, Any]) -> tuple[Any, set[Any]]:
+        try:
+            with eager(), Touches(watched) as touches:
+                result, _ = self._evaluate()
+        except RuntimeError as error:  # torch has no type of its own for it
+            if "in-place" in str(error) and "leaf" in str(error):
+                raise GraphError(written_in_place(self.node)) from error
+            raise
+        self.evaluator.narrow.pop(self.node, None)
+        if touches.narrow is not None:
+            self.evaluator.narrow[self.node] = touches.narrow
+        return result, touches.found
+
+    def _modules(self) -> Iterator[tuple[str, nn.Module]]:
+        bound = self.evaluator.bound(self.node)
+        return ((s.name, self.evaluator.bindings[s].module) for s in bound)
+
+    def _check_returned(self) -> None:
+        if isinstance(self.node, Problem):
+            split_loss(self.result, self.node.name)
+        else:
+            split(self.result, self.node.name)
+
+    def _check_written(self) -> None:
+        if written := self.copies.written():
+            raise GraphError(
+                f"{self.node.name} writes {' and '.join(written)} in place, which others read "
+                "after it. Compute a new tensor: x = x / 2 instead of x.div_(2), or copy it "
+                "before: x.clone(); weights are written by the optimizer alone."
+            )
+
+    def _repeats(self, attributes: Attributes) -> bool:
+        """Whether the same evaluation gives the same once more, without gradients if it can."""
+        still = self._without_gradients()
+        off = 0.0 if still is None else self._change(still)
+        if still is not None and not off:
+            return True
+        # Twice more: what alternates is the same at every other call.
+        again = max(self._change(self._evaluate()[0]) for _ in range(2))
+        if not again and not (off and attributes.changed()):
+            self.evaluator.differentiating.add(self.node)
+            return True
+        off = again or off
+        what = f"{self.node.name}: evaluated twice at one point, its value differs by {off:.1e}"
+        if changed := attributes.changed():
+            attributes.put_back()
+            raise GraphError(
+                f"{what}, and so does {' and '.join(changed[:3])}: state that an evaluation leaves "
+                "to the next one. Register it as a buffer (register_buffer): buffers move on once "
+                "a step."
+            )
+        changed = self._left_behind()
+        left = f" It changes {' and '.join(changed[:3])}." if changed else ""
+        warnings.warn(
+            f"{what} (relative to its size).{left} A product by differences, and whatever else "
+            "evaluates it more than once, is then of different functions. Draw from the global "
+            "generators of torch, NumPy or Python, which are seeded for each evaluation, not from "
+            "one of its own; and keep no count of calls.",
+            CapabilityWarning,
+            stacklevel=2,
+        )
+        return False
+
+    def _change(self, again: Any) -> float:
+        """How much the value is another one: of an objective without its metrics."""
+        if not isinstance(self.node, Problem):
+            return change(self.result, again)
+        return change(*(r[0] if isinstance(r, tuple) else r for r in (self.result, again)))
+
+    def _left_behind(self) -> list[str]:
+        """What one more evaluation changes of what the function can reach."""
+        surroundings = Surroundings(self.node.fn, self._modules())
+        self._evaluate()
+        return surroundings.changed()
+
+    def _differentiate(self, own: dict[int, Any]) -> Tensors:
+        """The gradient by all that the function reads; who computes anything again is noted."""
+        if isinstance(self.node, Problem):
+            outputs = [split_loss(self.result, self.node.name)[0]]
+        else:
+            parts = split(self.result, self.node.name).values()
+            outputs = [t for t in parts if continuous(t)]
+        outputs = [t for t in outputs if t.requires_grad]
+        inputs = {k: t for k, t in self.leaves.items() if t.requires_grad}
+        lent = self._lend_buffers()
+        watched = {**own, **{id(slot[key]): key for slot, key, _ in lent.slots}}
+        try:
+            with torch.enable_grad(), eager(), Touches(watched) as touches:
+                found = derivatives(outputs, inputs, [torch.ones_like(t) for t in outputs])
+        except RuntimeError as error:  # torch has no type of its own for it
+            said = str(error).strip().splitlines()[0].rstrip(".")
+            hint = " Give use_reentrant=False." if "use_reentrant=True" in said else ""
+            raise GraphError(
+                f"{self.node.name}: its gradient cannot be taken: {said}.{hint}"
+            ) from error
+        finally:
+            lent.back()
+        if touches.found:
+            self.evaluator.recomputing.add(self.node)
+        if len(found) < len(inputs) and _has_reentrant(outputs):
+            raise GraphError(
+                f"{self.node.name}: a reentrant checkpoint hides what is used inside of it from "
+                "its gradient. Give use_reentrant=False."
+            )
+        return found
+
+    def _lend_buffers(self) -> Swap:
+        """Copies in the places of buffers, for what is computed again where nobody knows it yet."""
+        lent = Swap()
+        for binding in (self.evaluator.bindings[s] for s in self.evaluator.bound(self.node)):
+            lent.note_modes(binding)
+            for (slot, key), copy in zip(binding.buffers, binding.scratch(), strict=True):
+                lent.put(slot, key, copy)
+        return lent
+
+    def _check_depends(self, gradient: Tensors, below: bool) -> None:
+        node = self.node
+        assert isinstance(node, Problem)
+        loss, _ = split_loss(self.result, node.name)
+        if below and loss.requires_grad:
+            return
+        if not any(source in node.over for source in grouped(gradient)):
+            raise GraphError(
+                f"{node.name}: its value does not depend on "
+                f"{', '.join(v.name for v in node.over)}, which it is minimised over. Is "
+                "something detached, or under no_grad?"
+            )
+
+
+def _leaf(held: Any) -> Any:
+    """A tensor without its graph, which still says whether it had one."""
+    return held.detach().requires_grad_(held.requires_grad) if isinstance(held, Tensor) else held
+
+
+def _has_reentrant(outputs: list[Tensor]) -> bool:
+    return any(node.name() == "CheckpointFunctionBackward" for node in operations(outputs))

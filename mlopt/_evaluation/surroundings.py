@@ -1,0 +1,235 @@
+"""`Surroundings`: what functions reach past their arguments, and whether it has changed."""
+
+from __future__ import annotations
+
+import random
+import types
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+__all__ = ["Place", "Surroundings", "around"]
+
+_PLAIN = (type(None), bool, int, float, str)
+_BITS = (torch.Generator, random.Random, np.random.RandomState, np.random.Generator)
+_CONTAINERS = (list, deque, dict, set, bytearray)
+_DEPTH = 2  # of objects in objects
+_MANY = 64  # of what is in a container is not looked into
+_SMALL = 2**16  # numbers of a tensor that is copied
+_TORCHS = frozenset(vars(nn.Module())) - {"training"}
+#: Objects of these packages' classes, but for modules, are let alone.
+_CLOSED = ("torch", "mlopt", "numpy")
+
+
+class Place(NamedTuple):
+    """A name that a function's code uses, what it stands for, and how to let it stand for else."""
+
+    name: str
+    value: Any
+    write: Callable[[Any], None] | None
+
+
+def around(function: Any) -> Iterator[Place]:
+    """What a function reaches by the names in its code: cells, globals, defaults, its object.
+
+    Args:
+        function: a function, a bound method, or another callable.
+
+    Yields:
+        The places; those of functions that it calls are not among them.
+    """
+    if isinstance(function, types.MethodType):
+        yield Place("self", function.__self__, None)
+        yield from around(function.__func__)
+    elif isinstance(function, partial):
+        yield Place("function", function.func, None)
+        for name, value in (*enumerate(function.args), *function.keywords.items()):
+            yield Place(str(name), value, None)
+    elif isinstance(function, types.FunctionType):
+        code = function.__code__
+        for name, cell in zip(code.co_freevars, function.__closure__ or (), strict=True):
+            try:
+                yield Place(name, cell.cell_contents, partial(setattr, cell, "cell_contents"))
+            except ValueError:  # it is empty
+                continue
+        known = function.__globals__
+        for name in dict.fromkeys(_names(code)):
+            if name in known:
+                yield Place(name, known[name], partial(known.__setitem__, name))
+        for i, value in enumerate(function.__defaults__ or ()):
+            yield Place(code.co_varnames[code.co_argcount - len(function.__defaults__) + i],  # type: ignore[arg-type]
+                        value, None)  # fmt: skip
+    elif callable(function):
+        yield Place(type(function).__name__, function, None)
+
+
+def _names(code: types.CodeType) -> Iterator[str]:
+    yield from code.co_names
+    for inner in code.co_consts:  # functions inside of it
+        if isinstance(inner, types.CodeType):
+            yield from _names(inner)
+
+
+class Surroundings:
+    """Names, attributes, containers and generators that a function can reach, as they are now.
+
+    Arrays and large tensors are not copied. Of tensors the version counter is looked at, which does
+    not see what is written through `.data` or NumPy.
+
+    Args:
+        function: the function.
+        modules: what it is given, by name.
+        apart: objects that are let alone.
+    """
+
+    def __init__(
+        self,
+        function: Any,
+        modules: Iterable[tuple[str, nn.Module]] = (),
+        apart: Iterable[Any] = (),
+    ) -> None:
+        #: a name, what is there now, what was there, and how to put it back
+        self._held: list[tuple[str, Callable[[], Any], Any, Callable[[Any], None] | None]] = []
+        self._seen: set[int] = set(map(id, apart))
+        for name, module in modules:
+            self._object(name, module, 0)
+        self._function(function)
+
+    def changed(self) -> list[str]:
+        """The names of what has changed since."""
+        names: list[str] = []
+        for name, now, then, _ in self._held:
+            if not _same(here := now(), then):  # of new attributes the name ends with a dot
+                names += [name + key for key in here] if name.endswith(".") else [name]
+        return list(dict.fromkeys(names))
+
+    def put_back(self) -> None:
+        """Have it as it was, but for arrays and large tensors."""
+        for _, now, then, write in self._held:
+            if write is not None and not _same(now(), then):
+                write(then)
+
+    def _keep(self, name: str, now: Callable[[], Any], write: Any) -> None:
+        self._held.append((name, now, now(), write))
+
+    def _function(self, function: Any) -> None:
+        if id(function) in self._seen:
+            return
+        self._seen.add(id(function))
+        module = getattr(function, "__module__", None)
+        for name, value, write in around(function):
+            if isinstance(value, types.FunctionType | types.MethodType | partial):
+                if getattr(value, "__module__", module) == module:
+                    self._function(value)
+                continue
+            if write is not None:
+                self._keep(name, partial(_find, function, name), write)
+            self._object(name, value, 0)
+
+    def _object(self, name: str, held: Any, depth: int) -> None:
+        if isinstance(held, (*_PLAIN, type, types.ModuleType)) or id(held) in self._seen:
+            return
+        self._seen.add(id(held))
+        if isinstance(held, _BITS):
+            self._keep(name, partial(_bits, held), partial(_set_bits, held))
+        elif isinstance(held, _CONTAINERS):
+            self._keep(name, partial(_content, held), partial(_refill, held))
+            if depth < _DEPTH and len(held) <= _MANY:
+                inside = held.items() if isinstance(held, dict) else enumerate(held)
+                for key, value in list(inside):
+                    self._object(f"{name}[{key!r}]", value, depth + 1)
+        elif isinstance(held, Tensor):
+            if not held.is_inference():
+                small = held.layout is torch.strided and held.numel() <= _SMALL
+                write = partial(_fill, held, held.detach().clone()) if small else None
+                self._keep(name, partial(getattr, held, "_version"), write)
+        elif isinstance(held, nn.Module):
+            for path, part in held.named_modules():
+                self._attributes(f"{name}.{path}" if path else name, part, depth)
+        elif depth < _DEPTH and _is_open(held):
+            self._attributes(name, held, depth)
+
+    def _attributes(self, name: str, held: Any, depth: int) -> None:
+        """Those of an object; of a module all but what torch keeps there, and its mode."""
+        own = held.__dict__
+        left_out = _TORCHS if isinstance(held, nn.Module) else frozenset()
+        keys = [key for key in own if key not in left_out]
+        for key in keys:
+            self._keep(f"{name}.{key}", partial(own.get, key), partial(own.__setitem__, key))
+            self._object(f"{name}.{key}", own[key], depth + 1)
+        known = left_out.union(keys)
+        self._keep(f"{name}.", partial(_new, own, known), partial(_without, own, known))
+
+
+def _is_open(held: Any) -> bool:
+    """Whether an object's attributes are looked at."""
+    own = isinstance(getattr(held, "__dict__", None), dict)
+    return own and type(held).__module__.split(".")[0] not in _CLOSED
+
+
+def _find(function: Any, name: str) -> Any:
+    return next((p.value for p in around(function) if p.name == name), None)
+
+
+def _new(own: dict[str, Any], known: frozenset[str]) -> list[str]:
+    """Attributes that an object did not have."""
+    return [key for key in own if key not in known]
+
+
+def _without(own: dict[str, Any], known: frozenset[str], _: Any) -> None:
+    for key in _new(own, known):
+        del own[key]
+
+
+def _content(held: Any) -> Any:
+    return dict(held) if isinstance(held, dict) else list(held)
+
+
+def _refill(held: Any, content: Any) -> None:
+    held.clear()
+    (held.update if isinstance(held, dict | set) else held.extend)(content)
+
+
+def _fill(held: Tensor, values: Tensor, _: int) -> None:
+    if held.shape == values.shape:
+        held.data.copy_(values)
+
+
+def _bits(held: Any) -> Any:
+    """Where a generator of random numbers stands."""
+    if isinstance(held, torch.Generator):
+        return held.get_state()
+    if isinstance(held, random.Random):
+        return held.getstate()
+    return held.get_state() if isinstance(held, np.random.RandomState) else held.bit_generator.state
+
+
+def _set_bits(held: Any, state: Any) -> None:
+    if isinstance(held, random.Random):
+        held.setstate(state)
+    elif isinstance(held, torch.Generator | np.random.RandomState):
+        held.set_state(state)
+    else:
+        held.bit_generator.state = state
+
+
+def _same(a: Any, b: Any) -> bool:
+    """The same objects, or equal ones of those that cannot change."""
+    if a is b:
+        return True
+    if type(a) is not type(b):
+        return False
+    if isinstance(a, Tensor):  # a generator's state
+        return torch.equal(a, b)
+    if isinstance(a, np.ndarray):
+        return a.tobytes() == b.tobytes()
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(_same(a[k], b[k]) for k in a)
+    if isinstance(a, list | tuple):
+        return len(a) == len(b) and all(map(_same, a, b))
+    return isinstance(a, _PLAIN) and bool(a == b or (a != a and b != b))
