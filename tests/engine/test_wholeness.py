@@ -3,29 +3,18 @@
 from __future__ import annotations
 
 import random
-import warnings
 from functools import cache
 from typing import Any
 
 import pytest
 import torch
-from engine.chaos import ALL, Injected, Interrupted, falling, held
+from engine.chaos import AFTER, ALL, BEFORE, Injected, Interrupted, falling, held, take
 from small import F64, assert_same, batches, bilevel, differences
 from torch.optim.lr_scheduler import StepLR
 from torch.utils.data import DataLoader
 
 import mlopt
 from mlopt._engine.memory import Memory
-
-#: Undisturbed steps before the one into which something falls, and after it.
-BEFORE, AFTER = 2, 2
-
-
-def take(engine: mlopt.Engine, steps: int = 1) -> None:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", mlopt.ConvergenceWarning)
-        for _ in range(steps):
-            engine.step()
 
 
 @cache
