@@ -116,8 +116,8 @@ ALL: dict[str, Callable[[], mlopt.Engine]] = {
 }
 
 
-#: Undisturbed steps before the one into which something falls, and after it.
-BEFORE, AFTER = 2, 2
+#: Undisturbed steps before the first one into which something falls.
+BEFORE = 2
 
 
 def take(engine: mlopt.Engine, steps: int = 1) -> None:
