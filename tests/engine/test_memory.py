@@ -84,7 +84,7 @@ def of_the_user(problems: tuple[Any, ...]) -> set[int]:
 def test_steps_leave_nothing_behind(name: str) -> None:
     engine = ENGINES[name]()
     take(engine, 4)
-    assert_flat(engine, 12)
+    assert_flat(engine, 8)
 
 
 @pytest.mark.slow
@@ -106,12 +106,13 @@ def test_steps_of_random_graphs_leave_nothing_behind(first: int) -> None:
 
 
 def assert_flat(engine: mlopt.Engine, steps: int) -> None:
+    gc.collect()  # what the first step left would hide as much of a leak
     known, before = len(tensors()), alive()
     take(engine, steps)
     assert len(tensors()) <= known
     gc.collect()
     grown = alive() - before
-    assert sum(grown.values()) < steps, grown  # not one object a step
+    assert sum(grown.values()) < steps / 2, grown  # not one object a step
 
 
 @pytest.mark.parametrize("name", ENGINES)
