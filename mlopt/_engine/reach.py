@@ -35,8 +35,6 @@ _ATOMS = (
 _PLAIN = frozenset({type(None), bool, int, float, str, types.FunctionType})
 _TENSORS = frozenset({Tensor, nn.Parameter})
 _DICTS = frozenset({dict, OrderedDict, defaultdict})
-#: What every optimizer has; a scheduler wraps its `step`.
-_PARTS = frozenset(vars(torch.optim.SGD([torch.zeros(1)], 0.1))) | {"step"}
 _RANDOM = (torch.Generator, random.Random, np.random.RandomState, np.random.Generator)
 _CLOSED = (io.IOBase,)
 #: Objects of any class are followed this deep: what they hold may lead to the whole program.
@@ -135,6 +133,13 @@ def reach(what: Any, name: str, known: dict[int, Any] | None = None) -> Reached:
     return out
 
 
+@functools.cache
+def _parts() -> frozenset[str]:
+    """What every optimizer has; a scheduler wraps its `step`."""
+    # not at import: torch's first optimizer imports its compiler, which takes as long as all else
+    return frozenset(vars(torch.optim.SGD([torch.zeros(1)], 0.1))) | {"step"}
+
+
 def _own_optimizer(held: Any, out: Reached, known: dict[int, Any]) -> bool:
     """Follow an optimizer of torch's own, whose parts are known: this is done in every step.
 
@@ -143,7 +148,7 @@ def _own_optimizer(held: Any, out: Reached, known: dict[int, Any]) -> bool:
     """
     if not (isinstance(held, Optimizer) and type(held).__module__.startswith("torch.optim.")):
         return False
-    if any(type(v) not in _PLAIN and k not in _PARTS for k, v in held.__dict__.items()):
+    if any(type(v) not in _PLAIN and k not in _parts() for k, v in held.__dict__.items()):
         return False
     containers: list[Any] = [held.__dict__, held.state, held.param_groups]
     tensors: list[Tensor] = []
