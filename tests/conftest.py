@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 
 import pytest
@@ -48,6 +49,11 @@ def pytest_configure(config: pytest.Config) -> None:
         names = names | {f.stem for f in found if f.suffix == ".py" or f.is_dir()}
     ours = "|".join(sorted(names - {"__init__", "__pycache__"}))
     config.addinivalue_line("filterwarnings", rf"error:::({ours})(\.|$)")
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """The collector of garbage need not walk through what is there until the end."""
+    gc.freeze()
 
 
 @pytest.hookimpl(wrapper=True)

@@ -42,12 +42,12 @@ class Touches(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         del types
         kwargs = kwargs or {}
+        watched = self.watched
         for argument in (*args, *kwargs.values()):
-            # hardly any argument is a container, and to walk through one takes longest
-            held = isinstance(argument, list | tuple | dict)
-            for x in tree_leaves(argument) if held else [argument]:
-                if isinstance(x, Tensor) and id(x) in self.watched:
-                    self.found.add(self.watched[id(x)])
+            if id(argument) in watched:
+                self.found.add(watched[id(argument)])
+            elif isinstance(argument, (list, tuple, dict)):  # hardly any, and to walk takes longest
+                self.found.update(watched[id(x)] for x in tree_leaves(argument) if id(x) in watched)
         out = func(*args, **kwargs)
         if isinstance(out, Tensor) and out.dtype in _NARROW:
             self.narrow = out.dtype

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from .._arguments import check_fields, from_zero
-from .._errors import ConvergenceError, GraphError
+from .._errors import ConvergenceError, GraphError, NonFiniteError
 from .._tensors import Key, Tensors, add_scaled, difference, scale
 from ..solvers import CG, AbstractSolver, Operator
 from .curvature import AbstractCurvature, Hessian
@@ -146,8 +146,22 @@ def solved(solver: AbstractSolver, operator: Operator, b: Tensors, *responses: R
 
     Returns:
         x by key.
+
+    Raises:
+        NonFiniteError: what the solver computes on is infinite or not a number.
+        LinAlgError: torch cannot factorize a matrix that is finite.
     """
-    found = solver.solve(operator, b, " and ".join(r.name for r in responses))
+    name = " and ".join(r.name for r in responses)
+    try:
+        found = solver.solve(operator, b, name)
+    except torch.linalg.LinAlgError as error:
+        if "non-finite" not in str(error):
+            raise
+        raise NonFiniteError(
+            f"{name}: {solver!r} factorizes a matrix that is not finite. Take a smaller learning "
+            "rate, damp the curvature, or compute in a wider dtype.",
+            problem=name,
+        ) from error
     for response in responses:
         response.solved(found.residual, "" if found.warned else repr(solver))
     return found.value

@@ -89,6 +89,28 @@ class System:
             )
         return flat
 
+    def read(self, numbers: Tensor) -> list[float]:
+        """Numbers by which a solver decides, on the host.
+
+        Args:
+            numbers: a scalar or a vector.
+
+        Returns:
+            Them, all finite.
+
+        Raises:
+            NonFiniteError: one is not: no decision follows from it.
+        """
+        found = numbers.reshape(-1).tolist()
+        if not all(map(math.isfinite, found)):
+            raise NonFiniteError(
+                f"{self.where}: what a solver makes of product {self.products} with the curvature "
+                "is not finite: squares of its numbers overflow. Compute in a wider dtype, or "
+                "scale the loss down.",
+                problem=self.name,
+            )
+        return found
+
     def solution(
         self, x: Tensor, residual: float, tol: float | None = None, warned: bool = False
     ) -> Solution:

@@ -76,7 +76,7 @@ class CG(AbstractSolver):
         best = (residual, x)
         for step in range(1, self.max_steps + 1):
             product = system.product(p)
-            curvature, pp, qq = torch.stack([p @ product, p @ p, product @ product]).tolist()
+            curvature, pp, qq = system.read(torch.stack([p @ product, p @ p, product @ product]))
             if step == 1 and qq == 0:
                 raise system.no_curvature()
             # A product is known to eps |A| |p| only, and |A p| / |p| is at most |A|.
@@ -89,11 +89,11 @@ class CG(AbstractSolver):
             size = squared / curvature
             x = torch.add(x, p, alpha=size)
             r = torch.sub(r, product, alpha=size)
-            before, squared = squared, (r @ r).item()
+            before, (squared,) = squared, system.read(r @ r)
             residual = math.sqrt(squared) / system.length
             if residual <= tol:
                 break
-            if not residual <= _GROWTH * best[0]:
+            if residual > _GROWTH * best[0]:
                 return self._stop(
                     system, best, f"diverged to a relative residual of {residual:.3g}", step
                 )

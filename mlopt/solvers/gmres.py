@@ -67,7 +67,7 @@ class GMRES(AbstractSolver):
         residual, weights = 1.0, reduced[:0, 0]
         for i in range(steps):
             product = system.product(basis[i])
-            column, rest, largest = _orthogonal(basis[: i + 1], product)
+            column, rest, largest = _orthogonal(system, basis[: i + 1], product)
             if i == 0 and largest == 0:
                 raise system.no_curvature()
             reduced[: i + 2, i] = column
@@ -81,15 +81,15 @@ class GMRES(AbstractSolver):
         return system.solution(x, residual, tol)
 
 
-def _orthogonal(basis: Tensor, product: Tensor) -> tuple[Tensor, Tensor, float]:
+def _orthogonal(system: System, basis: Tensor, product: Tensor) -> tuple[Tensor, Tensor, float]:
     """The parts of a product along the basis and past it, what is past it, and its length."""
     along = basis @ product
     rest = product - along @ basis
     again = basis @ rest  # the second time takes away what rounding has left
     rest = rest - again @ basis
     ends = torch.stack([torch.linalg.vector_norm(rest), torch.linalg.vector_norm(product)])
-    column = torch.cat([along + again, ends]).double().cpu()
-    return column[:-1], rest, column[-1].item()
+    column = system.read(torch.cat([along + again, ends]).double())
+    return torch.tensor(column[:-1], dtype=torch.float64), rest, column[-1]
 
 
 def _least(reduced: Tensor) -> tuple[Tensor, float]:

@@ -91,7 +91,7 @@ class Nystrom(AbstractSolver):
         draw = torch.randn(b.numel(), rank, generator=generator, dtype=torch.float32)
         basis = torch.linalg.qr(draw.to(b))[0]
         image = torch.stack([system.product(q) for q in basis.T.contiguous()], 1)
-        size = torch.linalg.matrix_norm(image).item()
+        (size,) = system.read(torch.linalg.matrix_norm(image))
         if size == 0:
             raise system.no_curvature()
         # Without the shift rounding makes the core of a low-rank A indefinite.
@@ -99,12 +99,12 @@ class Nystrom(AbstractSolver):
         image = image + shift * basis
         core = basis.T @ image
         weights, rotation = torch.linalg.eigh((core + core.T) / 2)
-        kept = weights > 0
-        whole = bool(kept.all())
+        (least, *_) = system.read(weights)
+        kept, whole = weights > 0, least > 0
         if not whole:
             left_out = int((~kept).sum())
             message = (
-                f"{system.where}: Nystrom met negative curvature, {weights[0].item() - shift:.3g}, "
+                f"{system.where}: Nystrom met negative curvature, {least - shift:.3g}, "
                 f"in {left_out} of {rank} directions{{}}. The lower problem is not at a minimum: "
                 "take more inner steps, or use a Gauss-Newton curvature."
             )

@@ -80,4 +80,4 @@ def counted(fn, calls):
 
 
 def test_lfm_cw_step_runs_on_the_device(device):
-    lfm_cw_step.contestant("mlopt", "central", "tiny", str(device))()
+    lfm_cw_step.contestant("mlopt", "first order", "tiny", str(device))()

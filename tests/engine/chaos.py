@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import random
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -50,6 +51,10 @@ class Lookahead(torch.optim.SGD):
                     s.lerp_(f, 0.5)
                     f.copy_(s)
         return loss
+
+    def hidden(self) -> tuple[Any, ...]:
+        """What it holds outside of `state`."""
+        return self.slow, self.seen, self.count, self.random.getstate(), self.inner.best
 
 
 class Holder:
@@ -111,6 +116,18 @@ ALL: dict[str, Callable[[], mlopt.Engine]] = {
 }
 
 
+#: Undisturbed steps before the first one into which something falls.
+BEFORE = 2
+
+
+def take(engine: mlopt.Engine, steps: int = 1) -> None:
+    """Take steps."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", mlopt.ConvergenceWarning)
+        for _ in range(steps):
+            engine.step()
+
+
 def held(engine: mlopt.Engine) -> dict[str, Any]:
     """All that a step may change."""
     out = state_of(engine)
@@ -118,9 +135,7 @@ def held(engine: mlopt.Engine) -> dict[str, Any]:
     out["clock"] = dict(engine.clock.means)
     for p in engine.graph.problems:
         if isinstance(p.optimizer, Lookahead):
-            o = p.optimizer
-            more = (o.slow, o.seen, o.count, o.random.getstate(), o.inner.best)
-            out[f"{p.name} more"] = copy.deepcopy(more)
+            out[f"{p.name} more"] = copy.deepcopy(p.optimizer.hidden())
     return out
 
 

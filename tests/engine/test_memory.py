@@ -29,12 +29,10 @@ STATM = Path("/proc/self/statm")
 
 
 @pytest.fixture(autouse=True, scope="module")
-def _what_was_there() -> Iterator[None]:
+def _what_was_there() -> None:
     """Neither counted nor walked through; a first step imports most of it."""
     take(next(iter(ENGINES.values()))(), 1)
     gc.freeze()
-    yield
-    gc.unfreeze()
 
 
 @pytest.fixture(autouse=True)
@@ -84,9 +82,9 @@ def of_the_user(problems: tuple[Any, ...]) -> set[int]:
     "name", [pytest.param(n, marks=pytest.mark.slow if n in MORE else ()) for n in ENGINES]
 )
 def test_steps_leave_nothing_behind(name: str) -> None:
-    engine, steps = ENGINES[name](), 30
-    take(engine, 6)
-    assert_flat(engine, steps)
+    engine = ENGINES[name]()
+    take(engine, 4)
+    assert_flat(engine, 8)
 
 
 @pytest.mark.slow
@@ -108,12 +106,13 @@ def test_steps_of_random_graphs_leave_nothing_behind(first: int) -> None:
 
 
 def assert_flat(engine: mlopt.Engine, steps: int) -> None:
+    gc.collect()  # what the first step left would hide as much of a leak
     known, before = len(tensors()), alive()
     take(engine, steps)
     assert len(tensors()) <= known
     gc.collect()
     grown = alive() - before
-    assert sum(grown.values()) < steps, grown  # not one object a step
+    assert sum(grown.values()) < steps / 2, grown  # not one object a step
 
 
 @pytest.mark.parametrize("name", ENGINES)

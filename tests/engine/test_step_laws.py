@@ -66,7 +66,6 @@ def test_a_step_is_freed_without_the_garbage_collector(product, schedule):
         assert gc.collect() == 0
     finally:
         gc.enable()
-        gc.unfreeze()
 
 
 class Drawing(torch.optim.SGD):

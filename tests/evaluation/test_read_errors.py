@@ -37,6 +37,12 @@ def no_grad_read(head, batch):
     return mse_loss(head(batch[0]), target)
 
 
+def no_grad_read_in_a_list(head, batch):
+    with torch.no_grad():
+        joined = torch.cat([NET.value[2].bias, batch[1][0]])
+    return head(batch[0]).mean() * joined.sum()
+
+
 HIDDEN = {
     "call": lambda head, batch: mse_loss(head(batch[0]), NET.value(batch[0])),
     "variable call": lambda head, batch: mse_loss(head(batch[0]), NET(batch[0])),
@@ -45,6 +51,7 @@ HIDDEN = {
     "detach": lambda head, batch: head(batch[0]).mean() * NET.value[0].weight.detach().sum(),
     "closure": lambda head, batch, p=NET.value[2].bias: head(batch[0]).mean() * p.sum(),
     "item": lambda head, batch: head(batch[0]).mean() * NET.value[2].bias.item(),
+    "in a list": no_grad_read_in_a_list,
 }
 
 

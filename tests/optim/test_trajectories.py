@@ -83,7 +83,7 @@ def derivative_by_differences(f: Callable[[float], float], x: float) -> float:
     return (4 * one - two) / 3
 
 
-@pytest.mark.parametrize(("name", "past", "steps"), thinned(2, BUILDS, PASTS, [1, 2, 10]))
+@pytest.mark.parametrize(("name", "past", "steps"), thinned(3, BUILDS, PASTS, [1, 2, 10]))
 def test_derivative_by_a_hyperparameter(
     name: str, past: int, steps: int, device: torch.device
 ) -> None:

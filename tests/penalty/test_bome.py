@@ -86,9 +86,9 @@ def test_converges_to_the_bilevel_solution() -> None:
         p.scheduler = mlopt.PerStep(LambdaLR(p.optimizer, lambda k: 1 / (1 + 0.1 * k)))
     levels = bome_of(case, inner_steps=10, inner_lr=0.6)
     assert (case.X.tensor - case.optimum()).norm() > 2
-    mlopt.Engine(levels.nodes).run(steps=300, progress=False)
+    mlopt.Engine(levels.nodes).run(steps=150, progress=False)
     x, y = case.X.tensor.detach(), case.Y.tensor.detach()
-    why = "300 steps whose rates fall to a thirtieth: a twentieth of the distance may be left"
+    why = "150 steps whose rates fall to a sixteenth: a twentieth of the distance may be left"
     near(x, case.optimum(), 0.1, scale=1.0, why=why)
     near(y, case.solution(x), 0.1, scale=1.0, why=why)
     kills(case.t, case.solution(x), 0.1, scale=1.0)  # where F alone would go

@@ -63,11 +63,11 @@ def test_converges_to_the_bilevel_solution_within_the_bias(schedule) -> None:
     w = 100.0
     case = Quadratic(lr=(0.4, 0.06))
     levels = f2sa(lower=case.lower, upper=case.upper, weight=w)
-    mlopt.Engine(levels.nodes, schedule=schedule).run(steps=600, progress=False)
+    mlopt.Engine(levels.nodes, schedule=schedule).run(steps=400, progress=False)
     x = case.X.tensor.detach()
-    why = "600 steps, of which each leaves at most 0.97 of the distance: 1e-8, and rounding"
-    near(x, case.optimum(w), 1e-7, why=why)
-    near(levels.copy.tensor, case.solution(x), 1e-7, why=why)
+    why = "400 steps, of which each leaves at most 0.97 of the distance: 5e-6"
+    near(x, case.optimum(w), 1e-5, why=why)
+    near(levels.copy.tensor, case.solution(x), 1e-5, why=why)
     assert (x - case.optimum()).norm() < 1.01 * (case.optimum(w) - case.optimum()).norm()
     for error in (case.optimum(w) - case.optimum(), case.hypergradient(x)):
         near(error, torch.zeros(2), 10 / w, scale=1.0, why="a bias of order 1 / w")

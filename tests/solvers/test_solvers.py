@@ -129,6 +129,21 @@ def test_what_is_not_finite(solver: AbstractSolver, bad: float) -> None:
 
 
 @every
+def test_nothing_is_decided_by_what_overflowed(solver: AbstractSolver) -> None:
+    """The products are finite, their squares are not: no curvature is called none, or negative."""
+    diagonal = torch.tensor([1e25, 2e25, 3e25])
+
+    def solve() -> Solution:
+        return solver.solve(lambda v: {"u": diagonal * v["u"]}, {"u": torch.ones(3)}, "lower")
+
+    if isinstance(solver, Dense):  # it takes no squares
+        exact(solve().value["u"], 1 / diagonal, rounding(50, 3, torch.float32))
+        return
+    with pytest.raises(NonFiniteError, match="lower: what a solver makes of product .* overflow"):
+        solve()
+
+
+@every
 def test_only_floating_point_numbers(solver: AbstractSolver) -> None:
     with pytest.raises(GraphError, match="'x'; solvers take floating-point"):
         solver.solve(lambda v: v, {"x": torch.ones(2, dtype=torch.int64)})

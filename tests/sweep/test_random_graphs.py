@@ -77,13 +77,13 @@ def _ways(upper: Any, nodes: list[Any], place: Any, owner: Any) -> Any:
 # The tests.
 
 
-@pytest.mark.parametrize("first", range(0, 30, BLOCK))
+@pytest.mark.parametrize("first", range(0, 20, BLOCK))
 def test_random_graphs(first: int, device: torch.device) -> None:
     _check_block(first, device)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("first", range(30, SEEDS.stop, BLOCK))
+@pytest.mark.parametrize("first", range(20, SEEDS.stop, BLOCK))
 def test_more_random_graphs(first: int, device: torch.device) -> None:
     _check_block(first, device)
 
