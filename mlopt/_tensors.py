@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 from typing import Any
 
@@ -34,6 +35,9 @@ Key = tuple[Any, str]
 Tensors = dict[Key, Tensor]
 
 
+_is_sparse = operator.attrgetter("is_sparse")
+
+
 def norm(tensors: Tensors, wide: bool = False) -> Tensor:
     """The 2-norm of all tensors together, a scalar on their device; zero for none.
 
@@ -56,6 +60,8 @@ def norm(tensors: Tensors, wide: bool = False) -> Tensor:
         return scale * torch.linalg.vector_norm(
             torch.stack([torch.linalg.vector_norm(t.double() / scale) for t in values])
         )
+    if any(map(_is_sparse, values)):  # of which not every torch takes norms
+        values = [*map(numbers, values)]
     if len(values) == 1:
         return torch.linalg.vector_norm(values[0])
     return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(values)))

@@ -14,7 +14,10 @@ __all__ = ["values_asked_for"]
 
 
 def values_asked_for(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Answer reads of values by zeros, and list them; any other read of a value raises."""
+    """Answer reads of values by zeros, and list them; any other read of a value raises.
+
+    On the way to a device the host waits as well, unless it is told not to: listed as "to".
+    """
     asked: list[str] = []
 
     def answering(name: str, answer: Any) -> None:
@@ -28,6 +31,15 @@ def values_asked_for(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
         monkeypatch.setattr(torch.Tensor, name, read)
 
+    move = torch.Tensor.to
+
+    def to(tensor: Any, *args: Any, **kwargs: Any) -> Any:
+        moved = move(tensor, *args, **kwargs)
+        if moved.is_meta and not tensor.is_meta and not kwargs.get("non_blocking"):
+            asked.append("to")
+        return moved
+
+    monkeypatch.setattr(torch.Tensor, "to", to)
     answering("tolist", lambda tensor: [0.0] * len(tensor))
     answering("item", lambda tensor: 0.0)
     answering("__bool__", lambda tensor: False)  # before the first step: the check of stacks

@@ -52,10 +52,17 @@ class Watch:
         """
         if not self._watched:
             return None
-        device = self._watched[0][2].device
-        scalars = [t if t.device == device else t.to(device) for _, _, t in self._watched]
-        values = torch.stack(scalars).tolist()
-        for (node, what, scalar), value in zip(self._watched, values, strict=True):
-            if value if scalar.dtype is torch.bool else not math.isfinite(value):
+        # Those that are on the host cost nothing there, and on their way to a device would wait.
+        here = [i for i, (_, _, t) in enumerate(self._watched) if t.device.type == "cpu"]
+        away = [i for i, (_, _, t) in enumerate(self._watched) if t.device.type != "cpu"]
+        values: dict[int, float] = {}
+        for places in (here, away):
+            if places:
+                device = self._watched[places[0]][2].device
+                scalars = [self._watched[i][2] for i in places]
+                scalars = [t if t.device == device else t.to(device) for t in scalars]
+                values.update(zip(places, torch.stack(scalars).tolist(), strict=True))
+        for i, (node, what, scalar) in enumerate(self._watched):
+            if values[i] if scalar.dtype is torch.bool else not math.isfinite(values[i]):
                 return node, what
         return None
