@@ -68,7 +68,7 @@ def objective(w: nn.Linear, weights: Tensor, rows: Rows) -> Tensor:
 
 METHODS: dict[str, tuple[mlopt.AbstractHypergradient, int]] = {
     # and how many rounds of the lower problem come before each of the upper one
-    "Implicit(CG)": (mlopt.Implicit(mlopt.CG(max_steps=10, tol=1e-3)), 20),
+    "Implicit(CG)": (mlopt.Implicit(mlopt.CG(max_steps=20, tol=1e-2)), 20),
     "Unrolled(20)": (mlopt.Unrolled(20), 0),
     "OneStep()": (mlopt.OneStep(), 0),
 }

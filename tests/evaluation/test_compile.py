@@ -30,6 +30,8 @@ SLOW = {
 }  # fmt: skip
 
 
+# In some versions torch's compiler looks at it itself.
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")
 @pytest.mark.parametrize(
     "name", [pytest.param(n, marks=pytest.mark.slow if n in SLOW else ()) for n in METHODS]
 )

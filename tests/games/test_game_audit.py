@@ -24,7 +24,7 @@ AUDITED = ("simultaneous adam", "alternating momentum", "joint momentum", "extra
 @pytest.mark.parametrize(("world", "play"), thinned(4, WORLDS, AUDITED, first=1))
 def test_right_games_pass(world: str, play: str) -> None:
     report = mlopt.audit(mlopt.Engine(WORLDS[world](PLAYS[play]).entries), directions=2)
-    right(report.worst)
+    right(report.worst, 10 * DIFFERENCES)  # values of several plays are larger beside their slopes
     assert report.warnings == ()
     assert any(f.kind == "total" and f.edge.startswith("fit_a") for f in report.findings)
 
