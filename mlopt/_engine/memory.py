@@ -124,7 +124,7 @@ class _Copies:
         self.tensors = tensors
         self.shapes = [t.shape for t in tensors]
         self.values = _joined(tensors)
-        self.grads = [(t, t.grad) for t in tensors if t.is_leaf and t.requires_grad]
+        self.grads = [(t, t.grad) for t in tensors if t.is_leaf]  # of frozen ones, too
 
     @property
     def bytes(self) -> int:

@@ -56,7 +56,7 @@ class Transaction:
         Args:
             problem: whose variables are updated.
             parameters: by key.
-            gradient: by key; a parameter without one keeps None, and the optimizer leaves it alone.
+            gradient: by key; what else the optimizer holds gets None, and is left alone.
             norm: the gradient's 2-norm, for clipping.
             written: buffers to commit.
         """
@@ -65,9 +65,14 @@ class Transaction:
             factor = torch.clamp(problem.clip / (norm + 1e-6), max=1.0)
             clipped = torch._foreach_mul(list(gradient.values()), factor)
             gradient = dict(zip(gradient, clipped, strict=True))
+        assert problem.optimizer is not None
+        # Of frozen ones and of those of a layer that is gone, too: a gradient of an earlier step,
+        # or of another program, would move them.
+        for group in problem.optimizer.param_groups:
+            for parameter in group["params"]:
+                parameter.grad = None
         for key, parameter in parameters.items():
             parameter.grad = gradient.get(key)
-        assert problem.optimizer is not None
         if isinstance(problem.optimizer, torch.optim.SparseAdam):  # it takes no others
             for parameter in parameters.values():
                 if parameter.grad is not None and not parameter.grad.is_sparse:
