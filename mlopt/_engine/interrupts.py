@@ -5,6 +5,8 @@ from __future__ import annotations
 import signal
 import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
@@ -43,6 +45,19 @@ class Deferral:
             if self._waiting:
                 self._waiting = False
                 handler(signal.SIGINT, None)
+
+    @contextmanager
+    def lifted(self) -> Iterator[None]:
+        """For a block interrupts are raised at once, for what may take long or wait for others."""
+        handler, self._handler = self._handler, None
+        if handler is not None:
+            _set(signal.SIGINT, handler)
+        try:
+            yield
+        finally:
+            if handler is not None:
+                self._handler = handler
+                _set(signal.SIGINT, self._note)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         del number, frame

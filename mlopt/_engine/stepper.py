@@ -271,7 +271,11 @@ class Stepper:
         else:
             self.skipped, self._failures = None, 0
         before = self.epoch
-        self._feed.finish()
+        if self._feed.unsure():  # a loader may keep one waiting
+            with transaction.interrupts.lifted():
+                self._feed.finish()
+        else:
+            self._feed.finish()
         self.steps += 1
         if self._epoch_stream is not None:
             self.epoch = self._feed.passes[self._epoch_stream]

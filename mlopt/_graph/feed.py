@@ -18,7 +18,7 @@ __all__ = ["Feed"]
 class Feed:
     """Batches for one engine's steps: drawn when first read, given back if a step is not taken.
 
-    Of a loader that might be wrong about its length, the next one is drawn with it.
+    Where the end of a pass can be known no other way, the next batch is drawn when a step is over.
 
     Args:
         streams: of the graph.
@@ -39,37 +39,54 @@ class Feed:
             s: Passes(s.loader, lambda i, n=n: derive_seed(seed, "stream", n, i))
             for n, s in enumerate(self.streams)
         }
-        # Batches that earlier steps used; those that wait; how many of these this step has read.
+        # How many batches earlier steps used; those that wait, with the numbers of their passes;
+        # how many of these this step has read.
         self._used = dict.fromkeys(self.streams, 0)
-        self._ready: dict[Stream, list[tuple[Any, bool]]] = {s: [] for s in self.streams}
+        self._ready: dict[Stream, list[tuple[Any, int]]] = {s: [] for s in self.streams}
         self._read = dict.fromkeys(self.streams, 0)
 
     def __call__(self, stream: Stream) -> Any:
         """The stream's next batch."""
         ready, read = self._ready[stream], self._read[stream]
         if read == len(ready):
-            batch, ended = self._sources[stream].draw(self._used[stream] + read)
-            ready.append((move(batch, self._device), ended))
+            batch, number = self._sources[stream].draw(self._used[stream] + read)
+            ready.append((move(batch, self._device), number))
         self._read[stream] += 1
         return ready[read][0]
 
     def begin(self) -> None:
         """A step begins."""
         self._read = dict.fromkeys(self.streams, 0)
+        for stream, ready in self._ready.items():
+            if ready:  # what comes after them may have been drawn into the same memory
+                batches = [batch for batch, _ in ready]
+                if self._sources[stream].spoilt(batches, self._used[stream] + len(ready)):
+                    ready.clear()
 
     def give_back(self) -> None:
         """The step was not taken: the next one reads the same batches."""
         self.begin()
 
+    def unsure(self) -> bool:
+        """Whether `finish` has to draw batches."""
+        return any(
+            self._read[s] == len(ready) > 0 and self._sources[s].unsure(self._used[s] + len(ready))
+            for s, ready in self._ready.items()
+        )
+
     def finish(self) -> None:
         """The step was taken: its batches are used, and passes that ended with them are counted."""
         read = self._read
         used = {s: n + read[s] for s, n in self._used.items()}
-        ended = {s: sum(n for _, n in ready[: read[s]]) for s, ready in self._ready.items()}
-        passes = {s: n + ended[s] for s, n in self.passes.items()}
         ready = {s: waiting[read[s] :] for s, waiting in self._ready.items()}
+        passes = dict(self.passes)
+        for s in self.streams:
+            if ready[s]:
+                passes[s] = ready[s][0][1]
+            elif read[s]:
+                passes[s] = self._sources[s].passed(used[s], self._used[s])
         self.passes, self._used, self._ready = passes, used, ready
-        self.begin()
+        self._read = dict.fromkeys(self.streams, 0)
 
     def keep(self, keep: Callable[..., None]) -> None:
         """Have remembered what `finish` changes.

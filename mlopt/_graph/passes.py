@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import random
 import sys
+import warnings
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,9 +16,10 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, IterableDataset
 
-from .._errors import DataError
+from .._errors import CapabilityWarning, DataError
 from .._replay import replay
-from .stream import describe
+from .overlap import overlap
+from .stream import describe, length_of
 
 __all__ = ["Passes"]
 
@@ -41,8 +43,10 @@ class _Start:
 class Passes:
     """An engine's own passes through a loader, one after another, by the index of the batch.
 
-    Whether a batch is the last of its pass is known when it is drawn: by the length of a loader
-    that cannot be wrong about it; of all others one batch is drawn ahead.
+    Nothing is drawn before it is asked for. Whether a pass has ended is asked after the step that
+    used its batch, and known by the loader's length; where it has none, or all of it is drawn, the
+    next batch is drawn then. A pass that is shorter than its loader's length is found when the
+    missing batch is asked for: it is counted then, and the length not believed again.
 
     What goes wrong in the middle of a draw leaves the loader's iterator who knows where: the pass
     is then gone through again, to the same batch, with the seeds, the generators and the number
@@ -64,38 +68,85 @@ class Passes:
         self._plain = type(loader) in (list, tuple)  # which draws nothing
         self._iterator: Iterator[Any] | None = None
         self._ahead: list[Any] = []
-        self._length = 0  # of this pass, if that is certain
-        self._starts = [_Start(0, 0)]  # of this pass, and of the one before
+        self._believed = True  # the loader's length
+        self._length = 0  # of this pass, as the loader says it; 0: unknown
+        self._starts = [_Start(0, 0)]  # of this pass, and of those before that are still in use
+        self._since = 0  # the index of the first batch that may be asked for again
         self._next = 0  # the index of the batch that comes next; -1: unknown
 
-    def draw(self, index: int) -> tuple[Any, bool]:
+    def draw(self, index: int) -> tuple[Any, int]:
         """Go on to a batch, which is the one after the last but for accidents.
 
         Args:
             index: of the batch, over all passes.
 
         Returns:
-            The batch, and whether a pass ends with it.
+            The batch, and the number of its pass.
         """
         if self._next != index:
             self._go_to(index)
         self._next = -1
-        drawn = self._take(index)
+        batch = self._take(index)
         self._next = index + 1
-        return drawn
+        return batch, self._starts[-1].number
 
-    def _take(self, index: int) -> tuple[Any, bool]:
+    def passed(self, index: int, since: int) -> int:
+        """How many passes end before a batch. It may have to be drawn to know.
+
+        Args:
+            index: of the batch that comes next.
+            since: that of the first batch that may be asked for again.
+
+        Returns:
+            The number of passes.
+        """
+        self._since = since
+        if self.unsure(index):
+            self._next = -1
+            self._ahead = self._advance(index)
+            if not self._ahead:
+                self._end(index)
+            self._next = index
+        return self._starts[-1].number
+
+    def unsure(self, index: int) -> bool:
+        """Whether nobody knows yet if a pass ends before the batch that comes next."""
+        taken = index - self._starts[-1].index
+        return taken > 0 and taken >= self._length and not self._ahead
+
+    def spoilt(self, batches: list[Any], index: int) -> bool:
+        """Whether batches that were drawn may have been written over since.
+
+        Args:
+            batches: in their order.
+            index: that of the one after the last of them.
+
+        Returns:
+            True if they may have been.
+        """
+        if self._next != index:
+            return True
+        return overlap([*batches, *self._ahead])
+
+    def _take(self, index: int) -> Any:
         found = self._ahead or self._advance(index)
         self._ahead = []
         taken = index - self._starts[-1].index
+        if not found and taken and not (taken < self._length and _certain(self._loader)):
+            length, self._believed = self._length, self._length <= taken and self._believed
+            self._end(index)
+            if length > taken:
+                warnings.warn(
+                    f"{describe(self._shared)} ended its pass after {taken} batches, where its "
+                    f"length says {length}. The pass is counted one step late, and the length is "
+                    "not believed again.",
+                    CapabilityWarning,
+                    stacklevel=2,
+                )
+            found, taken = self._advance(index), 0
         if not found:
             raise self._ended_early(taken)
-        if taken + 1 < self._length:
-            return found[0], False
-        self._ahead = self._advance(index + 1)
-        if not self._ahead:
-            self._end(index + 1)
-        return found[0], not self._ahead
+        return found[0]
 
     def _advance(self, index: int) -> list[Any]:
         """The next batch of the pass, in a list; an empty one at its end."""
@@ -140,20 +191,24 @@ class Passes:
                 "own."
             )
         _running[id(iterator)] = self
-        self._length = len(self._loader) if _certain(self._loader) else 0
+        self._length = (length_of(self._loader) or 0) if self._believed else 0
         self._iterator = iterator
 
     def _end(self, index: int) -> None:
         """A pass has ended before the batch with this index."""
-        last = self._starts[-1]
         _running.pop(id(self._iterator), None)
         self._iterator = None
-        self._starts = [last, _Start(index, last.number + 1)]
+        starts = self._starts
+        while len(starts) > 1 and starts[1].index <= self._since:
+            del starts[0]
+        starts.append(_Start(index, starts[-1].number + 1))
 
     def _go_to(self, index: int) -> None:
         """Go through the pass again, up to the batch with this index."""
-        start = next(s for s in reversed(self._starts) if s.index <= index)
-        self._iterator, self._ahead, self._starts = None, [], [start]
+        while len(self._starts) > 1 and self._starts[-1].index > index:
+            del self._starts[-1]
+        start = self._starts[-1]
+        self._iterator, self._ahead = None, []
         self._loader = _own(self._shared)  # workers that stay may be those that died
         if start.states is not None:
             self._states = start.states
@@ -161,8 +216,9 @@ class Passes:
             return
         with _others_at(start.others):
             for i in range(start.index, index):
-                if self._take(i)[1]:
-                    raise self._ended_early(i + 1 - start.index)
+                found = self._advance(i)
+                if not found:
+                    raise self._ended_early(i - start.index)
 
     def _ended_early(self, taken: int) -> DataError:
         loader, number = describe(self._shared), self._starts[-1].number

@@ -10,7 +10,7 @@ from torch.utils.data import Dataset
 
 from .._errors import DataError
 
-__all__ = ["Stream", "describe", "stream_of"]
+__all__ = ["Stream", "describe", "length_of", "stream_of"]
 
 _streams: weakref.WeakValueDictionary[int, Stream] = weakref.WeakValueDictionary()
 
@@ -21,10 +21,11 @@ class Stream:
     A plain loader given as `data=` is wrapped into the one stream of that object, so this class is
     needed only to name a stream (`run(epoch=stream)`) or to read one loader at two paces.
 
-    Each engine makes passes of its own, which end where the loader ends them, whatever length it
-    says. Before each, `set_epoch` of the loader, its data set and its samplers, where they have
-    one, is called with the number of the pass, from 0. A `torch.Generator` that one of them holds
-    is used from where it stands when the engine first draws, and is put back after each draw.
+    Each engine makes passes of its own, which end where the loader ends them. A batch is drawn by
+    the step that reads it; without a length, when the step before is over. Before each pass,
+    `set_epoch` of the loader, its data set and its samplers, where they have one, is called with
+    the number of the pass, from 0. A `torch.Generator` that one of them holds is used from where it
+    stands when the engine first draws, and is put back after each draw.
 
     Args:
         loader: anything that can be iterated again and again: a `DataLoader`, a list of batches.
@@ -36,7 +37,7 @@ class Stream:
     def __init__(self, loader: Iterable[Any]) -> None:
         _check(loader, "Stream: loader=")
         #: Batches in a pass, if the loader says so; it may be wrong.
-        self.length = _length(loader)
+        self.length = length_of(loader)
         self.loader = loader
 
     @staticmethod
@@ -84,7 +85,7 @@ def describe(loader: Any) -> str:
     return f"{type(loader).__name__}{inner}"
 
 
-def _length(loader: Any) -> int | None:
+def length_of(loader: Any) -> int | None:
     try:
         return len(loader)
     except Exception:  # a loader has no length for many reasons, and raises accordingly
@@ -120,7 +121,7 @@ def _check(loader: Any, where: str) -> None:
         )
     if isinstance(loader, type):
         raise DataError(f"{where} takes a loader, got the class {loader.__name__}; make one.")
-    if _length(loader) == 0:
+    if length_of(loader) == 0:
         raise DataError(
             f"{where}: {describe(loader)} has no batches: is the data set smaller than drop_last's "
             "batch?"

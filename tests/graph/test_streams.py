@@ -163,10 +163,13 @@ def test_a_loader_that_gives_less_than_it_says():
         def __len__(self):
             return 5
 
-    loader = Short(numbers(2))
-    engine = mlopt.Engine([reader(loader)])
-    engine.run(steps=4, progress=False)
-    assert engine.epoch >= 1
+    engine = mlopt.Engine([reader(Short(numbers(2)))])
+    engine.run(steps=2, progress=False)
+    with pytest.warns(mlopt.CapabilityWarning, match="Short ended.* after 2 batches.*says 5"):
+        engine.step()
+    assert engine.epoch == 1
+    engine.run(epochs=2, progress=False)
+    assert (engine.epoch, engine.steps) == (3, 6)
 
 
 def shuffled(seed: int, steps: int = 7, ask: bool = False) -> list:
