@@ -53,10 +53,27 @@ class Variable(Source):
                 f"Variable {name!r}: value must be an nn.Module or a Parameter, "
                 f"got {type(value).__name__}."
             )
-        self.value = value
+        self._value = value
         self.name = name
         #: Whether it is a module; else it is one tensor.
         self.is_module = isinstance(value, nn.Module)
+
+    @property
+    def value(self) -> Any:
+        """The module or tensor itself, which stays the same for good.
+
+        Raises:
+            GraphError: another one is assigned.
+        """
+        return self._value
+
+    @value.setter
+    def value(self, value: Any) -> None:
+        raise GraphError(
+            f"Variable {self.name!r}: its value cannot be replaced by a {type(value).__name__}, "
+            "which no optimizer or engine would know. Write into it (load_state_dict, or copy_ "
+            "under no_grad), give the module other parts, or declare a new variable."
+        )
 
     @property
     def tensor(self) -> Tensor:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from operator import attrgetter
+import operator
+from collections.abc import Iterable
+from itertools import chain
+from operator import attrgetter, itemgetter
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from .._errors import GraphError
@@ -22,10 +23,17 @@ _on_gradient = attrgetter("_backward_hooks")
 _on_accumulation = attrgetter("_post_accumulate_grad_hooks")
 _before_step = attrgetter("_optimizer_step_pre_hooks")
 _after_step = attrgetter("_optimizer_step_post_hooks")
+_in_group = itemgetter("params")
+#: What a graph is made of, and what may be given anew between steps.
+_structure = attrgetter("over", "given", "streams", "hypergrad")
+_options = attrgetter("optimizer", "scheduler", "clip", "start", "every", "repeat")
 
 
 class Ownership:
-    """Looks before each step whether modules have other parts, or parameters and optimizers hooks.
+    """Looks before each step whether anything is other than when it was last checked.
+
+    That is the parts of modules, the tensors that optimizers hold, hooks of parameters and
+    optimizers, and what problems were declared with.
 
     Args:
         graph: the graph.
@@ -34,21 +42,28 @@ class Ownership:
 
     def __init__(self, graph: Graph, evaluator: Evaluator) -> None:
         self.graph, self.evaluator = graph, evaluator
+        self._structure = [_structure(p) for p in graph.problems]
+        self._options: list[Any] = []
         self._parameters: list[Tensor] = []
+        self._held: list[list[Tensor]] = []
         self._hooks: list[Any] = []
         self._note()
 
     def changed(self) -> bool:
         """Whether anything differs from the last time."""
-        return not self.evaluator.stands() or self._hooks_now() != self._hooks
+        return not (self._declared() and self.evaluator.stands() and self._holds()) or (
+            self._hooks_now() != self._hooks
+        )
 
     def check(self) -> None:
         """Take what is there now; see that all of it is trained as its owner means it.
 
         Raises:
-            GraphError: a new parameter that no optimizer holds, a module that is not served, or a
-                hook that would be passed by.
+            GraphError: a new parameter that no optimizer holds, a tensor in an optimizer that is
+                not its problem's, a module that is not served, a hook that would be passed by, or
+                a problem that could not be declared so.
         """
+        self._check_declared()
         self.evaluator.bind()
         check_modules(self.graph)
         check_parameters(self.graph)
@@ -65,7 +80,40 @@ class Ownership:
         self._parameters = [
             p for v in self.graph.variables for p in self.evaluator.parameters(v).values()
         ]
+        self._options = [_options(p) for p in self.graph.problems]
+        self._held = [[*_held(p)] for p in self.graph.problems]
         self._hooks = self._hooks_now()
+
+    def _declared(self) -> bool:
+        """Whether all problems are declared as they were."""
+        problems = self.graph.problems
+        return [*map(_options, problems)] == self._options and (
+            [*map(_structure, problems)] == self._structure
+        )
+
+    def _check_declared(self) -> None:
+        for problem, (over, given, streams, hypergrad) in zip(
+            self.graph.problems, self._structure, strict=True
+        ):
+            was = {"over": over, "given": given, "data": streams, "hypergrad": hypergrad}
+            for name, now in zip(was, _structure(problem), strict=True):
+                if now != was[name]:
+                    raise GraphError(
+                        f"{problem.name}: {name}= is another than when its engine was made, whose "
+                        "graph is made of it. Put it back, or make a new engine of new problems."
+                    )
+        for problem, held in zip(self.graph.problems, self._held, strict=True):
+            problem.check_options(set(map(id, held)))
+        if [*map(_options, self.graph.problems)] != self._options:
+            self.graph.check_options()
+
+    def _holds(self) -> bool:
+        """Whether the optimizers hold the tensors that they held."""
+        for problem, held in zip(self.graph.problems, self._held, strict=True):
+            now = [*_held(problem)]
+            if not (len(now) == len(held) and all(map(operator.is_, now, held))):
+                return False
+        return True
 
     def _hooks_now(self) -> list[Any]:
         """Which hooks there are, in a form that can be compared."""
@@ -79,7 +127,7 @@ class Ownership:
         return found
 
     def _check_new(self, problem: Problem, known: set[int]) -> None:
-        held = {id(p) for group in problem.optimizer.param_groups for p in group["params"]}  # type: ignore[union-attr]
+        held = set(map(id, _held(problem)))
         for v in problem.over:
             for name, p in self.evaluator.parameters(v).items():
                 if p.requires_grad and id(p) not in held and id(p) not in known:
@@ -115,13 +163,14 @@ class Ownership:
                         "a step hook of the optimizer, or in a callback's on_step."
                     )
                 hooks = _on_gradient(p)
-                if hooks and not (whole and (through or not read)) and _changes(hooks, p):
+                if hooks and not (whole and (through or not read)):
                     why = f"{brief(method)} does not go" if read else "parts of its gradient go"
                     raise GraphError(
-                        f"{problem.name}: {v.name}.{name} has a hook that changes its gradient, "
-                        f"through which {why} as the whole one would. Let the objective or a step "
-                        "hook of the optimizer change it; OneStep(product=Exact()) goes through "
-                        "hooks where levels are not nested."
+                        f"{problem.name}: {v.name}.{name} has a hook on its gradient, through "
+                        f"which {why} as the whole one would. Let the objective or a step hook of "
+                        "the optimizer change the gradient; OneStep(product=Exact()) goes through "
+                        "hooks where levels are not nested. A hook that only looks cannot be told "
+                        "from one that changes it: look in a step hook, or in Callback.on_step."
                     )
 
     def _is_read(self, problem: Problem) -> bool:
@@ -132,11 +181,8 @@ class Ownership:
         )
 
 
-def _changes(hooks: Mapping[Any, Any], parameter: Tensor) -> bool:
-    """Whether a hook changes gradients: one that only looks returns nothing, and writes nothing."""
-    for hook in hooks.values():
-        gradient = torch.zeros_like(parameter)
-        version = gradient._version
-        if hook(gradient) is not None or gradient._version != version:
-            return True
-    return False
+def _held(problem: Problem) -> Iterable[Tensor]:
+    """What a problem's optimizer holds, in its order."""
+    if problem.optimizer is None:
+        return ()
+    return chain.from_iterable(map(_in_group, problem.optimizer.param_groups))

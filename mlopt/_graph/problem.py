@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numbers
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from typing import Any
 
 import torch
@@ -52,16 +52,26 @@ class Problem(Node):
         self.hypergrad = hypergrad
         self.scheduler = scheduler
         self.clip = clip
-        self.start: int = take(GraphError, label, "start", start, int, from_zero)
-        self.every: int = take(GraphError, label, "every", every, int, from_one)
-        self.repeat: int = take(GraphError, label, "repeat", repeat, int, from_one)
-        self._check_options()
+        self.start, self.every, self.repeat = start, every, repeat
+        self.check_options()
         if hypergrad is not None:
             sources = [r.source for r in self.reads]
             # what its method reads behind its function
             self.reads += tuple(Read(v) for v in hypergrad.reads if v not in sources)
 
-    def _check_options(self) -> None:
+    def check_options(self, known: Container[int] = ()) -> None:
+        """Refuse what no problem can be declared with, now as when it was.
+
+        Args:
+            known: identities of tensors that its optimizer may hold though they are not, or no
+                longer, of its variables.
+
+        Raises:
+            GraphError: an option is not what it must be.
+        """
+        self.start = take(GraphError, self.name, "start", self.start, int, from_zero)
+        self.every = take(GraphError, self.name, "every", self.every, int, from_one)
+        self.repeat = take(GraphError, self.name, "repeat", self.repeat, int, from_one)
         if self.hypergrad is not None and not isinstance(self.hypergrad, AbstractHypergradient):
             raise GraphError(
                 f"{self.name}: hypergrad= takes a method such as OneStep() or Frozen(), "
@@ -86,15 +96,23 @@ class Problem(Node):
             )
         if self.scheduler is not None:
             check_scheduler(self.name, self.scheduler, self.optimizer)
-        own = {id(p) for v in self.over for p in v.parameters()}
+        own = {id(p): p for v in self.over for p in v.parameters()}
+        trained = {i for i, p in own.items() if p.requires_grad}
         for group in self.optimizer.param_groups:
             for p in group["params"]:
-                if id(p) not in own:
+                trained.discard(id(p))
+                if id(p) not in own and id(p) not in known:
                     raise GraphError(
                         f"{self.name}: its optimizer holds a tensor of shape {tuple(p.shape)} that "
                         f"is not one of {', '.join(v.name for v in self.over)}. "
                         "Build it over the variable's own parameters()."
                     )
+        if trained and len(trained) == sum(p.requires_grad for p in own.values()):
+            raise GraphError(
+                f"{self.name}: its optimizer holds none of the tensors of "
+                f"{', '.join(v.name for v in self.over)} that require grad, so nothing would be "
+                "trained. Build it over the variable's own parameters()."
+            )
 
     @property
     def size(self) -> int:

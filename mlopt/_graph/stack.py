@@ -57,6 +57,10 @@ class Stack(Group):
 
     def __init__(self, members: Sequence[Node]) -> None:
         super().__init__(members, least=1)
+        self.check_options()
+        self._check_streams()
+
+    def check_options(self) -> None:
         first = self.members[0]
         for other in self.members[1:]:
             for what, a, b in zip(_WHAT, _declared(first), _declared(other), strict=True):
@@ -65,7 +69,6 @@ class Stack(Group):
                         f"Stack: {first.name} and {other.name} differ in {what}: {a} and {b}. "
                         "Declare them alike, or list them without a stack."
                     )
-        self._check_streams()
 
     @property
     def names(self) -> str:

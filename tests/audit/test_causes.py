@@ -168,7 +168,7 @@ PLANTED = {
         "graph", r"^low: w\.0\.weight has a hook that runs after"),
     "a gradient hook": Row(
         lambda: changed(lambda n, o: n[0].weight.register_hook(lambda g: 0 * g), CENTRAL),
-        "graph", r"^low: w\.0\.weight has a hook that changes its gradient"),
+        "graph", r"^low: w\.0\.weight has a hook on its gradient"),
     "a step hook": Row(
         lambda: changed(lambda n, o: o.register_step_post_hook(lambda *_: None), OneStep()),
         "graph", "^low: its optimizer has step hooks"),

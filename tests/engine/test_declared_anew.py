@@ -1,0 +1,171 @@
+"""What is changed between steps is as if it had been declared so: it is trained, or refused."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from small import F64, assert_same, sgd, state_of
+from torch import nn
+from torch.optim.lr_scheduler import StepLR
+
+import mlopt
+from mlopt import GraphError
+
+
+class Levels:
+    """A lower and an upper problem over three numbers each."""
+
+    def __init__(self, method: Any = None, **options: Any) -> None:
+        self.W = mlopt.Variable(nn.Parameter(torch.ones(3, dtype=F64)), "w")
+        self.R = mlopt.Variable(nn.Parameter(torch.full((3,), 0.5, dtype=F64)), "r")
+        self.low = mlopt.problem(
+            over=self.W, given=[self.R], optimizer=sgd(self.W), name="low", **options
+        )(lambda w, r: ((w - r) ** 2).sum())
+        self.up = mlopt.problem(over=self.R, given=[self.W], optimizer=sgd(self.R), name="up")(
+            lambda r, w: (w**2).sum() + (r**2).sum()
+        )
+        self.engine = mlopt.Engine([self.low, self.up], hypergrad=method or mlopt.OneStep())
+
+
+def foreign() -> nn.Parameter:
+    return nn.Parameter(torch.ones(2, dtype=F64))
+
+
+def with_gradient(m: Levels) -> None:
+    tensor = foreign()
+    tensor.grad = torch.ones_like(tensor)
+    m.low.optimizer.add_param_group({"params": [tensor]})
+
+
+def emptied(m: Levels) -> None:
+    m.low.optimizer.param_groups[0]["params"] = []
+
+
+def replaced(m: Levels) -> None:
+    m.low.optimizer.param_groups.clear()
+    m.low.optimizer.add_param_group({"params": [foreign()]})
+
+
+def moved_over(m: Levels) -> None:
+    """All optimizers together hold what they held, in the same order."""
+    m.low.optimizer.add_param_group({"params": m.R.parameters()})
+    m.up.optimizer.param_groups.clear()
+
+
+def put(name: str, value: Any) -> Callable[[Levels], None]:
+    return lambda m: setattr(m.low, name, value)
+
+
+REFUSED: dict[str, tuple[Callable[[Levels], None], str]] = {
+    "another's tensor": (
+        lambda m: m.low.optimizer.add_param_group({"params": m.R.parameters()}), "not one of w"),
+    "nobody's tensor": (with_gradient, "not one of w"),
+    "no tensor": (emptied, "holds none of the tensors of w"),
+    "a copy": (replaced, "not one of w"),
+    "moved over": (moved_over, "not one of w"),
+    "an optimizer of another tensor": (
+        lambda m: setattr(m.low, "optimizer", torch.optim.SGD([foreign()], lr=0.1)),
+        "not one of w"),
+    "one optimizer for both": (
+        lambda m: setattr(m.low, "optimizer", m.up.optimizer), "not one of w"),
+    "no optimizer": (put("optimizer", 3), "optimizer= takes"),
+    "LBFGS": (lambda m: setattr(m.low, "optimizer", torch.optim.LBFGS(m.W.parameters())), "LBFGS"),
+    "another's scheduler": (
+        lambda m: setattr(m.low, "scheduler", StepLR(m.up.optimizer, 1)), "of another SGD"),
+    "every 0": (put("every", 0), "every must be"),
+    "repeat -1": (put("repeat", -1), "repeat must be"),
+    "start by name": (put("start", "one"), "start must be"),
+    "clip 0": (put("clip", 0.0), "clip=0.0 must be"),
+    "repeats that a method does not see": (put("repeat", 2), "makes 2 updates"),
+    "what it reads": (put("given", ()), "given= is another"),
+    "its variables": (lambda m: setattr(m.low, "over", (m.R,)), "over= is another"),
+    "its method": (put("hypergrad", mlopt.Frozen()), "hypergrad= is another"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("change", REFUSED)
+@pytest.mark.parametrize("stepped", [False, True])
+def test_what_could_not_be_declared_is_refused_before_anything_changes(change, stepped):
+    m = Levels()
+    if stepped:
+        m.engine.step()
+    make, said = REFUSED[change]
+    make(m)
+    before = [t.detach().clone() for t in (m.W.tensor, m.R.tensor)]
+    for _ in range(2):
+        with pytest.raises(GraphError, match=rf"low.*{said}"):
+            m.engine.step()
+    assert all(map(torch.equal, before, (m.W.tensor, m.R.tensor)))
+
+
+def test_a_clip_under_a_method_that_commits_its_own_steps():
+    m = Levels(mlopt.Unrolled(2))
+    m.engine.step()
+    m.low.clip = 1.0
+    with pytest.raises(GraphError, match="Drop clip="):
+        m.engine.step()
+
+
+def test_options_of_groups_that_no_longer_go_together():
+    X, Y = (mlopt.Variable(nn.Parameter(torch.ones(2, dtype=F64)), n) for n in "xy")
+    one, other = (
+        mlopt.problem(over=v, optimizer=sgd(v), name=v.name)(lambda v: (v**2).sum()) for v in (X, Y)
+    )
+    engine = mlopt.Engine([mlopt.Stack([one, other])])
+    engine.step()
+    other.every = 2
+    with pytest.raises(GraphError, match="differ in every"):
+        engine.step()
+    one.every = 2
+    engine.step()
+
+
+RENEWED: dict[str, Callable[[Levels], None]] = {
+    "an optimizer": lambda m: setattr(m.low, "optimizer", torch.optim.Adam(m.W.parameters())),
+    "a clip": put("clip", 0.1),
+    "every": put("every", 2),
+    "a scheduler": lambda m: setattr(
+        m.low, "scheduler", mlopt.PerStep(StepLR(m.low.optimizer, 1))),
+    "the same tensors in two groups": lambda m: m.low.optimizer.param_groups.append(
+        {**m.low.optimizer.param_groups[0], "params": []}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("change", RENEWED)
+def test_options_given_anew_are_those_of_a_new_engine(change):
+    m = Levels()
+    m.engine.step()
+    RENEWED[change](m)
+    new = Levels()
+    RENEWED[change](new)
+    for old, fresh in ((m.W, new.W), (m.R, new.R)):
+        fresh.tensor.data.copy_(old.tensor.data)
+    new.engine.steps = m.engine.steps
+    for _ in range(3):
+        m.engine.step()
+        new.engine.step()
+    assert torch.equal(m.W.tensor, new.W.tensor)
+    assert torch.equal(m.R.tensor, new.R.tensor)
+
+
+def test_the_value_of_a_variable_stays():
+    m = Levels()
+    m.engine.step()
+    before = state_of(m.engine)
+    with pytest.raises(GraphError, match="'w': its value cannot be replaced by a Parameter"):
+        m.W.value = nn.Parameter(torch.zeros(3, dtype=F64))
+    assert_same(before, state_of(m.engine))
+
+
+def test_an_optimizer_of_frozen_tensors_alone_is_refused():
+    net = nn.Linear(2, 1)
+    W = mlopt.Variable(net, "w")
+    net.bias.requires_grad_(False)
+    for held in ([net.bias], [{"params": []}]):
+        with pytest.raises(GraphError, match="holds none of the tensors of w"):
+            mlopt.problem(over=W, optimizer=torch.optim.SGD(held, lr=0.1))(lambda w: w.weight.sum())
+    net.weight.requires_grad_(False)  # a phase in which nothing of it is trained
+    mlopt.problem(over=W, optimizer=torch.optim.SGD([net.bias], lr=0.1))(lambda w: w.weight.sum())
