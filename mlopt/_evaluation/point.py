@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
+from itertools import chain
 from operator import attrgetter
 from typing import Any
 
@@ -19,6 +20,7 @@ from .._graph.signal import Signal
 from .._replay import Generators
 from .._tensors import clone
 from .._variable import Variable
+from .aliases import apart_from
 from .binding import Binding, Swap
 from .recall import Kept, Recall
 
@@ -149,6 +151,7 @@ class Evaluator:
                 result = self.choose(node, twice)(*arguments)
             if _versions(read) != versions:
                 raise GraphError(written_in_place(node))
+            result = apart_from(result, chain(read, *(copies for _, _, copies in lent)))
             if inside and not torch.is_grad_enabled():
                 result = rebuilt(result, _detached)
             owners = tuple(owner)
