@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from .._errors import CapabilityWarning
+from .._evaluation.copies import overlaps
 from .._evaluation.point import Evaluator
 from .._graph.node import Node
 from .._graph.problem import PerStep, Problem
@@ -130,7 +131,8 @@ class Transaction:
         """What optimizers and modules hold by now that they did not hold before."""
         new: dict[int, tuple[Node, Tensor]] = {}
         for node in self._kept:
-            now = [t for tensors in self._buffers_of(node).values() for t in tensors]
+            held = self._buffers_of(node).values()
+            now = [t for tensors in held for t in tensors if t is not None]
             if isinstance(node, Problem):
                 now += _state(node.optimizer)
             new.update({id(t): (node, t) for t in now if not self.memory.knows(t)})
@@ -175,14 +177,15 @@ class Transaction:
         for node in new:
             held = self._buffers_of(node)
             self._buffers.update(held)
-            if buffers := [t for tensors in held.values() for t in tensors]:
+            buffers = [t for tensors in held.values() for t in tensors if t is not None]
+            if buffers := [t for t in buffers if not overlaps(t)]:  # those are never written
                 owned.append((node, buffers, f"{node.name}.buffers"))
             if isinstance(node, Problem):
                 owned.append((node, node.optimizer, f"{node.name}.optimizer"))
         self.memory.keep(*owned)
         self._kept.update(dict.fromkeys(new))
 
-    def _buffers_of(self, node: Node) -> dict[Any, list[Tensor]]:
+    def _buffers_of(self, node: Node) -> dict[Any, list[Any]]:
         """The buffers that each of a node's variables, or its memory, holds now."""
         sources = node.over if isinstance(node, Problem) else (node,)
         bindings = self.evaluator.bindings

@@ -15,6 +15,7 @@ from .._graph.node import Node
 from .._graph.signal import Signal, join, split
 from .._variable import Variable
 from .binding import Binding, Swap
+from .copies import separate
 from .point import Evaluator, Point
 
 __all__ = ["NotStackable", "evaluate_as_one"]
@@ -185,6 +186,8 @@ class _Call:
             place = self.columns.add(column)
             self._slots.extend((slot, key, place) for slot, key in slots)
         held = [b.held() for b in bindings]
+        if not all(map(separate, held)):
+            raise NotStackable("buffers that share memory, or have no values yet.", lasting=False)
         for (slot, key), column in zip(bindings[0].buffers, zip(*held, strict=True), strict=True):
             self._slots.append((slot, key, self.columns.add(column, apart=True)))
         if owned and held[0]:

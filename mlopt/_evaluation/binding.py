@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from .._tensors import clone
+from .copies import copied, laid_out, overlaps, separate
 
 __all__ = ["Binding", "Slot", "Swap"]
 
@@ -40,6 +41,7 @@ class Binding:
     _inside: list[Any] = field(default_factory=list)
     _buffers: list[dict[str, Any]] = field(default_factory=list)
     _sizes: list[int] = field(default_factory=list)
+    _looked: tuple[list[Any], bool] = ([], True)
 
     @classmethod
     def of(cls, module: nn.Module) -> Binding:
@@ -51,9 +53,8 @@ class Binding:
                 if p is not None:
                     name = name_of.setdefault(id(p), f"{prefix}.{key}" if prefix else key)
                     binding.parameters.setdefault(name, []).append((part._parameters, key))
-            for key, b in part._buffers.items():
-                if b is not None:
-                    binding.buffers.append((part._buffers, key))
+            for key in part._buffers:
+                binding.buffers.append((part._buffers, key))
             if isinstance(part, nn.Embedding | nn.EmbeddingBag) and part.sparse:
                 binding.sparse.append(part.__dict__)
             if "training" in part.__dict__:
@@ -69,8 +70,8 @@ class Binding:
         """The parameters that the module holds now, each once."""
         return [slot[key] for slot, key in self._first]
 
-    def held(self) -> list[Tensor]:
-        """The buffers that the module holds now."""
+    def held(self) -> list[Any]:
+        """The buffers that the module holds now; None where it has none yet."""
         return [slot[key] for slot, key in self.buffers]
 
     def modes(self) -> list[bool]:
@@ -91,9 +92,11 @@ class Binding:
             and [*map(len, self._buffers)] == self._sizes
         )
 
-    def scratch(self, start: list[Tensor] | None = None) -> list[Tensor]:
+    def scratch(self, start: list[Any] | None = None) -> list[Any]:
         """Copies of the buffers, or of what they are to start with, in spare memory if possible."""
         held = self.held() if start is None else start
+        if not (self._are_separate(held) if start is None else separate(held)):
+            return copied(held)
         if self.spare:
             copies = self.spare.pop()
             if all(
@@ -103,6 +106,40 @@ class Binding:
                 torch._foreach_copy_(copies, held)
                 return copies
         return clone(held)
+
+    def take_back(self, copies: list[Any]) -> None:
+        """Copies that nobody uses any more; the memory of those that share none is used again."""
+        if all(c is not None and not c._is_view() for c in copies):
+            self.spare.append(copies)
+
+    def write(self, tensors: list[Any]) -> None:
+        """Let the buffers have these values: in their own memory, where that can hold them."""
+        held = self.held()
+        alone = self._are_separate(held)
+        if alone and all(
+            t is not None and t.shape == h.shape for t, h in zip(tensors, held, strict=True)
+        ):
+            torch._foreach_copy_(held, tensors)
+        elif alone or any(map(overlaps, _present(held))) or laid_out(held) != laid_out(tensors):
+            # One that grew or is new, or others share memory than before. The copies' own memory
+            # is used again.
+            for (slot, key), t in zip(self.buffers, copied(tensors), strict=True):
+                slot[key] = t
+        else:
+            for h, t in zip(_present(held), _present(tensors), strict=True):
+                h.copy_(t)
+
+    def _are_separate(self, held: list[Any]) -> bool:
+        """`separate` of what the module holds, looked at once for the same tensors."""
+        known, answer = self._looked
+        if len(known) != len(held) or not all(map(operator.is_, known, held)):
+            answer = separate(held)
+            self._looked = held, answer
+        return answer
+
+
+def _present(tensors: list[Any]) -> list[Tensor]:
+    return [t for t in tensors if t is not None]
 
 
 def _values(dicts: list[dict[str, Any]]) -> list[Any]:

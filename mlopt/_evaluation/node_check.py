@@ -28,6 +28,7 @@ from .loss import split_loss
 from .point import Evaluator, Point, written_in_place
 from .purity import Attributes, Copies, change, foreign_draws
 from .reads import Touches, check_touched, eager
+from .shared_buffers import check_shared_buffers
 from .slope import check_precision, check_slope
 from .sparse import check_sparse
 from .surroundings import Surroundings
@@ -95,6 +96,7 @@ class NodeCheck:
         attributes = Attributes(self._modules())
         with self.hear("writes"):
             touched = self._evaluate_first(own)
+            check_shared_buffers(self.evaluator, node, self.point)
             with self.hear("value"):
                 self._check_returned()
                 self.sound = True

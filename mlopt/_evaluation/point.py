@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
+from itertools import chain
 from operator import attrgetter
 from typing import Any
 
@@ -17,9 +18,10 @@ from .._graph.containers import rebuilt
 from .._graph.node import Node
 from .._graph.signal import Signal
 from .._replay import Generators
-from .._tensors import clone
 from .._variable import Variable
+from .aliases import apart_from
 from .binding import Binding, Swap
+from .copies import copied
 from .recall import Kept, Recall
 
 __all__ = ["Evaluator", "Point", "written_in_place"]
@@ -136,7 +138,7 @@ class Evaluator:
                 if binding.buffers:
                     copies = binding.scratch(start.get(source) if start else None)
                     if again:
-                        swap.starts.append((binding, clone(copies)))
+                        swap.starts.append((binding, copied(copies)))
                     lent.append((source, binding, copies))
                     for (slot, key), copy in zip(binding.buffers, copies, strict=True):
                         swap.put(slot, key, copy)
@@ -149,16 +151,17 @@ class Evaluator:
                 result = self.choose(node, twice)(*arguments)
             if _versions(read) != versions:
                 raise GraphError(written_in_place(node))
+            result = apart_from(result, chain(read, *(copies for _, _, copies in lent)))
             if inside and not torch.is_grad_enabled():
                 result = rebuilt(result, _detached)
             owners = tuple(owner)
             for source, binding, copies in lent:
                 if source in owners:  # a module may assign its buffers anew instead of writing them
-                    written[source] = [t.detach() for t in binding.held()]
+                    written[source] = [_detached(t) for t in binding.held()]
                 if source in owners or keep:
                     self._lent.append((binding, copies))
                 else:
-                    binding.spare.append(copies)
+                    binding.take_back(copies)
             if again:
                 self._remember(result, node, point, swap)
         finally:
@@ -213,15 +216,7 @@ class Evaluator:
             return
         with torch.no_grad():
             for source, tensors in written.items():
-                binding = self.bindings[source]
-                held = binding.held()
-                if not held:
-                    continue
-                if all(t.shape == h.shape for t, h in zip(tensors, held, strict=True)):
-                    torch._foreach_copy_(held, tensors)
-                else:  # a buffer that grew
-                    for (slot, key), t in zip(binding.buffers, tensors, strict=True):
-                        slot[key] = t
+                self.bindings[source].write(tensors)
 
     def hold(self, source: Any, tensors: list[Tensor]) -> None:
         """Let a module hold these very tensors as its buffers."""
@@ -238,7 +233,7 @@ class Evaluator:
             self._swap_back()
         self.generators.close()
         for binding, copies in self._lent:
-            binding.spare.append(copies)
+            binding.take_back(copies)
         self._lent.clear()
 
     def _swap_back(self) -> None:

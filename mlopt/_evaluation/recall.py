@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._tensors import clone
 from .autograd_graph import operations
 from .binding import Binding, Swap
+from .copies import copied
 
 __all__ = ["Kept", "Recall"]
 
@@ -74,7 +74,7 @@ class Recall:
                 for slot, key in binding.parameters[name]:
                     swap.put(slot, key, tensor)
         for binding, starts in kept.buffers:
-            for (slot, key), start in zip(binding.buffers, clone(starts), strict=True):
+            for (slot, key), start in zip(binding.buffers, copied(starts), strict=True):
                 swap.put(slot, key, start)
         for binding, modes in kept.modes:
             swap.note_modes(binding)

@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from .._evaluation.binding import Binding
+from .._evaluation.copies import copied
 
 __all__ = ["lent_buffers", "standing_at", "tensors_of"]
 
@@ -60,8 +61,8 @@ def lent_buffers(values: Iterable[Any]) -> Iterator[None]:
     slots = [slot for module in modules for slot in Binding.of(module).buffers]
     before = [slot[key] for slot, key in slots]
     try:
-        for (slot, key), buffer in zip(slots, before, strict=True):
-            slot[key] = buffer.clone()
+        for (slot, key), copy in zip(slots, copied(before), strict=True):
+            slot[key] = copy
         yield
     finally:
         for (slot, key), buffer in zip(slots, before, strict=True):
