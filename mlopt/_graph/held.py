@@ -68,7 +68,7 @@ def counts(parts: Iterable[Any]) -> dict[tuple[str, str], Any]:
         for part in parts
         if not type(part).__module__.startswith("torch.")
         for name, value in getattr(part, "__dict__", {}).items()
-        if isinstance(value, int | float | str)
+        if type(value) in (int, float, str)
     }
 
 
