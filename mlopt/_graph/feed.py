@@ -35,8 +35,9 @@ class Feed:
         self.streams = tuple(streams)
         self.passes = dict.fromkeys(self.streams, 0)
         self._device = device
+        lenders: dict[int, int] = {}
         self._sources = {
-            s: Passes(s.loader, lambda i, n=n: derive_seed(seed, "stream", n, i))
+            s: Passes(s.loader, lambda i, n=n: derive_seed(seed, "stream", n, i), lenders)
             for n, s in enumerate(self.streams)
         }
         # How many batches earlier steps used; those that wait, with the numbers of their passes;

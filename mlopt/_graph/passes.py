@@ -13,11 +13,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from torch.utils.data import DataLoader, IterableDataset
 
 from .._errors import CapabilityWarning, DataError
 from .._replay import replay
+from .held import counts, holds
+from .lent import Lent
 from .overlap import overlap
 from .stream import describe, length_of
 
@@ -25,6 +26,9 @@ __all__ = ["Passes"]
 
 # Who is in the middle of a pass, by the identity of its iterator.
 _running: weakref.WeakValueDictionary[int, Passes] = weakref.WeakValueDictionary()
+
+# Who has begun a pass.
+_begun: weakref.WeakSet[Passes] = weakref.WeakSet()
 
 
 @dataclass(frozen=True)
@@ -55,22 +59,23 @@ class Passes:
     Args:
         loader: what is iterated.
         seed: (index of a batch) -> what torch's generators are set to while it is drawn.
+        lenders: of the generators of the engine's loaders, see `Lent`.
     """
 
-    def __init__(self, loader: Any, seed: Callable[[int], int]) -> None:
+    def __init__(self, loader: Any, seed: Callable[[int], int], lenders: dict[int, int]) -> None:
         self._shared = loader
         self._loader = _own(loader)
         self._seed = seed
-        self._parts = _parts(loader)
-        held = (g for part in self._parts for g in getattr(part, "__dict__", {}).values())
-        self._generators = tuple(dict.fromkeys(g for g in held if isinstance(g, torch.Generator)))
-        self._states: tuple[Any, ...] | None = None  # of the generators, for these passes alone
         self._plain = type(loader) in (list, tuple)  # which draws nothing
+        generators, self._parts = ((), ()) if self._plain else holds(loader)
+        self._lent = Lent(generators, lenders)
+        self._told = [p for p in self._parts if callable(getattr(p, "set_epoch", None))]
         self._iterator: Iterator[Any] | None = None
         self._ahead: list[Any] = []
         self._believed = True  # the loader's length
         self._length = 0  # of this pass, as the loader says it; 0: unknown
         self._starts = [_Start(0, 0)]  # of this pass, and of those before that are still in use
+        self._said = False  # that the loader changes under another's hands
         self._since = 0  # the index of the first batch that may be asked for again
         self._next = 0  # the index of the batch that comes next; -1: unknown
 
@@ -152,14 +157,13 @@ class Passes:
         """The next batch of the pass, in a list; an empty one at its end."""
         if self._plain:
             return self._pull(index)
-        with replay(self._seed(index)), _Lent(self):
+        with replay(self._seed(index)), self._lent:
             return self._pull(index)
 
     def _pull(self, index: int) -> list[Any]:
         try:
             if self._iterator is None:
-                self._begin()
-            assert self._iterator is not None
+                return self._first()
             return [next(self._iterator)]
         except StopIteration:
             return []
@@ -172,16 +176,37 @@ class Passes:
                 )
             raise
 
+    def _first(self) -> list[Any]:
+        """Begin the pass, and see what the loader changes of itself by it."""
+        others = not self._said and any(p is not self and p._shared is self._shared for p in _begun)
+        _begun.add(self)
+        before = counts(self._parts) if others else {}
+        self._begin()
+        assert self._iterator is not None
+        found = [next(self._iterator)]
+        told = {type(part).__name__ for part in self._told}
+        after = counts(self._parts) if before else {}
+        moved = [k for k, v in after.items() if before.get(k, v) != v and k[0] not in told]
+        if moved:
+            self._said = True
+            warnings.warn(
+                f"{describe(self._shared)} changes {', '.join('.'.join(k) for k in moved)} while "
+                "it is read, and another engine or stream reads it, too: each sees what the other "
+                "has changed. If the batches depend on it, give each a loader of its own, or a "
+                "method set_epoch(), which is told the pass.",
+                CapabilityWarning,
+                stacklevel=2,
+            )
+        return found
+
     def _begin(self) -> None:
         """Begin the pass, as loaders and samplers of torch are told of it."""
         start = self._starts[-1]
         if not self._plain:
             others = (random.getstate(), np.random.get_state())
-            self._starts[-1] = _Start(start.index, start.number, self._states, others)
-        for part in self._parts:
-            set_epoch = getattr(part, "set_epoch", None)
-            if callable(set_epoch):
-                set_epoch(start.number)
+            self._starts[-1] = _Start(start.index, start.number, self._lent.states, others)
+        for part in self._told:
+            part.set_epoch(start.number)
         iterator = iter(self._loader)
         other = _running.get(id(iterator))
         if other is not None and other is not self and other._iterator is iterator:
@@ -211,7 +236,7 @@ class Passes:
         self._iterator, self._ahead = None, []
         self._loader = _own(self._shared)  # workers that stay may be those that died
         if start.states is not None:
-            self._states = start.states
+            self._lent.states = start.states
         if start.index == index:
             return
         with _others_at(start.others):
@@ -230,27 +255,6 @@ class Passes:
             )
         again = f"; pass {number} was the first to be empty. Can it be read once only?"
         return DataError(f"{loader} gave no batch in a whole pass{again if number else '.'}")
-
-
-class _Lent:
-    """The generators that a loader holds, where these passes have left them; then put back."""
-
-    def __init__(self, passes: Passes) -> None:
-        self.passes = passes
-        self._before: list[tuple[torch.Generator, Any]] = []
-
-    def __enter__(self) -> None:
-        passes = self.passes
-        self._before = [(g, g.get_state()) for g in passes._generators]
-        if passes._states is None:
-            passes._states = tuple(state for _, state in self._before)
-        for (generator, _), state in zip(self._before, passes._states, strict=True):
-            generator.set_state(state)
-
-    def __exit__(self, *exception: object) -> None:
-        self.passes._states = tuple(generator.get_state() for generator, _ in self._before)
-        for generator, state in self._before:
-            generator.set_state(state)
 
 
 @contextmanager
@@ -275,13 +279,6 @@ def _own(loader: Any) -> Any:
         loader = copy.copy(loader)
         loader._iterator = None
     return loader
-
-
-def _parts(loader: Any) -> tuple[Any, ...]:
-    """A loader and what it draws by: who may have generators, or be told the pass."""
-    parts = [loader, *(getattr(loader, n, None) for n in ("dataset", "sampler", "batch_sampler"))]
-    parts.append(getattr(parts[-1], "sampler", None))
-    return tuple({id(p): p for p in parts if p is not None}.values())
 
 
 def _certain(loader: Any) -> bool:

@@ -23,9 +23,9 @@ class Stream:
 
     Each engine makes passes of its own, which end where the loader ends them. A batch is drawn by
     the step that reads it; without a length, when the step before is over. Before each pass,
-    `set_epoch` of the loader, its data set and its samplers, where they have one, is called with
-    the number of the pass, from 0. A `torch.Generator` that one of them holds is used from where it
-    stands when the engine first draws, and is put back after each draw.
+    `set_epoch` of the loader, its data sets and its samplers, where they have one, is called with
+    the number of the pass, from 0. Generators that one of them holds, of torch, NumPy or Python,
+    are used from where they stand when the engine first draws, and put back after each draw.
 
     Args:
         loader: anything that can be iterated again and again: a `DataLoader`, a list of batches.

@@ -1,0 +1,85 @@
+"""`Lent`: generators of random numbers that one way through a loader has for itself."""
+
+from __future__ import annotations
+
+import pickle
+import random
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from .._replay import derive_seed
+
+__all__ = ["Lent"]
+
+
+class Lent:
+    """Generators lent for a block, in which they go on from where the last one left them.
+
+    After the block they are as they were before it. The first block takes them as they stand; but
+    of a generator that somebody else of the same engine was lent before, others are made: else two
+    would draw the same numbers.
+
+    Args:
+        generators: of torch, Python or NumPy.
+        lenders: how many have been lent each of them, by its id; these are counted in.
+    """
+
+    def __init__(self, generators: Sequence[Any], lenders: dict[int, int]) -> None:
+        self._generators = tuple(generators)
+        self._order = tuple(lenders.get(id(g), 0) for g in self._generators)
+        lenders.update((id(g), n + 1) for g, n in zip(generators, self._order, strict=True))
+        #: Their states after the last block; None before the first.
+        self.states: tuple[Any, ...] | None = None
+        self._before: list[Any] = []
+
+    def __enter__(self) -> None:
+        self._before = [_state(g) for g in self._generators]
+        if self.states is None:
+            self.states = tuple(
+                _other(g, state, n) if n else state
+                for g, state, n in zip(self._generators, self._before, self._order, strict=True)
+            )
+        for generator, state in zip(self._generators, self.states, strict=True):
+            _set(generator, state)
+
+    def __exit__(self, *exception: object) -> None:
+        self.states = tuple(_state(g) for g in self._generators)
+        for generator, state in zip(self._generators, self._before, strict=True):
+            _set(generator, state)
+
+
+def _state(generator: Any) -> Any:
+    if isinstance(generator, torch.Generator):
+        return generator.get_state()
+    if isinstance(generator, random.Random):
+        return generator.getstate()
+    if isinstance(generator, np.random.RandomState):
+        return generator.get_state(legacy=False)
+    return generator.state
+
+
+def _set(generator: Any, state: Any) -> None:
+    if isinstance(generator, torch.Generator):
+        generator.set_state(state)
+    elif isinstance(generator, random.Random):
+        generator.setstate(state)
+    elif isinstance(generator, np.random.RandomState):
+        generator.set_state(state)
+    else:
+        generator.state = state
+
+
+def _other(generator: Any, state: Any, number: int) -> Any:
+    """Another state of such a generator, made from its own and a number."""
+    text = state.numpy().tobytes() if isinstance(state, torch.Tensor) else pickle.dumps(state)
+    seed = derive_seed("lent", text.hex(), number)
+    if isinstance(generator, torch.Generator):
+        return torch.Generator(generator.device).manual_seed(seed).get_state()
+    if isinstance(generator, random.Random):
+        return random.Random(seed).getstate()
+    if isinstance(generator, np.random.RandomState):
+        return np.random.RandomState(seed % 2**32).get_state(legacy=False)
+    return type(generator)(seed).state
