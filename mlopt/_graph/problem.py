@@ -10,6 +10,7 @@ import torch
 
 from .._arguments import from_one, from_zero, take
 from .._errors import GraphError
+from .._turn import waits
 from .._variable import Stop, Variable
 from ..hypergrad.interface import AbstractHypergradient
 from .node import Node, Read, argument, label_of
@@ -25,6 +26,7 @@ class Problem(Node):
     calls it, so one equation can be tested without an engine.
     """
 
+    @waits
     def __init__(
         self,
         fn: Callable[..., Any],
