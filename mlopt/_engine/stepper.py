@@ -300,6 +300,11 @@ class Stepper:
 
     def _check(self) -> None:
         """Before anything is changed: do the functions read what they declare?"""
+        if torch.is_inference_mode_enabled():
+            raise GraphError(
+                "Engine: under torch.inference_mode() nothing can be differentiated. Call it "
+                "outside of that; no_grad() does no harm."
+            )
         if not self._checked or self._ownership.changed():
             self._look(Aloud())
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import numbers
 from collections.abc import Callable, Container, Sequence
 from typing import Any
@@ -96,6 +97,17 @@ class Problem(Node):
                 f"{self.name}: LBFGS evaluates its objective itself, which a step that commits all "
                 "levels at once cannot allow. Use another optimizer."
             )
+        try:
+            # Of the class: schedulers put a step of their own into the object.
+            inspect.signature(type(self.optimizer).step).bind(self.optimizer)
+        except TypeError:
+            raise GraphError(
+                f"{self.name}: the step() of {type(self.optimizer).__name__} asks for arguments, a "
+                "closure perhaps: it would evaluate its objective itself, which a step that "
+                "commits all levels at once cannot allow. Use another optimizer."
+            ) from None
+        except ValueError:  # some callables in C have no signature
+            pass
         if self.scheduler is not None:
             check_scheduler(self.name, self.scheduler, self.optimizer)
         own = {id(p): p for v in self.over for p in v.parameters()}

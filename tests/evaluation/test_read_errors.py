@@ -157,6 +157,7 @@ def test_reads_without_gradient_are_legal():
         (lambda w: w.square(), r"returned a tensor of shape \(3,\).*\.mean\(\)"),
         (lambda w: (w.sum(), 3.0), r"returned \(scalar, float\); metrics are a dict"),
         (lambda w: (w.sum(), {}, {}), "returned tuple"),
+        (lambda w: (1 + 1j) * w.sum(), r"returned a complex number.*\.real"),
         (lambda w: w.detach().sum(), "does not depend on w, which it is minimised over"),
         (lambda w: torch.zeros(()), "never uses w, which it is minimised over"),
     ],
