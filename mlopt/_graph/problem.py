@@ -56,13 +56,13 @@ class Problem(Node):
         self.scheduler = scheduler
         self.clip = clip
         self.start, self.every, self.repeat = start, every, repeat
-        self.check_options()
+        self._check_options()
         if hypergrad is not None:
             sources = [r.source for r in self.reads]
             # what its method reads behind its function
             self.reads += tuple(Read(v) for v in hypergrad.reads if v not in sources)
 
-    def check_options(self, known: Container[int] = ()) -> None:
+    def _check_options(self, known: Container[int] = ()) -> None:
         """Refuse what no problem can be declared with, now as when it was.
 
         Args:
