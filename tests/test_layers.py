@@ -20,7 +20,7 @@ ALLOWED = dict.fromkeys(ISLANDS, GROUND) | {"report": GROUND | {"loggers"}}
 
 # The rooms from the ground up: each imports only itself and those before it, for annotations too.
 ROOMS = [
-    ["_errors", "_arguments", "_files", "_foreign", "_tensors", "_replay", "_variable"],
+    ["_errors", "_arguments", "_files", "_foreign", "_tensors", "_replay", "_turn", "_variable"],
     ["solvers"],
     ["optim"],
     ["hypergrad"],

@@ -5,6 +5,7 @@ Each is declared in terms of the other, so they share this file.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -51,7 +52,7 @@ class Callback:
         """After a step of which nothing was committed, if the engine goes on."""
 
     def on_end(self, engine: Engine) -> None:
-        """After the last step, also if an error ends the run."""
+        """After the last step, also if an error ends the run, which is what is raised then."""
 
 
 class Engine(Stepper):
@@ -134,7 +135,8 @@ class Engine(Stepper):
 
         Raises:
             SettingsError: not exactly one of steps and epochs, no stream to count epochs by, an
-                option that is not what it must be, or a run inside a run.
+                option that is not what it must be, a callback whose methods named on_ are no hooks
+                or take other arguments, or a run inside a run.
             NonFiniteError: as `step`.
         """
         with turn:
@@ -150,6 +152,11 @@ class Engine(Stepper):
             raise SettingsError(
                 f"run: validate_every={validate_every} counts epochs, and nothing here has data to "
                 "count them by. Leave it out, and validate every n steps in Callback.on_step."
+            )
+        if validate is not None and not _takes(validate):
+            raise SettingsError(
+                "run: validate= is called without arguments, and this function asks for some. Give "
+                "lambda: validate(engine)."
             )
         observers = _observers(callbacks)
         if epoch is not None and stream is not None:
@@ -197,4 +204,42 @@ def _observers(callbacks: Any) -> tuple[Callback, ...]:
                 f"run: callbacks= holds {callback!r}; it takes objects of classes derived from "
                 "mlopt.Callback."
             )
+        _check_hooks(callback)
     return observers
+
+
+def _check_hooks(callback: Callback) -> None:
+    """All that is named like a hook is one, and can be called as one."""
+    kind = type(callback).__name__
+    for name in dir(callback):
+        if not name.startswith("on_") or not callable(hook := getattr(callback, name)):
+            continue
+        if name not in _HOOKS:
+            raise SettingsError(
+                f"run: {kind}.{name} is no hook and would never be called. The hooks are "
+                f"{', '.join(_HOOKS)}; give a method of your own a name without on_."
+            )
+        if not _takes(hook, *_HOOKS[name]):
+            raise SettingsError(
+                f"run: {kind}.{name} is called with ({', '.join(_HOOKS[name])}), which its "
+                "signature does not take. Give it these arguments, behind self."
+            )
+
+
+#: What each hook of a callback is called with.
+_HOOKS = {
+    name: tuple(inspect.signature(hook).parameters)[1:]
+    for name, hook in vars(Callback).items()
+    if name.startswith("on_")
+}
+
+
+def _takes(function: Callable[..., Any], *arguments: object) -> bool:
+    """Whether a function can be called with so many arguments."""
+    try:
+        inspect.signature(function).bind(*arguments)
+    except TypeError:
+        return False
+    except ValueError:  # some callables in C have no signature
+        pass
+    return True

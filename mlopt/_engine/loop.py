@@ -85,9 +85,20 @@ class Loop:
                     unsure = None
             if self._validated != engine.steps:
                 self._validate()
-        finally:
+        except BaseException as error:
             bar.close()
+            self._end_after(error)
+            raise
+        bar.close()
+        self.tell("on_end")
+
+    def _end_after(self, error: BaseException) -> None:
+        """Tell of the end that an error makes; what is raised there does not stand for it."""
+        try:
             self.tell("on_end")
+        except Exception as another:
+            if hasattr(error, "add_note"):  # Python 3.11
+                error.add_note(f"mlopt: on_end raised {another!r} after this.")  # type: ignore[attr-defined]
 
     def _step(self, bar: Any) -> bool:
         """Take a step and tell of it; whether an epoch ended with it."""

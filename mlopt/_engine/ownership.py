@@ -103,9 +103,9 @@ class Ownership:
                         "graph is made of it. Put it back, or make a new engine of new problems."
                     )
         for problem, held in zip(self.graph.problems, self._held, strict=True):
-            problem.check_options(set(map(id, held)))
+            problem._check_options(set(map(id, held)))
         if [*map(_options, self.graph.problems)] != self._options:
-            self.graph.check_options()
+            self.graph._check_options()
 
     def _holds(self) -> bool:
         """Whether the optimizers hold the tensors that they held."""

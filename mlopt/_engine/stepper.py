@@ -23,6 +23,7 @@ from .._graph.node import Node
 from .._graph.problem import Problem
 from .._graph.stream import Stream
 from .._replay import derive_seed
+from .._turn import waits
 from .._variable import Variable
 from ..hypergrad.interface import AbstractHypergradient
 from .batches import Batches
@@ -47,6 +48,7 @@ __all__ = ["Stepper"]
 class Stepper:
     """The engine without its loop: it takes one step at a time; see `Engine` for the arguments."""
 
+    @waits
     @checked(
         GraphError, problems=in_body, hypergrad=in_body, schedule=in_body, device=in_body,
         compile=in_body, skip_nonfinite=from_zero,
@@ -302,6 +304,11 @@ class Stepper:
 
     def _check(self) -> None:
         """Before anything is changed: do the functions read what they declare?"""
+        if torch.is_inference_mode_enabled():
+            raise GraphError(
+                "Engine: under torch.inference_mode() nothing can be differentiated. Call it "
+                "outside of that; no_grad() does no harm."
+            )
         if not self._checked or self._ownership.changed():
             self._look(Aloud())
 

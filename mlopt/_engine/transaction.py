@@ -94,8 +94,11 @@ class Transaction:
         assert problem.optimizer is not None
         self.updated.add(problem)
         keys = [k for k in parameters if k in trajectory.value]
-        with torch.no_grad():
-            torch._foreach_copy_([parameters[k] for k in keys], [trajectory.value[k] for k in keys])
+        if keys:  # none is where all have been frozen
+            with torch.no_grad():
+                torch._foreach_copy_(
+                    [parameters[k] for k in keys], [trajectory.value[k] for k in keys]
+                )
         rule_of(problem.optimizer, problem.name).write(
             problem.optimizer, parameters, trajectory.state
         )

@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import functools
-import threading
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 from .._errors import GraphError
+from .._turn import turn
 
 __all__ = ["in_turn", "refuse_inside", "turn"]
 
 _F = TypeVar("_F", bound=Callable[..., Any])
-
-#: Held while an engine works, for evaluations use torch's generators, which the whole process has.
-#: Whoever holds it may take it again, so an engine may work inside the work of another.
-turn = threading.RLock()
 
 
 def in_turn(verb: str) -> Callable[[_F], _F]:

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
-__all__ = ["has_dead_end", "operations"]
+__all__ = ["has_dead_end", "leaves", "operations"]
 
 
 def operations(results: Any, until: Any = ()) -> Iterator[Any]:
@@ -29,6 +29,21 @@ def operations(results: Any, until: Any = ()) -> Iterator[Any]:
             seen.add(node)
             yield node
             waiting += [following for following, _ in node.next_functions]
+
+
+def leaves(results: Any) -> Iterator[Tensor]:
+    """The tensors that gradients of some results would arrive at, in whichever thread they went in.
+
+    Args:
+        results: tensors, in containers.
+
+    Yields:
+        Tensors that require grad and were not computed; they may be among the results.
+    """
+    yield from (t for t in tree_leaves(results) if isinstance(t, Tensor) and t.is_leaf)
+    for node in operations(results):
+        if (tensor := getattr(node, "variable", None)) is not None:
+            yield tensor
 
 
 def has_dead_end(tensors: Any) -> bool:

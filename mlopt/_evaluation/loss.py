@@ -27,6 +27,11 @@ def split_loss(result: Any, name: str) -> tuple[Tensor, dict[str, Any]]:
             f"{name} returned {got}; an objective returns a scalar tensor, or (scalar, metrics). "
             f"{hint}".rstrip()
         )
+    if loss.is_complex():
+        raise GraphError(
+            f"{name} returned a complex number, of which none is the least. Return a real one: "
+            ".real, or .abs().square()."
+        )
     if not isinstance(metrics, dict):
         raise GraphError(f"{name} returned (scalar, {type(metrics).__name__}); metrics are a dict.")
     for taken in ("loss", "gradient_norm"):

@@ -20,7 +20,7 @@ from .._graph.signal import Signal, join, split
 from .._tensors import Tensors, continuous, grouped
 from .._variable import Variable
 from ..hypergrad.derivatives import derivatives
-from .autograd_graph import operations
+from .autograd_graph import leaves, operations
 from .binding import Swap
 from .capability import check_second_order
 from .causes import Aloud
@@ -92,16 +92,19 @@ class NodeCheck:
         # An upper problem may depend on its own variables through the lower ones alone.
         below = isinstance(node, Problem) and bool(self.graph.sweeps[node].nodes)
         free = set(node.over) if isinstance(node, Problem) and below else set()
+        watched = {**own, **self._arguments()}
         touched: set[tuple[Any, bool]] = set()
         attributes = Attributes(self._modules())
         with self.hear("writes"):
-            touched = self._evaluate_first(own)
+            touched = self._evaluate_first(watched)
             check_shared_buffers(self.evaluator, node, self.point)
             with self.hear("value"):
-                self._check_returned()
+                self._check_returned(watched)
                 self.sound = True
         if not self.sound:
             return
+        # What other threads did has not been watched.
+        touched |= {watched[id(t)] for t in leaves(self.result) if id(t) in watched}
         with self.hear("reads"):
             check_touched(node, touched, free)
         gradient: Tensors | None = None
@@ -125,12 +128,12 @@ class NodeCheck:
         """A block of one kind of checks."""
         return self._hear(kind, self._label)
 
-    def _evaluate_first(self, own: dict[int, tuple[Any, bool]]) -> set[tuple[Any, bool]]:
+    def _evaluate_first(self, watched: dict[int, tuple[Any, bool]]) -> set[tuple[Any, bool]]:
         """Evaluate; what has been touched."""
         drawn = foreign_draws()
         try:
             try:
-                self.result, touched = self._watched({**own, **self._arguments()})
+                self.result, touched = self._watched(watched)
             except GraphError:  # the evaluation has seen it, and not of what
                 self._check_written()
                 raise
@@ -194,11 +197,17 @@ class NodeCheck:
         bound = self.evaluator.bound(self.node)
         return ((s.name, self.evaluator.bindings[s].module) for s in bound)
 
-    def _check_returned(self) -> None:
+    def _check_returned(self, watched: dict[int, tuple[Any, bool]]) -> None:
         if isinstance(self.node, Problem):
             split_loss(self.result, self.node.name)
-        else:
-            split(self.result, self.node.name)
+            return
+        for tensor in split(self.result, self.node.name).values():
+            if id(tensor) in watched:
+                source = watched[id(tensor)][0].name
+                raise GraphError(
+                    f"signal {self.node.name} returns a tensor of {source} itself, which changes "
+                    f"with {source}. Return a new one (.clone()), or let readers read {source}."
+                )
 
     def _check_written(self) -> None:
         if written := self.copies.written():

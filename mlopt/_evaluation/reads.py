@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -38,6 +39,16 @@ class Touches(TorchDispatchMode):
         self.watched = watched
         self.found: set[Any] = set()
         self.narrow: torch.dtype | None = None
+        self._out = _Out(watched, self.found)
+
+    def __enter__(self) -> Touches:
+        super().__enter__()
+        self._out.__enter__()
+        return self
+
+    def __exit__(self, *exception: Any) -> None:
+        self._out.__exit__(*exception)
+        super().__exit__(*exception)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         del types
@@ -52,6 +63,26 @@ class Touches(TorchDispatchMode):
         if isinstance(out, Tensor) and out.dtype in _NARROW:
             self.narrow = out.dtype
         return out
+
+
+class _Out(TorchFunctionMode):
+    """Notes which tensors are handed to Python or other libraries, by no operation of torch."""
+
+    def __init__(self, watched: Mapping[int, Any], found: set[Any]) -> None:
+        super().__init__()
+        self.watched, self.found = watched, found
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        del types
+        if func in _HANDED and args and id(args[0]) in self.watched:
+            self.found.add(self.watched[id(args[0])])
+        return func(*args, **(kwargs or {}))
+
+
+_HANDED = {
+    Tensor.tolist, Tensor.numpy, Tensor.__array__, Tensor.__dlpack__, Tensor.data_ptr,
+    Tensor.untyped_storage,
+}  # fmt: skip
 
 
 def check_touched(node: Node, touched: set[tuple[Any, bool]], free: set[Variable]) -> None:
@@ -86,7 +117,8 @@ def check_touched(node: Node, touched: set[tuple[Any, bool]], free: set[Variable
                 )
             raise GraphError(
                 f"{node.name} is given {source.name} and never uses it. Remove it from given=, or "
-                "use the argument."
+                "use the argument: in a branch that is taken later, as after a warm-up, with "
+                "weight zero until then (0 * ...), so that it is declared when it counts."
             )
 
 

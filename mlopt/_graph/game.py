@@ -101,9 +101,9 @@ class Game(Group):
         self.play = play
         if play is not None:
             play.check(self.players)
-        self.check_options()
+        self._check_options()
 
-    def check_options(self) -> None:
+    def _check_options(self) -> None:
         if self.traced:
             self._check_traced()
         else:

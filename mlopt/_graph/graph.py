@@ -66,14 +66,14 @@ class Graph(Levels):
         self.sweeps.update((p, self.sweep(p)) for p in self.problems)
         check_solutions(self)
 
-    def check_options(self) -> None:
+    def _check_options(self) -> None:
         """Refuse options of problems with which this graph could not be made.
 
         Raises:
             GraphError: a group's members, or a method and its problem, do not go together.
         """
         for group in self.groups:
-            group.check_options()
+            group._check_options()
         check_solutions(self)
 
     def __str__(self) -> str:

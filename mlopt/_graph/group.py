@@ -38,7 +38,7 @@ class Group:
         if len(self.members) < least:
             raise GraphError(f"{what}: it takes a list of at least {least}; list one alone as is.")
 
-    def check_options(self) -> None:
+    def _check_options(self) -> None:
         """Raise a `GraphError` if members have options that do not go together."""
 
     def __repr__(self) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import numbers
 from collections.abc import Callable, Container, Sequence
 from typing import Any
@@ -10,6 +11,7 @@ import torch
 
 from .._arguments import from_one, from_zero, take
 from .._errors import GraphError
+from .._turn import waits
 from .._variable import Stop, Variable
 from ..hypergrad.interface import AbstractHypergradient
 from .node import Node, Read, argument, label_of
@@ -25,6 +27,7 @@ class Problem(Node):
     calls it, so one equation can be tested without an engine.
     """
 
+    @waits
     def __init__(
         self,
         fn: Callable[..., Any],
@@ -53,13 +56,13 @@ class Problem(Node):
         self.scheduler = scheduler
         self.clip = clip
         self.start, self.every, self.repeat = start, every, repeat
-        self.check_options()
+        self._check_options()
         if hypergrad is not None:
             sources = [r.source for r in self.reads]
             # what its method reads behind its function
             self.reads += tuple(Read(v) for v in hypergrad.reads if v not in sources)
 
-    def check_options(self, known: Container[int] = ()) -> None:
+    def _check_options(self, known: Container[int] = ()) -> None:
         """Refuse what no problem can be declared with, now as when it was.
 
         Args:
@@ -94,6 +97,17 @@ class Problem(Node):
                 f"{self.name}: LBFGS evaluates its objective itself, which a step that commits all "
                 "levels at once cannot allow. Use another optimizer."
             )
+        try:
+            # Of the class: schedulers put a step of their own into the object.
+            inspect.signature(type(self.optimizer).step).bind(self.optimizer)
+        except TypeError:
+            raise GraphError(
+                f"{self.name}: the step() of {type(self.optimizer).__name__} asks for arguments, a "
+                "closure perhaps: it would evaluate its objective itself, which a step that "
+                "commits all levels at once cannot allow. Use another optimizer."
+            ) from None
+        except ValueError:  # some callables in C have no signature
+            pass
         if self.scheduler is not None:
             check_scheduler(self.name, self.scheduler, self.optimizer)
         own = {id(p): p for v in self.over for p in v.parameters()}

@@ -57,10 +57,10 @@ class Stack(Group):
 
     def __init__(self, members: Sequence[Node]) -> None:
         super().__init__(members, least=1)
-        self.check_options()
+        self._check_options()
         self._check_streams()
 
-    def check_options(self) -> None:
+    def _check_options(self) -> None:
         first = self.members[0]
         for other in self.members[1:]:
             for what, a, b in zip(_WHAT, _declared(first), _declared(other), strict=True):

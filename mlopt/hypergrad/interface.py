@@ -126,6 +126,8 @@ def gradient(
     Raises:
         GraphError: it depends on nothing.
     """
+    if not inputs:  # all of them are frozen
+        return {}
     if not loss.requires_grad:
         raise GraphError(
             f"{name}: its value does not depend on what it is differentiated by. Does the function "

@@ -43,6 +43,8 @@ class JsonlLogger:
     @checked(SettingsError)
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
+        if not self.path.name or "\0" in str(path):
+            raise SettingsError(f"JsonlLogger(path={str(path)!r}): names no file. Give one.")
         self._lock = Lock(self.path.with_name(f".{self.path.name}.lock"), self.path).acquire()
         try:
             with said(self.path, "written"):

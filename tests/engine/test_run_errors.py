@@ -9,7 +9,7 @@ from bad_input import V, W, over_w
 from small import batches, bilevel, sgd
 
 import mlopt
-from mlopt import GraphError, SettingsError
+from mlopt import GraphError, NonFiniteError, SettingsError
 
 
 def test_hypergradient_of_a_stranger():
@@ -43,6 +43,11 @@ def test_run_settings():
     assert engine.steps == 5
 
 
+def made(hook, function):
+    """A callback with one method of its own."""
+    return type("Made", (mlopt.Callback,), {hook: function})()
+
+
 @pytest.mark.parametrize(
     ("options", "match"),
     [
@@ -59,6 +64,15 @@ def test_run_settings():
         ({"steps": 1, "callbacks": [mlopt.Callback]}, r"run\W+callbacks= holds <class"),
         ({"steps": 1, "callbacks": mlopt.Callback()}, r"run\W+callbacks= takes a list"),
         ({"steps": 1, "callbacks": None}, r"run\W+callbacks= takes a list"),
+        ({"steps": 1, "validate": lambda engine: {}}, "validate= is called without arguments"),
+        (
+            {"steps": 1, "callbacks": [made("on_epoch_end", lambda self, engine, metrics: None)]},
+            "Made.on_epoch_end is no hook.*on_epoch, on_validation",
+        ),
+        (
+            {"steps": 1, "callbacks": [made("on_step", lambda self, metrics: None)]},
+            r"Made.on_step is called with \(engine, metrics\)",
+        ),
         ({"steps": 1, "epoch": 3}, "epoch= names a stream.*int"),
         ({"steps": 1, "progress": "no"}, r"run\W+progress='no'.*True or False"),
         ({"epochs": 1, "steps": None, "epoch": [1]}, "epoch= names a stream"),
@@ -112,3 +126,66 @@ def test_epochs_without_data():
         mlopt.Engine([paced])
     with pytest.raises(SettingsError, match="validate_every=2 counts epochs.*on_step"):
         mlopt.Engine([alone]).run(steps=1, validate=dict, validate_every=2, progress=False)
+
+
+def test_hooks_may_take_whatever_they_are_given():
+    seen = []
+    engine = bilevel().engine()
+    hook = made("on_step", lambda self, *what, **more: seen.append(what))
+    hook.on_fire = 3  # no method
+    engine.run(steps=1, callbacks=[hook], validate=lambda *_, **__: None, progress=False)
+    assert seen[0][0] is engine
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, NonFiniteError, ValueError])
+def test_the_error_that_ends_a_run_is_raised_whatever_on_end_raises(error):
+    class Ends(mlopt.Callback):
+        def on_step(self, engine, metrics):
+            raise error("first")
+
+        def on_end(self, engine):
+            raise RuntimeError("second")
+
+    engine = bilevel().engine()
+    with pytest.raises(error, match="first") as raised:
+        engine.run(steps=2, callbacks=[Ends()], progress=False)
+    if hasattr(raised.value, "__notes__"):  # Python 3.11
+        assert any("second" in note for note in raised.value.__notes__)
+    engine.run(steps=1, progress=False)
+
+
+def test_an_engine_under_inference_mode():
+    case = bilevel()
+    engine = case.engine()
+    asks = [engine.step, engine.plan, lambda: engine.hypergradient(case.upper)]
+    for ask in [*asks, lambda: engine.run(steps=1, progress=False)]:
+        with torch.inference_mode(), pytest.raises(GraphError, match="inference_mode.*outside"):
+            ask()
+    with torch.no_grad():
+        engine.step()
+
+
+def test_an_optimizer_whose_step_asks_for_a_closure():
+    class Ascends(torch.optim.SGD):
+        def step(self, closure):
+            closure()
+
+    with pytest.raises(GraphError, match="step.. of Ascends asks for arguments"):
+        over_w(optimizer=Ascends(W.parameters(), lr=0.1))
+
+
+@pytest.mark.parametrize("play", [None, mlopt.games.Joint(2)])
+def test_a_level_that_is_frozen_in_between_stays(play):
+    X, Y = (mlopt.Variable(torch.nn.Parameter(torch.ones(2)), n) for n in "xy")
+    low = mlopt.problem(over=X, given=[Y], optimizer=sgd(X))(lambda x, y: ((x - 2 * y) ** 2).sum())
+    up = mlopt.problem(over=Y, given=[X], optimizer=sgd(Y))(lambda y, x: ((y - 3 * x) ** 2).sum())
+    if play is None:
+        engine = mlopt.Engine([low, up], hypergrad=mlopt.Unrolled(2))
+    else:
+        engine = mlopt.Engine([mlopt.Game([low, up], play=play)])
+    engine.step()
+    X.tensor.requires_grad_(False)
+    before = [v.tensor.clone() for v in (X, Y)]
+    engine.step()
+    assert torch.equal(X.tensor, before[0])
+    assert not torch.equal(Y.tensor, before[1])

@@ -136,6 +136,36 @@ def test_an_engine_is_not_asked_by_its_own_functions(ask, within):
     ASKS[within](engine)  # nothing is left of the refusal
 
 
+def test_declared_in_another_thread_in_the_middle_of_a_step():
+    """It waits until the module has its own parameters again."""
+    W = mlopt.Variable(mlp(), "w")
+    R = mlopt.Variable(nn.Parameter(torch.zeros((), dtype=F64)), "r")
+    x, optimizer, again = torch.ones(2, 3, dtype=F64), sgd(W), sgd(W)
+    declared, threads = [], []
+
+    def declare():
+        problem = mlopt.problem(over=W, optimizer=again)(lambda w: w(x).square().mean())
+        declared.append(mlopt.Engine([problem]))
+
+    def up(r, w):
+        if threads == [None]:
+            threads[0] = threading.Thread(target=declare)
+            threads[0].start()
+            threads[0].join(0.2)
+            assert not declared
+        return (w(x) - r).square().mean()
+
+    low = mlopt.problem(over=W, given=[R], optimizer=optimizer, hypergrad=mlopt.OneStep())(
+        lambda w, r: (w(x) * r.exp()).square().mean()
+    )
+    engine = mlopt.Engine([low, mlopt.problem(over=R, given=[W], optimizer=sgd(R))(up)])
+    engine.step()
+    threads.append(None)
+    engine.step()
+    threads[0].join()
+    declared[0].step()
+
+
 @pytest.mark.parametrize("hook", ["on_start", "on_step", "on_log", "on_epoch", "on_end"])
 @pytest.mark.parametrize("ask", ["step()", "run()"])
 def test_a_callback_takes_no_steps_and_may_ask_for_all_else(hook, ask):

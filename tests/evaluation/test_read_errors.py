@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 from bad_input import W, refused_at_the_first_step
@@ -31,6 +33,12 @@ def base(net, batch):
     return mse_loss(net(x), y)
 
 
+def elsewhere(compute):
+    """What another thread computes, which torch's modes do not watch."""
+    with ThreadPoolExecutor(1) as threads:
+        return threads.submit(compute).result().sum()
+
+
 def no_grad_read(head, batch):
     with torch.no_grad():
         target = NET.value(batch[0])
@@ -52,6 +60,10 @@ HIDDEN = {
     "closure": lambda head, batch, p=NET.value[2].bias: head(batch[0]).mean() * p.sum(),
     "item": lambda head, batch: head(batch[0]).mean() * NET.value[2].bias.item(),
     "in a list": no_grad_read_in_a_list,
+    "tolist": lambda head, batch: head(batch[0]).mean() * sum(NET.value[2].bias.tolist()),
+    "another thread": lambda head, batch: (
+        head(batch[0]).mean() * elsewhere(NET.value[2].bias.square)
+    ),
 }
 
 
@@ -93,6 +105,41 @@ def test_given_that_is_never_touched():
     refused_at_the_first_step([base, size, deaf], match="top is given size and never uses it")
 
 
+def test_what_is_used_in_other_threads_is_used():
+    engine = mlopt.Engine(
+        [base, head(lambda head, net, batch: elsewhere(lambda: head(batch[0]) - net(batch[0])),
+                    [NET])]
+    )  # fmt: skip
+    engine.step()
+
+
+@pytest.mark.parametrize("part", [lambda net: net[2].bias, lambda net: {"bias": net[2].bias}])
+def test_a_signal_that_is_what_it_reads(part):
+    note = mlopt.signal(given=[NET], name="note")(part)
+    reader = head(lambda head, note, batch: head(batch[0]).mean(), [note])
+    refused_at_the_first_step(
+        [base, note, reader], match=r"note returns a tensor of net itself.*clone"
+    )
+
+
+def test_a_read_that_begins_later_is_declared_with_weight_zero():
+    """What the error advises is right: it is read, and counts from when its weight does."""
+    weight = [None]
+
+    def top(head, net, batch):
+        loss = head(batch[0]).square().mean()
+        return loss if weight[0] is None else loss + weight[0] * net(batch[0]).square().mean()
+
+    refused_at_the_first_step([base, head(top, [NET])], match=r"never uses it.*0 \* \.\.\.")
+    weight[0] = 0.0
+    upper = head(top, [NET])
+    engine = mlopt.Engine([base, upper])
+    engine.step()
+    engine.hypergradient(upper)
+    weight[0] = 1.0
+    engine.step()
+
+
 def test_reads_without_gradient_are_legal():
     def detached(head, net, batch):
         with torch.no_grad():
@@ -110,6 +157,7 @@ def test_reads_without_gradient_are_legal():
         (lambda w: w.square(), r"returned a tensor of shape \(3,\).*\.mean\(\)"),
         (lambda w: (w.sum(), 3.0), r"returned \(scalar, float\); metrics are a dict"),
         (lambda w: (w.sum(), {}, {}), "returned tuple"),
+        (lambda w: (1 + 1j) * w.sum(), r"returned a complex number.*\.real"),
         (lambda w: w.detach().sum(), "does not depend on w, which it is minimised over"),
         (lambda w: torch.zeros(()), "never uses w, which it is minimised over"),
     ],

@@ -247,3 +247,9 @@ def test_what_contains_itself_is_refused_and_what_nests_too_deeply_is_left_out(
     assert read_jsonl(path, left_out) == [{"a": 1}, {"a": 2}]
     assert len(left_out) == 1
     assert left_out[0].startswith("metrics.jsonl, line 2: not a JSON object")
+
+
+@pytest.mark.parametrize("path", ["", ".", "a\0b.jsonl", "/"])
+def test_a_path_that_names_no_file_is_refused(path: str) -> None:
+    with pytest.raises(SettingsError, match="names no file"):
+        JsonlLogger(path)
