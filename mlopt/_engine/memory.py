@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -34,6 +35,7 @@ class Memory:
         self.lost: dict[str, str] = {}
         self.bytes = 0
         self._known: dict[int, Any] = {}  # and kept alive, so that no other object gets its id
+        self._contents: list[tuple[str, Any, Any]] = []
         self._undo: list[tuple[str, Callable[[], Any]]] = []
         self._copies: list[_Copies] = []
         self._owner: dict[int, Any] = {}
@@ -50,7 +52,9 @@ class Memory:
             found = reach(what, name, self._known)
             tensors += found.tensors
             self._owner.update(dict.fromkeys(map(id, found.tensors), owner))
-            self._undo += [(name, partial(put, c, contents(c))) for c in found.containers]
+            self._contents += [
+                (name, c, _QUICK.get(type(c), contents)(c)) for c in found.containers
+            ]
             self._undo += [(name, partial(np.copyto, a, a.copy())) for a in found.arrays]
             for path, generator in found.random.items():
                 try:
@@ -118,6 +122,8 @@ class Memory:
                 self._try("tensors", copies.restore)
             for name, undo in reversed(self._undo):
                 self._try(name, undo)
+            for name, held, content in reversed(self._contents):
+                self._try(name, partial(put, held, content))
 
     def _try(self, name: str, undo: Callable[[], Any]) -> None:
         try:
@@ -126,13 +132,20 @@ class Memory:
             self.lost[name] = f"{type(error).__name__}: {error}"
 
 
+#: What `contents` does with those that are met in every step.
+_QUICK: dict[type, Callable[[Any], Any]] = {
+    dict: dict.copy, defaultdict: dict.copy, list: list.copy,
+}  # fmt: skip
+
+
 class _Copies:
     """Tensors of one kind and their values, in one piece."""
 
     def __init__(self, tensors: list[Tensor]) -> None:
         self.tensors = tensors
         self.shapes = [t.shape for t in tensors]
-        self.places = [*map(_place, tensors)]
+        # A group of several is one of plain tensors.
+        self.places = [t.data_ptr() for t in tensors] if _plain(tensors[0]) else []
         self.values = _joined(tensors)
         self.grads = [(t, t.grad) for t in tensors if t.is_leaf]  # of frozen ones, too
 
@@ -164,16 +177,15 @@ class _Copies:
         for tensor, grad in self.grads:
             tensor.grad = grad
         values = self.apart()
-        for tensor, value, place in zip(self.tensors, values, self.places, strict=True):
-            if tensor.shape != value.shape or _place(tensor) != place:
-                tensor.data = value.clone()  # it was given other memory, maybe that of another
+        for i, (tensor, value) in enumerate(zip(self.tensors, values, strict=True)):
+            moved = self.places and tensor.data_ptr() != self.places[i]
+            if moved or tensor.shape != value.shape:  # it was given other memory
+                tensor.data = value.clone()
         torch._foreach_copy_(*zip(*map(_once, self.tensors, values), strict=True))
 
 
-def _place(tensor: Tensor) -> int:
-    """Where a tensor's numbers lie; 0 for those that lie at no one place."""
-    plain = type(tensor) in _PLAIN and tensor.layout is torch.strided
-    return tensor.data_ptr() if plain else 0
+def _plain(tensor: Tensor) -> bool:
+    return type(tensor) in _PLAIN and tensor.layout is torch.strided
 
 
 def _once(tensor: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
@@ -199,9 +211,8 @@ def _alike(tensors: Iterable[Tensor]) -> list[list[Tensor]]:
     # One piece of all would be new to the allocator; a copy of a large one fits where others were.
     groups: dict[Any, list[Tensor]] = {}
     for t in tensors:
-        plain = type(t) in _PLAIN and t.layout is torch.strided
-        plain = plain and t.numel() <= _SMALL
-        groups.setdefault((t.dtype, t.device) if plain else id(t), []).append(t)
+        joins = _plain(t) and t.numel() <= _SMALL
+        groups.setdefault((t.dtype, t.device) if joins else id(t), []).append(t)
     return list(groups.values())
 
 
