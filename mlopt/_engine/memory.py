@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import random
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch._utils import _flatten_dense_tensors
 
-from .reach import reach, slots
+from .contents import contents, put, rewind
+from .reach import reach
 
 __all__ = ["Memory"]
 
@@ -25,15 +26,17 @@ class Memory:
 
     Attributes:
         closed: what cannot be put back, by the path to it: its class.
+        lost: what could not be put back although it seemed so: the error.
         bytes: of the copies of tensors.
     """
 
     def __init__(self) -> None:
         self.closed: dict[str, str] = {}
+        self.lost: dict[str, str] = {}
         self.bytes = 0
         self._known: dict[int, Any] = {}  # and kept alive, so that no other object gets its id
-        self._contents: list[tuple[Any, Any]] = []
-        self._undo: list[Callable[[], Any]] = []
+        self._contents: list[tuple[str, Any, Any]] = []
+        self._undo: list[tuple[str, Callable[[], Any]]] = []
         self._copies: list[_Copies] = []
         self._owner: dict[int, Any] = {}
 
@@ -50,11 +53,14 @@ class Memory:
             tensors += found.tensors
             self._owner.update(dict.fromkeys(map(id, found.tensors), owner))
             self._contents += [
-                (c, dict(c) if isinstance(c, dict) else list(c)) for c in found.containers
+                (name, c, _QUICK.get(type(c), contents)(c)) for c in found.containers
             ]
-            self._undo += [partial(np.copyto, array, array.copy()) for array in found.arrays]
-            self._undo += map(_random, found.random)
-            self._undo += [partial(_assign, held, slots(held)) for held in found.slotted]
+            self._undo += [(name, partial(np.copyto, a, a.copy())) for a in found.arrays]
+            for path, generator in found.random.items():
+                try:
+                    self._undo.append((path, rewind(generator)))
+                except Exception:  # one of the user's own, which does not tell
+                    found.closed[path] = type(generator).__name__
             self.closed.update(found.closed)
         with torch.no_grad():
             copies = [_Copies(group) for group in _alike(tensors)]
@@ -63,7 +69,8 @@ class Memory:
 
     def keep_attributes(self, held: Any, *names: str) -> None:
         """Remember which objects some attributes are; these are not followed."""
-        self._undo.append(partial(_assign, held, {name: getattr(held, name) for name in names}))
+        values = {name: getattr(held, name) for name in names}
+        self._undo.append((type(held).__name__, partial(vars(held).update, values)))
 
     def peaks(self, new: Mapping[int, tuple[Any, Tensor]]) -> list[Tensor]:
         """The greatest numbers of what is remembered, as it is now, and of what is new.
@@ -106,15 +113,29 @@ class Memory:
         return id(tensor) in self._owner
 
     def restore(self) -> None:
-        """Put everything back. It can be interrupted, and called again."""
+        """Put everything back. It can be interrupted, and called again.
+
+        What cannot be put back keeps nothing else from it, and is noted.
+        """
         with torch.no_grad():
-            for undo in reversed(self._undo):
-                undo()
-            for held, content in reversed(self._contents):
-                held.clear()
-                (held.update if isinstance(held, dict | set) else held.extend)(content)
             for copies in self._copies:
-                copies.restore()
+                self._try("tensors", copies.restore)
+            for name, undo in reversed(self._undo):
+                self._try(name, undo)
+            for name, held, content in reversed(self._contents):
+                self._try(name, partial(put, held, content))
+
+    def _try(self, name: str, undo: Callable[[], Any]) -> None:
+        try:
+            undo()
+        except Exception as error:
+            self.lost[name] = f"{type(error).__name__}: {error}"
+
+
+#: What `contents` does with those that are met in every step.
+_QUICK: dict[type, Callable[[Any], Any]] = {
+    dict: dict.copy, defaultdict: dict.copy, list: list.copy,
+}  # fmt: skip
 
 
 class _Copies:
@@ -123,6 +144,8 @@ class _Copies:
     def __init__(self, tensors: list[Tensor]) -> None:
         self.tensors = tensors
         self.shapes = [t.shape for t in tensors]
+        # A group of several is one of plain tensors.
+        self.places = [t.data_ptr() for t in tensors] if _plain(tensors[0]) else []
         self.values = _joined(tensors)
         self.grads = [(t, t.grad) for t in tensors if t.is_leaf]  # of frozen ones, too
 
@@ -151,13 +174,26 @@ class _Copies:
         return [piece.view(shape) for piece, shape in zip(pieces, self.shapes, strict=True)]
 
     def restore(self) -> None:
-        values = self.apart()
-        for tensor, value in zip(self.tensors, values, strict=True):
-            if tensor.shape != value.shape:  # it was given other memory
-                tensor.data = value.clone()
-        torch._foreach_copy_(self.tensors, values)
         for tensor, grad in self.grads:
             tensor.grad = grad
+        values = self.apart()
+        for i, (tensor, value) in enumerate(zip(self.tensors, values, strict=True)):
+            moved = self.places and tensor.data_ptr() != self.places[i]
+            if moved or tensor.shape != value.shape:  # it was given other memory
+                tensor.data = value.clone()
+        torch._foreach_copy_(*zip(*map(_once, self.tensors, values), strict=True))
+
+
+def _plain(tensor: Tensor) -> bool:
+    return type(tensor) in _PLAIN and tensor.layout is torch.strided
+
+
+def _once(tensor: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+    """A tensor and its value, of numbers that it repeats (as `expand` does) one each."""
+    if tensor.layout is not torch.strided or 0 not in tensor.stride():
+        return tensor, value
+    first = tuple(slice(None) if step else slice(1) for step in tensor.stride())
+    return tensor[first], value[first]
 
 
 def _joined(tensors: Sequence[Tensor]) -> Tensor:
@@ -165,6 +201,7 @@ def _joined(tensors: Sequence[Tensor]) -> Tensor:
     return _flatten_dense_tensors(tensors) if len(tensors) > 1 else tensors[0].detach().clone()
 
 
+_PLAIN = frozenset({Tensor, nn.Parameter})
 #: Tensors of as many numbers are copied in one piece, which saves calls.
 _SMALL = 4096
 
@@ -174,9 +211,8 @@ def _alike(tensors: Iterable[Tensor]) -> list[list[Tensor]]:
     # One piece of all would be new to the allocator; a copy of a large one fits where others were.
     groups: dict[Any, list[Tensor]] = {}
     for t in tensors:
-        plain = type(t) in (Tensor, nn.Parameter) and t.layout is torch.strided
-        plain = plain and t.numel() <= _SMALL
-        groups.setdefault((t.dtype, t.device) if plain else id(t), []).append(t)
+        joins = _plain(t) and t.numel() <= _SMALL
+        groups.setdefault((t.dtype, t.device) if joins else id(t), []).append(t)
     return list(groups.values())
 
 
@@ -187,20 +223,3 @@ _FLOATS = frozenset({torch.float16, torch.bfloat16, torch.float32, torch.float64
 
 def _may_spoil(tensor: Tensor) -> bool:
     return tensor.dtype in _FLOATS
-
-
-def _assign(held: Any, values: dict[str, Any]) -> None:
-    for name, value in values.items():
-        setattr(held, name, value)
-
-
-def _random(held: Any) -> Callable[[], Any]:
-    """What puts a generator of random numbers back to where it stands."""
-    if isinstance(held, torch.Generator):
-        return partial(held.set_state, held.get_state())
-    if isinstance(held, random.Random):
-        return partial(held.setstate, held.getstate())
-    if isinstance(held, np.random.RandomState):
-        return partial(held.set_state, held.get_state())
-    bits = held.bit_generator
-    return partial(setattr, bits, "state", bits.state)

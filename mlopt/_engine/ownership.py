@@ -16,6 +16,7 @@ from .._graph.brief import brief
 from .._graph.graph import Graph
 from .._graph.problem import Problem
 from .._graph.refusals import check_modules, check_parameters
+from .reach import replaced_step
 
 __all__ = ["Ownership"]
 
@@ -124,6 +125,8 @@ class Ownership:
         for p in self.graph.problems:
             if p.optimizer is not None and (_before_step(p.optimizer) or _after_step(p.optimizer)):
                 found.append((p, *_before_step(p.optimizer), *_after_step(p.optimizer)))
+            if p.optimizer is not None and "step" in vars(p.optimizer):
+                found.append((p, vars(p.optimizer)["step"]))
         return found
 
     def _check_new(self, problem: Problem, known: set[int]) -> None:
@@ -139,12 +142,15 @@ class Ownership:
 
     def _check_step_hooks(self, problem: Problem) -> None:
         method = self.graph.methods[problem]
-        hooked = _before_step(problem.optimizer) or _after_step(problem.optimizer)
-        if hooked and method.looks_ahead and self._is_read(problem):
+        optimizer = problem.optimizer
+        has = "step hooks" if _before_step(optimizer) or _after_step(optimizer) else ""
+        if not has and replaced_step(optimizer):
+            has = "a step() of its own, which is not that of its class"
+        if has and method.looks_ahead and self._is_read(problem):
             raise GraphError(
-                f"{problem.name}: its optimizer has step hooks, which {brief(method)} does not see "
+                f"{problem.name}: its optimizer has {has}, which {brief(method)} does not see "
                 "when it takes the optimizer's steps ahead. Take OneStep(lr=...), which is a plain "
-                "step whatever the optimizer does, or do what the hook does in a callback."
+                "step whatever the optimizer does, or do what is added in a callback."
             )
 
     def _check_tensor_hooks(self, problem: Problem, staged: bool) -> None:

@@ -22,21 +22,23 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-__all__ = ["Reached", "reach", "slots"]
+from .contents import CONTAINERS, RANDOM, class_data, classes, entries, has_slots, slots
+
+__all__ = ["Reached", "reach", "replaced_step"]
 
 #: What cannot change, or is no part of what holds it.
 _ATOMS = (
-    type(None), bool, int, float, complex, str, bytes, range, slice, type, torch.dtype,
+    type(None), bool, int, float, complex, str, bytes, range, slice, torch.dtype,
     torch.device, torch.layout, torch.memory_format, np.generic, np.dtype, Enum, PurePath,
-    types.FunctionType, types.BuiltinFunctionType, types.ModuleType, weakref.ref, property,
-    logging.Logger,
+    types.BuiltinFunctionType, types.ModuleType, weakref.ref, property, logging.Logger,
+    random.SystemRandom,
 )  # fmt: skip
 # A look at the class tells it of what is met most: these are passed in every step.
-_PLAIN = frozenset({type(None), bool, int, float, str, types.FunctionType})
+_PLAIN = frozenset({type(None), bool, int, float, str})
 _SIMPLE = _PLAIN | {list}
 _TENSORS = frozenset({Tensor, nn.Parameter})
 _DICTS = frozenset({dict, OrderedDict, defaultdict})
-_RANDOM = (torch.Generator, random.Random, np.random.RandomState, np.random.Generator)
+_BUILTIN = _DICTS | {list, deque, set}
 _CLOSED = (io.IOBase,)
 #: Objects of any class are followed this deep: what they hold may lead to the whole program.
 _DEPTH = 2
@@ -49,18 +51,19 @@ class Reached:
     Attributes:
         tensors: those of modules among them.
         arrays: of NumPy.
-        containers: dictionaries (those of attributes among them), lists, deques, sets, byte arrays.
-        slotted: objects that keep attributes in slots.
-        random: generators of random numbers, of torch, NumPy or Python.
+        containers: dictionaries (those of attributes among them), lists, deques, sets, byte arrays;
+            objects that keep attributes in slots, cells of closures, classes that keep data.
+        random: generators of random numbers, of torch, NumPy or Python, by the path to them.
         closed: what nobody can look into, by the path to it: its class.
+        own: an optimizer of torch's own, as it is without hooks.
     """
 
     tensors: list[Tensor] = field(default_factory=list)
     arrays: list[np.ndarray] = field(default_factory=list)
     containers: list[Any] = field(default_factory=list)
-    slotted: list[Any] = field(default_factory=list)
-    random: list[Any] = field(default_factory=list)
+    random: dict[str, Any] = field(default_factory=dict)
     closed: dict[str, str] = field(default_factory=dict)
+    own: bool = False
 
 
 #: The way to something: that to what holds it, and the key or attribute there; a name at first.
@@ -70,7 +73,8 @@ _Way = tuple[Any, Any]
 def reach(what: Any, name: str, known: dict[int, Any] | None = None) -> Reached:
     """Follow what an object holds.
 
-    Keys of dictionaries are not followed, nor are the objects that a function closes over.
+    Functions are followed into what they close over, bound methods into their objects, objects
+    into the data of their classes; keys of dictionaries and global variables are not.
 
     Args:
         what: an optimizer, a scheduler.
@@ -91,31 +95,38 @@ def reach(what: Any, name: str, known: dict[int, Any] | None = None) -> Reached:
             continue
         known[id(held)] = held
         inside: Iterable[tuple[Any, Any]] = ()
-        if isinstance(held, dict):
-            out.containers.append(held)
-            inside = held.items()
-        elif isinstance(held, Tensor):
+        if isinstance(held, Tensor):
             out.tensors.append(held)
-        elif isinstance(held, _ATOMS):
+        elif isinstance(held, _ATOMS) or type(held).__module__.startswith("mlopt._"):
             pass
-        elif isinstance(held, list | tuple | deque | set | frozenset):
-            if not isinstance(held, tuple | frozenset):
-                out.containers.append(held)
-            inside = ((None, value) for value in held)
-        elif isinstance(held, bytearray):
+        elif isinstance(held, CONTAINERS):
             out.containers.append(held)
+            inside = (*entries(held), *_more(held))
+        elif isinstance(held, type):
+            if data := class_data(held):
+                out.containers.append(held)
+                inside = data.items()
+        elif isinstance(held, tuple | frozenset):
+            inside = ((None, value) for value in held)
         elif isinstance(held, np.ndarray):
-            out.arrays.append(held)
-        elif isinstance(held, _RANDOM):
-            out.random.append(held)
-        elif isinstance(held, types.MethodType):
-            inside = ((None, held.__self__),)
+            inside = _of_array(held, out)
+        elif isinstance(held, memoryview):
+            inside = ((None, held.obj),)
+        elif isinstance(held, RANDOM):
+            out.random[_written(way)] = held
+            inside = _more(held)
+        elif isinstance(held, types.FunctionType | types.MethodType | functools.partial):
+            inside = _of_function(held)
+        elif isinstance(held, types.CellType):
+            out.containers.append(held)
+            inside = ((None, value) for value in slots(held).values())
         elif isinstance(held, nn.Module):
-            inside = ((None, t) for t in (*held.parameters(), *held.buffers()))
+            inside = _of_module(held, out)
         else:
             attributes = _attributes(held, out) if depth < _DEPTH else None
             if attributes is not None:
-                inside = (("." + key, value) for key, value in attributes.items())
+                inside = [("." + key, value) for key, value in attributes.items()]
+                inside += ((None, kind) for kind in classes(type(held)))
                 depth += not isinstance(held, Optimizer | LRScheduler)
             elif not _immutable(held):
                 out.closed[_written(way)] = type(held).__name__
@@ -143,7 +154,9 @@ def _own_optimizer(held: Any, out: Reached, known: dict[int, Any]) -> bool:
     if not (isinstance(held, Optimizer) and type(held).__module__.startswith("torch.optim.")):
         return False
     own = held.__dict__
-    if any(type(own[k]) not in _PLAIN for k in own.keys() - _parts()):
+    if any(type(own[k]) not in _PLAIN for k in own.keys() - _parts()) or replaced_step(held):
+        return False
+    if held._optimizer_step_pre_hooks or held._optimizer_step_post_hooks:
         return False
     containers: list[Any] = [own, held.state, held.param_groups]
     tensors: list[Tensor] = []
@@ -171,6 +184,7 @@ def _own_optimizer(held: Any, out: Reached, known: dict[int, Any]) -> bool:
     new = {id(t): t for t in tensors if id(t) not in known}
     known.update(new)
     known.update({id(c): c for c in (held, *containers)})
+    out.own = True
     out.tensors += new.values()
     out.containers += containers
     return True
@@ -183,16 +197,57 @@ def _parts() -> frozenset[str]:
     return frozenset(vars(torch.optim.SGD([torch.zeros(1)], 0.1))) | {"step"}
 
 
-def slots(held: Any) -> dict[str, Any]:
-    """The attributes that an object keeps in slots, by name."""
-    return {name: getattr(held, name) for name in _slots(type(held)) if hasattr(held, name)}
+def replaced_step(optimizer: Any) -> bool:
+    """Whether an optimizer's `step` is another than its class's: not that one, counted by torch."""
+    step = optimizer.__dict__.get("step")
+    if step is None:
+        return False
+    function = getattr(step, "__func__", step)
+    # A wrapper of the user's takes over the names and attributes of what it wraps, not its globals.
+    counts = getattr(function, "__globals__", {}).get("__name__") == "torch.optim.lr_scheduler"
+    return not (counts and getattr(function, "__wrapped__", None) is type(optimizer).step)
 
 
-@functools.lru_cache(256)
-def _slots(kind: type) -> tuple[str, ...]:
-    listed = (k.__dict__.get("__slots__", ()) for k in kind.__mro__)
-    names = [name for some in listed for name in ((some,) if isinstance(some, str) else some)]
-    return tuple(name for name in names if name not in ("__dict__", "__weakref__"))
+def _more(held: Any) -> Iterable[tuple[Any, Any]]:
+    """What a container or generator of a class of the user's holds besides."""
+    return () if type(held) in _BUILTIN else [(None, getattr(held, "__dict__", None))]
+
+
+def _of_array(held: np.ndarray, out: Reached) -> Iterable[tuple[Any, Any]]:
+    """What an array leads to: the one that it is a view of, objects inside."""
+    if held.flags.writeable:  # else whoever writes it has another way to its memory
+        out.arrays.append(held)
+    base = [held.base] if isinstance(held.base, np.ndarray) else []
+    return ((None, value) for value in (*base, *(held.flat if held.dtype.hasobject else ())))
+
+
+def _of_function(held: Any) -> Iterable[tuple[Any, Any]]:
+    """What a function keeps from one call to the next."""
+    if isinstance(held, types.MethodType):
+        parts: tuple[Any, ...] = (held.__self__, held.__func__)
+    elif isinstance(held, functools.partial):
+        parts = (held.func, held.args, held.keywords, held.__dict__)
+    else:
+        parts = (*(held.__closure__ or ()), held.__defaults__, held.__kwdefaults__, held.__dict__)
+    return ((None, part) for part in parts)
+
+
+def _of_module(held: nn.Module, out: Reached) -> Iterable[tuple[Any, Any]]:
+    """What a module holds, but for hooks; of one of torch's own the numbers and tensors."""
+    tensors = [(None, t) for t in (*held.parameters(), *held.buffers())]
+    if isinstance(held, torch.jit.ScriptModule):
+        return tensors
+    own = _attributes(held, out) or {}
+    inside = ("_parameters", "_buffers", "_modules")
+    if not type(held).__module__.startswith("torch."):
+        inside = (*inside, *(own.keys() - _module_parts()))
+    kinds = ((None, kind) for kind in classes(type(held)))
+    return [*tensors, *(("." + key, own[key]) for key in inside), *kinds]
+
+
+@functools.cache
+def _module_parts() -> frozenset[str]:
+    return frozenset(vars(nn.Module()))
 
 
 def _attributes(held: Any, out: Reached) -> dict[str, Any] | None:
@@ -200,8 +255,8 @@ def _attributes(held: Any, out: Reached) -> dict[str, Any] | None:
     if isinstance(held, _CLOSED):
         return None
     in_slots, own = slots(held), getattr(held, "__dict__", None)
-    if in_slots:
-        out.slotted.append(held)
+    if has_slots(type(held)):
+        out.containers.append(held)
     if isinstance(own, dict):
         out.containers.append(own)
         return {**in_slots, **own}

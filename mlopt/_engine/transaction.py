@@ -160,6 +160,13 @@ class Transaction:
         except BaseException:
             self._undo()  # what interrupted it is not raised a second time
             raise
+        if lost := self.memory.lost:
+            named = ", ".join(f"{path} ({error})" for path, error in lost.items())
+            warnings.warn(
+                f"A step has failed, and all is put back but a part of {named}.",
+                CapabilityWarning,
+                stacklevel=2,
+            )
 
     def _undo(self) -> None:
         for source, held in self._buffers.items():

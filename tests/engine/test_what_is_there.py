@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -129,7 +130,7 @@ METHODS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("when", ["pre", "post"])
+@pytest.mark.parametrize("when", ["pre", "post", "patch"])
 @pytest.mark.parametrize("method", METHODS)
 def test_step_hooks_run_or_are_refused(method: str, when: str) -> None:
     """A look-ahead by the optimizer's own rule knows nothing of them."""
@@ -142,9 +143,20 @@ def test_step_hooks_run_or_are_refused(method: str, when: str) -> None:
 
         return clamp
 
-    pair.both(lambda net, o: getattr(o, f"register_step_{when}_hook")(hook(net)))
+    def patch(net: nn.Module, optimizer: Any) -> None:
+        torch.optim.lr_scheduler.ConstantLR(optimizer, 1.0)  # torch's own wrapper is none
+        step, clamp = optimizer.step, hook(net)
+        optimizer.step = functools.wraps(step)(lambda *_: (step(), clamp()))
+
+    if when == "patch":
+        pair.engine.step() if method == "frozen" else None  # it is seen later, too
+        pair.twin.load_state_dict(pair.net.state_dict())
+        pair.both(patch)
+    else:
+        pair.both(lambda net, o: getattr(o, f"register_step_{when}_hook")(hook(net)))
     if method in ("onestep", "sama", "unrolled"):
-        with pytest.raises(GraphError, match="low: its optimizer has step hooks"):
+        has = "a step.. of its own" if when == "patch" else "step hooks"
+        with pytest.raises(GraphError, match=f"low: its optimizer has {has}"):
             pair.engine.step()
     else:
         for _ in range(2):
