@@ -13,6 +13,7 @@ from .._graph.signal import Signal
 from .causes import Aloud
 from .node_check import NodeCheck
 from .point import Evaluator
+from .purity import Copies
 
 __all__ = ["check_nodes"]
 
@@ -48,6 +49,10 @@ def check_nodes(
     # What arrives as an argument has another identity than the variable's own tensors: whoever
     # touches those has gone past the arguments.
     own = {id(p): (v, False) for v in graph.variables for p in v.named_parameters().values()}
+    # Functions are given copies, and may get at the variables' own tensors past them.
+    standing = Copies()
+    for v in graph.variables:
+        standing.remember([*v.named_parameters().values()], v.name)
     signals: dict[Signal, Any] = {}
     shallow: dict[Problem, str] = {}
     often = orders(graph)
@@ -58,7 +63,8 @@ def check_nodes(
         if any(isinstance(r.source, Signal) and r.source not in signals for r in node.reads):
             continue  # of which nothing is known, as has been heard
         check = NodeCheck(graph, evaluator, node, signals, batch(node), seed(node, 0), hear)
-        check.run(own, often[node] if isinstance(node, Problem) else deepest)
+        with standing.kept():
+            check.run(own, often[node] if isinstance(node, Problem) else deepest)
         if isinstance(node, Signal) and check.sound:
             signals[node] = check.result
         if isinstance(node, Problem) and check.shallow:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -23,12 +24,13 @@ _OWN = frozenset(vars(nn.Module()))
 class Copies:
     """Copies of what a function is given, so that what it writes there can be seen, and undone.
 
-    Writes through `.data` or NumPy move no version counter, so values are compared.
+    Writes through `.data` or NumPy move no version counter, and `.data` may be assigned: values are
+    compared.
     """
 
     def __init__(self) -> None:
-        #: a name, what may be written, its values before
-        self._pairs: list[tuple[str, Any, Any]] = []
+        #: a name, what may be written, the memory it has, its values before
+        self._held: list[tuple[str, Any, Any, Any]] = []
 
     def leaf(self, tensor: Tensor, name: str) -> Tensor:
         """A leaf of the same values, to be given in a tensor's place.
@@ -41,7 +43,7 @@ class Copies:
             The copy, which requires a gradient where the tensor does.
         """
         copy = tensor.detach().clone().requires_grad_(tensor.requires_grad)
-        self._pairs.append((name, copy.detach(), tensor.detach()))
+        self._held.append((name, copy, copy.detach(), tensor.detach()))
         return copy
 
     def remember(self, batch: Any, name: str) -> None:
@@ -54,22 +56,35 @@ class Copies:
 
         def leaf(held: Any) -> Any:
             if isinstance(held, Tensor):
-                self._pairs.append((name, held.detach(), held.detach().clone()))
+                self._held.append((name, held, held.detach(), held.detach().clone()))
             elif isinstance(held, np.ndarray):
-                self._pairs.append((name, held, held.copy()))
+                self._held.append((name, held, held, held.copy()))
             return held
 
         rebuilt(batch, leaf)
 
     def written(self) -> list[str]:
         """The names of what was written since."""
-        return list(dict.fromkeys(name for name, now, then in self._pairs if not _equal(now, then)))
+        changed = (name for name, now, _, then in self._held if not _equal(now, then))
+        return list(dict.fromkeys(changed))
 
+    @contextmanager
+    def kept(self) -> Iterator[None]:
+        """A block that is to write nothing; what it wrote is put back if it raises."""
+        try:
+            yield
+        except BaseException:
+            self.put_back()
+            raise
+
+    @torch.no_grad()
     def put_back(self) -> None:
-        """Have the old values in all that was written."""
-        for _, now, then in self._pairs:
-            if not _equal(now, then):
-                now[...] = then
+        """Have the old memory, and the old values in it, in all that was written."""
+        for _, now, memory, then in self._held:
+            if not _equal(now, then) or not _equal(memory, then):
+                memory[...] = then
+                if isinstance(now, Tensor):
+                    now.data = memory
 
 
 class Attributes:
@@ -162,7 +177,7 @@ def _equal(a: Any, b: Any) -> bool:
         return a.shape == b.shape and a.tobytes() == b.tobytes()
     if a.is_meta or a.layout is not torch.strided:
         return True
-    if a.shape != b.shape:
+    if a.shape != b.shape or a.dtype != b.dtype or a.device != b.device:
         return False
     return bool(torch.equal(a, b) or torch.equal(a.nan_to_num(0.0), b.nan_to_num(0.0)))
 
