@@ -105,7 +105,7 @@ def compare_edges(
     far = isinstance(product, Central | OneSided) and worst > LARGE and not bent
     far = far and lower not in study.bent and lower not in study.evaluator.narrow
     if far and exact is not None and holds:
-        study.radii.append((lower, upper, product, exact, keys))
+        study.radii.append((lower, upper, product, exact, keys, worst))
 
 
 def _compare(

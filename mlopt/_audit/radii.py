@@ -18,6 +18,8 @@ from .vectors import compare, flat
 
 __all__ = ["try_radii"]
 
+_HELPS = 0.5  # of the error, by which another radius must be below it to be named
+
 
 def try_radii(
     study: Study,
@@ -26,8 +28,9 @@ def try_radii(
     product: Any,
     exact: list[Tensors],
     keys: Sequence[Key],
+    worst: float,
 ) -> None:
-    """Say which radius would be best.
+    """Say which radius would be best, or that none helps.
 
     Args:
         study: takes the text.
@@ -36,6 +39,7 @@ def try_radii(
         product: of its method.
         exact: the pullbacks of the probe's cotangents.
         keys: of the arguments that are compared.
+        worst: how far off they are, relative to the exact ones.
     """
     method: Any = study.graph.methods[lower]
     if not hasattr(method, "product"):
@@ -58,9 +62,21 @@ def try_radii(
         return
     best = min(error, key=lambda r: error[r])
     tried = ", ".join(f"{r:.0e}: {e:.0e}" for r, e in sorted(error.items()))
-    study.texts.append(
-        f"{study.graph.labels[lower]}: {product} is far from the exact product. Errors at other "
-        f"radii: {tried}. Take {type(product).__name__}({best:.0e})"
-        + (", or Central() of the same radius." if isinstance(product, OneSided) else ".")
-        + " In float32 too small a radius drowns in rounding."
-    )
+    label = study.graph.labels[lower]
+    text = f"{label}: {product} is far from the exact product. Errors at other radii: {tried}."
+    if not error[best] < _HELPS * worst:
+        said = any((c.kind, c.where) == ("backward", label) for c in study.causes)
+        text += " No radius helps. " + (
+            "Why is said above: product=Exact() is right."
+            if said
+            else "Its derivatives by its own and by other variables are then not those of one "
+            "function: something that it depends on has no gradient, or a backward of its own. "
+            "Take product=Exact()."
+        )
+    else:
+        text += (
+            f" Take {type(product).__name__}({best:.0e})"
+            + (", or Central() of the same radius." if isinstance(product, OneSided) else ".")
+            + " In float32 too small a radius drowns in rounding."
+        )
+    study.texts.append(text)

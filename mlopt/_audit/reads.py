@@ -10,6 +10,7 @@ from torch import Tensor
 from .._evaluation.loss import split_loss
 from .._evaluation.reads import eager
 from .._evaluation.slope import ratio
+from .._evaluation.ways import HOOK, Ways, custom_functions
 from .._graph.node import Node
 from .._graph.problem import Problem
 from .._graph.signal import Signal, split
@@ -20,7 +21,6 @@ from .reference import part
 from .study import Study
 from .values import Frame, Values
 from .vectors import directions, displaced, flat
-from .ways import HOOK, Ways, custom_functions
 
 __all__ = ["compare_reads"]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from .._evaluation.ways import custom_functions
 from .._graph.problem import Problem
 from .._graph.signal import Signal
 from .._tensors import Tensors, dense
@@ -13,7 +14,6 @@ from .kinks import made_by_kinks
 from .study import Study
 from .values import Frame, Values
 from .vectors import directions, displaced, flat
-from .ways import custom_functions
 
 __all__ = ["compare_second"]
 

@@ -32,6 +32,8 @@ from .shared_buffers import check_shared_buffers
 from .slope import check_precision, check_slope
 from .sparse import check_sparse
 from .surroundings import Surroundings
+from .symmetry import check_symmetry
+from .ways import Ways, bent_operations
 from .written_out import check_written_out
 
 __all__ = ["NodeCheck"]
@@ -78,6 +80,7 @@ class NodeCheck:
         self.copies.remember(batch, "its batch")
         self.point = Point(values, heard, batch, seed)
         self.result: Any = None
+        self.ways: list[str] = []  # in which it leaves autograd
         self.sound = False  # whether the result is one
         self.shallow: str | None = None
 
@@ -115,6 +118,7 @@ class NodeCheck:
             if isinstance(node, Problem):
                 self._check_depends(found, below)
                 gradient = found if self.graph.methods[node].responds else {}
+                self.ways += bent_operations(self.result)
         # One graph at a time, as in a step, and no gradient beside it that nobody asks for.
         self.result, found = rebuilt(self.result, _leaf), {}
         repeats = False
@@ -156,10 +160,12 @@ class NodeCheck:
             return
         narrow = self.evaluator.narrow.get(node)
         with self.hear("precision"):
-            check_precision(self.graph, node, gradient, narrow)
+            check_precision(self.graph, node, wanted, gradient, narrow)
         with self.hear("backward"):
             if narrow is None:
-                check_slope(self.graph, self.evaluator, node, self.point, wanted, gradient)
+                at = (self.graph, self.evaluator, node, self.point, wanted, gradient)
+                if not check_slope(*at):
+                    check_symmetry(*at, self.ways)
 
     def _arguments(self) -> dict[int, tuple[Any, bool]]:
         return {id(t): (source, True) for (source, _), t in self.leaves.items()}
@@ -182,7 +188,7 @@ class NodeCheck:
 
     def _watched(self, watched: dict[int, Any]) -> tuple[Any, set[Any]]:
         try:
-            with eager(), Touches(watched) as touches:
+            with eager(), Touches(watched) as touches, Ways() as ways:
                 result, _ = self._evaluate()
         except RuntimeError as error:  # torch has no type of its own for it
             if "in-place" in str(error) and "leaf" in str(error):
@@ -191,6 +197,7 @@ class NodeCheck:
         self.evaluator.narrow.pop(self.node, None)
         if touches.narrow is not None:
             self.evaluator.narrow[self.node] = touches.narrow
+        self.ways = list(ways.found)
         return result, touches.found
 
     def _modules(self) -> Iterator[tuple[str, nn.Module]]:

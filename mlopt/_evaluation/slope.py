@@ -19,34 +19,67 @@ from ..hypergrad.products import Differences
 from .loss import split_loss
 from .point import Evaluator, Point
 
-__all__ = ["check_precision", "check_slope", "ratio"]
+__all__ = [
+    "FAR",
+    "check_precision",
+    "check_slope",
+    "differences",
+    "first_radius",
+    "moved",
+    "radii",
+    "ratio",
+    "say",
+]
 
 #: Lengths of the displacement, in the order in which they are tried.
 _RADII = (1e-2, 1e-3)
 #: Tensors whose gradient is below so much of the largest one are not looked at by themselves.
 _SMALL = 0.01
 #: How far from the gradient the slope may be, relative to it: on ReLU supernets it is within 0.005.
-_FAR = 0.1
+FAR = 0.1
 
 
 def check_precision(
-    graph: Graph, problem: Problem, gradient: Tensors, narrow: torch.dtype | None
+    graph: Graph,
+    problem: Problem,
+    leaves: Tensors,
+    gradient: Tensors,
+    narrow: torch.dtype | None,
 ) -> None:
     """Warn once where a method's differences would be lost in rounding.
+
+    Numbers of size s are rounded by eps s, and a difference divides that by the radius: of weights
+    as long as |w|, and of gradients that change over a length of about one.
 
     Args:
         graph: the graph.
         problem: the problem.
+        leaves: all that it reads, by key.
         gradient: of its value, by key.
         narrow: a dtype of low precision that it computes in, if any.
     """
-    product = _differences(graph, problem, gradient)
-    if product is not None and narrow is not None:
-        _say(
+    product = differences(graph, problem, gradient)
+    if product is None:
+        return
+    if narrow is not None:
+        say(
             graph, problem,
-            f"it computes in {str(narrow).removeprefix('torch.')}, whose rounding is divided by "
+            f"it computes in {_name(narrow)}, whose rounding is divided by "
             "the radius",
         )  # fmt: skip
+        return
+    own = {k: t.detach() for k, t in leaves.items() if k[0] in problem.over}
+    radius = getattr(product, "radius", math.inf)
+    for dtype in {t.dtype for t in own.values()}:
+        size = max(float(norm({k: t for k, t in own.items() if t.dtype == dtype}, wide=True)), 1.0)
+        eps = torch.finfo(dtype).eps
+        if eps * size > FAR * radius:
+            say(
+                graph, problem,
+                f"its radius {radius:.0e} is lost in the rounding of {_name(dtype)}, with weights "
+                f"of length {size:.1e}: take about {eps ** (1 / 3) * size:.0e}",
+            )  # fmt: skip
+            return
 
 
 def check_slope(
@@ -56,7 +89,7 @@ def check_slope(
     point: Point,
     leaves: Tensors,
     gradient: Tensors,
-) -> None:
+) -> bool:
     """Warn once where a method's differences would not be those of the function that trains.
 
     Differences are taken in the problem's own variables. They are products with second derivatives
@@ -71,32 +104,37 @@ def check_slope(
         point: where it is evaluated.
         leaves: all that it reads, by key.
         gradient: of its value there, by key.
+
+    Returns:
+        Whether it has warned.
     """
-    product = _differences(graph, problem, gradient)
+    product = differences(graph, problem, gradient)
     if product is None:
-        return
+        return False
     own = {k: g for k, g in gradient.items() if k[0] in problem.over}
 
-    def value(moved: Tensors) -> Tensor:
+    def value(there: Tensors) -> Tensor:
         with torch.enable_grad():  # as in the differences: a function may look at it
-            result, _ = evaluator(problem, _at(point, moved))
+            result, _ = evaluator(problem, moved(point, there))
         return split_loss(result, problem.name)[0].detach()
 
     start = {k: leaves[k].detach() for k in own}
-    radius = min(getattr(product, "radius", _RADII[0]), _RADII[0])
+    radius = first_radius(product)
     for along in (own, _levelled(own)):
         found = ratio(value, start, own, along, radius)
         if found is not None:
-            _say(
+            say(
                 graph, problem,
                 f"along its own gradient its value changes by {found:.2g} times what the gradient "
                 "says: a straight-through estimator, a reversed gradient, or another backward of "
                 "its own",
             )  # fmt: skip
-            return
+            return True
+    return False
 
 
-def _differences(graph: Graph, problem: Problem, gradient: Tensors) -> Differences | None:
+def differences(graph: Graph, problem: Problem, gradient: Tensors) -> Differences | None:
+    """The product of a problem's method, if it is one by differences of numbers."""
     product = getattr(graph.methods[problem], "product", None)
     if not isinstance(product, Differences) or any(g.is_meta for g in gradient.values()):
         return None
@@ -109,6 +147,16 @@ def _levelled(gradient: Tensors) -> Tensors:
     large = _SMALL * max(lengths.values(), default=0.0)
     keys = [k for k, length in lengths.items() if length > 0 and length >= large]
     return {k: gradient[k] / lengths[k] / lengths[k] for k in keys} if len(keys) > 1 else {}
+
+
+def first_radius(product: Differences) -> float:
+    """The first radius that is tried: no larger than the product's own."""
+    return min(getattr(product, "radius", _RADII[0]), _RADII[0])
+
+
+def radii(first: float) -> list[float]:
+    """Lengths of a displacement, in the order in which they are tried."""
+    return list(dict.fromkeys((first, first / 10, *_RADII)))
 
 
 def ratio(
@@ -141,15 +189,15 @@ def ratio(
     base = {k: point[k] for k in along}
     length = sum(float((real(gradient[k]) * real(t)).sum()) for k, t in along.items())
     found, tried = None, 0
-    for radius in dict.fromkeys((first, first / 10, *_RADII)):
+    for radius in radii(first):
         values = [value(add_scaled(base, along, side)) for side in (radius, -radius)]
         plus, minus = (float(v) for v in values)
         slope = (plus - minus) / (2 * radius)
         # Some roundings in each value, of which none cancel.
         noise = 16 * torch.finfo(values[0].dtype).eps * max(abs(plus), abs(minus)) / radius
-        if noise > _FAR * length:
+        if noise > FAR * length:
             continue
-        if not abs(slope - length) > _FAR * length + noise:  # NaN too
+        if not abs(slope - length) > FAR * length + noise:  # NaN too
             return None
         found, tried = slope / length, tried + 1
         if tried == 2:
@@ -157,9 +205,10 @@ def ratio(
     return found
 
 
-def _at(point: Point, moved: Tensors) -> Point:
+def moved(point: Point, there: Tensors) -> Point:
+    """A point with some of its tensors exchanged."""
     values, signals = dict(point.values), dict(point.signals)
-    for source, tensors in grouped(moved).items():
+    for source, tensors in grouped(there).items():
         if isinstance(source, Signal):
             parts = split(signals[source], source.name)
             signals[source] = join(signals[source], {**parts, **tensors})
@@ -168,7 +217,12 @@ def _at(point: Point, moved: Tensors) -> Point:
     return Point(values, signals, point.batch, point.seed)
 
 
-def _say(graph: Graph, problem: Problem, reason: str) -> None:
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def say(graph: Graph, problem: Problem, reason: str) -> None:
+    """Warn of a problem's differences."""
     method = graph.methods[problem]
     warnings.warn(
         f"{graph.labels[problem]}: {brief(method)} takes differences of its gradients, and "

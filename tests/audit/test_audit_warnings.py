@@ -10,7 +10,7 @@ import torch
 from audit.audited import CPU, DIFFERENCES, right, worst
 from case_graphs import parameter
 from compare import near
-from small import bilevel, mlp
+from small import F64, bilevel, mlp, seeded
 from torch import nn
 
 import mlopt
@@ -95,3 +95,32 @@ def test_dropout_is_no_mask_that_differs() -> None:
     report = audit(bilevel(net, hypergrad=OneStep()).engine())
     right(report.worst, 10 * DIFFERENCES)
     assert report.warnings == ()
+
+
+def test_no_radius_is_named_where_none_helps() -> None:
+    """Samples weighted by their losses, as constants: that is off by as much at each radius."""
+    x = torch.linspace(-1, 1.5, 24, dtype=F64).reshape(8, 3)
+    y = x.sum(1, keepdim=True).sin() + 1
+    weigh = seeded(2, lambda: nn.Sequential(nn.Linear(1, 5), nn.Tanh(), nn.Linear(5, 1))).to(F64)
+    for p in weigh[2].parameters():
+        nn.init.zeros_(p)
+    W, A = (
+        mlopt.Variable(seeded(1, lambda: nn.Linear(3, 1)).to(F64), "w"),
+        mlopt.Variable(weigh, "a"),
+    )
+
+    @mlopt.problem(over=W, given=[A], hypergrad=OneStep(lr=0.1, product=Central()))
+    def lower(w, a):
+        each = (w(x) - y) ** 2
+        return (a(each.detach()).sigmoid() * each).mean()
+
+    @mlopt.problem(over=A, given=[W])
+    def upper(a, w):
+        return w(x).square().mean()
+
+    report = audit(mlopt.Engine([lower, upper]))
+    assert worst(report, "edge") > 1e-2
+    (text,) = [t for t in report.warnings if "far from the exact product" in t]
+    assert "No radius helps" in text
+    assert "Exact()" in text
+    assert "Take Central" not in text

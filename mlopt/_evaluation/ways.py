@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves
 
-from .._evaluation.autograd_graph import operations
+from .autograd_graph import operations
 
-__all__ = ["HOOK", "Ways", "custom_functions"]
+__all__ = ["HOOK", "Ways", "bent_operations", "custom_functions"]
 
 HOOK = "register_hook()"  # by which a gradient is changed
 
@@ -28,6 +30,8 @@ _OUT = {
     Tensor.__array__: "NumPy",
     Tensor.register_hook: HOOK,
 }
+#: Operations of torch's own whose backward is none of theirs, or a user's.
+_BENT = ("FakeQuantize", "FusedMovingAvgObsFakeQuant", "BackwardHookFunction")
 _TORCH = os.path.dirname(torch.__file__)
 _CORE = os.path.join(os.path.dirname(os.path.dirname(__file__)), "_")
 
@@ -46,11 +50,17 @@ class Ways(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         del types
         out = func(*args, **(kwargs or {}))
-        if any(isinstance(x, Tensor) and x.requires_grad for x in args):
-            how = _OUT.get(func) or ("" if torch.is_grad_enabled() else "no_grad")
-            if how and (line := _line()):
-                self.found[f"{how} in {line}"] = None
+        how = _OUT.get(func) or ("" if torch.is_grad_enabled() else "no_grad")
+        if func is torch.autograd.grad and not any(_graded(out)):
+            how = "autograd.grad() without create_graph"
+        if how and any(_graded((args, kwargs))) and (line := _line()):
+            self.found[f"{how} in {line}"] = None
         return out
+
+
+def _graded(held: Any) -> Iterator[bool]:
+    """Of the tensors in containers, whether they require a gradient."""
+    return (t.requires_grad for t in tree_leaves(held) if isinstance(t, Tensor))
 
 
 def _line() -> str:
@@ -82,3 +92,17 @@ def custom_functions(result: Tensor) -> list[str]:
     classes = (getattr(node, "_forward_cls", None) for node in operations(result))
     own = (c for c in classes if c is not None and not c.__module__.startswith("torch."))
     return list(dict.fromkeys(c.__name__ for c in own))
+
+
+def bent_operations(result: Tensor) -> list[str]:
+    """The names of operations whose backward may be another than that of their values.
+
+    Args:
+        result: a value that was computed by them.
+
+    Returns:
+        The custom functions, and torch's own that quantise or call hooks; each once.
+    """
+    names = (node.name() for node in operations(result))
+    own = [name for name in names if name.startswith(_BENT)]
+    return list(dict.fromkeys([*custom_functions(result), *own]))
