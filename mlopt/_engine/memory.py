@@ -181,7 +181,8 @@ class _Copies:
             moved = self.places and tensor.data_ptr() != self.places[i]
             if moved or tensor.shape != value.shape:  # it was given other memory
                 tensor.data = value.clone()
-        torch._foreach_copy_(*zip(*map(_once, self.tensors, values), strict=True))
+        once = [*map(_once, self.tensors, values)]
+        torch._foreach_copy_([t for t, _ in once], [v for _, v in once])
 
 
 def _plain(tensor: Tensor) -> bool:

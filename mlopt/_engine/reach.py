@@ -125,8 +125,8 @@ def reach(what: Any, name: str, known: dict[int, Any] | None = None) -> Reached:
         else:
             attributes = _attributes(held, out) if depth < _DEPTH else None
             if attributes is not None:
-                inside = [("." + key, value) for key, value in attributes.items()]
-                inside += ((None, kind) for kind in classes(type(held)))
+                of_class = ((None, kind) for kind in classes(type(held)))
+                inside = [*(("." + key, value) for key, value in attributes.items()), *of_class]
                 depth += not isinstance(held, Optimizer | LRScheduler)
             elif not _immutable(held):
                 out.closed[_written(way)] = type(held).__name__

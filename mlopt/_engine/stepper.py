@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -273,11 +274,8 @@ class Stepper:
         else:
             self.skipped, self._failures = None, 0
         before = self.epoch
-        if self._feed.unsure():  # a loader may keep one waiting
-            with transaction.interrupts.lifted():
-                self._feed.finish()
-        else:
-            self._feed.finish()
+        with transaction.interrupts.lifted() if self._feed.unsure() else nullcontext():
+            self._feed.finish()  # and a loader may keep one waiting
         self.steps += 1
         if self._epoch_stream is not None:
             self.epoch = self._feed.passes[self._epoch_stream]
