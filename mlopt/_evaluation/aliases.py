@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from .._graph.containers import rebuilt
@@ -32,8 +33,9 @@ def apart_from(result: Any, read: Iterable[Tensor | None]) -> Any:
         rebuilt(result, lambda held: _note(held, found))
     if not found:  # what an operation has computed
         return result
-    taken = {address(t) for t in read if t is not None} - {0}
-    shared = {id(t) for t in found if address(t) in taken}
+    with torch._C.DisableTorchFunction():  # who watches is not meant: nothing is read
+        taken = {address(t) for t in read if t is not None} - {0}
+        shared = {id(t) for t in found if address(t) in taken}
     if not shared:
         return result
     if isinstance(result, Tensor):

@@ -53,7 +53,7 @@ class Binding:
                 if p is not None:
                     name = name_of.setdefault(id(p), f"{prefix}.{key}" if prefix else key)
                     binding.parameters.setdefault(name, []).append((part._parameters, key))
-            for key in part._buffers:
+            for key, _ in part._buffers.items():  # scripted modules have no dictionary
                 binding.buffers.append((part._buffers, key))
             if isinstance(part, nn.Embedding | nn.EmbeddingBag) and part.sparse:
                 binding.sparse.append(part.__dict__)

@@ -16,6 +16,8 @@ from .stream import Stream, stream_of
 
 __all__ = ["Argument", "Node", "Read"]
 
+_PACKAGE = __name__.partition(".")[0]
+
 
 @dataclass(frozen=True)
 class Read:
@@ -122,12 +124,20 @@ class Node(Source):
                     f"{self.arguments[i].reads[0].source.name}, while {name} goes to "
                     f"{names[place[name]] if place[name] < len(names) else 'another argument'!r}. "
                     "Are they swapped?",
-                    stacklevel=6,
+                    stacklevel=_levels_to_the_user(),
                 )
                 return
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.name!r})"
+
+
+def _levels_to_the_user() -> int:
+    """How many frames up the first one is that is not of mlopt, for a warning of the caller's."""
+    frame, levels = inspect.currentframe(), 0
+    while frame is not None and frame.f_globals.get("__name__", "").startswith(f"{_PACKAGE}."):
+        frame, levels = frame.f_back, levels + 1
+    return max(levels, 1)
 
 
 def label_of(what: str, fn: Any, name: Any) -> str:

@@ -113,15 +113,6 @@ def test_what_is_used_in_other_threads_is_used():
     engine.step()
 
 
-@pytest.mark.parametrize("part", [lambda net: net[2].bias, lambda net: {"bias": net[2].bias}])
-def test_a_signal_that_is_what_it_reads(part):
-    note = mlopt.signal(given=[NET], name="note")(part)
-    reader = head(lambda head, note, batch: head(batch[0]).mean(), [note])
-    refused_at_the_first_step(
-        [base, note, reader], match=r"note returns a tensor of net itself.*clone"
-    )
-
-
 def test_a_read_that_begins_later_is_declared_with_weight_zero():
     """What the error advises is right: it is read, and counts from when its weight does."""
     weight = [None]
