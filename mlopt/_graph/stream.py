@@ -86,6 +86,7 @@ def describe(loader: Any) -> str:
 
 
 def length_of(loader: Any) -> int | None:
+    """How many batches a loader says that a pass has; None if it does not say."""
     try:
         return len(loader)
     except Exception:  # a loader has no length for many reasons, and raises accordingly
