@@ -4,7 +4,7 @@ A classifier W1 is trained and makes mistakes; a conditional generator G draws i
 a second classifier W2 is trained on real images and on generated ones, weighted by W1's validation
 loss of their class; the architecture A that all of them share is judged by W2's validation loss.
 
-    python examples/lfm_cw_darts.py                      # digits, a few minutes on two CPU cores
+    python examples/lfm_cw_darts.py                      # digits, about ten minutes
     python examples/lfm_cw_darts.py --space p-darts
     python examples/lfm_cw_darts.py --generator biggan --d-steps 4 --ema 0.999
     python examples/lfm_cw_darts.py --images-per-class 2 --synthetic-only

@@ -55,7 +55,6 @@ class Reached:
             objects that keep attributes in slots, cells of closures, classes that keep data.
         random: generators of random numbers, of torch, NumPy or Python, by the path to them.
         closed: what nobody can look into, by the path to it: its class.
-        own: an optimizer of torch's own, as it is without hooks.
     """
 
     tensors: list[Tensor] = field(default_factory=list)
@@ -63,7 +62,6 @@ class Reached:
     containers: list[Any] = field(default_factory=list)
     random: dict[str, Any] = field(default_factory=dict)
     closed: dict[str, str] = field(default_factory=dict)
-    own: bool = False
 
 
 #: The way to something: that to what holds it, and the key or attribute there; a name at first.
@@ -184,7 +182,6 @@ def _own_optimizer(held: Any, out: Reached, known: dict[int, Any]) -> bool:
     new = {id(t): t for t in tensors if id(t) not in known}
     known.update(new)
     known.update({id(c): c for c in (held, *containers)})
-    out.own = True
     out.tensors += new.values()
     out.containers += containers
     return True
