@@ -18,6 +18,7 @@ __all__ = [
     "clone",
     "continuous",
     "dense",
+    "grad_mode",
     "difference",
     "grouped",
     "like",
@@ -33,6 +34,29 @@ __all__ = [
 #: tensor).
 Key = tuple[Any, str]
 Tensors = dict[Key, Tensor]
+
+
+class grad_mode:  # noqa: N801 - used as torch.enable_grad is
+    """Have torch record gradients in a block, or not; an evaluation has several such blocks.
+
+    Torch's own, which are decorators as well, take several times as long.
+
+    Args:
+        on: whether it does; None for as it is.
+    """
+
+    __slots__ = ("_before", "_on")
+
+    def __init__(self, on: bool | None) -> None:
+        self._on = on
+
+    def __enter__(self) -> None:
+        self._before = torch.is_grad_enabled()
+        if self._on is not None:
+            torch._C._set_grad_enabled(self._on)
+
+    def __exit__(self, *exception: object) -> None:
+        torch._C._set_grad_enabled(self._before)
 
 
 _is_sparse = operator.attrgetter("is_sparse")
@@ -135,7 +159,7 @@ def plus(a: Tensor, b: Tensor) -> Tensor:
 
 def dense(tensors: Tensors) -> Tensors:
     """The same with sparse ones filled up: gradients of embeddings, of which more is computed."""
-    if not any(t.is_sparse for t in tensors.values()):
+    if not any(map(_is_sparse, tensors.values())):
         return tensors
     with torch.enable_grad():  # where they are to be differentiated in their turn
         return {k: t.to_dense() if t.is_sparse else t for k, t in tensors.items()}

@@ -67,7 +67,7 @@ def run(engine: Engine, problem: Problem, evaluator: Evaluator, wide: bool) -> I
     try:
         step = Step(
             engine.graph, evaluator, plan, dormant, draw, engine.seed_of,
-            Transaction(evaluator, copies=False), Care(),
+            Transaction(evaluator, None), Care(),
         )  # fmt: skip
         with turn, costs(evaluator) as cost:
             outcome = step.run()

@@ -50,8 +50,10 @@ class Closing:
             written: the buffers that evaluations wrote.
         """
         self.transaction.interrupts.begin()
-        signals = (s for s in self.graph.signals if written.get(s))
-        self.transaction.keep(*(o.problem for o in operations if isinstance(o, Commit)), *signals)
+        nodes: list[Node] = [o.problem for o in operations if isinstance(o, Commit)]
+        if self.graph.signals:
+            nodes += [s for s in self.graph.signals if written.get(s)]
+        self.transaction.keep(*nodes)
 
     def write_signals(self, written: Written) -> None:
         """Commit the memory of signals, once, if anything was committed."""
@@ -59,7 +61,6 @@ class Closing:
             if own := written.pop(signal, None):
                 self.transaction.write(signal, own)
 
-    @torch.no_grad()
     def decide(self, written: Written) -> bool:
         """Whether everything is finite: the step's one host synchronisation.
 
@@ -69,18 +70,23 @@ class Closing:
         Returns:
             Whether it is; if not, the outcome says what is not.
         """
+        new: list[tuple[Node, Tensor]] = []
+        spoilt: Node | None = None
         if self.transaction.copies:
             self.write_signals(written)
+            new, spoilt = self.transaction.news()
             if self.care.masks:
-                self._watch_commits(self.watch)
+                self._watch_commits(self.watch, new)
             else:
-                for peak in self.transaction.peaks():
+                for peak in self.transaction.memory.peaks([t for _, t in new]):
                     self.watch.note(None, "update", peak)
         found = self.watch.first()
         if found is not None and found[0] is None:  # whose? Or was it there from the start?
-            self._watch_commits(closer := Watch())
+            self._watch_commits(closer := Watch(), new)
             found = closer.first()
             self.care.masks = found is None
+        if found is None and spoilt is not None:
+            found = spoilt, "update"
         if found is None:
             self.residuals.report(self.graph, self.outcome.metrics, self.care)
             return True
@@ -116,9 +122,9 @@ class Closing:
         assert node is not None
         self.outcome.failed = (self.graph.labels[node], what)
 
-    def _watch_commits(self, watch: Watch) -> None:
-        for node, spoilt in self.transaction.spoilt():
-            watch.note(node, "update", spoilt)
+    def _watch_commits(self, watch: Watch, new: Sequence[tuple[Node, Tensor]]) -> None:
+        for node, flag in self.transaction.memory.spoilt(new):
+            watch.note(node, "update", flag)
 
     def _overflows(self, node: Any) -> bool:
         """Whether a gradient is finite, and its norm alone is not."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import signal
 import sys
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -30,12 +29,13 @@ class Deferral:
 
     def begin(self) -> None:
         """From here on interrupts wait; again, to no effect."""
-        if self._handler is not None or threading.get_ident() != threading.main_thread().ident:
-            return
-        handler = _get(signal.SIGINT)
+        handler = None if self._handler is not None else _get(signal.SIGINT)
         if callable(handler):
             self._handler = handler
-            _set(signal.SIGINT, self._note)
+            try:
+                _set(signal.SIGINT, self._note)
+            except ValueError:  # this is not the main thread
+                self._handler = None
 
     def end(self) -> None:
         """Interrupts no longer wait; one that did is raised, by the handler it was meant for."""

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Sequence
 from functools import partial
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch._utils import _flatten_dense_tensors
 
-from .contents import contents, put, rewind
-from .reach import reach
+from .contents import put, rewind
+from .holding import Holding, Holdings
 
 __all__ = ["Memory"]
 
@@ -24,66 +24,119 @@ class Memory:
     `restore` puts it back in place: whoever has a reference to one of them, or to anything inside,
     sees the old values. Each object is remembered as it was when it was met first.
 
+    Args:
+        holdings: of the engine.
+
     Attributes:
-        closed: what cannot be put back, by the path to it: its class.
         lost: what could not be put back although it seemed so: the error.
-        bytes: of the copies of tensors.
     """
 
-    def __init__(self) -> None:
-        self.closed: dict[str, str] = {}
+    def __init__(self, holdings: Holdings) -> None:
         self.lost: dict[str, str] = {}
-        self.bytes = 0
-        self._known: dict[int, Any] = {}  # and kept alive, so that no other object gets its id
-        self._contents: list[tuple[str, Any, Any]] = []
+        self._holdings = holdings
+        self._held: list[tuple[Any, Holding]] = []
+        self._known: set[int] = set()
+        self._contents: list[tuple[str, list[Any], list[Any]]] = []
         self._undo: list[tuple[str, Callable[[], Any]]] = []
         self._copies: list[_Copies] = []
-        self._owner: dict[int, Any] = {}
+        self._arrays: list[tuple[Any, np.ndarray, np.ndarray]] = []
+        self._mute: dict[str, Any] = {}
 
-    def keep(self, *owned: tuple[Any, Any, str]) -> None:
-        """Remember what objects hold, and all that it leads to.
+    @property
+    def bytes(self) -> int:
+        """Of the copies of tensors."""
+        return sum(copies.bytes for copies in self._copies)
+
+    @property
+    def closed(self) -> dict[str, str]:
+        """What cannot be put back, by the path to it: its class."""
+        found = {path: held for _, h in self._held for path, held in h.reached.closed.items()}
+        found.update(self._mute)
+        each = {id(held): path for path, held in reversed(found.items())}
+        return {p: type(held).__name__ for p, held in found.items() if each[id(held)] == p}
+
+    def keep(self, owner: Any, what: Any, name: str, beside: str = "") -> None:
+        """Remember what an object holds, and all that it leads to.
 
         Args:
-            owned: whose it is, as `spoilt` will say; an optimizer, a scheduler, a list of tensors;
-                and what `closed` calls it.
+            owner: whose it is, as `spoilt` will say.
+            what: an optimizer or a scheduler.
+            name: it has there.
+            beside: the name of another, of the same owner, that is remembered already.
         """
-        tensors: list[Tensor] = []
-        for owner, what, name in owned:
-            found = reach(what, name, self._known)
-            tensors += found.tensors
-            self._owner.update(dict.fromkeys(map(id, found.tensors), owner))
-            self._contents += [
-                (name, c, _QUICK.get(type(c), contents)(c)) for c in found.containers
+        holding = self._holdings.of(owner, what, name, beside)
+        self._held.append((owner, holding))
+        found, known = holding.reached, self._known
+        tensors, containers, contents = found.tensors, found.containers, holding.contents
+        if not known.isdisjoint(holding.ids):  # that was remembered as it was met first
+            tensors = [t for t in tensors if id(t) not in known]
+            held = [
+                (container, content)
+                for container, content in zip(containers, contents, strict=True)
+                if id(container) not in known
             ]
-            self._undo += [(name, partial(np.copyto, a, a.copy())) for a in found.arrays]
-            for path, generator in found.random.items():
-                try:
+            containers, contents = [c for c, _ in held], [content for _, content in held]
+        self._contents.append((name, containers, contents))
+        if found.arrays:
+            self._arrays += [(owner, a, a.copy()) for a in found.arrays if id(a) not in known]
+        for path, generator in found.random.items():
+            try:
+                if id(generator) not in known:
                     self._undo.append((path, rewind(generator)))
-                except Exception:  # one of the user's own, which does not tell
-                    found.closed[path] = type(generator).__name__
-            self.closed.update(found.closed)
-        with torch.no_grad():
-            copies = [_Copies(group) for group in _alike(tensors)]
-        self.bytes += sum(copy.bytes for copy in copies)
-        self._copies += copies
+            except Exception:  # one of the user's own, which does not tell
+                self._mute[path] = generator
+        known |= holding.ids
+        self._copy(owner, tensors)
+
+    def keep_tensors(self, owner: Any, tensors: Sequence[Tensor]) -> None:
+        """Remember the values of tensors.
+
+        Args:
+            owner: whose they are.
+            tensors: buffers.
+        """
+        tensors = [t for t in tensors if id(t) not in self._known]
+        self._known.update(map(id, tensors))
+        self._copy(owner, tensors)
 
     def keep_attributes(self, held: Any, *names: str) -> None:
         """Remember which objects some attributes are; these are not followed."""
         values = {name: getattr(held, name) for name in names}
         self._undo.append((type(held).__name__, partial(vars(held).update, values)))
 
-    def peaks(self, new: Mapping[int, tuple[Any, Tensor]]) -> list[Tensor]:
+    def _copy(self, owner: Any, tensors: Sequence[Tensor]) -> None:
+        self._copies += [_Copies(owner, group) for group in _alike(tensors)]
+
+    def news(self) -> tuple[list[tuple[Any, Tensor]], Any]:
+        """What has come since it was remembered.
+
+        Returns:
+            New tensors and whose they are; and whose numbers on the host are not finite that were,
+            the first of them, or None.
+        """
+        tensors: list[tuple[Any, Tensor]] = []
+        spoilt = None
+        for owner, holding in self._held:
+            came, bad = holding.news()
+            tensors += [(owner, t) for t in came if id(t) not in self._known]
+            spoilt = spoilt or (owner if bad else None)
+        for owner, array, before in self._arrays:
+            if array.dtype.kind in "fc" and (np.isfinite(before) & ~np.isfinite(array)).any():
+                spoilt = spoilt or owner
+        return tensors, spoilt
+
+    def peaks(self, new: Sequence[Tensor]) -> list[Tensor]:
         """The greatest numbers of what is remembered, as it is now, and of what is new.
 
         They are not finite if anything is not.
 
         Args:
-            new: other tensors, by id, and whose they are.
+            new: other tensors.
 
         Returns:
             A few scalars.
         """
-        groups = [copies.tensors for copies in self._copies] + _alike(t for _, t in new.values())
+        groups = [copies.tensors for copies in self._copies] + _alike(new)
         joined = [
             _joined(group) if len(group) > 1 else group[0].detach()
             for group in groups
@@ -91,26 +144,27 @@ class Memory:
         ]
         return [torch.linalg.vector_norm(t, torch.inf) for t in joined if t.numel()]
 
-    def spoilt(self, new: Mapping[int, tuple[Any, Tensor]]) -> list[tuple[Any, Tensor]]:
+    def spoilt(
+        self, new: Sequence[tuple[Any, Tensor]], among: Container[int] | None = None
+    ) -> list[tuple[Any, Tensor]]:
         """What is not finite that was, or is new: masks of -inf that were there may stay.
 
         Args:
-            new: other tensors, by id, and whose they are.
+            new: other tensors, and whose they are.
+            among: look at those that are remembered with these ids alone.
 
         Returns:
             Owners, and boolean scalars on their devices.
         """
-        flags = [flag for copies in self._copies for flag in copies.spoilt(self._owner)]
+        flags = [(copies.owner, flag) for copies in self._copies for flag in copies.spoilt(among)]
         flags += [
-            (owner, torch.isfinite(t).all().logical_not_())
-            for owner, t in new.values()
-            if _may_spoil(t)
+            (owner, torch.isfinite(t).all().logical_not_()) for owner, t in new if _may_spoil(t)
         ]
         return flags
 
     def knows(self, tensor: Tensor) -> bool:
         """Whether a tensor is remembered."""
-        return id(tensor) in self._owner
+        return id(tensor) in self._known
 
     def restore(self) -> None:
         """Put everything back. It can be interrupted, and called again.
@@ -120,10 +174,13 @@ class Memory:
         with torch.no_grad():
             for copies in self._copies:
                 self._try("tensors", copies.restore)
+            for _, array, before in self._arrays:
+                self._try("an array", partial(np.copyto, array, before))
             for name, undo in reversed(self._undo):
                 self._try(name, undo)
-            for name, held, content in reversed(self._contents):
-                self._try(name, partial(put, held, content))
+            for name, containers, contents in reversed(self._contents):
+                for held, content in zip(reversed(containers), reversed(contents), strict=True):
+                    self._try(name, partial(put, held, content))
 
     def _try(self, name: str, undo: Callable[[], Any]) -> None:
         try:
@@ -132,38 +189,31 @@ class Memory:
             self.lost[name] = f"{type(error).__name__}: {error}"
 
 
-#: What `contents` does with those that are met in every step.
-_QUICK: dict[type, Callable[[Any], Any]] = {
-    dict: dict.copy, defaultdict: dict.copy, list: list.copy,
-}  # fmt: skip
+_shape, _grad, _is_leaf = attrgetter("shape"), attrgetter("grad"), attrgetter("is_leaf")
 
 
 class _Copies:
     """Tensors of one kind and their values, in one piece."""
 
-    def __init__(self, tensors: list[Tensor]) -> None:
-        self.tensors = tensors
-        self.shapes = [t.shape for t in tensors]
-        # A group of several is one of plain tensors.
-        self.places = [t.data_ptr() for t in tensors] if _plain(tensors[0]) else []
+    def __init__(self, owner: Any, tensors: list[Tensor]) -> None:
+        self.owner, self.tensors = owner, tensors
+        self.shapes = [*map(_shape, tensors)]
+        self.places = [*map(Tensor.data_ptr, tensors)] if _plain(tensors[0]) else []  # or all
         self.values = _joined(tensors)
-        self.grads = [(t, t.grad) for t in tensors if t.is_leaf]  # of frozen ones, too
+        self.grads = [*map(_grad, filter(_is_leaf, tensors))]  # of frozen ones, too
 
     @property
     def bytes(self) -> int:
         return self.values.numel() * self.values.element_size()
 
-    def spoilt(self, owner: Mapping[int, Any]) -> list[tuple[Any, Tensor]]:
-        """For each tensor, whose it is and whether a number in it is not finite now that was."""
+    def spoilt(self, among: Container[int] | None) -> list[Tensor]:
+        """Whether a number is not finite now that was, for each tensor, or those with these ids."""
         if not _may_spoil(self.tensors[0]):
             return []
         return [
-            (
-                owner[id(t)],
-                torch.isfinite(t).logical_not_().logical_and_(torch.isfinite(before)).any(),
-            )
+            torch.isfinite(t).logical_not_().logical_and_(torch.isfinite(before)).any()
             for t, before in zip(self.tensors, self.apart(), strict=True)
-            if t.shape == before.shape
+            if t.shape == before.shape and (among is None or id(t) in among)
         ]
 
     def apart(self) -> list[Tensor]:
@@ -174,7 +224,7 @@ class _Copies:
         return [piece.view(shape) for piece, shape in zip(pieces, self.shapes, strict=True)]
 
     def restore(self) -> None:
-        for tensor, grad in self.grads:
+        for tensor, grad in zip(filter(_is_leaf, self.tensors), self.grads, strict=True):
             tensor.grad = grad
         values = self.apart()
         for i, (tensor, value) in enumerate(zip(self.tensors, values, strict=True)):
@@ -199,7 +249,8 @@ def _once(tensor: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
 
 def _joined(tensors: Sequence[Tensor]) -> Tensor:
     """A copy of the numbers of tensors of one kind: of several, one after another."""
-    return _flatten_dense_tensors(tensors) if len(tensors) > 1 else tensors[0].detach().clone()
+    values = [t.detach() for t in tensors]
+    return _flatten_dense_tensors(values) if len(values) > 1 else values[0].clone()
 
 
 _PLAIN = frozenset({Tensor, nn.Parameter})
@@ -207,9 +258,11 @@ _PLAIN = frozenset({Tensor, nn.Parameter})
 _SMALL = 4096
 
 
-def _alike(tensors: Iterable[Tensor]) -> list[list[Tensor]]:
+def _alike(tensors: Sequence[Tensor]) -> list[list[Tensor]]:
     """Tensors by dtype and device; large ones, and what is no plain array, each by itself."""
     # One piece of all would be new to the allocator; a copy of a large one fits where others were.
+    if len(tensors) < 2:
+        return [[*tensors]] if tensors else []
     groups: dict[Any, list[Tensor]] = {}
     for t in tensors:
         joins = _plain(t) and t.numel() <= _SMALL

@@ -23,6 +23,7 @@ __all__ = [
     "Operation",
     "Settled",
     "Total",
+    "tried",
 ]
 
 
@@ -124,3 +125,11 @@ class Decide:
 
 
 Operation = Evaluate | Total | Nest | Iterate | Anew | Commit | Draw | Settled | Decide
+
+
+def tried(operation: Operation) -> Operation | None:
+    """What stands for an operation in a trial, which commits and draws nothing."""
+    if isinstance(operation, Nest | Iterate):
+        return operation
+    moves = operation.early if isinstance(operation, Commit) else isinstance(operation, Draw)
+    return Anew() if moves else None

@@ -52,15 +52,16 @@ def non_finite(outcome: Outcome, what: str, step: int, undone: bool) -> NonFinit
     label, part = outcome.failed
     if not part:  # a method met it, and says where
         return NonFiniteError(str(outcome.cause), problem=label, step=step)
+    advice = "Lower its learning rate, clip its gradient, or look at its batch"
     if part == "update":
         part = "update (its new values, optimizer state or buffers)"
+    elif part == "scheduler":
+        part = "learning rate (or another number that its scheduler writes)"
+        advice = "Look at what its scheduler computes"
     text = f"{what} {step}: the {part} of {label} is not finite, the first of this {what}"
     if what == "step":
         done = "nothing was committed" if undone else "earlier commits stay, as undo=False"
-        text += (
-            f"; {done}. Lower its learning rate, clip its gradient, or look at its batch; "
-            "Engine(skip_nonfinite=n) goes on past n such steps in a row."
-        )
+        text += f"; {done}. {advice}; Engine(skip_nonfinite=n) goes on past n such steps in a row."
     else:
         text += ". Look at its batch, and at the values of what it reads."
     return NonFiniteError(text, problem=label, step=step)

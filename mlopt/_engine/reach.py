@@ -54,14 +54,16 @@ class Reached:
         containers: dictionaries (those of attributes among them), lists, deques, sets, byte arrays;
             objects that keep attributes in slots, cells of closures, classes that keep data.
         random: generators of random numbers, of torch, NumPy or Python, by the path to them.
-        closed: what nobody can look into, by the path to it: its class.
+        closed: what nobody can look into, by the path to it.
+        sure: whether it leads to the same as long as the containers hold the same.
     """
 
     tensors: list[Tensor] = field(default_factory=list)
     arrays: list[np.ndarray] = field(default_factory=list)
     containers: list[Any] = field(default_factory=list)
     random: dict[str, Any] = field(default_factory=dict)
-    closed: dict[str, str] = field(default_factory=dict)
+    closed: dict[str, Any] = field(default_factory=dict)
+    sure: bool = True
 
 
 #: The way to something: that to what holds it, and the key or attribute there; a name at first.
@@ -101,9 +103,9 @@ def reach(what: Any, name: str, known: dict[int, Any] | None = None) -> Reached:
             out.containers.append(held)
             inside = (*entries(held), *_more(held))
         elif isinstance(held, type):
-            if data := class_data(held):
+            if classes(held)[:1] == (held,):  # one of the user's
                 out.containers.append(held)
-                inside = data.items()
+                inside = class_data(held).items()
         elif isinstance(held, tuple | frozenset):
             inside = ((None, value) for value in held)
         elif isinstance(held, np.ndarray):
@@ -114,6 +116,7 @@ def reach(what: Any, name: str, known: dict[int, Any] | None = None) -> Reached:
             out.random[_written(way)] = held
             inside = _more(held)
         elif isinstance(held, types.FunctionType | types.MethodType | functools.partial):
+            out.sure &= not getattr(held, "__defaults__", None)  # which may be given anew
             inside = _of_function(held)
         elif isinstance(held, types.CellType):
             out.containers.append(held)
@@ -127,7 +130,7 @@ def reach(what: Any, name: str, known: dict[int, Any] | None = None) -> Reached:
                 inside = [*(("." + key, value) for key, value in attributes.items()), *of_class]
                 depth += not isinstance(held, Optimizer | LRScheduler)
             elif not _immutable(held):
-                out.closed[_written(way)] = type(held).__name__
+                out.closed[_written(way)] = held
         for key, value in inside:
             kind = type(value)
             if kind in _TENSORS:
@@ -154,9 +157,10 @@ def _own_optimizer(held: Any, out: Reached, known: dict[int, Any]) -> bool:
     own = held.__dict__
     if any(type(own[k]) not in _PLAIN for k in own.keys() - _parts()) or replaced_step(held):
         return False
-    if held._optimizer_step_pre_hooks or held._optimizer_step_post_hooks:
+    hooks = held._optimizer_step_pre_hooks, held._optimizer_step_post_hooks
+    if any(hooks):
         return False
-    containers: list[Any] = [own, held.state, held.param_groups]
+    containers: list[Any] = [own, held.state, held.param_groups, *hooks]
     tensors: list[Tensor] = []
     for group in held.param_groups:
         containers += [group, group["params"]]
@@ -214,6 +218,7 @@ def _of_array(held: np.ndarray, out: Reached) -> Iterable[tuple[Any, Any]]:
     """What an array leads to: the one that it is a view of, objects inside."""
     if held.flags.writeable:  # else whoever writes it has another way to its memory
         out.arrays.append(held)
+    out.sure &= not held.dtype.hasobject
     base = [held.base] if isinstance(held.base, np.ndarray) else []
     return ((None, value) for value in (*base, *(held.flat if held.dtype.hasobject else ())))
 
@@ -233,6 +238,7 @@ def _of_module(held: nn.Module, out: Reached) -> Iterable[tuple[Any, Any]]:
     """What a module holds, but for hooks; of one of torch's own the numbers and tensors."""
     tensors = [(None, t) for t in (*held.parameters(), *held.buffers())]
     if isinstance(held, torch.jit.ScriptModule):
+        out.sure = False
         return tensors
     own = _attributes(held, out) or {}
     inside = ("_parameters", "_buffers", "_modules")

@@ -22,7 +22,7 @@ from .._sweep.descent import total_gradients
 from .._sweep.records import detached
 from .._sweep.together import evaluate_together
 from .._sweep.total import TotalObjectives
-from .._tensors import Tensors, norm
+from .._tensors import Tensors, grad_mode, norm
 from ..hypergrad.derivatives import backward_passes
 from .batches import Batches
 from .closing import Closing
@@ -126,7 +126,7 @@ class Step:
                     at += 1
                 else:
                     # Optimizers have the caller's grad mode and generators, evaluations their own.
-                    with torch.no_grad(), self.evaluator.generators:
+                    with grad_mode(False), self.evaluator.generators:
                         at = self._compute(at)
             if self.outcome.failed is None:
                 self.closing.write_signals(self._written)

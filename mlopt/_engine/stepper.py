@@ -32,8 +32,9 @@ from .builder import Builder
 from .clock import Clock, check_epochs
 from .deep import mend_nested
 from .device import usable
+from .holding import Holdings
 from .measure import Measurement, measure
-from .operations import Anew, Commit, Draw, Iterate, Nest, Operation
+from .operations import Iterate, Nest, tried
 from .outcome import Outcome, non_finite
 from .ownership import Ownership
 from .plan import Plan
@@ -106,6 +107,7 @@ class Stepper:
         self._checked = False
         self._failures = 0
         self._care = Care()
+        self._holdings = Holdings()
 
     # What a step is.
 
@@ -133,11 +135,9 @@ class Stepper:
         plan, dormant = self._compose()
         trials = [o for o in plan.operations if isinstance(o, Nest | Iterate)]
         if any(o.calls is None for o in trials):
-            trial = tuple(o for x in plan.operations if (o := _tried(x)) is not None)
+            trial = tuple(o for x in plan.operations if (o := tried(x)) is not None)
             try:
-                self._run(
-                    Plan(self.graph, trial), dormant, Transaction(self._evaluator, copies=False)
-                )
+                self._run(Plan(self.graph, trial), dormant, Transaction(self._evaluator, None))
             finally:
                 self._feed.give_back()
         return plan
@@ -204,7 +204,7 @@ class Stepper:
         builder.gradient(problem)
         plan = Plan(self.graph, builder.plan())
         try:
-            outcome = self._run(plan, dormant, Transaction(self._evaluator, copies=False))
+            outcome = self._run(plan, dormant, Transaction(self._evaluator, None))
         finally:
             self._feed.give_back()
         if outcome.failed is not None:
@@ -244,7 +244,7 @@ class Stepper:
             raise GraphError("Engine: no problem has an optimizer, so there is nothing to step.")
         plan, dormant = self._compose()
         first = self.measurement is None
-        with Transaction(self._evaluator, self.undo) as transaction:
+        with Transaction(self._evaluator, self._holdings if self.undo else None) as transaction:
             memory = transaction.memory
             memory.keep_attributes(
                 self, "steps", "epoch", "signals", "skipped", "_failures", "measurement"
@@ -264,6 +264,14 @@ class Stepper:
     # After a step.
 
     def _after(self, outcome: Outcome, transaction: Transaction) -> None:
+        self._count(outcome, transaction)
+        problem = transaction.spoilt_by_schedulers()
+        if problem is not None:
+            transaction.undo()
+            outcome.failed = (self.graph.labels[problem], "scheduler")
+            self._count(outcome, transaction)
+
+    def _count(self, outcome: Outcome, transaction: Transaction) -> None:
         self.signals = outcome.signals
         if outcome.failed is not None:
             error = non_finite(outcome, "step", self.steps, self.undo)
@@ -337,14 +345,6 @@ class Stepper:
         builder.gradient(problem)
         plan = Plan(self.graph, tuple(builder.operations))
         try:
-            self._run(plan, frozenset(), Transaction(self._evaluator, copies=False))
+            self._run(plan, frozenset(), Transaction(self._evaluator, None))
         finally:
             self._feed.give_back()
-
-
-def _tried(operation: Operation) -> Operation | None:
-    """What stands for an operation in a trial, which commits and draws nothing."""
-    if isinstance(operation, Nest | Iterate):
-        return operation
-    moves = operation.early if isinstance(operation, Commit) else isinstance(operation, Draw)
-    return Anew() if moves else None

@@ -17,9 +17,9 @@ from .._graph.problem import PerStep, Problem
 from .._tensors import Tensors
 from .._variable import Variable
 from ..optim import rule_of
+from .holding import Holdings
 from .interrupts import Deferral
 from .memory import Memory
-from .reach import reach
 
 __all__ = ["Transaction", "say_what_stays", "trainable"]
 
@@ -32,17 +32,17 @@ class Transaction:
 
     Args:
         evaluator: of the graph; it knows the modules' buffers.
-        copies: whether copies are kept; without them `undo` can do nothing.
+        holdings: of the engine; None if no copies are kept, without which `undo` can do nothing.
     """
 
-    def __init__(self, evaluator: Evaluator, copies: bool = True) -> None:
-        self.evaluator, self.copies = evaluator, copies
+    def __init__(self, evaluator: Evaluator, holdings: Holdings | None) -> None:
+        self.evaluator, self.copies = evaluator, holdings is not None
         self.updated: set[Problem] = set()
-        self.memory = Memory()
+        self.memory = Memory(holdings or Holdings())
         self.interrupts = Deferral()
         self._grad = torch.is_grad_enabled()  # of the caller
-        self._kept: dict[Node, None] = {}
-        self._buffers: dict[Any, list[Tensor]] = {}
+        self._scheduled = False
+        self._kept: dict[Node, dict[Any, list[Any]]] = {}  # with the buffers of each
 
     def update(
         self,
@@ -119,27 +119,48 @@ class Transaction:
         scheduler = problem.scheduler
         scheduler = scheduler.scheduler if isinstance(scheduler, PerStep) else scheduler
         if self.copies:
-            self.memory.keep((problem, scheduler, f"{problem.name}.scheduler"))
+            self.memory.keep(problem, scheduler, "scheduler", beside="optimizer")
+            self._scheduled = True
         scheduler.step(*loss)
 
-    def peaks(self) -> list[Tensor]:
-        """A few scalars that are finite if all is that was committed."""
-        return self.memory.peaks(self._new())
+    def spoilt_by_schedulers(self) -> Node | None:
+        """Look at what schedulers have written, if any has stepped.
 
-    def spoilt(self) -> list[tuple[Node, Tensor]]:
-        """Whose of what was committed is not finite, and was, or is new: flags for each tensor."""
-        return self.memory.spoilt(self._new())
+        Numbers cost nothing; a learning rate in a tensor that is not on the host is waited for.
 
-    def _new(self) -> dict[int, tuple[Node, Tensor]]:
-        """What optimizers and modules hold by now that they did not hold before."""
-        new: dict[int, tuple[Node, Tensor]] = {}
-        for node in self._kept:
-            held = self._buffers_of(node).values()
-            now = [t for tensors in held for t in tensors if t is not None]
-            if isinstance(node, Problem):
-                now += _state(node.optimizer)
-            new.update({id(t): (node, t) for t in now if not self.memory.knows(t)})
-        return new
+        Returns:
+            Whose is not finite, and was; None if all are well.
+        """
+        if not self._scheduled:
+            return None
+        spoilt = self.memory.news()[1]
+        rates = {
+            id(value): node
+            for node in self._kept if isinstance(node, Problem)
+            for group in node.optimizer.param_groups  # type: ignore[union-attr]
+            for value in group.values() if isinstance(value, Tensor)
+        }  # fmt: skip
+        if rates and spoilt is None:
+            flags = self.memory.spoilt([], rates.keys())
+            spoilt = next((node for node, flag in flags if flag), None)
+        return spoilt
+
+    def news(self) -> tuple[list[tuple[Node, Tensor]], Node | None]:
+        """What optimizers, schedulers and modules hold by now that they did not hold before.
+
+        Returns:
+            Tensors, and whose they are; and whose numbers on the host are not finite that were.
+        """
+        tensors, spoilt = self.memory.news()
+        for node, kept in self._kept.items():
+            for source, before in kept.items():
+                now = self.evaluator.bindings[source].held()
+                tensors += [
+                    (node, t)
+                    for t, old in zip(now, before, strict=True)
+                    if t is not None and t is not old and not self.memory.knows(t)
+                ]
+        return tensors, spoilt
 
     def __enter__(self) -> Transaction:
         return self
@@ -169,8 +190,9 @@ class Transaction:
             )
 
     def _undo(self) -> None:
-        for source, held in self._buffers.items():
-            self.evaluator.hold(source, held)
+        for kept in self._kept.values():
+            for source, held in kept.items():
+                self.evaluator.hold(source, held)
         self.memory.restore()
         self.updated.clear()
 
@@ -180,33 +202,22 @@ class Transaction:
         Args:
             nodes: problems, and signals with memory.
         """
-        new = [n for n in nodes if n not in self._kept] if self.copies else []
-        if not new:
-            return
-        owned: list[tuple[Any, Any, str]] = []
-        for node in new:
-            held = self._buffers_of(node)
-            self._buffers.update(held)
-            buffers = [t for tensors in held.values() for t in tensors if t is not None]
-            if buffers := [t for t in buffers if not overlaps(t)]:  # those are never written
-                owned.append((node, buffers, f"{node.name}.buffers"))
+        for node in nodes if self.copies else ():
+            if node in self._kept:
+                continue
+            if held := self._buffers_of(node):
+                buffers = [t for tensors in held.values() for t in tensors if t is not None]
+                # Those that repeat their own memory are never written.
+                self.memory.keep_tensors(node, [t for t in buffers if not overlaps(t)])
             if isinstance(node, Problem):
-                owned.append((node, node.optimizer, f"{node.name}.optimizer"))
-        self.memory.keep(*owned)
-        self._kept.update(dict.fromkeys(new))
+                self.memory.keep(node, node.optimizer, "optimizer")
+            self._kept[node] = held
 
     def _buffers_of(self, node: Node) -> dict[Any, list[Any]]:
         """The buffers that each of a node's variables, or its memory, holds now."""
         sources = node.over if isinstance(node, Problem) else (node,)
         bindings = self.evaluator.bindings
         return {s: bindings[s].held() for s in sources if s in bindings and bindings[s].buffers}
-
-
-def _state(optimizer: Any) -> list[Tensor]:
-    """The tensors that an optimizer holds; those of torch keep all that changes in their states."""
-    if type(optimizer).__module__.startswith("torch.optim."):
-        return [t for s in optimizer.state.values() for t in s.values() if isinstance(t, Tensor)]
-    return reach(optimizer, "").tensors
 
 
 def trainable(

@@ -50,19 +50,21 @@ class Watch:
         Returns:
             Whose it is, and what; None if all are well.
         """
-        if not self._watched:
-            return None
-        # Those that are on the host cost nothing there, and on their way to a device would wait.
-        here = [i for i, (_, _, t) in enumerate(self._watched) if t.device.type == "cpu"]
-        away = [i for i, (_, _, t) in enumerate(self._watched) if t.device.type != "cpu"]
-        values: dict[int, float] = {}
-        for places in (here, away):
-            if places:
-                device = self._watched[places[0]][2].device
-                scalars = [self._watched[i][2] for i in places]
-                scalars = [t if t.device == device else t.to(device) for t in scalars]
-                values.update(zip(places, torch.stack(scalars).tolist(), strict=True))
-        for i, (node, what, scalar) in enumerate(self._watched):
-            if values[i] if scalar.dtype is torch.bool else not math.isfinite(values[i]):
+        values = _values([scalar for _, _, scalar in self._watched])
+        for (node, what, scalar), value in zip(self._watched, values, strict=True):
+            if value if scalar.dtype is torch.bool else not math.isfinite(value):
                 return node, what
         return None
+
+
+def _values(scalars: list[Tensor]) -> list[float]:
+    devices = {t.device for t in scalars}
+    if len(devices) < 2:
+        return torch.stack(scalars).tolist() if scalars else []
+    # Those that are on the host cost nothing there, and on their way to a device would wait.
+    here = [t for t in scalars if t.device.type == "cpu"]
+    away = [t for t in scalars if t.device.type != "cpu"]
+    if not here:
+        return _values([t.to(away[0].device) for t in away])
+    found = {True: iter(_values(here)), False: iter(_values(away))}
+    return [next(found[t.device.type == "cpu"]) for t in scalars]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any
@@ -36,7 +37,7 @@ class Binding:
     spare: list[list[Tensor]] = field(default_factory=list)
     parts: list[dict[str, Any]] = field(default_factory=list)
     sparse: list[dict[str, Any]] = field(default_factory=list)  # of embeddings, such gradients
-    _first: list[Slot] = field(default_factory=list)
+    first: list[Slot] = field(default_factory=list)  # of each parameter
     _dicts: list[dict[str, Any]] = field(default_factory=list)
     _inside: list[Any] = field(default_factory=list)
     _buffers: list[dict[str, Any]] = field(default_factory=list)
@@ -63,12 +64,8 @@ class Binding:
             binding._buffers.append(part._buffers)
         binding._inside = _values(binding._dicts)
         binding._sizes = [*map(len, binding._buffers)]
-        binding._first = [slots[0] for slots in binding.parameters.values()]
+        binding.first = [slots[0] for slots in binding.parameters.values()]
         return binding
-
-    def values(self) -> list[Tensor]:
-        """The parameters that the module holds now, each once."""
-        return [slot[key] for slot, key in self._first]
 
     def held(self) -> list[Any]:
         """The buffers that the module holds now; None where it has none yet."""
@@ -168,14 +165,21 @@ class Swap:
         self.slots.append((slot, key, slot[key]))
         slot[key] = value
 
+    def put_all(self, slots: Mapping[str, list[Slot]], values: Mapping[str, Tensor]) -> None:
+        """Put tensors into the slots of their names."""
+        for name, tensor in values.items():
+            for slot, key in slots[name]:
+                self.slots.append((slot, key, slot[key]))
+                slot[key] = tensor
+
     def note_modes(self, binding: Binding) -> None:
         """Have a module's training modes put back."""
-        self.modes.append((binding, binding.modes()))
+        self.modes.append((binding, [*map(_training, binding.parts)]))
 
     def back(self) -> None:
         """Put everything back; again, if that was interrupted."""
         for binding, modes in self.modes:
-            if binding.modes() != modes:
+            if [*map(_training, binding.parts)] != modes:
                 binding.set_modes(modes)
         for slot, key, value in reversed(self.slots):
             slot[key] = value

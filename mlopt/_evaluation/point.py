@@ -6,7 +6,6 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
-from itertools import chain
 from operator import attrgetter
 from typing import Any
 
@@ -18,6 +17,7 @@ from .._graph.containers import rebuilt
 from .._graph.node import Node
 from .._graph.signal import Signal
 from .._replay import Generators
+from .._tensors import grad_mode
 from .._variable import Variable
 from .aliases import apart_from
 from .binding import Binding, Swap
@@ -115,7 +115,8 @@ class Evaluator:
             GraphError: the function wrote one of its arguments in place.
         """
         self.count[node] += 1
-        self.recall.leave()
+        if self.recall.at is not None:
+            self.recall.leave()
         inside = node in self.differentiating
         if inside:
             point = replace(point, values={v: _requiring(t) for v, t in point.values.items()})
@@ -132,9 +133,7 @@ class Evaluator:
                     # A gradient that goes on from there is dense: an optimizer's alone is sparse.
                     for part in binding.sparse:
                         swap.put(part, "sparse", False)
-                for name, tensor in values.items():
-                    for slot, key in binding.parameters[name]:
-                        swap.put(slot, key, tensor)
+                swap.put_all(binding.parameters, values)
                 if binding.buffers:
                     copies = binding.scratch(start.get(source) if start else None)
                     if again:
@@ -143,15 +142,22 @@ class Evaluator:
                     for (slot, key), copy in zip(binding.buffers, copies, strict=True):
                         swap.put(slot, key, copy)
             torch.clear_autocast_cache()  # it would hand out casts of values that have changed
-            region = self.regions.get(node, nullcontext) if twice else nullcontext
-            with self.generators, region(), torch.enable_grad() if inside else nullcontext():
+            region = self.regions.get(node) if twice else None
+            with self.generators:
                 self.generators.seed(point.seed)
                 arguments, read = self._arguments(node, point)
                 versions = _versions(read)
-                result = self.choose(node, twice)(*arguments)
+                function = self.choose(node, twice)
+                if inside or region is not None:
+                    with region() if region else nullcontext(), grad_mode(True if inside else None):
+                        result = function(*arguments)
+                else:
+                    result = function(*arguments)
             if _versions(read) != versions:
                 raise GraphError(written_in_place(node))
-            result = apart_from(result, chain(read, *(copies for _, _, copies in lent)))
+            for _, _, copies in lent:
+                read += copies
+            result = apart_from(result, read)
             if inside and not torch.is_grad_enabled():
                 result = rebuilt(result, _detached)
             owners = tuple(owner)
@@ -228,7 +234,8 @@ class Evaluator:
 
         If an evaluation was interrupted where it ends, it is ended here.
         """
-        self.recall.leave()
+        if self.recall.at is not None:
+            self.recall.leave()
         while self._open:
             self._swap_back()
         self.generators.close()
@@ -256,14 +263,18 @@ class Evaluator:
         for argument in node.arguments:
             values: list[Any] = []
             for read in argument.reads:
-                value = _value(read.source, point)
-                if isinstance(value, Tensor):
-                    tensors.append(value)
-                elif isinstance(read.source, Signal):
+                source = read.source
+                if isinstance(source, Signal):
+                    value = point.signals[source]
                     tensors += _parts(value)
                     value = rebuilt(value, _same)
+                elif (binding := self.bindings.get(source)) is not None:
+                    value = binding.module
+                    tensors += [slot[key] for slot, key in binding.first]
                 else:
-                    tensors += self.bindings[read.source].values()
+                    swapped = point.values.get(source, {})
+                    value = swapped.get("", source.value)
+                    tensors.append(value)
                 values.append(value)
             arguments.append(values if argument.is_list else values[0])
         if node.streams:
@@ -274,16 +285,6 @@ class Evaluator:
                 batch = rebuilt(batch, lambda x: _noted(x, tensors))
             arguments.append(batch)
         return arguments, tensors
-
-
-def _value(source: Any, point: Point) -> Any:
-    """What a function receives: a signal's value, the tensor, or the module itself."""
-    if source in point.signals:
-        return point.signals[source]
-    if source.is_module:
-        return source.value
-    swapped = point.values.get(source)
-    return source.value if swapped is None else swapped.get("", source.value)
 
 
 def _parts(value: Any) -> list[Tensor]:

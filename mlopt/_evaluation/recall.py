@@ -41,7 +41,7 @@ class Recall:
     """
 
     def __init__(self) -> None:
-        self._at: Kept | None = None
+        self.at: Kept | None = None  # the point that is entered
         self._swap = Swap()
 
     def keep(self, result: Any, inputs: Iterable[Tensor], kept: Kept) -> None:
@@ -61,18 +61,16 @@ class Recall:
     def _entering(self, kept: Kept) -> Callable[[Any], None]:
         def enter(gradients: Any) -> None:
             del gradients
-            if self._at is not kept:
+            if self.at is not kept:
                 self._enter(kept)
 
         return enter
 
     def _enter(self, kept: Kept) -> None:
         self.leave()
-        self._at, self._swap = kept, (swap := Swap())
+        self.at, self._swap = kept, (swap := Swap())
         for binding, tensors in kept.values:
-            for name, tensor in tensors.items():
-                for slot, key in binding.parameters[name]:
-                    swap.put(slot, key, tensor)
+            swap.put_all(binding.parameters, tensors)
         for binding, starts in kept.buffers:
             for (slot, key), start in zip(binding.buffers, copied(starts), strict=True):
                 swap.put(slot, key, start)
@@ -83,6 +81,6 @@ class Recall:
 
     def leave(self) -> None:
         """Put back what the modules held before a point was entered, if one is."""
-        if self._at is not None:
+        if self.at is not None:
             self._swap.back()
-            self._at, self._swap = None, Swap()
+            self.at, self._swap = None, Swap()

@@ -70,7 +70,7 @@ class Feed:
 
     def unsure(self) -> bool:
         """Whether `finish` has to draw batches."""
-        return any(
+        return bool(self.streams) and any(
             self._read[s] == len(ready) > 0 and self._sources[s].unsure(self._used[s] + len(ready))
             for s, ready in self._ready.items()
         )

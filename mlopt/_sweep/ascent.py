@@ -6,7 +6,6 @@ import functools
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from .._evaluation.loss import split_loss
@@ -15,7 +14,7 @@ from .._graph.graph import Graph
 from .._graph.node import Node
 from .._graph.problem import Problem
 from .._graph.signal import Signal, join, split
-from .._tensors import Tensors, continuous, dense, grouped
+from .._tensors import Tensors, continuous, dense, grad_mode, grouped
 from .._variable import Variable
 from ..hypergrad.interface import Response, gradient
 from .records import Base, ProblemRecord, SignalRecord, Together, Values, objective_at
@@ -81,7 +80,7 @@ class Ascent:
             inner: index of the inner step.
         """
         point, inputs = self.point(node, wanted, inner)
-        with torch.set_grad_enabled(bool(wanted)):
+        with grad_mode(bool(wanted)):
             value, written = self.evaluator(node, point, owner=(node,), keep=bool(wanted))
         self.note_signal(node, value, inputs, written)
 
@@ -113,7 +112,7 @@ class Ascent:
             inner: index of the inner step.
         """
         base = self.prepare(node, wanted, pulled, inner)
-        with torch.enable_grad():
+        with grad_mode(True):
             result, written = self.evaluator(
                 node, base.at, owner=node.over, keep=base.keep, twice=base.keep
             )

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from .._errors import GraphError
-from .._tensors import Key, Tensors
+from .._tensors import Key, Tensors, grad_mode
 from .derivatives import derivatives
 
 __all__ = ["AbstractHypergradient", "Cost", "Response", "gradient"]
@@ -96,7 +96,7 @@ class Response:
         again = torch.is_grad_enabled()
         own = {k: t.view_as(t) if again and t.requires_grad else t.detach().requires_grad_()
                for k, t in value.items() if k in wanted}  # fmt: skip
-        with torch.enable_grad():
+        with grad_mode(True):
             arguments = self.arguments
             if again:  # w may depend on them too; what is wanted is the partial derivative
                 arguments = {k: t.view_as(t) for k, t in arguments.items()}

@@ -1,0 +1,202 @@
+"""`Holding`: what an object leads to, followed anew only where other things are in it."""
+
+from __future__ import annotations
+
+import cmath
+from collections import OrderedDict, defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from itertools import chain
+from operator import is_
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from .contents import contents as contents_of
+from .reach import reach
+
+__all__ = ["Holding", "Holdings"]
+
+#: What leads nowhere.
+_PLAIN = frozenset({type(None), bool, int, float, complex, str})
+#: What copies itself as `contents_of` would.
+_QUICK = frozenset({dict, defaultdict, list})
+_MISSING: Any = object()
+
+
+class Holding:
+    """What an optimizer or scheduler leads to, and what its containers held when last looked at.
+
+    To follow it takes as long as a small step. But as long as the same things are in its containers
+    it leads to the same things, and to see that takes little.
+
+    Args:
+        what: it is.
+        name: what paths begin with.
+        beside: what this leads to, too, is left to it.
+
+    Attributes:
+        reached: what it leads to.
+        contents: of each container.
+        ids: of all that can change.
+    """
+
+    def __init__(self, what: Any, name: str, beside: Holding | None = None) -> None:
+        self.what, self._name, self._beside = what, name, beside
+        self._follow()
+        # Numbers that were not finite at the start, as a best loss is not, may be so again.
+        self._open = {
+            (id(held), key)
+            for held, content in zip(self.reached.containers, self.contents, strict=True)
+            for key, number in _entries(content)
+            if _endless(number)
+        }
+
+    def _follow(self) -> None:
+        beside = self._beside
+        known = {} if beside is None else beside._known.copy()
+        found = reach(self.what, self._name, known)
+        copies, listed = [*map(_copying, found.containers)], _Inside(found.containers)
+        contents, inside = [copy() for copy in copies], listed()
+        changing = (*found.tensors, *found.containers, *found.arrays, *found.random.values())
+        ids = frozenset(map(id, changing))
+        left = None if beside is None else beside.reached
+        # At once: an interrupt comes between calls.
+        self.reached, self.contents, self.ids = found, contents, ids
+        self._copies, self._listed, self._inside = copies, listed, inside
+        self._known, self._left = known, left
+
+    def look(self) -> None:
+        """Take what is there now."""
+        contents, inside = [copy() for copy in self._copies], self._listed()
+        leads = self.reached.sure and (self._beside is None or self._left is self._beside.reached)
+        if leads and (_same(self._inside, inside) or all(map(_stands, self.contents, contents))):
+            self.contents, self._inside = contents, inside
+        else:
+            self._follow()
+
+    def news(self) -> tuple[list[Tensor], bool]:
+        """Look again, and compare.
+
+        Returns:
+            The tensors that have come, and whether a number is not finite that was.
+        """
+        found, before = self.reached, self.contents
+        if found.sure and _same(self._inside, self._listed()):
+            return [], False
+        now = [copy() for copy in self._copies]
+        spoilt = False
+        for held, was, content in zip(found.containers, before, now, strict=True):
+            for key, old, new in _changes(was, content):
+                at = (id(held), key)
+                if _endless(new) and not _endless(old) and at not in self._open:
+                    if _is_number(old) or new != new:
+                        spoilt = True
+                    else:  # infinity where no number was is a start
+                        self._open.add(at)
+        self.look()
+        old_ones = set(map(id, found.tensors))
+        return [t for t in self.reached.tensors if id(t) not in old_ones], spoilt
+
+
+class _Inside:
+    """Lists the things in some containers, whatever their keys."""
+
+    def __init__(self, containers: Sequence[Any]) -> None:
+        self._dicts = [c for c in containers if isinstance(c, dict)]
+        self._lists = [c for c in containers if isinstance(c, list)]
+        self._others = [c for c in containers if not isinstance(c, dict | list | bytearray)]
+
+    def __call__(self) -> list[Any]:
+        found = [
+            *chain.from_iterable(map(dict.values, self._dicts)),
+            *chain.from_iterable(map(list.__iter__, self._lists)),
+        ]
+        for content in map(contents_of, self._others):
+            found += content.values() if isinstance(content, dict) else content
+        return found
+
+
+class Holdings:
+    """Those of an engine, from one step to the next."""
+
+    def __init__(self) -> None:
+        self._of: dict[tuple[Any, str], Holding] = {}
+
+    def of(self, owner: Any, what: Any, name: str, beside: str = "") -> Holding:
+        """What something leads to now.
+
+        Args:
+            owner: whose it is.
+            what: an optimizer or a scheduler.
+            name: it has there.
+            beside: the name of another, of the same owner, that has been looked at; what that one
+                leads to is left out.
+
+        Returns:
+            What is known of it, up to date.
+        """
+        held = self._of.get((owner, name))
+        if held is None or held.what is not what:
+            held = Holding(what, f"{owner.name}.{name}", self._of.get((owner, beside)))
+            self._of[owner, name] = held
+        else:
+            held.look()
+        return held
+
+
+def _copying(held: Any) -> Callable[[], Any]:
+    """What gives a copy of what a container holds."""
+    if type(held) in _QUICK:
+        return held.copy
+    return partial(dict if type(held) is OrderedDict else contents_of, held)
+
+
+def _entries(content: Any) -> Iterator[tuple[Any, Any]]:
+    """Keys and values of what a container has held; of a list places; none where there are none."""
+    if isinstance(content, dict):
+        yield from content.items()
+    elif isinstance(content, list):
+        yield from enumerate(content)
+
+
+def _changes(was: Any, now: Any) -> Iterator[tuple[Any, Any, Any]]:
+    """What has another value: its key, the old value, and the new one."""
+    old = dict(_entries(was))
+    for key, value in _entries(now):
+        if (before := old.get(key, _MISSING)) is not value:
+            yield key, before, value
+
+
+def _same(was: list[Any], now: list[Any]) -> bool:
+    """Whether two lists are of the very same things."""
+    return len(was) == len(now) and all(map(is_, was, now))
+
+
+def _stands(was: Any, now: Any) -> bool:
+    """Whether a container leads to what it has led to."""
+    if isinstance(now, dict):
+        was, now = was.values(), now.values()
+    elif isinstance(now, set):
+        return set(map(id, was)) == set(map(id, now))
+    return len(was) == len(now) and all(
+        old is new or (_leads_nowhere(old) and _leads_nowhere(new))
+        for old, new in zip(was, now, strict=True)
+    )
+
+
+def _leads_nowhere(held: Any) -> bool:
+    kind = type(held)
+    return kind in _PLAIN or (kind is tuple and all(type(part) in _PLAIN for part in held))
+
+
+def _is_number(held: Any) -> bool:
+    return isinstance(held, int | float | complex | np.number)
+
+
+def _endless(held: Any) -> bool:
+    """Whether it is a number that is not finite, or holds one."""
+    if isinstance(held, tuple):
+        return any(map(_endless, held))
+    return isinstance(held, float | complex | np.inexact) and not cmath.isfinite(held)
