@@ -28,7 +28,7 @@ ONE_SIDED = 6 * 10 * 1e-5 / 2
 WHY = "radius^2 / 6 of the third derivative, or radius / 2 of the second"
 
 
-@pytest.mark.parametrize(("world", "play"), thinned(3, WORLDS, PLAYS))
+@pytest.mark.parametrize(("world", "play"), thinned(4, WORLDS, PLAYS))
 def test_the_gradient_of_every_problem(world: str, play: str) -> None:
     """The leader's through the game, the players' own, those of what is below and between."""
     made = WORLDS[world](PLAYS[play])
