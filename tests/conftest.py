@@ -15,6 +15,10 @@ from hypothesis import settings
 settings.register_profile("same", derandomize=True, deadline=None)
 settings.load_profile("same")
 
+# Most of what a test makes goes without the collector of garbage, which walks through all of torch:
+# it looks seldom. A test that asks whether something is freed collects by itself, or means at once.
+gc.set_threshold(50_000)
+
 # The workers of pytest-xdist share the cores; networks as small as those here gain nothing from
 # several threads each.
 if "PYTEST_XDIST_WORKER" in os.environ:

@@ -31,7 +31,7 @@ from mlopt import (
 
 
 @pytest.mark.parametrize(
-    ("name", "row"), thinned(2, ["bilevel_tensor", "bilevel_module", "signals", "ladder"], EXACT)
+    ("name", "row"), thinned(3, ["bilevel_tensor", "bilevel_module", "signals", "ladder"], EXACT)
 )
 def test_right_graphs_pass(name: str, row: str) -> None:
     report = audit(engine(graph(name, row)))

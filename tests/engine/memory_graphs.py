@@ -199,8 +199,3 @@ ENGINES: dict[str, Callable[[], mlopt.Engine]] = {
     "stack, exact": functools.partial(stack, OneStep()),
     "stack, central": functools.partial(stack, METHODS["central"]),
 }  # fmt: skip
-#: Further members of kinds that others stand for: of every run are the others.
-MORE = {
-    "two levels, recomputed, Adam", "two levels, unrolled, Adam", "in turns, recomputed",
-    "nested, implicit below central", "until solved, nested", "upper first, two levels",
-}  # fmt: skip

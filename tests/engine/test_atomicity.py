@@ -165,7 +165,7 @@ SCHEDULES = [
 
 @pytest.mark.parametrize(
     ("schedule", "level", "kind"),
-    thinned(3, SCHEDULES, LEVELS, ["loss", "infinite loss", "gradient nan", "gradient inf"]),
+    thinned(4, SCHEDULES, LEVELS, ["loss", "infinite loss", "gradient nan", "gradient inf"]),
 )
 def test_nothing_is_committed(schedule, level, kind):
     fault, engine = engine_of(schedule)

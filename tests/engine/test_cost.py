@@ -11,6 +11,7 @@ import pytest
 import torch
 from case_graphs import GraphRow, bilevel_module, ladder, parameter, signals
 from cases import GRAPHS
+from grids import thinned
 from lfm_cw_case import lfm_cw
 
 import mlopt
@@ -101,9 +102,10 @@ def with_schedule(case: GraphRow, kind: str) -> Any:
 KINDS = ("simultaneous", "sequential", "upper_first", "alternate", "together")
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("graph", [g for g in GRAPHS if g != "hyperparameter"])
+@pytest.mark.parametrize(
+    ("graph", "method", "kind"),
+    thinned(3, [g for g in GRAPHS if g != "hyperparameter"], METHODS, KINDS),
+)
 def test_the_plan_is_what_happens(
     graph: str, method: str, kind: str, device: torch.device, monkeypatch: pytest.MonkeyPatch
 ) -> None:

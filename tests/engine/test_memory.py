@@ -20,7 +20,7 @@ from typing import Any
 
 import pytest
 import torch
-from engine.memory_graphs import ENGINES, MORE
+from engine.memory_graphs import ENGINES
 from sweep.random_graphs import draw_graph
 
 import mlopt
@@ -78,15 +78,6 @@ def of_the_user(problems: tuple[Any, ...]) -> set[int]:
     return held
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=pytest.mark.slow if n in MORE else ()) for n in ENGINES]
-)
-def test_steps_leave_nothing_behind(name: str) -> None:
-    engine = ENGINES[name]()
-    take(engine, 4)
-    assert_flat(engine, 8)
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("first", range(0, 110, 10))
 def test_steps_of_random_graphs_leave_nothing_behind(first: int) -> None:
@@ -116,11 +107,12 @@ def assert_flat(engine: mlopt.Engine, steps: int) -> None:
 
 
 @pytest.mark.parametrize("name", ENGINES)
-def test_a_dropped_engine_is_freed_at_once(name: str) -> None:
+def test_steps_leave_nothing_behind_and_a_dropped_engine_is_freed_at_once(name: str) -> None:
     engine = ENGINES[name]()
     problems = engine.graph.problems  # the user's own objects stay
     known = tensors()
-    take(engine, 2)
+    take(engine, 4)
+    assert_flat(engine, 8)
     engine.plan()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", mlopt.ConvergenceWarning)

@@ -22,8 +22,9 @@ import mlopt
 from mlopt import CapabilityWarning, GraphError
 
 PATTERNS: dict[str, Pattern] = {**LAYERS, **WEIGHTS, **GRAPHS, **BENT}
-#: Under every kind, each time. The others under two, one of each sort of product: the rest is slow.
-ALWAYS = {
+#: Under four kinds of seven each time: two for all, one of each sort of product, and two more in
+#: turn. The others under those two: the rest is slow.
+MORE = {
     "rnn", "lstm", "attention", "fused attention", "embedding", "sparse embedding",
     "weight norm, old", "weight norm, new", "spectral norm, old", "spectral norm, new",
     "parametrisation", "lora", "frozen parts", "tied", "parameter list", "parameter dict",
@@ -39,9 +40,13 @@ def marks(name: str, kind: str) -> list[pytest.MarkDecorator]:
     if name == "compiled by inductor":
         without = shutil.which("g++") is None
         return [pytest.mark.slow, pytest.mark.skipif(without, reason="needs a C++ compiler")]
-    return [] if name in ALWAYS or kind in OFTEN else [pytest.mark.slow]
+    return [] if kind in OFTEN or (name, kind) in IN_TURN else [pytest.mark.slow]
 
 
+_FURTHER = [kind for kind in KINDS if kind not in OFTEN]
+IN_TURN = {
+    (name, _FURTHER[(i + j) % len(_FURTHER)]) for i, name in enumerate(sorted(MORE)) for j in (0, 2)
+}
 GRID = [pytest.param(n, k, marks=marks(n, k)) for n in PATTERNS for k in KINDS]
 #: Third derivatives are in the hundreds at most.
 THIRD = 100 / 6

@@ -9,6 +9,7 @@ import pytest
 import torch
 from audit.audited import right
 from compare import exact, rounding
+from grids import thinned
 from small import F64, seeded
 from torch import nn
 
@@ -125,18 +126,16 @@ def after(entries: list[Any], steps: int = 2) -> list[Any]:
     return found + [p.detach().clone() for v in engine.graph.variables for p in v.parameters()]
 
 
-#: Each column of its matrix is a difference through the level below: this one takes half of all.
-def _cell(world: Any, method: str) -> Any:
-    long = world is nested and method == "implicit, dense, central"
-    marks = pytest.mark.slow if long else ()
-    return pytest.param(world, method, id=f"{world.__name__}-{method}", marks=marks)
+WORLDS = {"below": below, "above": above, "nested": nested}
 
 
 @pytest.mark.parametrize(
-    ("world", "method"), [_cell(w, m) for w in (below, above, nested) for m in METHODS]
+    ("world", "method"),
+    thinned(2, WORLDS, METHODS, first=1),  # slow: nested, dense, central, half of the time of all
 )
-def test_every_method_gives_what_it_gives_with_dense_gradients(world: Any, method: str) -> None:
-    exact(after(world(True, METHODS[method])), after(world(False, METHODS[method])), BOUND)
+def test_every_method_gives_what_it_gives_with_dense_gradients(world: str, method: str) -> None:
+    sparse, dense = (after(WORLDS[world](s, METHODS[method])) for s in (True, False))
+    exact(sparse, dense, BOUND)
 
 
 @pytest.mark.parametrize(

@@ -22,4 +22,6 @@ import sgl_darts
 def test_a_step_mixes_no_devices(example, more, tmp_path, monkeypatch):
     values_asked_for(monkeypatch)
     search, *_ = ready(tmp_path, example, "--device", "meta", "--batch-size", "8", *more)
+    if more:  # the check before a first step takes most of it, and asks the same of other nodes
+        monkeypatch.setattr(search.engine, "_check", lambda: None)
     assert search.engine.step()

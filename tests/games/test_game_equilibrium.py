@@ -10,6 +10,7 @@ from audit.audited import DIFFERENCES, right
 from case_graphs import tensor
 from compare import agree, exact, kills, rounding
 from games.equilibria import CPU, World, curved, quadratic
+from grids import thinned
 from torch import nn
 
 import mlopt
@@ -39,9 +40,9 @@ def bound(sizes: Any, condition: float) -> float:
     return rounding(4 * sum(sizes) ** 2, condition=10 * condition)
 
 
-@pytest.mark.parametrize("read", [None, [0]], ids=["all", "one"])
-@pytest.mark.parametrize("solver", SOLVERS)
-@pytest.mark.parametrize("sizes", SHAPES, ids=str)
+@pytest.mark.parametrize(
+    ("sizes", "solver", "read"), thinned(2, SHAPES, SOLVERS, [None, [0]]), ids=str
+)
 def test_linear_quadratic_games_against_the_closed_form(sizes: Any, solver: str, read: Any) -> None:
     """w = J^-1 B t, so that the leader's derivative through it is B' J^-T dF/dw."""
     objectives, J, B = quadratic(sizes, 3)

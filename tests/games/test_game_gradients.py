@@ -28,7 +28,7 @@ ONE_SIDED = 6 * 10 * 1e-5 / 2
 WHY = "radius^2 / 6 of the third derivative, or radius / 2 of the second"
 
 
-@pytest.mark.parametrize(("world", "play"), thinned(3, WORLDS, PLAYS))
+@pytest.mark.parametrize(("world", "play"), thinned(4, WORLDS, PLAYS))
 def test_the_gradient_of_every_problem(world: str, play: str) -> None:
     """The leader's through the game, the players' own, those of what is below and between."""
     made = WORLDS[world](PLAYS[play])
@@ -50,8 +50,14 @@ def leader_alone(world: str, play: str, change: Callable[[Any, dict], None]) -> 
     return found[""], expected[""]
 
 
-@pytest.mark.parametrize("play", ["simultaneous", "alternating momentum", "extragradient adam"])
-@pytest.mark.parametrize("world", ["two", "three", "own_lower", "shared_lower"])
+@pytest.mark.parametrize(
+    ("world", "play"),
+    thinned(
+        2,
+        ["two", "three", "own_lower", "shared_lower"],
+        ["simultaneous", "alternating momentum", "extragradient adam"],
+    ),
+)
 def test_each_players_share_by_itself(world: str, play: str) -> None:
     """All but one are read as constants; relative to what that one gives, not to the whole."""
     count = len(WORLDS[world](PLAYS[play]).players)
@@ -86,8 +92,15 @@ def test_each_players_share_by_itself(world: str, play: str) -> None:
     exact(sum(shares), whole - direct, ROUNDING * sum(sizes) / (whole - direct).norm().item())
 
 
-@pytest.mark.parametrize("play", ["simultaneous nesterov", "alternating", "extragradient"])
-@pytest.mark.parametrize("world", ["two", "signals", "own_lower", "middle"])
+@pytest.mark.parametrize(
+    ("world", "play"),
+    thinned(
+        2,
+        ["two", "signals", "own_lower", "middle"],
+        ["simultaneous nesterov", "alternating", "extragradient"],
+        first=1,
+    ),
+)
 def test_a_frozen_player_is_read_as_it_stands(world: str, play: str) -> None:
     made = WORLDS[world](PLAYS[play])
     frozen = made.players[1]

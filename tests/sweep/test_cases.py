@@ -98,7 +98,7 @@ def test_sweep_law(graph: str, row: MethodRow, device: torch.device) -> None:
 
 
 UNROLLED = thinned(
-    2,
+    3,
     # the batches and noise of LFM-CW differ from step to step: a test below
     [graph for graph in GRAPHS if graph != "lfm_cw"],
     ["plain", "heavy", "nesterov"],

@@ -29,9 +29,9 @@ import mlopt
 from mlopt import CG, Dense, Frozen, Implicit, OneStep, StopGradient, Unrolled
 
 #: Graphs of every run; the slow tests have the others.
-FAST = 14
-#: Graphs of one test of steps, of which the first two are of every run.
-BLOCK = 20
+FAST = 10
+#: Graphs of one test of steps, of which the first is of every run.
+BLOCK = 10
 LEFT = "what `settle` leaves, and an evaluation in another order"
 SOLVED = "CG stops at 1e-13, and the least curvature enlarges that"
 #: Three steps of each problem at each of four lower levels, which a step of the one above repeats.

@@ -22,7 +22,7 @@ import mlopt
 from mlopt import Frozen, OneStep, StopGradient
 
 SEEDS = range(220)
-BLOCK = 10
+BLOCK = 7
 
 
 # The criterion.
@@ -77,13 +77,13 @@ def _ways(upper: Any, nodes: list[Any], place: Any, owner: Any) -> Any:
 # The tests.
 
 
-@pytest.mark.parametrize("first", range(0, 20, BLOCK))
+@pytest.mark.parametrize("first", range(0, 2 * BLOCK, BLOCK))
 def test_random_graphs(first: int, device: torch.device) -> None:
     _check_block(first, device)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("first", range(20, SEEDS.stop, BLOCK))
+@pytest.mark.parametrize("first", range(2 * BLOCK, SEEDS.stop, BLOCK))
 def test_more_random_graphs(first: int, device: torch.device) -> None:
     _check_block(first, device)
 
@@ -150,7 +150,7 @@ def _steps_below(graph: mlopt.Graph, problem: Any) -> int:
 def test_what_is_drawn(device: torch.device) -> None:
     """The generator is worth its name: many of each kind, and of each thing in the contract."""
     seen: Counter[str] = Counter()
-    for seed in SEEDS:
+    for seed in SEEDS[::2]:
         nodes = draw_graph(seed, device)
         problems = [n for n in nodes if isinstance(n, mlopt.Problem)]
         nested = is_nested(nodes)
@@ -175,9 +175,9 @@ def test_what_is_drawn(device: torch.device) -> None:
                 for s in graph.sweeps.values()
                 for p in _read(graph, s)
             )
-    assert seen["staged"] >= 100, seen
-    assert seen["nested"] >= 40, seen
-    assert sum(seen[f"through {d} problems"] for d in (2, 3, 4)) >= 50, seen
+    assert seen["staged"] >= 50, seen
+    assert seen["nested"] >= 20, seen
+    assert sum(seen[f"through {d} problems"] for d in (2, 3, 4)) >= 25, seen
     for name in (
         "through 3 problems",
         "chained signals",
@@ -186,9 +186,9 @@ def test_what_is_drawn(device: torch.device) -> None:
         "Frozen",
         "StopGradient",
     ):
-        assert seen[name] >= 10, (name, seen)
+        assert seen[name] >= 5, (name, seen)
     for name in ("signal", "modules", "list of variables", "list of givens"):
-        assert seen[name] >= 50, (name, seen)
+        assert seen[name] >= 25, (name, seen)
 
 
 def _depth(graph: mlopt.Graph, upper: Any) -> int:
