@@ -124,22 +124,21 @@ class Holdings:
     def __init__(self) -> None:
         self._of: dict[tuple[Any, str], Holding] = {}
 
-    def of(self, owner: Any, what: Any, name: str, beside: str = "") -> Holding:
-        """What something leads to now.
+    def of(self, owner: Any, what: Any, name: str) -> Holding:
+        """What something leads to now; what its owner's optimizer leads to is left to that.
 
         Args:
             owner: whose it is.
-            what: an optimizer or a scheduler.
+            what: an optimizer, or a scheduler, after the optimizer.
             name: it has there.
-            beside: the name of another, of the same owner, that has been looked at; what that one
-                leads to is left out.
 
         Returns:
             What is known of it, up to date.
         """
         held = self._of.get((owner, name))
         if held is None or held.what is not what:
-            held = Holding(what, f"{owner.name}.{name}", self._of.get((owner, beside)))
+            first = self._of.get((owner, "optimizer")) if name != "optimizer" else None
+            held = Holding(what, f"{owner.name}.{name}", first)
             self._of[owner, name] = held
         else:
             held.look()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from functools import partial
 from operator import attrgetter
 from typing import Any
@@ -14,6 +14,7 @@ from torch._utils import _flatten_dense_tensors
 
 from .contents import put, rewind
 from .holding import Holding, Holdings
+from .reach import Reached
 
 __all__ = ["Memory"]
 
@@ -39,6 +40,7 @@ class Memory:
         self._contents: list[tuple[str, list[Any], list[Any]]] = []
         self._undo: list[tuple[str, Callable[[], Any]]] = []
         self._copies: list[_Copies] = []
+        self._owner: dict[int, Any] = {}
         self._arrays: list[tuple[Any, np.ndarray, np.ndarray]] = []
         self._mute: dict[str, Any] = {}
 
@@ -55,57 +57,58 @@ class Memory:
         each = {id(held): path for path, held in reversed(found.items())}
         return {p: type(held).__name__ for p, held in found.items() if each[id(held)] == p}
 
-    def keep(self, owner: Any, what: Any, name: str, beside: str = "") -> None:
-        """Remember what an object holds, and all that it leads to.
+    def keep(
+        self, *owned: tuple[Any, Any, str], tensors: Iterable[tuple[Any, Tensor]] = ()
+    ) -> None:
+        """Remember what objects hold, and all that they lead to.
 
         Args:
-            owner: whose it is, as `spoilt` will say.
-            what: an optimizer or a scheduler.
-            name: it has there.
-            beside: the name of another, of the same owner, that is remembered already.
+            owned: whose it is, as `spoilt` will say; an optimizer or a scheduler; the name it has.
+            tensors: others, and whose they are.
         """
-        holding = self._holdings.of(owner, what, name, beside)
-        self._held.append((owner, holding))
-        found, known = holding.reached, self._known
-        tensors, containers, contents = found.tensors, found.containers, holding.contents
-        if not known.isdisjoint(holding.ids):  # that was remembered as it was met first
-            tensors = [t for t in tensors if id(t) not in known]
-            held = [
-                (container, content)
-                for container, content in zip(containers, contents, strict=True)
-                if id(container) not in known
-            ]
-            containers, contents = [c for c, _ in held], [content for _, content in held]
-        self._contents.append((name, containers, contents))
-        if found.arrays:
-            self._arrays += [(owner, a, a.copy()) for a in found.arrays if id(a) not in known]
+        known = self._known
+        copied: list[Tensor] = []
+        for owner, tensor in tensors:
+            if id(tensor) not in known:
+                known.add(id(tensor))
+                copied.append(tensor)
+                self._owner[id(tensor)] = owner
+        for owner, what, name in owned:
+            holding = self._holdings.of(owner, what, name)
+            self._held.append((owner, holding))
+            found, new = holding.reached, holding.reached.tensors
+            containers, contents = found.containers, holding.contents
+            if not known.isdisjoint(holding.ids):  # that was remembered as it was met first
+                new = [t for t in new if id(t) not in known]
+                held = [
+                    (container, content)
+                    for container, content in zip(containers, contents, strict=True)
+                    if id(container) not in known
+                ]
+                containers, contents = [c for c, _ in held], [content for _, content in held]
+            copied += new
+            self._owner.update(dict.fromkeys(map(id, new), owner))
+            self._contents.append((name, containers, contents))
+            if found.arrays or found.random:
+                self._keep_more(owner, found)
+            known |= holding.ids
+        self._copies += map(_Copies, _alike(copied))
+
+    def _keep_more(self, owner: Any, found: Reached) -> None:
+        """Remember arrays and generators of random numbers."""
+        new = (a for a in found.arrays if id(a) not in self._known)
+        self._arrays += [(owner, a, a.copy()) for a in new]
         for path, generator in found.random.items():
             try:
-                if id(generator) not in known:
+                if id(generator) not in self._known:
                     self._undo.append((path, rewind(generator)))
             except Exception:  # one of the user's own, which does not tell
                 self._mute[path] = generator
-        known |= holding.ids
-        self._copy(owner, tensors)
-
-    def keep_tensors(self, owner: Any, tensors: Sequence[Tensor]) -> None:
-        """Remember the values of tensors.
-
-        Args:
-            owner: whose they are.
-            tensors: buffers.
-        """
-        tensors = [t for t in tensors if id(t) not in self._known]
-        self._known.update(map(id, tensors))
-        self._copy(owner, tensors)
 
     def keep_attributes(self, held: Any, *names: str) -> None:
         """Remember which objects some attributes are; these are not followed."""
         values = {name: getattr(held, name) for name in names}
         self._undo.append((type(held).__name__, partial(vars(held).update, values)))
-
-    def _copy(self, owner: Any, tensors: Sequence[Tensor]) -> None:
-        self._copies += [_Copies(owner, group) for group in _alike(tensors)]
 
     def news(self) -> tuple[list[tuple[Any, Tensor]], Any]:
         """What has come since it was remembered.
@@ -156,7 +159,12 @@ class Memory:
         Returns:
             Owners, and boolean scalars on their devices.
         """
-        flags = [(copies.owner, flag) for copies in self._copies for flag in copies.spoilt(among)]
+        flags = [
+            (self._owner[id(t)], flag)
+            for copies in self._copies
+            for t, flag in copies.spoilt()
+            if among is None or id(t) in among
+        ]
         flags += [
             (owner, torch.isfinite(t).all().logical_not_()) for owner, t in new if _may_spoil(t)
         ]
@@ -195,8 +203,8 @@ _shape, _grad, _is_leaf = attrgetter("shape"), attrgetter("grad"), attrgetter("i
 class _Copies:
     """Tensors of one kind and their values, in one piece."""
 
-    def __init__(self, owner: Any, tensors: list[Tensor]) -> None:
-        self.owner, self.tensors = owner, tensors
+    def __init__(self, tensors: list[Tensor]) -> None:
+        self.tensors = tensors
         self.shapes = [*map(_shape, tensors)]
         self.places = [*map(Tensor.data_ptr, tensors)] if _plain(tensors[0]) else []  # or all
         self.values = _joined(tensors)
@@ -206,15 +214,13 @@ class _Copies:
     def bytes(self) -> int:
         return self.values.numel() * self.values.element_size()
 
-    def spoilt(self, among: Container[int] | None) -> list[Tensor]:
-        """Whether a number is not finite now that was, for each tensor, or those with these ids."""
-        if not _may_spoil(self.tensors[0]):
-            return []
-        return [
-            torch.isfinite(t).logical_not_().logical_and_(torch.isfinite(before)).any()
-            for t, before in zip(self.tensors, self.apart(), strict=True)
-            if t.shape == before.shape and (among is None or id(t) in among)
-        ]
+    def spoilt(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Each tensor, and whether a number in it is not finite now that was."""
+        if _may_spoil(self.tensors[0]):
+            for t, before in zip(self.tensors, self.apart(), strict=True):
+                if t.shape == before.shape:
+                    bad = torch.isfinite(t).logical_not_()
+                    yield t, bad.logical_and_(torch.isfinite(before)).any()
 
     def apart(self) -> list[Tensor]:
         """The values of each tensor."""

@@ -119,7 +119,7 @@ class Transaction:
         scheduler = problem.scheduler
         scheduler = scheduler.scheduler if isinstance(scheduler, PerStep) else scheduler
         if self.copies:
-            self.memory.keep(problem, scheduler, "scheduler", beside="optimizer")
+            self.memory.keep((problem, scheduler, "scheduler"))
             self._scheduled = True
         scheduler.step(*loss)
 
@@ -202,16 +202,21 @@ class Transaction:
         Args:
             nodes: problems, and signals with memory.
         """
-        for node in nodes if self.copies else ():
-            if node in self._kept:
-                continue
-            if held := self._buffers_of(node):
-                buffers = [t for tensors in held.values() for t in tensors if t is not None]
-                # Those that repeat their own memory are never written.
-                self.memory.keep_tensors(node, [t for t in buffers if not overlaps(t)])
-            if isinstance(node, Problem):
-                self.memory.keep(node, node.optimizer, "optimizer")
-            self._kept[node] = held
+        new = [n for n in nodes if n not in self._kept] if self.copies else []
+        if not new:
+            return
+        held = {node: self._buffers_of(node) for node in new}
+        self.memory.keep(
+            *((n, n.optimizer, "optimizer") for n in new if isinstance(n, Problem)),
+            # Those that repeat their own memory are never written.
+            tensors=(
+                (node, t)
+                for node, buffers in held.items() if buffers
+                for tensors in buffers.values()
+                for t in tensors if t is not None and not overlaps(t)
+            ),
+        )  # fmt: skip
+        self._kept.update(held)
 
     def _buffers_of(self, node: Node) -> dict[Any, list[Any]]:
         """The buffers that each of a node's variables, or its memory, holds now."""

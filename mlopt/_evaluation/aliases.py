@@ -28,7 +28,9 @@ def apart_from(result: Any, read: Iterable[Tensor | None]) -> Any:
     """
     found: list[Tensor] = []
     if isinstance(result, Tensor):
-        _note(result, found)
+        if result.grad_fn is not None and not result._is_view():  # as most are
+            return result
+        found.append(result)
     else:
         rebuilt(result, lambda held: _note(held, found))
     if not found:  # what an operation has computed

@@ -27,7 +27,7 @@ from .recall import Kept, Recall
 __all__ = ["Evaluator", "Point", "written_in_place"]
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Point:
     """Where a node is evaluated.
 
@@ -192,7 +192,7 @@ class Evaluator:
 
     def stands(self) -> bool:
         """Whether all modules still have the parts in which their tensors were found."""
-        return all(binding.stands() for binding in self.bindings.values())
+        return all(map(Binding.stands, self.bindings.values()))
 
     def bind(self) -> None:
         """Find the tensors of modules that have other parts than before."""
