@@ -21,15 +21,15 @@ __all__ = ["HiddenState"]
 _SMALL = 2**16  # numbers of a tensor or array that is copied
 _DIGITS = 1e-6  # of a number that was computed in single precision
 
-#: An attribute of stand-ins' leaves, by which later checks know them.
-_MARK = "_left_by_an_evaluation"
+#: An attribute of what stands for variables and for what was computed from them: checks know it.
+_MARK = "_of_a_check"
 
 
 class _Then(NamedTuple):
     """A value as it was; of a tensor without the graph that it had."""
 
     spot: Spot
-    of: int  # the id of the tensor
+    of: int  # the id of a tensor or array
     version: int
     copy: Any
 
@@ -56,6 +56,7 @@ class HiddenState:
         function: the function.
         modules: what it is given, by name.
         own: ids of the variables' own tensors.
+        leaves: what stands for them in the evaluations to come.
     """
 
     def __init__(
@@ -63,34 +64,39 @@ class HiddenState:
         function: Any,
         modules: Iterable[tuple[str, nn.Module]],
         own: Collection[int],
+        leaves: Iterable[Tensor],
     ) -> None:
         self._function, self._modules, self._own = function, list(modules), own
+        for leaf in leaves:
+            setattr(leaf, _MARK, True)
         self._then: dict[str, _Then] = {}
         self._stand_ins: list[_StandIn] = []
         self._put_back: list[Tensor] = []
         self._left: set[str] = set()
 
-    def begin(self, sources: Iterable[Tensor] = (), *, keep: bool = True) -> None:
+    def begin(self, *, keep: bool = True) -> None:
         """Before an evaluation: note what is there, and let stand-ins take their places.
 
         Args:
-            sources: further tensors from which others may have been computed.
             keep: put the tensors back in `end`, if nobody has written others; else let them go, but
                 for those that were put back before.
         """
         self.end()
-        traced = {*self._own, *map(id, sources)}
         self._stand_ins, before, self._then = [], self._then, {}
         for spot in self._now().values():
             value = spot.value
             computed = type(value) is Tensor and value.grad_fn is not None
-            if computed and spot.write and _comes_from(value, traced):
+            if computed and spot.write and self._is_left(value):
                 again = keep or any(value is t for t in self._put_back)
                 value = self._stand_in(spot, again)
             self._then[spot.name] = _seen(spot._replace(value=value), before.get(spot.name))
 
     def _now(self) -> dict[str, Spot]:
         return {s.name: s for s in spots(self._function, self._modules)}
+
+    def _is_left(self, value: Tensor) -> bool:
+        """Whether it was computed from variables."""
+        return any(id(t) in self._own or hasattr(t, _MARK) for t in leaves(value))
 
     def _stand_in(self, spot: Spot, keep: bool) -> Tensor:
         leaf, tensor = _traceable(spot.value)
@@ -105,25 +111,28 @@ class HiddenState:
         """Whether anything stands in the place of another."""
         return bool(self._stand_ins)
 
-    def check_read(self, name: str, result: Any) -> None:
+    def check_read(self, name: str, result: Any, *, detached: bool = False) -> None:
         """Whether a result depends on what stands in the places of others.
 
         Args:
             name: of the node.
             result: of an evaluation.
+            detached: whether its point requires no gradient: what does is kept somewhere then.
 
         Raises:
             GraphError: it does.
         """
-        if not self._stand_ins:
+        if not (self._stand_ins or detached):
             return
-        met = set(map(id, leaves(result)))
-        if left := [s.spot.name for s in self._stand_ins if id(s.leaf) in met]:
+        met = list(leaves(result))
+        left = [s.spot.name for s in self._stand_ins if any(t is s.leaf for t in met)]
+        if left or (detached and any(hasattr(t, _MARK) for t in met)):
+            what = " and ".join(left[:3]) or "a tensor in a cache that nobody sees"
             raise GraphError(
-                f"{name} reads {' and '.join(left[:3])}, which another evaluation has computed and "
-                "left there. It does not follow the values at which the engine evaluates, and "
-                "passes no gradient on to them. Compute it in each evaluation, before it is read: "
-                "call the module first, keep no result of an earlier call."
+                f"{name} reads {what}, which another evaluation has computed and left there. It "
+                "does not follow the values at which the engine evaluates, and passes no gradient "
+                "on to them. Compute it in each evaluation, before it is read: call the module "
+                "first, keep no result of an earlier call."
             )
 
     def end(self) -> None:
@@ -154,10 +163,6 @@ class HiddenState:
         return [x for x in names if not any(x.startswith((f"{n}[", f"{n}.")) for n in names)]
 
 
-def _comes_from(value: Tensor, traced: set[int]) -> bool:
-    return any(id(t) in traced or hasattr(t, _MARK) for t in leaves(value))
-
-
 @torch.enable_grad()
 def _traceable(tensor: Tensor) -> tuple[Tensor, Tensor]:
     """A leaf of the same values, and what was computed from it, which may be written in place."""
@@ -167,17 +172,18 @@ def _traceable(tensor: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _seen(spot: Spot, before: _Then | None) -> _Then:
+    """What is not a module's is not compared, and not copied."""
     value = spot.value
-    if isinstance(value, np.ndarray):
-        return _Then(spot, 0, 0, value.copy() if value.size <= _SMALL else None)
+    if isinstance(value, np.ndarray) and spot.of_module:
+        return _Then(spot, id(value), 0, value.copy() if value.size <= _SMALL else None)
     if type(value) is not Tensor:
         return _Then(spot, 0, 0, None)
-    here, held = (id(value), 0 if value.is_inference() else value._version), value.detach()
+    held, version = value.detach(), 0 if value.is_inference() else value._version
     small = value.layout is torch.strided and value.numel() <= _SMALL
     # A large one that is written in place each time may hold the same each time.
-    written = before is not None and before.of == here[0] and before.version < here[1]
-    copy = held.clone() if small or written else None
-    return _Then(spot._replace(value=held), *here, copy)
+    written = before is not None and before.of == id(value) and before.version < version
+    copy = held.clone() if spot.of_module and (small or written) else None
+    return _Then(spot._replace(value=held), id(value), version, copy)
 
 
 def _differs(then: _Then, now: Any) -> bool:
@@ -193,6 +199,8 @@ def _differs(then: _Then, now: Any) -> bool:
     if isinstance(now, Tensor):  # of another class
         return False
     if isinstance(now, np.ndarray):
+        if then.copy is None and then.of == id(now):
+            return False
         return was.shape != now.shape or was.tobytes() != now.tobytes()
     if isinstance(now, float):
         return not (math.isclose(was, now, rel_tol=_DIGITS) or (was != was and now != now))

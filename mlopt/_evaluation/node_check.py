@@ -97,7 +97,7 @@ class NodeCheck:
         watched = {**own, **self._arguments()}
         touched: set[tuple[Any, bool]] = set()
         attributes = Attributes(self._modules())
-        hidden = HiddenState(node.fn, self._modules(), own)
+        hidden = HiddenState(node.fn, self._modules(), own, self.leaves.values())
         with self.hear("writes"):
             hidden.begin()
             try:
@@ -128,7 +128,7 @@ class NodeCheck:
         self.result, found = rebuilt(self.result, _leaf), {}
         repeats = False
         with self.hear("state"):
-            at = (self.evaluator, node, self.point, self.result, self.leaves.values())
+            at = (self.evaluator, node, self.point, self.result)
             repeats = check_repeats(*at, hidden, attributes)
         if isinstance(node, Problem) and gradient is not None:
             with self.hear("derivatives"):

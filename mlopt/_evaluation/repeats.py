@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from .._errors import CapabilityWarning, GraphError
 from .._graph.node import Node
@@ -26,7 +24,6 @@ def check_repeats(
     node: Node,
     point: Point,
     result: Any,
-    leaves: Iterable[Tensor],
     hidden: HiddenState,
     attributes: Attributes,
 ) -> bool:
@@ -39,7 +36,6 @@ def check_repeats(
         node: a problem or signal.
         point: where it has been evaluated.
         result: what it gave there.
-        leaves: the tensors of the point.
         hidden: what the function can keep.
         attributes: of the modules that the node reads, before the first evaluation.
 
@@ -51,7 +47,7 @@ def check_repeats(
             evaluation before has left.
     """
     again = _Again(evaluator, node, point, result, hidden, attributes)
-    hidden.begin(leaves, keep=False)
+    hidden.begin(keep=False)
     try:
         return again.repeats()
     except GraphError:
@@ -80,7 +76,7 @@ class _Again:
         still = self._without_gradients()
         moved = self.hidden.moved()
         if isinstance(self.node, Problem) and still is not None:
-            self._read(still)
+            self._read(still, detached=True)
         elif self.hidden.any():  # what was computed without a graph does not say what it has read
             self._read(self._evaluate())
         off = 0.0 if still is None else self._change(still)
@@ -130,8 +126,8 @@ class _Again:
                 stacklevel=2,
             )
 
-    def _read(self, result: Any) -> None:
-        self.hidden.check_read(self.node.name, self._value(result))
+    def _read(self, result: Any, detached: bool = False) -> None:
+        self.hidden.check_read(self.node.name, self._value(result), detached=detached)
 
     def _evaluate(self) -> Any:
         with torch.enable_grad():

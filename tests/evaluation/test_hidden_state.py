@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import warnings
 from collections import deque
 from collections.abc import Callable
@@ -13,71 +14,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from small import F64, seeded, sgd
+from evaluation.keeping import Layer, X, engine_of, fit, layer, plain, put
+from small import F64, seeded
 from torch import Tensor, nn
 from torch.nn.utils import parametrize, prune
 
 import mlopt
 from mlopt import CapabilityWarning, GraphError
-
-X = torch.linspace(-1.0, 1.5, 24, dtype=F64).reshape(8, 3)
-Y = X.sum(1, keepdim=True).sin()
-
-
-class Layer(nn.Linear):
-    """A layer that does something before its own work, or after it."""
-
-    def __init__(self, before: Any = None, after: Any = None, **held: Any) -> None:
-        super().__init__(3, 1)
-        self.before, self.after = before, after
-        for name, value in held.items():
-            setattr(self, name, value)
-
-    def forward(self, x: Tensor) -> Tensor:
-        if self.before is not None:
-            x = self.before(self, x)
-        out = super().forward(x)
-        return out if self.after is None else self.after(self, x, out)
-
-
-def fit(out: Tensor, r: Tensor) -> Tensor:
-    return (r.exp() * (out - Y) ** 2).mean()
-
-
-def plain(w: Any, r: Tensor) -> Tensor:
-    return fit(w(X), r)
-
-
-def engine_of(
-    net: nn.Module | None = None,
-    low: Callable[..., Any] = plain,
-    up: Callable[..., Any] | None = None,
-    signal: Callable[..., Any] | None = None,
-) -> mlopt.Engine:
-    """Two levels over a layer and a number; the lower objective may be of a signal besides."""
-    W = mlopt.Variable((net or seeded(1, Layer)).double(), "w")
-    R = mlopt.Variable(nn.Parameter(torch.zeros((), dtype=F64)), "r")
-    lower = mlopt.problem(over=W, given=[R], optimizer=sgd(W), name="low")(low)
-    heard = [mlopt.signal(given=[W], name="sig")(signal)] if signal else []
-    upper = mlopt.problem(over=R, given=[W, *heard], optimizer=sgd(R), name="up")(
-        up or (lambda r, w, *s: (w(X) ** 2).mean() + sum(x.sum() for x in s))
-    )
-    return mlopt.Engine([lower, *heard, upper], hypergrad=mlopt.OneStep(lr=0.3))
-
-
-def layer(then: Callable[..., Any], **held: Any) -> mlopt.Engine:
-    """`then` sees the layer, its input and its output; what it returns takes the output's place."""
-
-    def after(own: Layer, x: Tensor, out: Tensor) -> Tensor:
-        new = then(own, x, out)
-        return new if isinstance(new, Tensor) else out
-
-    return engine_of(seeded(1, lambda: Layer(None, after, **held)))
-
-
-def put(own: Any, **values: Any) -> None:
-    for name, value in values.items():
-        setattr(own, name, value)
 
 
 def normed() -> nn.Module:
@@ -201,6 +144,14 @@ def memo_under_a_name() -> mlopt.Engine:
     return engine_of(low=low)
 
 
+def memo_in_a_cache() -> mlopt.Engine:
+    @functools.cache
+    def product(net):
+        return net.weight.tanh()
+
+    return engine_of(low=lambda w, r: fit(w(X * product(w)), r))
+
+
 def memo_of_a_signal() -> mlopt.Engine:
     known: list[Tensor] = []
 
@@ -240,6 +191,7 @@ READ = {
                         r"low reads w\.c\['c'\],"),
     "in a closure": (memo_in_a_closure, r"low reads known\['out'\],"),
     "under a name": (memo_under_a_name, "low reads known,"),
+    "in a cache": (memo_in_a_cache, "low reads a tensor in a cache"),
     "of a signal": (memo_of_a_signal, r"sig reads known\[0\],"),
     "another's": (anothers, r"up reads w\.h,"),
     "before its call": (before_its_call, r"low reads w\.weight,"),
@@ -318,6 +270,7 @@ LEGAL = {
                                    last=deque([1.0] * 3, maxlen=3)),
     "large scratch": lambda: engine_of(
         seeded(1, lambda: Layer(scratch, room=torch.zeros(2**16 + 1, dtype=F64)))),
+    "a large array": lambda: layer(lambda m, x, h: put(m, first=m.all[0]), all=np.ones(2**17)),
     "pruned": lambda: engine_of(pruned()),
     "weight norm of old": old_norm,
     "spectral norm of old": lambda: engine_of(
