@@ -44,6 +44,7 @@ def engine_of(
     low: Callable[..., Any] = plain,
     up: Callable[..., Any] | None = None,
     signal: Callable[..., Any] | None = None,
+    hypergrad: Any = None,
 ) -> mlopt.Engine:
     """Two levels over a layer and a number; the lower objective may be of a signal besides."""
     W = mlopt.Variable((net or seeded(1, Layer)).double(), "w")
@@ -53,7 +54,7 @@ def engine_of(
     upper = mlopt.problem(over=R, given=[W, *heard], optimizer=sgd(R), name="up")(
         up or (lambda r, w, *s: (w(X) ** 2).mean() + sum(x.sum() for x in s))
     )
-    return mlopt.Engine([lower, *heard, upper], hypergrad=mlopt.OneStep(lr=0.3))
+    return mlopt.Engine([lower, *heard, upper], hypergrad=hypergrad or mlopt.OneStep(lr=0.3))
 
 
 def layer(then: Callable[..., Any], **held: Any) -> mlopt.Engine:
