@@ -8,7 +8,7 @@ import torch
 
 from .._arguments import a_seed, checked, from_one, from_zero
 from .._engine.engine import Engine
-from .._engine.turns import refuse_inside, turn
+from .._engine.turns import working
 from .._errors import MloptError, SettingsError
 from .._evaluation.causes import Gathered
 from .._graph.node import Node
@@ -95,13 +95,8 @@ def audit(
         >>> audit(mlopt.Engine([lower, upper])).worst < 1e-6
         True
     """
-    with turn:
-        refuse_inside(engine, "audit()")
-        engine._doing = "audit()"
-        try:
-            return _audit(engine, directions, cotangents, seed, dense_limit)
-        finally:
-            engine._doing = ""
+    with working(engine, "audit()"):
+        return _audit(engine, directions, cotangents, seed, dense_limit)
 
 
 def _audit(engine: Engine, directions: int, cotangents: int, seed: int, dense_limit: int) -> Audit:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar
+
+from torch.nn.utils import parametrize
 
 from .._errors import GraphError
 from .._turn import turn
 
-__all__ = ["in_turn", "refuse_inside", "turn"]
+__all__ = ["in_turn", "refuse_inside", "turn", "working"]
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
@@ -28,17 +31,40 @@ def in_turn(verb: str) -> Callable[[_F], _F]:
     def decorate(method: _F) -> _F:
         @functools.wraps(method)
         def wait(self: Any, *args: Any, **kwargs: Any) -> Any:
-            with turn:
-                refuse_inside(self, verb)
-                try:
-                    self._doing = verb
-                    return method(self, *args, **kwargs)
-                finally:
-                    self._doing = ""
+            with working(self, verb):
+                return method(self, *args, **kwargs)
 
         return wait  # type: ignore[return-value]
 
     return decorate
+
+
+@contextmanager
+def working(engine: Any, verb: str) -> Iterator[None]:
+    """A block in which an engine works, and no other.
+
+    A cache of parametrized weights that somebody has opened around it is closed meanwhile: it would
+    give the weights of one evaluation to all others.
+
+    Args:
+        engine: the engine.
+        verb: what it is asked for.
+
+    Raises:
+        GraphError: it is at work already.
+    """
+    with turn:
+        refuse_inside(engine, verb)
+        around = parametrize._cache_enabled
+        try:
+            parametrize._cache_enabled -= around
+            engine._doing = verb
+            yield
+        finally:
+            engine._doing = ""
+            if around:
+                parametrize._cache_enabled += around
+                parametrize._cache = {}
 
 
 def refuse_inside(engine: Any, verb: str) -> None:

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
-from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from .._errors import CapabilityWarning, GraphError
+from .._errors import GraphError
 from .._graph.containers import rebuilt
 from .._graph.graph import Graph
 from .._graph.node import Node
@@ -24,14 +22,15 @@ from .autograd_graph import leaves, operations
 from .binding import Swap
 from .capability import check_second_order
 from .causes import Aloud
+from .hidden_state import HiddenState
 from .loss import split_loss
 from .point import Evaluator, Point, written_in_place
-from .purity import Attributes, Copies, change, foreign_draws
+from .purity import Attributes, Copies, foreign_draws
 from .reads import Touches, check_touched, eager
+from .repeats import check_repeats
 from .shared_buffers import check_shared_buffers
 from .slope import check_precision, check_slope
 from .sparse import check_sparse
-from .surroundings import Surroundings
 from .symmetry import check_symmetry
 from .ways import Ways, bent_operations
 from .written_out import check_written_out
@@ -98,8 +97,13 @@ class NodeCheck:
         watched = {**own, **self._arguments()}
         touched: set[tuple[Any, bool]] = set()
         attributes = Attributes(self._modules())
+        hidden = HiddenState(node.fn, self._modules(), own, self.leaves.values())
         with self.hear("writes"):
-            touched = self._evaluate_first(watched)
+            hidden.begin()
+            try:
+                touched = self._evaluate_first(watched)
+            finally:
+                hidden.end()
             check_shared_buffers(self.evaluator, node, self.point)
             with self.hear("value"):
                 self._check_returned()
@@ -109,6 +113,7 @@ class NodeCheck:
         # What other threads did has not been watched.
         touched |= {watched[id(t)] for t in leaves(self.result) if id(t) in watched}
         with self.hear("reads"):
+            hidden.check_read(node.name, self.result)
             check_touched(node, touched, free)
         gradient: Tensors | None = None
         with self.hear("derivatives"):
@@ -123,10 +128,12 @@ class NodeCheck:
         self.result, found = rebuilt(self.result, _leaf), {}
         repeats = False
         with self.hear("state"):
-            repeats = self._repeats(attributes)
+            at = (self.evaluator, node, self.point, self.result)
+            repeats = check_repeats(*at, hidden, attributes)
         if isinstance(node, Problem) and gradient is not None:
             with self.hear("derivatives"):
                 self._check_twice(node, gradient, often, repeats)
+        hidden.mark()
 
     def hear(self, kind: str) -> AbstractContextManager[None]:
         """A block of one kind of checks."""
@@ -174,18 +181,6 @@ class NodeCheck:
         with torch.enable_grad():
             return self.evaluator(self.node, self.point, keep=True)
 
-    def _without_gradients(self) -> Any:
-        """The value where nothing requires a gradient; None if there is none."""
-        values = {v: {k: t.detach() for k, t in tensors.items()}
-                  for v, tensors in self.point.values.items()}  # fmt: skip
-        point = replace(self.point, values=values)
-        with torch.set_grad_enabled(isinstance(self.node, Problem)), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch's, of what is expected here
-            try:
-                return self.evaluator(self.node, point, keep=True)[0]
-            except Exception:  # the function has its reasons
-                return None
-
     def _watched(self, watched: dict[int, Any]) -> tuple[Any, set[Any]]:
         try:
             with eager(), Touches(watched) as touches, Ways() as ways:
@@ -217,50 +212,6 @@ class NodeCheck:
                 "after it. Compute a new tensor: x = x / 2 instead of x.div_(2), or copy it "
                 "before: x.clone(); weights are written by the optimizer alone."
             )
-
-    def _repeats(self, attributes: Attributes) -> bool:
-        """Whether the same evaluation gives the same once more, without gradients if it can."""
-        still = self._without_gradients()
-        off = 0.0 if still is None else self._change(still)
-        if still is not None and not off:
-            return True
-        # Twice more: what alternates is the same at every other call.
-        again = max(self._change(self._evaluate()[0]) for _ in range(2))
-        if not again and not (off and attributes.changed()):
-            self.evaluator.differentiating.add(self.node)
-            return True
-        off = again or off
-        what = f"{self.node.name}: evaluated twice at one point, its value differs by {off:.1e}"
-        if changed := attributes.changed():
-            attributes.put_back()
-            raise GraphError(
-                f"{what}, and so does {' and '.join(changed[:3])}: state that an evaluation leaves "
-                "to the next one. Register it as a buffer (register_buffer): buffers move on once "
-                "a step."
-            )
-        changed = self._left_behind()
-        left = f" It changes {' and '.join(changed[:3])}." if changed else ""
-        warnings.warn(
-            f"{what} (relative to its size).{left} A product by differences, and whatever else "
-            "evaluates it more than once, is then of different functions. Draw from the global "
-            "generators of torch, NumPy or Python, which are seeded for each evaluation, not from "
-            "one of its own; and keep no count of calls.",
-            CapabilityWarning,
-            stacklevel=2,
-        )
-        return False
-
-    def _change(self, again: Any) -> float:
-        """How much the value is another one: of an objective without its metrics."""
-        if not isinstance(self.node, Problem):
-            return change(self.result, again)
-        return change(*(r[0] if isinstance(r, tuple) else r for r in (self.result, again)))
-
-    def _left_behind(self) -> list[str]:
-        """What one more evaluation changes of what the function can reach."""
-        surroundings = Surroundings(self.node.fn, self._modules())
-        self._evaluate()
-        return surroundings.changed()
 
     def _differentiate(self, own: dict[int, Any]) -> Tensors:
         """The gradient by all that the function reads; who computes anything again is noted."""

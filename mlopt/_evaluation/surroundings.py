@@ -64,6 +64,8 @@ def around(function: Any) -> Iterator[Place]:
         for i, value in enumerate(function.__defaults__ or ()):
             yield Place(code.co_varnames[code.co_argcount - len(function.__defaults__) + i],  # type: ignore[arg-type]
                         value, None)  # fmt: skip
+        for name, value in (function.__kwdefaults__ or {}).items():
+            yield Place(name, value, None)
     elif callable(function):
         yield Place(type(function).__name__, function, None)
 

@@ -1,0 +1,162 @@
+"""Whether an evaluation repeats: the same value at the same point, and nothing left behind."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from .._errors import CapabilityWarning, GraphError
+from .._graph.node import Node
+from .._graph.problem import Problem
+from .hidden_state import HiddenState
+from .point import Evaluator, Point
+from .purity import Attributes, change
+from .surroundings import Surroundings
+
+__all__ = ["check_repeats"]
+
+
+def check_repeats(
+    evaluator: Evaluator,
+    node: Node,
+    point: Point,
+    result: Any,
+    hidden: HiddenState,
+    attributes: Attributes,
+) -> bool:
+    """Evaluate once more at the same point, without gradients if that can be done.
+
+    The evaluator learns if it cannot.
+
+    Args:
+        evaluator: of the graph.
+        node: a problem or signal.
+        point: where it has been evaluated.
+        result: what it gave there.
+        hidden: what the function can keep.
+        attributes: of the modules that the node reads, before the first evaluation.
+
+    Returns:
+        Whether the value is the same; a warning says if not, or if evaluations are counted.
+
+    Raises:
+        GraphError: the value is another because of an attribute, or it is read from what the
+            evaluation before has left.
+    """
+    again = _Again(evaluator, node, point, result, hidden, attributes)
+    hidden.begin(keep=False)
+    try:
+        return again.repeats()
+    except GraphError:
+        attributes.put_back()
+        raise
+    finally:
+        hidden.end()
+
+
+class _Again:
+    """Further evaluations at one point."""
+
+    def __init__(
+        self,
+        evaluator: Evaluator,
+        node: Node,
+        point: Point,
+        result: Any,
+        hidden: HiddenState,
+        attributes: Attributes,
+    ) -> None:
+        self.evaluator, self.node, self.point, self.result = evaluator, node, point, result
+        self.hidden, self.attributes = hidden, attributes
+
+    def repeats(self) -> bool:
+        still = self._without_gradients()
+        moved = self.hidden.moved()
+        if isinstance(self.node, Problem) and still is not None:
+            self._read(still, detached=True)
+        elif self.hidden.any():  # what was computed without a graph does not say what it has read
+            self._read(self._evaluate())
+        off = 0.0 if still is None else self._change(still)
+        if still is None or off:
+            # Twice more: what alternates is the same at every other call.
+            again = max(self._change(self._evaluate()) for _ in range(2))
+            if again or (off and self.attributes.changed()):
+                self._differs(again or off)
+                return False
+            self.evaluator.differentiating.add(self.node)
+        if moved:
+            self._warn_of_counts()
+        return True
+
+    def _differs(self, off: float) -> None:
+        what = f"{self.node.name}: evaluated twice at one point, its value differs by {off:.1e}"
+        if changed := self.attributes.changed():
+            raise GraphError(
+                f"{what}, and so does {' and '.join(changed[:3])}: state that an evaluation leaves "
+                "to the next one. Register it as a buffer (register_buffer): buffers move on once "
+                "a step."
+            )
+        changed = self._left_behind()
+        left = f" It changes {' and '.join(changed[:3])}." if changed else ""
+        warnings.warn(
+            f"{what} (relative to its size).{left} A product by differences, and whatever else "
+            "evaluates it more than once, is then of different functions. Draw from the global "
+            "generators of torch, NumPy or Python, which are seeded for each evaluation, not from "
+            "one of its own; and keep no count of calls.",
+            CapabilityWarning,
+            stacklevel=2,
+        )
+
+    def _warn_of_counts(self) -> None:
+        """What still moves from one evaluation with gradients to the next, at one point."""
+        self._evaluate()
+        self.hidden.begin(keep=False)
+        self._evaluate()
+        if moved := self.hidden.moved():
+            warnings.warn(
+                f"{self.node.name}: each evaluation changes {' and '.join(moved[:3])}, and a step "
+                "makes any number of them, as the first check does: what is counted or averaged "
+                "there counts them all. Register it as a buffer of a variable's module "
+                "(register_buffer): buffers move on once a step. A module that is no variable's "
+                "belongs in eval mode, or into one.",
+                CapabilityWarning,
+                stacklevel=2,
+            )
+
+    def _read(self, result: Any, detached: bool = False) -> None:
+        self.hidden.check_read(self.node.name, self._value(result), detached=detached)
+
+    def _evaluate(self) -> Any:
+        with torch.enable_grad():
+            return self.evaluator(self.node, self.point, keep=True)[0]
+
+    def _without_gradients(self) -> Any:
+        """The value where nothing requires a gradient; None if there is none."""
+        values = {v: {k: t.detach() for k, t in tensors.items()}
+                  for v, tensors in self.point.values.items()}  # fmt: skip
+        point = replace(self.point, values=values)
+        with torch.set_grad_enabled(isinstance(self.node, Problem)), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch's, of what is expected here
+            try:
+                return self.evaluator(self.node, point, keep=True)[0]
+            except Exception:  # the function has its reasons
+                return None
+
+    def _change(self, again: Any) -> float:
+        return change(*map(self._value, (self.result, again)))
+
+    def _value(self, result: Any) -> Any:
+        """That of an objective is without its metrics."""
+        alone = isinstance(self.node, Problem) and isinstance(result, tuple)
+        return result[0] if alone else result
+
+    def _left_behind(self) -> list[str]:
+        """What one more evaluation changes of what the function can reach."""
+        bound = self.evaluator.bound(self.node)
+        modules = ((s.name, self.evaluator.bindings[s].module) for s in bound)
+        surroundings = Surroundings(self.node.fn, modules)
+        self._evaluate()
+        return surroundings.changed()
