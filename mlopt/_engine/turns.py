@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 from torch.nn.utils import parametrize
@@ -39,8 +38,7 @@ def in_turn(verb: str) -> Callable[[_F], _F]:
     return decorate
 
 
-@contextmanager
-def working(engine: Any, verb: str) -> Iterator[None]:
+class working:  # noqa: N801 - used as a function
     """A block in which an engine works, and no other.
 
     A cache of parametrized weights that somebody has opened around it is closed meanwhile: it would
@@ -53,18 +51,31 @@ def working(engine: Any, verb: str) -> Iterator[None]:
     Raises:
         GraphError: it is at work already.
     """
-    with turn:
-        refuse_inside(engine, verb)
-        around = parametrize._cache_enabled
+
+    __slots__ = ("_around", "_engine", "_verb")
+
+    def __init__(self, engine: Any, verb: str) -> None:
+        self._engine, self._verb, self._around = engine, verb, 0
+
+    def __enter__(self) -> None:
+        turn.acquire()
         try:
-            parametrize._cache_enabled -= around
-            engine._doing = verb
-            yield
-        finally:
-            engine._doing = ""
-            if around:
-                parametrize._cache_enabled += around
+            refuse_inside(self._engine, self._verb)
+            self._around = parametrize._cache_enabled
+            parametrize._cache_enabled = 0
+            self._engine._doing = self._verb
+        except BaseException:
+            turn.release()
+            raise
+
+    def __exit__(self, *exception: object) -> None:
+        try:
+            self._engine._doing = ""
+            if self._around:
+                parametrize._cache_enabled += self._around
                 parametrize._cache = {}
+        finally:
+            turn.release()
 
 
 def refuse_inside(engine: Any, verb: str) -> None:
