@@ -9,8 +9,10 @@ from typing import Any
 import torch
 
 from .._errors import CapabilityWarning, GraphError
+from .._graph.containers import rebuilt
 from .._graph.node import Node
 from .._graph.problem import Problem
+from .._graph.signal import Signal
 from .hidden_state import HiddenState
 from .point import Evaluator, Point
 from .purity import Attributes, change
@@ -137,7 +139,9 @@ class _Again:
         """The value where nothing requires a gradient; None if there is none."""
         values = {v: {k: t.detach() for k, t in tensors.items()}
                   for v, tensors in self.point.values.items()}  # fmt: skip
-        point = replace(self.point, values=values)
+        heard = (read.source for read in self.node.reads if isinstance(read.source, Signal))
+        signals = {s: rebuilt(self.point.signals[s], _still) for s in heard}
+        point = replace(self.point, values=values, signals={**self.point.signals, **signals})
         with torch.set_grad_enabled(isinstance(self.node, Problem)), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch's, of what is expected here
             try:
@@ -160,3 +164,7 @@ class _Again:
         surroundings = Surroundings(self.node.fn, modules)
         self._evaluate()
         return surroundings.changed()
+
+
+def _still(held: Any) -> Any:
+    return held.detach() if isinstance(held, torch.Tensor) else held
