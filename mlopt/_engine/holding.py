@@ -7,22 +7,25 @@ from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import chain
-from operator import is_
+from operator import attrgetter, is_
 from typing import Any
 
 import numpy as np
 from torch import Tensor
 
 from .contents import contents as contents_of
-from .reach import reach
+from .copies import alike
+from .reach import Reached, reach
 
-__all__ = ["Holding", "Holdings"]
+__all__ = ["Holding", "Holdings", "Together"]
 
 #: What leads nowhere.
 _PLAIN = frozenset({type(None), bool, int, float, complex, str})
 #: What copies itself as `contents_of` would.
 _QUICK = frozenset({dict, defaultdict, list})
 _MISSING: Any = object()
+_joined = chain.from_iterable
+_kind = attrgetter("dtype", "device")
 
 
 class Holding:
@@ -43,7 +46,7 @@ class Holding:
     """
 
     def __init__(self, what: Any, name: str, beside: Holding | None = None) -> None:
-        self.what, self._name, self._beside = what, name, beside
+        self.what, self.name, self._beside = what, name, beside
         self._follow()
         # Numbers that were not finite at the start, as a best loss is not, may be so again.
         self._open = {
@@ -56,7 +59,7 @@ class Holding:
     def _follow(self) -> None:
         beside = self._beside
         known = {} if beside is None else beside._known.copy()
-        found = reach(self.what, self._name, known)
+        found = reach(self.what, self.name, known)
         copies, listed = [*map(_copying, found.containers)], _Inside(found.containers)
         contents, inside = [copy() for copy in copies], listed()
         changing = (*found.tensors, *found.containers, *found.arrays, *found.random.values())
@@ -69,9 +72,12 @@ class Holding:
 
     def look(self) -> None:
         """Take what is there now."""
-        contents, inside = [copy() for copy in self._copies], self._listed()
+        inside = self._listed()
         leads = self.reached.sure and (self._beside is None or self._left is self._beside.reached)
-        if leads and (_same(self._inside, inside) or all(map(_stands, self.contents, contents))):
+        if leads and _same(self._inside, inside):
+            return
+        contents = [copy() for copy in self._copies]
+        if leads and all(map(_stands, self.contents, contents)):
             self.contents, self._inside = contents, inside
         else:
             self._follow()
@@ -101,7 +107,7 @@ class Holding:
 
 
 class _Inside:
-    """Lists the things in some containers, whatever their keys."""
+    """Lists the keys and things in some containers."""
 
     def __init__(self, containers: Sequence[Any]) -> None:
         self._dicts = [c for c in containers if isinstance(c, dict)]
@@ -109,13 +115,61 @@ class _Inside:
         self._others = [c for c in containers if not isinstance(c, dict | list | bytearray)]
 
     def __call__(self) -> list[Any]:
-        found = [
-            *chain.from_iterable(map(dict.values, self._dicts)),
-            *chain.from_iterable(map(list.__iter__, self._lists)),
-        ]
+        dicts = self._dicts
+        found = [*_joined(map(dict.__iter__, dicts)), *_joined(map(dict.values, dicts)),
+                 *_joined(map(list.__iter__, self._lists))]  # fmt: skip
         for content in map(contents_of, self._others):
-            found += content.values() if isinstance(content, dict) else content
+            found += (*content, *content.values()) if isinstance(content, dict) else content
         return found
+
+
+class Together:
+    """What several lead to, each thing once, where it is met first.
+
+    Args:
+        held: whose they are, and they.
+        tensors: others, and whose they are.
+        known: ids of what is left out.
+
+    Attributes:
+        ids: of all that can change.
+        owner: by the id of a tensor.
+        groups: of tensors, to be copied together.
+        containers: of each that is held its name, its containers, and the places of those meant.
+        arrays: and whose they are.
+        random: generators, and the paths to them.
+    """
+
+    def __init__(
+        self,
+        held: Sequence[tuple[Any, Holding]],
+        tensors: Sequence[tuple[Any, Tensor]] = (),
+        known: frozenset[int] = frozenset(),
+    ) -> None:
+        seen = {*known, *(id(t) for _, t in tensors)}
+        found = [*tensors]
+        self.containers: list[tuple[str, list[Any], list[int]]] = []
+        self.arrays: list[tuple[Any, np.ndarray]] = []
+        self.random: list[tuple[str, Any]] = []
+        for owner, holding in held:
+            reached, containers = holding.reached, holding.reached.containers
+            found += [(owner, t) for t in reached.tensors if id(t) not in seen]
+            places = [i for i, c in enumerate(containers) if id(c) not in seen]
+            self.containers.append((holding.name, containers, places))
+            self.arrays += [(owner, a) for a in reached.arrays if id(a) not in seen]
+            self.random += [(p, g) for p, g in reached.random.items() if id(g) not in seen]
+            seen |= holding.ids
+        self.ids = frozenset(seen)
+        self.owner = {id(t): owner for owner, t in found}
+        self.groups = alike([t for _, t in found])
+        self._kinds = self._now()
+
+    def _now(self) -> list[Any]:
+        return [*map(_kind, chain.from_iterable(g for g in self.groups if len(g) > 1))]
+
+    def stands(self) -> bool:
+        """Whether the tensors that are copied together still are of one kind."""
+        return self._now() == self._kinds
 
 
 class Holdings:
@@ -123,6 +177,8 @@ class Holdings:
 
     def __init__(self) -> None:
         self._of: dict[tuple[Any, str], Holding] = {}
+        self._reached: list[Reached] = []
+        self._together = Together([])
 
     def of(self, owner: Any, what: Any, name: str) -> Holding:
         """What something leads to now; what its owner's optimizer leads to is left to that.
@@ -143,6 +199,20 @@ class Holdings:
         else:
             held.look()
         return held
+
+    def together(self, held: list[tuple[Any, Holding]]) -> Together:
+        """What several lead to, found anew only where one of them leads to other things.
+
+        Args:
+            held: whose they are, and they, as they are now.
+
+        Returns:
+            All of it.
+        """
+        reached = [holding.reached for _, holding in held]
+        if not (_same(self._reached, reached) and self._together.stands()):
+            self._together, self._reached = Together(held), reached
+        return self._together
 
 
 def _copying(held: Any) -> Callable[[], Any]:

@@ -25,6 +25,7 @@ _on_accumulation = attrgetter("_post_accumulate_grad_hooks")
 _before_step = attrgetter("_optimizer_step_pre_hooks")
 _after_step = attrgetter("_optimizer_step_post_hooks")
 _in_group = itemgetter("params")
+_groups = attrgetter("param_groups")
 #: What a graph is made of, and what may be given anew between steps.
 _structure = attrgetter("over", "given", "streams", "hypergrad")
 _options = attrgetter("optimizer", "scheduler", "clip", "start", "every", "repeat")
@@ -46,7 +47,9 @@ class Ownership:
         self._structure = [_structure(p) for p in graph.problems]
         self._options: list[Any] = []
         self._parameters: list[Tensor] = []
-        self._held: list[list[Tensor]] = []
+        self._held: list[list[Tensor]] = []  # by each optimizer, and by all of them
+        self._all: list[Tensor] = []
+        self._own: list[Any] = []  # optimizers
         self._hooks: list[Any] = []
         self._note()
 
@@ -83,6 +86,8 @@ class Ownership:
         ]
         self._options = [_options(p) for p in self.graph.problems]
         self._held = [[*_held(p)] for p in self.graph.problems]
+        self._all = [*chain.from_iterable(self._held)]
+        self._own = [p.optimizer for p in self.graph.problems if p.optimizer is not None]
         self._hooks = self._hooks_now()
 
     def _declared(self) -> bool:
@@ -109,12 +114,9 @@ class Ownership:
             self.graph._check_options()
 
     def _holds(self) -> bool:
-        """Whether the optimizers hold the tensors that they held."""
-        for problem, held in zip(self.graph.problems, self._held, strict=True):
-            now = [*_held(problem)]
-            if not (len(now) == len(held) and all(map(operator.is_, now, held))):
-                return False
-        return True
+        """Whether the optimizers, which are the same, hold the tensors that they held."""
+        now = [*chain.from_iterable(map(_in_group, chain.from_iterable(map(_groups, self._own))))]
+        return len(now) == len(self._all) and all(map(operator.is_, now, self._all))
 
     def _hooks_now(self) -> list[Any]:
         """Which hooks there are, in a form that can be compared."""
@@ -122,11 +124,13 @@ class Ownership:
         if any(map(_on_gradient, self._parameters)) or any(map(_on_accumulation, self._parameters)):
             of = ((p, _on_gradient(p) or (), _on_accumulation(p) or ()) for p in self._parameters)
             found += [(id(p), *hooks, *after) for p, hooks, after in of if hooks or after]
-        for p in self.graph.problems:
-            if p.optimizer is not None and (_before_step(p.optimizer) or _after_step(p.optimizer)):
-                found.append((p, *_before_step(p.optimizer), *_after_step(p.optimizer)))
-            if p.optimizer is not None and "step" in vars(p.optimizer):
-                found.append((p, vars(p.optimizer)["step"]))
+        for optimizer in self._own:
+            if before := _before_step(optimizer):
+                found.append((optimizer, "before", *before))
+            if after := _after_step(optimizer):
+                found.append((optimizer, "after", *after))
+            if "step" in vars(optimizer):
+                found.append((optimizer, vars(optimizer)["step"]))
         return found
 
     def _check_new(self, problem: Problem, known: set[int]) -> None:

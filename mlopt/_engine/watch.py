@@ -58,13 +58,11 @@ class Watch:
 
 
 def _values(scalars: list[Tensor]) -> list[float]:
-    devices = {t.device for t in scalars}
-    if len(devices) < 2:
+    """Those that are on the host cost nothing there, and on their way to a device would wait."""
+    if not any(t.device.type != "cpu" for t in scalars):
         return torch.stack(scalars).tolist() if scalars else []
-    # Those that are on the host cost nothing there, and on their way to a device would wait.
-    here = [t for t in scalars if t.device.type == "cpu"]
+    here = iter(_values([t for t in scalars if t.device.type == "cpu"]))
     away = [t for t in scalars if t.device.type != "cpu"]
-    if not here:
-        return _values([t.to(away[0].device) for t in away])
-    found = {True: iter(_values(here)), False: iter(_values(away))}
-    return [next(found[t.device.type == "cpu"]) for t in scalars]
+    device = away[0].device
+    there = iter(torch.stack([t if t.device == device else t.to(device) for t in away]).tolist())
+    return [next(here if t.device.type == "cpu" else there) for t in scalars]

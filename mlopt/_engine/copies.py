@@ -1,0 +1,101 @@
+"""`Copies`: values of tensors, kept in as few pieces as serve."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from operator import attrgetter
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._utils import _flatten_dense_tensors
+
+__all__ = ["Copies", "alike", "joined", "may_spoil"]
+
+_shape, _grad, _is_leaf = attrgetter("shape"), attrgetter("grad"), attrgetter("is_leaf")
+
+
+class Copies:
+    """Tensors of one kind and their values, in one piece."""
+
+    def __init__(self, tensors: list[Tensor]) -> None:
+        self.tensors = tensors
+        self.shapes = [*map(_shape, tensors)]
+        self.places = [*map(Tensor.data_ptr, tensors)] if _plain(tensors[0]) else []  # or all
+        self.values = joined(tensors)
+        self.leaves = [*filter(_is_leaf, tensors)]
+        self.grads = [*map(_grad, self.leaves)]  # of frozen ones, too
+
+    @property
+    def bytes(self) -> int:
+        return self.values.numel() * self.values.element_size()
+
+    def spoilt(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Each tensor, and whether a number in it is not finite now that was."""
+        if may_spoil(self.tensors[0]):
+            for t, before in zip(self.tensors, self.apart(), strict=True):
+                if t.shape == before.shape:
+                    bad = torch.isfinite(t).logical_not_()
+                    yield t, bad.logical_and_(torch.isfinite(before)).any()
+
+    def apart(self) -> list[Tensor]:
+        """The values of each tensor."""
+        if len(self.tensors) == 1:
+            return [self.values]
+        pieces = self.values.split([shape.numel() for shape in self.shapes])
+        return [piece.view(shape) for piece, shape in zip(pieces, self.shapes, strict=True)]
+
+    def restore(self) -> None:
+        for tensor, grad in zip(self.leaves, self.grads, strict=True):
+            tensor.grad = grad
+        values = self.apart()
+        for i, (tensor, value) in enumerate(zip(self.tensors, values, strict=True)):
+            moved = self.places and tensor.data_ptr() != self.places[i]
+            if moved or tensor.shape != value.shape:  # it was given other memory
+                tensor.data = value.clone()
+        once = [*map(_once, self.tensors, values)]
+        torch._foreach_copy_([t for t, _ in once], [v for _, v in once])
+
+
+def _plain(tensor: Tensor) -> bool:
+    return type(tensor) in _PLAIN and tensor.layout is torch.strided
+
+
+def _once(tensor: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+    """A tensor and its value, of numbers that it repeats (as `expand` does) one each."""
+    if tensor.layout is not torch.strided or 0 not in tensor.stride():
+        return tensor, value
+    first = tuple(slice(None) if step else slice(1) for step in tensor.stride())
+    return tensor[first], value[first]
+
+
+def joined(tensors: Sequence[Tensor]) -> Tensor:
+    """A copy of the numbers of tensors of one kind: of several, one after another."""
+    values = [t.detach() for t in tensors]
+    return _flatten_dense_tensors(values) if len(values) > 1 else values[0].clone()
+
+
+_PLAIN = frozenset({Tensor, nn.Parameter})
+#: Tensors of as many numbers are copied in one piece, which saves calls.
+_SMALL = 4096
+
+
+def alike(tensors: Sequence[Tensor]) -> list[list[Tensor]]:
+    """Tensors by dtype and device; large ones, and what is no plain array, each by itself."""
+    # One piece of all would be new to the allocator; a copy of a large one fits where others were.
+    if len(tensors) < 2:
+        return [[*tensors]] if tensors else []
+    groups: dict[Any, list[Tensor]] = {}
+    for t in tensors:
+        joins = _plain(t) and t.numel() <= _SMALL
+        groups.setdefault((t.dtype, t.device) if joins else id(t), []).append(t)
+    return list(groups.values())
+
+
+#: What may hold infinity, and what torch takes norms of.
+_FLOATS = frozenset({torch.float16, torch.bfloat16, torch.float32, torch.float64,
+                     torch.complex64, torch.complex128})  # fmt: skip
+
+
+def may_spoil(tensor: Tensor) -> bool:
+    return tensor.dtype in _FLOATS
