@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import operator
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -28,12 +29,14 @@ __all__ = [
     "plus",
     "real",
     "scale",
+    "unrecorded",
 ]
 
 #: A tensor's name: the variable or signal it belongs to, and its name in there ("" for a lone
 #: tensor).
 Key = tuple[Any, str]
 Tensors = dict[Key, Tensor]
+_F = TypeVar("_F", bound=Callable[..., Any])
 
 
 class grad_mode:  # noqa: N801 - used as torch.enable_grad is
@@ -57,6 +60,17 @@ class grad_mode:  # noqa: N801 - used as torch.enable_grad is
 
     def __exit__(self, *exception: object) -> None:
         torch._C._set_grad_enabled(self._before)
+
+
+def unrecorded(function: _F) -> _F:
+    """Have a function compute without a record of gradients; see `grad_mode`."""
+
+    @functools.wraps(function)
+    def run(*args: Any, **kwargs: Any) -> Any:
+        with grad_mode(False):
+            return function(*args, **kwargs)
+
+    return cast(_F, run)
 
 
 _is_sparse = operator.attrgetter("is_sparse")

@@ -261,6 +261,9 @@ def _leads_nowhere(held: Any) -> bool:
 
 
 def _is_number(held: Any) -> bool:
+    """Whether it is a number, or holds one."""
+    if isinstance(held, tuple):
+        return any(map(_is_number, held))
     return isinstance(held, int | float | complex | np.number)
 
 

@@ -264,14 +264,14 @@ class Stepper:
     # After a step.
 
     def _after(self, outcome: Outcome, transaction: Transaction) -> None:
-        self._count(outcome, transaction)
-        problem = transaction.spoilt_by_schedulers()
-        if problem is not None:
+        read = self._feed.read
+        self._count(outcome, transaction, read)
+        if (problem := transaction.spoilt_by_schedulers()) is not None:
             transaction.undo()
             outcome.failed = (self.graph.labels[problem], "scheduler")
-            self._count(outcome, transaction)
+            self._count(outcome, transaction, read)
 
-    def _count(self, outcome: Outcome, transaction: Transaction) -> None:
+    def _count(self, outcome: Outcome, transaction: Transaction, read: dict[Stream, int]) -> None:
         self.signals = outcome.signals
         if outcome.failed is not None:
             error = non_finite(outcome, "step", self.steps, self.undo)
@@ -283,7 +283,7 @@ class Stepper:
             self.skipped, self._failures = None, 0
         before = self.epoch
         with transaction.interrupts.lifted() if self._feed.unsure() else nullcontext():
-            self._feed.finish()  # and a loader may keep one waiting
+            self._feed.finish(read)  # and a loader may keep one waiting
         self.steps += 1
         if self._epoch_stream is not None:
             self.epoch = self._feed.passes[self._epoch_stream]

@@ -24,6 +24,10 @@ class Feed:
         streams: of the graph.
         seed: of the run, from which that of each draw is made.
         device: where batches are moved to.
+
+    Attributes:
+        passes: how many of each stream have ended.
+        read: how many batches of each stream have been read since `begin`.
     """
 
     def __init__(
@@ -44,20 +48,20 @@ class Feed:
         # how many of these this step has read.
         self._used = dict.fromkeys(self.streams, 0)
         self._ready: dict[Stream, list[tuple[Any, int]]] = {s: [] for s in self.streams}
-        self._read = dict.fromkeys(self.streams, 0)
+        self.read = dict.fromkeys(self.streams, 0)
 
     def __call__(self, stream: Stream) -> Any:
         """The stream's next batch."""
-        ready, read = self._ready[stream], self._read[stream]
+        ready, read = self._ready[stream], self.read[stream]
         if read == len(ready):
             batch, number = self._sources[stream].draw(self._used[stream] + read)
             ready.append((move(batch, self._device), number))
-        self._read[stream] += 1
+        self.read[stream] += 1
         return ready[read][0]
 
     def begin(self) -> None:
         """A step begins."""
-        self._read = dict.fromkeys(self.streams, 0)
+        self.read = dict.fromkeys(self.streams, 0)
         for stream, ready in self._ready.items():
             if ready:  # what comes after them may have been drawn into the same memory
                 batches = [batch for batch, _ in ready]
@@ -71,13 +75,16 @@ class Feed:
     def unsure(self) -> bool:
         """Whether `finish` has to draw batches."""
         return bool(self.streams) and any(
-            self._read[s] == len(ready) > 0 and self._sources[s].unsure(self._used[s] + len(ready))
+            self.read[s] == len(ready) > 0 and self._sources[s].unsure(self._used[s] + len(ready))
             for s, ready in self._ready.items()
         )
 
-    def finish(self) -> None:
-        """The step was taken: its batches are used, and passes that ended with them are counted."""
-        read = self._read
+    def finish(self, read: dict[Stream, int]) -> None:
+        """The step was taken: its batches are used, and passes that ended with them are counted.
+
+        Args:
+            read: how many of each stream: `self.read`, as it was before any other `finish`.
+        """
         used = {s: n + read[s] for s, n in self._used.items()}
         ready = {s: waiting[read[s] :] for s, waiting in self._ready.items()}
         passes = dict(self.passes)
@@ -87,7 +94,7 @@ class Feed:
             elif read[s]:
                 passes[s] = self._sources[s].passed(used[s], self._used[s])
         self.passes, self._used, self._ready = passes, used, ready
-        self._read = dict.fromkeys(self.streams, 0)
+        self.read = dict.fromkeys(self.streams, 0)
 
     def keep(self, keep: Callable[..., None]) -> None:
         """Have remembered what `finish` changes.

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._tensors import Tensors, like, real
+from .._tensors import Tensors, like, real, unrecorded
 from ._rule import AbstractUpdate, groups
 
 __all__ = ["AdamUpdate"]
@@ -34,7 +34,7 @@ class AdamUpdate(AbstractUpdate):
 
     decoupled: bool
 
-    @torch.no_grad()
+    @unrecorded
     def look_ahead(self, optimizer: Any, parameters: Tensors, gradient: Tensors) -> Tensors:
         moved: Tensors = {}
         for group, keys, values in groups(optimizer, parameters, gradient):

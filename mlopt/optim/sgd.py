@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from .._tensors import Tensors
+from .._tensors import Tensors, unrecorded
 from ._rule import AbstractUpdate, groups
 
 __all__ = ["SGDUpdate"]
@@ -22,7 +22,7 @@ class SGDUpdate(AbstractUpdate):
     sign is turned by maximize.
     """
 
-    @torch.no_grad()
+    @unrecorded
     def look_ahead(self, optimizer: Any, parameters: Tensors, gradient: Tensors) -> Tensors:
         moved: Tensors = {}
         for group, keys, values in groups(optimizer, parameters, gradient):

@@ -137,3 +137,21 @@ def test_the_short_way_through_an_optimizer_finds_what_the_long_one_finds(kind, 
     parts = [optimizer.__dict__, optimizer.state, *optimizer.state.values(),
              optimizer.param_groups, *optimizer.param_groups]  # fmt: skip
     assert set(map(id, parts)) <= found <= set(map(id, long.containers))
+
+
+def test_parameters_may_become_of_two_kinds() -> None:
+    """Small ones are copied in one piece, as long as they are of one kind."""
+    module = nn.ParameterList([torch.ones(2), torch.ones(2)])
+    W = mlopt.Variable(module, "w")
+    optimizer = torch.optim.SGD(W.parameters(), lr=0.1)
+    fit = mlopt.problem(over=W, optimizer=optimizer)(lambda w: sum(p.abs().sum() for p in w))
+    engine = mlopt.Engine([fit])
+    engine.step()
+    module[0].data, module[0].grad = module[0].data * 1j, None
+    before = [p.detach().clone() for p in module]
+    optimizer.register_step_post_hook(lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        engine.step()
+    for p, value in zip(module, before, strict=True):
+        assert p.dtype == value.dtype
+        assert torch.equal(p, value)

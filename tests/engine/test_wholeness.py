@@ -232,7 +232,7 @@ def test_the_plan_states_the_copies(name: str, monkeypatch: pytest.MonkeyPatch) 
     for _ in range(2):  # the states of optimizers are made in the first step
         stated = engine.plan().copies
         with monkeypatch.context() as once:
-            once.setattr(engine._feed, "finish", lambda: 1 / 0)
+            once.setattr(engine._feed, "finish", lambda read: 1 / 0)
             with pytest.raises(ZeroDivisionError):
                 engine.step()
         assert copied[-1] == stated > 0
