@@ -112,7 +112,7 @@ class _Inside:
     def __init__(self, containers: Sequence[Any]) -> None:
         self._dicts = [c for c in containers if isinstance(c, dict)]
         self._lists = [c for c in containers if isinstance(c, list)]
-        self._others = [c for c in containers if not isinstance(c, dict | list | bytearray)]
+        self._others = [c for c in containers if not isinstance(c, dict | list)]
 
     def __call__(self) -> list[Any]:
         dicts = self._dicts

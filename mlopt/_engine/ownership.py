@@ -25,7 +25,6 @@ _on_accumulation = attrgetter("_post_accumulate_grad_hooks")
 _before_step = attrgetter("_optimizer_step_pre_hooks")
 _after_step = attrgetter("_optimizer_step_post_hooks")
 _in_group = itemgetter("params")
-_groups = attrgetter("param_groups")
 #: What a graph is made of, and what may be given anew between steps.
 _structure = attrgetter("over", "given", "streams", "hypergrad")
 _options = attrgetter("optimizer", "scheduler", "clip", "start", "every", "repeat")
@@ -47,8 +46,7 @@ class Ownership:
         self._structure = [_structure(p) for p in graph.problems]
         self._options: list[Any] = []
         self._parameters: list[Tensor] = []
-        self._held: list[list[Tensor]] = []  # by each optimizer, and by all of them
-        self._all: list[Tensor] = []
+        self._held: list[list[Tensor]] = []
         self._own: list[Any] = []  # optimizers
         self._hooks: list[Any] = []
         self._note()
@@ -86,7 +84,6 @@ class Ownership:
         ]
         self._options = [_options(p) for p in self.graph.problems]
         self._held = [[*_held(p)] for p in self.graph.problems]
-        self._all = [*chain.from_iterable(self._held)]
         self._own = [p.optimizer for p in self.graph.problems if p.optimizer is not None]
         self._hooks = self._hooks_now()
 
@@ -115,8 +112,12 @@ class Ownership:
 
     def _holds(self) -> bool:
         """Whether the optimizers, which are the same, hold the tensors that they held."""
-        now = [*chain.from_iterable(map(_in_group, chain.from_iterable(map(_groups, self._own))))]
-        return len(now) == len(self._all) and all(map(operator.is_, now, self._all))
+        for problem, held in zip(self.graph.problems, self._held, strict=True):
+            if problem.optimizer is not None:
+                now = [*chain.from_iterable(map(_in_group, problem.optimizer.param_groups))]
+                if len(now) != len(held) or not all(map(operator.is_, now, held)):
+                    return False
+        return True
 
     def _hooks_now(self) -> list[Any]:
         """Which hooks there are, in a form that can be compared."""
