@@ -98,4 +98,5 @@ _FLOATS = frozenset({torch.float16, torch.bfloat16, torch.float32, torch.float64
 
 
 def may_spoil(tensor: Tensor) -> bool:
+    """Whether a tensor is of numbers that may be other than finite."""
     return tensor.dtype in _FLOATS

@@ -104,7 +104,11 @@ class Memory:
             tensors += [(owner, t) for t in came if id(t) not in self._known]
             spoilt = spoilt or (owner if bad else None)
         for owner, array, before in self._arrays:
-            if array.dtype.kind in "fc" and (np.isfinite(before) & ~np.isfinite(array)).any():
+            if (
+                array.dtype.kind in "fc"
+                and array.shape == before.shape
+                and (np.isfinite(before) & ~np.isfinite(array)).any()
+            ):
                 spoilt = spoilt or owner
         return tensors, spoilt
 

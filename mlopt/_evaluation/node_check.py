@@ -27,7 +27,7 @@ from .loss import split_loss
 from .point import Evaluator, Point, written_in_place
 from .purity import Attributes, Copies, foreign_draws
 from .reads import Touches, check_touched, eager
-from .repeats import check_repeats
+from .repeats import Repeats
 from .shared_buffers import check_shared_buffers
 from .slope import check_precision, check_slope
 from .sparse import check_sparse
@@ -129,7 +129,7 @@ class NodeCheck:
         repeats = False
         with self.hear("state"):
             at = (self.evaluator, node, self.point, self.result)
-            repeats = check_repeats(*at, hidden, attributes)
+            repeats = Repeats(*at, hidden, attributes).check()
         if isinstance(node, Problem) and gradient is not None:
             with self.hear("derivatives"):
                 self._check_twice(node, gradient, often, repeats)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -18,63 +18,49 @@ from .point import Evaluator, Point
 from .purity import Attributes, change
 from .surroundings import Surroundings
 
-__all__ = ["check_repeats"]
+__all__ = ["Repeats"]
 
 
-def check_repeats(
-    evaluator: Evaluator,
-    node: Node,
-    point: Point,
-    result: Any,
-    hidden: HiddenState,
-    attributes: Attributes,
-) -> bool:
-    """Evaluate once more at the same point, without gradients if that can be done.
+@dataclass
+class Repeats:
+    """Further evaluations at one point, the first without gradients if that can be done.
 
-    The evaluator learns if it cannot.
-
-    Args:
-        evaluator: of the graph.
+    Attributes:
+        evaluator: of the graph; it learns if that cannot be done.
         node: a problem or signal.
         point: where it has been evaluated.
         result: what it gave there.
         hidden: what the function can keep.
         attributes: of the modules that the node reads, before the first evaluation.
-
-    Returns:
-        Whether the value is the same; a warning says if not, or if evaluations are counted.
-
-    Raises:
-        GraphError: the value is another because of an attribute, or it is read from what the
-            evaluation before has left.
     """
-    again = _Again(evaluator, node, point, result, hidden, attributes)
-    hidden.begin(keep=False)
-    try:
-        return again.repeats()
-    except GraphError:
-        attributes.put_back()
-        raise
-    finally:
-        hidden.end()
 
+    evaluator: Evaluator
+    node: Node
+    point: Point
+    result: Any
+    hidden: HiddenState
+    attributes: Attributes
 
-class _Again:
-    """Further evaluations at one point."""
+    def check(self) -> bool:
+        """Evaluate again.
 
-    def __init__(
-        self,
-        evaluator: Evaluator,
-        node: Node,
-        point: Point,
-        result: Any,
-        hidden: HiddenState,
-        attributes: Attributes,
-    ) -> None:
-        self.evaluator, self.node, self.point, self.result = evaluator, node, point, result
-        self.hidden, self.attributes = hidden, attributes
+        Returns:
+            Whether the value is the same; a warning says if not, or if evaluations are counted.
 
-    def repeats(self) -> bool:
+        Raises:
+            GraphError: the value is another because of an attribute, or it is read from what the
+                evaluation before has left.
+        """
+        self.hidden.begin(keep=False)
+        try:
+            return self._repeats()
+        except GraphError:
+            self.attributes.put_back()
+            raise
+        finally:
+            self.hidden.end()
+
+    def _repeats(self) -> bool:
         still = self._without_gradients()
         moved = self.hidden.moved()
         if isinstance(self.node, Problem) and still is not None:
