@@ -17,7 +17,7 @@ from .._engine.operations import Evaluate as PlannedEvaluation
 from .._engine.operations import Total
 from .._engine.plan import Plan
 from .._engine.step import Step
-from .._engine.transaction import Transaction
+from .._engine.transaction import Transaction, trainable
 from .._engine.turns import turn
 from .._engine.watch import Care
 from .._evaluation.point import Evaluator
@@ -65,8 +65,9 @@ def run(engine: Engine, problem: Problem, evaluator: Evaluator, wide: bool) -> I
 
     engine._feed.begin()
     try:
+        parameters = {p: trainable(p, evaluator.parameters) for p in engine.graph.problems}
         step = Step(
-            engine.graph, evaluator, plan, dormant, draw, engine.seed_of,
+            engine.graph, evaluator, parameters, plan, dormant, draw, engine.seed_of,
             Transaction(evaluator, None), Care(),
         )  # fmt: skip
         with turn, costs(evaluator) as cost:

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch._utils import _flatten_dense_tensors
 
+from .._tensors import grad_mode
+
 __all__ = ["Copies", "alike", "joined", "may_spoil"]
 
 _shape, _grad, _is_leaf = attrgetter("shape"), attrgetter("grad"), attrgetter("is_leaf")
@@ -70,9 +72,9 @@ def _once(tensor: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def joined(tensors: Sequence[Tensor]) -> Tensor:
-    """A copy of the numbers of tensors of one kind: of several, one after another."""
-    values = [t.detach() for t in tensors]
-    return _flatten_dense_tensors(values) if len(values) > 1 else values[0].clone()
+    """A copy of the numbers of tensors of one kind: of several, one after another; no graph."""
+    with grad_mode(False):
+        return _flatten_dense_tensors(tensors) if len(tensors) > 1 else tensors[0].clone()
 
 
 _PLAIN = frozenset({Tensor, nn.Parameter})

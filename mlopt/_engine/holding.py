@@ -15,7 +15,7 @@ from torch import Tensor
 
 from .contents import contents as contents_of
 from .copies import alike
-from .reach import Reached, reach
+from .reach import reach
 
 __all__ = ["Holding", "Holdings", "Together"]
 
@@ -127,11 +127,13 @@ class Together:
     """What several lead to, each thing once, where it is met first.
 
     Args:
-        held: whose they are, and they.
+        held: whose they are, and they, as they are now.
         tensors: others, and whose they are.
         known: ids of what is left out.
 
     Attributes:
+        held: as given.
+        contents: what the containers of each held, when last looked at.
         ids: of all that can change.
         owner: by the id of a tensor.
         groups: of tensors, to be copied together.
@@ -148,6 +150,7 @@ class Together:
     ) -> None:
         seen = {*known, *(id(t) for _, t in tensors)}
         found = [*tensors]
+        self.held = held
         self.containers: list[tuple[str, list[Any], list[int]]] = []
         self.arrays: list[tuple[Any, np.ndarray]] = []
         self.random: list[tuple[str, Any]] = []
@@ -162,14 +165,51 @@ class Together:
         self.ids = frozenset(seen)
         self.owner = {id(t): owner for owner, t in found}
         self.groups = alike([t for _, t in found])
-        self._kinds = self._now()
+        self._mixed = [*chain.from_iterable(g for g in self.groups if len(g) > 1)]
+        self._kinds = [*map(_kind, self._mixed)]
+        self._reached = [holding.reached for _, holding in held]
+        self._sure = all(reached.sure for reached in self._reached)
+        self._listed = _Inside([*_joined(reached.containers for reached in self._reached)])
+        self.take()
 
-    def _now(self) -> list[Any]:
-        return [*map(_kind, chain.from_iterable(g for g in self.groups if len(g) > 1))]
+    def take(self) -> None:
+        """Take what the containers hold now."""
+        contents = [holding.contents for _, holding in self.held]
+        # At once: an interrupt comes between calls.
+        self._inside, self.contents = self._listed(), contents
 
-    def stands(self) -> bool:
+    def quiet(self) -> bool:
+        """Whether the very same things are in the containers as when they were last looked at."""
+        return (
+            self._sure
+            and _same(self._inside, self._listed())
+            and all(h.contents is c for (_, h), c in zip(self.held, self.contents, strict=True))
+        )
+
+    def fits(self) -> bool:
+        """Whether what is held leads to what it led to, and tensors still are of their kinds."""
+        reached = [holding.reached for _, holding in self.held]
+        return _same(self._reached, reached) and self.alike()
+
+    def alike(self) -> bool:
         """Whether the tensors that are copied together still are of one kind."""
-        return self._now() == self._kinds
+        return [*map(_kind, self._mixed)] == self._kinds
+
+    def news(self) -> tuple[list[tuple[Any, Tensor]], Any]:
+        """Look again, and compare.
+
+        Returns:
+            The tensors that have come, and whose they are; and whose numbers are not finite that
+            were, the first of them, or None.
+        """
+        tensors: list[tuple[Any, Tensor]] = []
+        spoilt = None
+        if not self.quiet():
+            for owner, holding in self.held:
+                came, bad = holding.news()
+                tensors += [(owner, t) for t in came]
+                spoilt = spoilt or (owner if bad else None)
+        return tensors, spoilt
 
 
 class Holdings:
@@ -177,7 +217,7 @@ class Holdings:
 
     def __init__(self) -> None:
         self._of: dict[tuple[Any, str], Holding] = {}
-        self._reached: list[Reached] = []
+        self._asked: list[Any] = []
         self._together = Together([])
 
     def of(self, owner: Any, what: Any, name: str) -> Holding:
@@ -200,19 +240,34 @@ class Holdings:
             held.look()
         return held
 
-    def together(self, held: list[tuple[Any, Holding]]) -> Together:
-        """What several lead to, found anew only where one of them leads to other things.
+    def together(
+        self,
+        owned: Sequence[tuple[Any, Any, str]],
+        tensors: Sequence[tuple[Any, Tensor]] = (),
+        known: frozenset[int] = frozenset(),
+    ) -> Together:
+        """What several lead to now, found anew only where one of them leads to other things.
 
         Args:
-            held: whose they are, and they, as they are now.
+            owned: owner, object and name of each, as `of` takes them.
+            tensors: others, and whose they are.
+            known: ids of what is left out.
 
         Returns:
             All of it.
         """
-        reached = [holding.reached for _, holding in held]
-        if not (_same(self._reached, reached) and self._together.stands()):
-            self._together, self._reached = Together(held), reached
-        return self._together
+        asked = [known, *_joined(owned), *_joined(tensors)]
+        again, found = _same(self._asked, asked), self._together
+        if again and found.quiet() and found.alike():
+            return found
+        held = [(owner, self.of(owner, what, name)) for owner, what, name in owned]
+        if again and found.fits():
+            found.take()
+        else:
+            found = Together(held, tensors, known)
+            if not known:  # as it begins in every step
+                self._together, self._asked = found, asked
+        return found
 
 
 def _copying(held: Any) -> Callable[[], Any]:

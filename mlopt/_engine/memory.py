@@ -11,11 +11,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .._tensors import grad_mode
 from .contents import put, rewind
 from .copies import Copies, alike, joined, may_spoil
-from .holding import Holding, Holdings, Together
+from .holding import Holdings, Together
 
 __all__ = ["Memory"]
+
+_NONE: frozenset[int] = frozenset()
 
 
 class Memory:
@@ -34,13 +37,11 @@ class Memory:
     def __init__(self, holdings: Holdings) -> None:
         self.lost: dict[str, str] = {}
         self._holdings = holdings
-        self._held: list[tuple[Any, Holding]] = []
-        self._known: frozenset[int] = frozenset()
-        self._contents: list[tuple[str, list[Any], list[int], list[Any]]] = []
+        self._kept: list[tuple[Together, list[Any]]] = []  # with what containers held
+        self._known: frozenset[int] = _NONE
         self._attributes: list[tuple[dict[str, Any], tuple[str, ...], Any]] = []
         self._undo: list[tuple[str, Callable[[], Any]]] = []
         self._copies: list[Copies] = []
-        self._owner: dict[int, Any] = {}
         self._arrays: list[tuple[Any, np.ndarray, np.ndarray]] = []
         self._mute: dict[str, Any] = {}
 
@@ -52,7 +53,12 @@ class Memory:
     @property
     def closed(self) -> dict[str, str]:
         """What cannot be put back, by the path to it: its class."""
-        found = {path: held for _, h in self._held for path, held in h.reached.closed.items()}
+        found = {
+            path: held
+            for together, _ in self._kept
+            for _, holding in together.held
+            for path, held in holding.reached.closed.items()
+        }
         found.update(self._mute)
         each = {id(held): path for path, held in reversed(found.items())}
         return {p: type(held).__name__ for p, held in found.items() if each[id(held)] == p}
@@ -66,18 +72,12 @@ class Memory:
             owned: whose it is, as `spoilt` will say; an optimizer or a scheduler; the name it has.
             tensors: others, and whose they are.
         """
-        held = [(owner, self._holdings.of(owner, what, name)) for owner, what, name in owned]
         more = [(owner, t) for owner, t in tensors if id(t) not in self._known]
-        if self._known or more:
-            together = Together(held, more, self._known)
-        else:  # as it begins in every step
-            together = self._holdings.together(held)
-        self._held += held
-        self._known = self._known | together.ids
-        self._owner = {**self._owner, **together.owner} if self._owner else together.owner
-        for (_, holding), meant in zip(held, together.containers, strict=True):
-            self._contents.append((*meant, holding.contents))
-        self._copies += map(Copies, together.groups)
+        together = self._holdings.together(owned, more, self._known)
+        self._kept.append((together, together.contents))
+        self._known = self._known | together.ids if self._known else together.ids
+        with grad_mode(False):
+            self._copies += map(Copies, together.groups)
         for owner, array in together.arrays:
             self._arrays.append((owner, array, array.copy()))
         for path, generator in together.random:
@@ -99,10 +99,10 @@ class Memory:
         """
         tensors: list[tuple[Any, Tensor]] = []
         spoilt = None
-        for owner, holding in self._held:
-            came, bad = holding.news()
-            tensors += [(owner, t) for t in came if id(t) not in self._known]
-            spoilt = spoilt or (owner if bad else None)
+        for together, _ in self._kept:
+            came, whose = together.news()
+            tensors += [(owner, t) for owner, t in came if id(t) not in self._known]
+            spoilt = spoilt or whose
         for owner, array, before in self._arrays:
             if (
                 array.dtype.kind in "fc"
@@ -125,12 +125,13 @@ class Memory:
         """
         groups = [copies.tensors for copies in self._copies]
         groups += alike(new) if new else []
-        pieces = [
-            joined(group) if len(group) > 1 else group[0].detach()
-            for group in groups
-            if may_spoil(group[0])
-        ]
-        return [torch.linalg.vector_norm(t, torch.inf) for t in pieces if t.numel()]
+        with grad_mode(False):
+            pieces = [
+                joined(group) if len(group) > 1 else group[0]
+                for group in groups
+                if may_spoil(group[0])
+            ]
+            return [torch.linalg.vector_norm(t, torch.inf) for t in pieces if t.numel()]
 
     def spoilt(
         self, new: Sequence[tuple[Any, Tensor]], among: Container[int] | None = None
@@ -144,8 +145,9 @@ class Memory:
         Returns:
             Owners, and boolean scalars on their devices.
         """
+        owner = {i: o for together, _ in self._kept for i, o in together.owner.items()}
         flags = [
-            (self._owner[id(t)], flag)
+            (owner[id(t)], flag)
             for copies in self._copies
             for t, flag in copies.spoilt()
             if among is None or id(t) in among
@@ -173,9 +175,12 @@ class Memory:
                 attributes.update(zip(names, values, strict=True))
             for name, undo in reversed(self._undo):
                 self._try(name, undo)
-            for name, containers, places, contents in reversed(self._contents):
-                for i in reversed(places):
-                    self._try(name, partial(put, containers[i], contents[i]))
+            for together, held in reversed(self._kept):
+                for (name, containers, places), contents in zip(
+                    reversed(together.containers), reversed(held), strict=True
+                ):
+                    for i in reversed(places):
+                        self._try(name, partial(put, containers[i], contents[i]))
 
     def _try(self, name: str, undo: Callable[[], Any]) -> None:
         try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Iterable
 from itertools import chain
-from operator import attrgetter, itemgetter
+from operator import attrgetter, itemgetter, methodcaller
 from typing import Any
 
 from torch import Tensor
@@ -16,7 +16,9 @@ from .._graph.brief import brief
 from .._graph.graph import Graph
 from .._graph.problem import Problem
 from .._graph.refusals import check_modules, check_parameters
+from .._tensors import Tensors
 from .reach import replaced_step
+from .transaction import trainable
 
 __all__ = ["Ownership"]
 
@@ -24,7 +26,10 @@ _on_gradient = attrgetter("_backward_hooks")
 _on_accumulation = attrgetter("_post_accumulate_grad_hooks")
 _before_step = attrgetter("_optimizer_step_pre_hooks")
 _after_step = attrgetter("_optimizer_step_post_hooks")
-_in_group = itemgetter("params")
+_groups, _in_group = attrgetter("param_groups"), itemgetter("params")
+_learns = attrgetter("requires_grad")
+_joined = chain.from_iterable
+_values = methodcaller("values")  # those of scripted modules are no dictionaries
 #: What a graph is made of, and what may be given anew between steps.
 _structure = attrgetter("over", "given", "streams", "hypergrad")
 _options = attrgetter("optimizer", "scheduler", "clip", "start", "every", "repeat")
@@ -46,16 +51,35 @@ class Ownership:
         self._structure = [_structure(p) for p in graph.problems]
         self._options: list[Any] = []
         self._parameters: list[Tensor] = []
-        self._held: list[list[Tensor]] = []
+        self._held: list[set[int]] = []
         self._own: list[Any] = []  # optimizers
         self._hooks: list[Any] = []
+        self._dicts: list[Any] = []
+        self._inside: list[Any] = []
+        self._buffers: list[Any] = []
+        self._sizes: list[int] = []
+        self._learning: list[bool] | None = None
+        self._trained: dict[Problem, Tensors] = {}
         self._note()
 
     def changed(self) -> bool:
         """Whether anything differs from the last time."""
-        return not (self._declared() and self.evaluator.stands() and self._holds()) or (
-            self._hooks_now() != self._hooks
+        now, was = self._look(), self._inside
+        return (
+            len(now) != len(was)
+            or not all(map(operator.is_, now, was))
+            or [*map(len, self._buffers)] != self._sizes
+            or self._hooks_now() != self._hooks
         )
+
+    def trained(self) -> dict[Problem, Tensors]:
+        """The parameters that each problem updates, by key; found anew where some are frozen."""
+        learning = [*map(_learns, self._parameters)]
+        if learning != self._learning:
+            named = self.evaluator.parameters
+            self._trained = {p: trainable(p, named) for p in self.graph.problems}
+            self._learning = learning
+        return self._trained
 
     def check(self) -> None:
         """Take what is there now; see that all of it is trained as its owner means it.
@@ -79,20 +103,22 @@ class Ownership:
         self._note()
 
     def _note(self) -> None:
-        self._parameters = [
-            p for v in self.graph.variables for p in self.evaluator.parameters(v).values()
-        ]
-        self._options = [_options(p) for p in self.graph.problems]
-        self._held = [[*_held(p)] for p in self.graph.problems]
-        self._own = [p.optimizer for p in self.graph.problems if p.optimizer is not None]
+        graph, evaluator = self.graph, self.evaluator
+        self._parameters = [p for v in graph.variables for p in evaluator.parameters(v).values()]
+        self._options = [_options(p) for p in graph.problems]
+        self._held = [set(map(id, _held(p))) for p in graph.problems]
+        self._own = [p.optimizer for p in graph.problems if p.optimizer is not None]
         self._hooks = self._hooks_now()
+        bindings = evaluator.bindings.values()
+        self._dicts = [*map(vars, graph.problems), *_joined(b.dicts for b in bindings)]
+        self._buffers = [*_joined(b.buffer_dicts for b in bindings)]
+        self._sizes = [*map(len, self._buffers)]
+        self._inside, self._learning = self._look(), None
 
-    def _declared(self) -> bool:
-        """Whether all problems are declared as they were."""
-        problems = self.graph.problems
-        return [*map(_options, problems)] == self._options and (
-            [*map(_structure, problems)] == self._structure
-        )
+    def _look(self) -> list[Any]:
+        """What is in the problems, in the parts of modules and in the optimizers' groups now."""
+        held = [*map(_in_group, _joined(map(_groups, self._own)))]
+        return [*_joined(map(_values, self._dicts)), *held, *_joined(held)]
 
     def _check_declared(self) -> None:
         for problem, (over, given, streams, hypergrad) in zip(
@@ -106,18 +132,9 @@ class Ownership:
                         "graph is made of it. Put it back, or make a new engine of new problems."
                     )
         for problem, held in zip(self.graph.problems, self._held, strict=True):
-            problem._check_options(set(map(id, held)))
+            problem._check_options(held)
         if [*map(_options, self.graph.problems)] != self._options:
             self.graph._check_options()
-
-    def _holds(self) -> bool:
-        """Whether the optimizers, which are the same, hold the tensors that they held."""
-        for problem, held in zip(self.graph.problems, self._held, strict=True):
-            if problem.optimizer is not None:
-                now = [*chain.from_iterable(map(_in_group, problem.optimizer.param_groups))]
-                if len(now) != len(held) or not all(map(operator.is_, now, held)):
-                    return False
-        return True
 
     def _hooks_now(self) -> list[Any]:
         """Which hooks there are, in a form that can be compared."""
@@ -196,4 +213,4 @@ def _held(problem: Problem) -> Iterable[Tensor]:
     """What a problem's optimizer holds, in its order."""
     if problem.optimizer is None:
         return ()
-    return chain.from_iterable(map(_in_group, problem.optimizer.param_groups))
+    return _joined(map(_in_group, problem.optimizer.param_groups))

@@ -40,7 +40,7 @@ from .operations import (
 from .outcome import Outcome
 from .plan import Plan
 from .seeds import in_round
-from .transaction import Transaction, trainable
+from .transaction import Transaction
 from .watch import Care, Watch
 
 __all__ = ["Step"]
@@ -52,6 +52,7 @@ class Step:
     Args:
         graph: the graph.
         evaluator: of the graph.
+        parameters: that each problem updates, by key.
         plan: what to do.
         dormant: problems before their start.
         draw: (stream) -> its next batch.
@@ -64,6 +65,7 @@ class Step:
         self,
         graph: Graph,
         evaluator: Evaluator,
+        parameters: dict[Problem, Tensors],
         plan: Plan,
         dormant: frozenset[Problem],
         draw: Callable[[Stream], Any],
@@ -72,8 +74,7 @@ class Step:
         care: Care,
     ) -> None:
         self.graph, self.plan, self.evaluator = graph, plan, evaluator
-        self.parameters = {p: trainable(p, evaluator.parameters) for p in graph.problems}
-        self.dormant, self.seed = dormant, seed
+        self.parameters, self.dormant, self.seed = parameters, dormant, seed
         # Nothing in here refers back to the step: what it held is freed with it, at once.
         self.batches = Batches(graph, draw)
         self.transaction, self.care = transaction, care

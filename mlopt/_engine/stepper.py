@@ -292,8 +292,8 @@ class Stepper:
 
     def _step(self, plan: Plan, dormant: frozenset[Problem], transaction: Transaction) -> Step:
         return Step(
-            self.graph, self._evaluator, plan, dormant, self._feed, self._seed_of, transaction,
-            self._care,
+            self.graph, self._evaluator, self._ownership.trained(), plan, dormant, self._feed,
+            self._seed_of, transaction, self._care,
         )  # fmt: skip
 
     def _run(self, plan: Plan, dormant: frozenset[Problem], transaction: Transaction) -> Outcome:

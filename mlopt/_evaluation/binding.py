@@ -38,9 +38,9 @@ class Binding:
     parts: list[dict[str, Any]] = field(default_factory=list)
     sparse: list[dict[str, Any]] = field(default_factory=list)  # of embeddings, such gradients
     first: list[Slot] = field(default_factory=list)  # of each parameter
-    _dicts: list[dict[str, Any]] = field(default_factory=list)
+    dicts: list[dict[str, Any]] = field(default_factory=list)  # of parameters, and of parts
+    buffer_dicts: list[dict[str, Any]] = field(default_factory=list)
     _inside: list[Any] = field(default_factory=list)
-    _buffers: list[dict[str, Any]] = field(default_factory=list)
     _sizes: list[int] = field(default_factory=list)
     _looked: tuple[list[Any], bool] = ([], True)
 
@@ -60,10 +60,10 @@ class Binding:
                 binding.sparse.append(part.__dict__)
             if "training" in part.__dict__:
                 binding.parts.append(part.__dict__)
-            binding._dicts += [part._parameters, part._modules]
-            binding._buffers.append(part._buffers)
-        binding._inside = _values(binding._dicts)
-        binding._sizes = [*map(len, binding._buffers)]
+            binding.dicts += [part._parameters, part._modules]
+            binding.buffer_dicts.append(part._buffers)
+        binding._inside = _values(binding.dicts)
+        binding._sizes = [*map(len, binding.buffer_dicts)]
         binding.first = [slots[0] for slots in binding.parameters.values()]
         return binding
 
@@ -82,11 +82,11 @@ class Binding:
 
     def stands(self) -> bool:
         """Whether the module has the parts and parameters that were found, and as many buffers."""
-        inside = _values(self._dicts)
+        inside = _values(self.dicts)
         return (
             len(inside) == len(self._inside)
             and all(map(operator.is_, inside, self._inside))
-            and [*map(len, self._buffers)] == self._sizes
+            and [*map(len, self.buffer_dicts)] == self._sizes
         )
 
     def scratch(self, start: list[Any] | None = None) -> list[Any]:

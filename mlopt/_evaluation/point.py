@@ -190,10 +190,6 @@ class Evaluator:
         self.narrow.update(other.narrow)
         self.generators.foreign |= other.generators.foreign
 
-    def stands(self) -> bool:
-        """Whether all modules still have the parts in which their tensors were found."""
-        return all(map(Binding.stands, self.bindings.values()))
-
     def bind(self) -> None:
         """Find the tensors of modules that have other parts than before."""
         for source, binding in self.bindings.items():

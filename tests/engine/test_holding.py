@@ -134,7 +134,7 @@ def test_tensors_are_grouped_anew_if_one_becomes_of_another_kind() -> None:
     optimizer, owner, holdings = torch.optim.SGD([one, other], 0.1), Owner(), Holdings()
 
     def groups() -> list[list[Any]]:
-        return holdings.together([(owner, holdings.of(owner, optimizer, "optimizer"))]).groups
+        return holdings.together([(owner, optimizer, "optimizer")]).groups
 
     found = groups()
     assert list(map(len, found)) == [2]
