@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from operator import attrgetter
 from typing import Any
 
 from torch import Tensor
@@ -18,6 +19,7 @@ from .transaction import Transaction
 
 __all__ = ["Clock", "check_epochs"]
 
+_scheduler = attrgetter("scheduler")
 # The engine's own, whose means nobody asked for.
 _NOT_MEANT = ("gradient_norm", "rounds")
 
@@ -49,7 +51,7 @@ class Clock:
             epochs: whether there are any to take means over.
             ended: whether an epoch ended with it.
         """
-        if not epochs and all(p.scheduler is None for p in self.graph.problems):
+        if not (epochs or any(map(_scheduler, self.graph.problems))):
             return
         transaction.memory.keep_attributes(self, "means", "_sums", "_counts")
         sums, counts = self._sums.copy(), self._counts.copy()

@@ -57,9 +57,10 @@ class Closing:
 
     def write_signals(self, written: Written) -> None:
         """Commit the memory of signals, once, if anything was committed."""
-        for signal in self.graph.signals if self.transaction.updated else ():
-            if own := written.pop(signal, None):
-                self.transaction.write(signal, own)
+        if self.graph.signals and self.transaction.updated:
+            for signal in self.graph.signals:
+                if own := written.pop(signal, None):
+                    self.transaction.write(signal, own)
 
     def decide(self, written: Written) -> bool:
         """Whether everything is finite: the step's one host synchronisation.

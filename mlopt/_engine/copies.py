@@ -10,8 +10,6 @@ import torch
 from torch import Tensor, nn
 from torch._utils import _flatten_dense_tensors
 
-from .._tensors import grad_mode
-
 __all__ = ["Copies", "alike", "joined", "may_spoil"]
 
 _shape, _grad, _is_leaf = attrgetter("shape"), attrgetter("grad"), attrgetter("is_leaf")
@@ -72,9 +70,15 @@ def _once(tensor: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def joined(tensors: Sequence[Tensor]) -> Tensor:
-    """A copy of the numbers of tensors of one kind: of several, one after another; no graph."""
-    with grad_mode(False):
-        return _flatten_dense_tensors(tensors) if len(tensors) > 1 else tensors[0].clone()
+    """A copy of the numbers of tensors of one kind: of several, one after another.
+
+    Args:
+        tensors: one or more; no gradients are recorded where this is called.
+
+    Returns:
+        A tensor of one dimension, or of the shape of the only one.
+    """
+    return _flatten_dense_tensors(tensors) if len(tensors) > 1 else tensors[0].clone()
 
 
 _PLAIN = frozenset({Tensor, nn.Parameter})

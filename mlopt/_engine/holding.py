@@ -183,7 +183,7 @@ class Together:
         return (
             self._sure
             and _same(self._inside, self._listed())
-            and all(h.contents is c for (_, h), c in zip(self.held, self.contents, strict=True))
+            and _same(self.contents, [holding.contents for _, holding in self.held])
         )
 
     def fits(self) -> bool:

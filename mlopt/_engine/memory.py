@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterable, Sequence
+from collections.abc import Callable, Container, Sequence
 from functools import partial
 from operator import itemgetter
 from typing import Any
@@ -64,7 +64,7 @@ class Memory:
         return {p: type(held).__name__ for p, held in found.items() if each[id(held)] == p}
 
     def keep(
-        self, *owned: tuple[Any, Any, str], tensors: Iterable[tuple[Any, Tensor]] = ()
+        self, *owned: tuple[Any, Any, str], tensors: Sequence[tuple[Any, Tensor]] = ()
     ) -> None:
         """Remember what objects hold, and all that they lead to.
 
@@ -72,7 +72,7 @@ class Memory:
             owned: whose it is, as `spoilt` will say; an optimizer or a scheduler; the name it has.
             tensors: others, and whose they are.
         """
-        more = [(owner, t) for owner, t in tensors if id(t) not in self._known]
+        more = [(owner, t) for owner, t in tensors if id(t) not in self._known] if tensors else ()
         together = self._holdings.together(owned, more, self._known)
         self._kept.append((together, together.contents))
         self._known = self._known | together.ids if self._known else together.ids
@@ -88,7 +88,8 @@ class Memory:
 
     def keep_attributes(self, held: Any, *names: str) -> None:
         """Remember which objects some attributes are; these are not followed."""
-        self._attributes.append((vars(held), names, itemgetter(*names)(vars(held))))
+        attributes = vars(held)
+        self._attributes.append((attributes, names, itemgetter(*names)(attributes)))
 
     def news(self) -> tuple[list[tuple[Any, Tensor]], Any]:
         """What has come since it was remembered.
@@ -101,7 +102,8 @@ class Memory:
         spoilt = None
         for together, _ in self._kept:
             came, whose = together.news()
-            tensors += [(owner, t) for owner, t in came if id(t) not in self._known]
+            if came:
+                tensors += [(owner, t) for owner, t in came if id(t) not in self._known]
             spoilt = spoilt or whose
         for owner, array, before in self._arrays:
             if (

@@ -44,7 +44,12 @@ class Ownership:
     Args:
         graph: the graph.
         evaluator: of the graph; it is told of other parts.
+
+    Attributes:
+        trains: whether any problem has an optimizer.
     """
+
+    trains: bool
 
     def __init__(self, graph: Graph, evaluator: Evaluator) -> None:
         self.graph, self.evaluator = graph, evaluator
@@ -109,6 +114,7 @@ class Ownership:
         self._held = [set(map(id, _held(p))) for p in graph.problems]
         self._own = [p.optimizer for p in graph.problems if p.optimizer is not None]
         self._hooks = self._hooks_now()
+        self.trains = bool(self._own)
         bindings = evaluator.bindings.values()
         self._dicts = [*map(vars, graph.problems), *_joined(b.dicts for b in bindings)]
         self._buffers = [*_joined(b.buffer_dicts for b in bindings)]

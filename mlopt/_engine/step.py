@@ -153,7 +153,7 @@ class Step:
             if isinstance(operation, Evaluate):
                 self._evaluate(operation)
             elif isinstance(operation, Total):
-                totals = self._beside(at)
+                totals = self._beside(at) if self.graph.stacks else [operation]
                 self._total(totals)
                 at += len(totals) - 1
             elif isinstance(operation, Commit | Decide):
@@ -237,8 +237,9 @@ class Step:
         label = self.graph.labels[problem]
         self.watch.note(problem, "loss", loss)
         self.outcome.metrics[f"{label}/loss"] = loss
-        for name, value in detached(metrics).items():
-            self.outcome.metrics[f"{label}/{name}"] = value
+        if metrics:
+            for name, value in detached(metrics).items():
+                self.outcome.metrics[f"{label}/{name}"] = value
 
     def _show(self, signal: Node, parts: dict[str, Tensor]) -> None:
         parts = {k: t.detach() for k, t in parts.items()}

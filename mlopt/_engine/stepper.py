@@ -102,7 +102,7 @@ class Stepper:
         self._compiler = Compiler(self.graph, compile)
         self.compiled = self._compiler.compiled  # what it took so far; None if it is off
         self._evaluator.choose = self._compiler.choose
-        self._plans: dict[Any, Plan] = {}
+        self._plans: dict[Any, tuple[Plan, frozenset[Problem]]] = {}
         self._ownership = Ownership(self.graph, self._evaluator)
         self._checked = False
         self._failures = 0
@@ -113,13 +113,12 @@ class Stepper:
 
     def _active(self) -> tuple[tuple[Problem, ...], frozenset[Problem]]:
         """The problems that the next step updates, and those before their start."""
-        dormant = frozenset(p for p in self.graph.problems if p.start > self.epoch)
-        active = tuple(
-            p
-            for p in self.graph.problems
-            if p.optimizer is not None and p not in dormant and self.steps % p.every == 0
-        )
-        return active, dormant
+        problems = self.graph.problems
+        dormant = [p for p in problems if p.start > self.epoch]
+        active = [p for p in problems if p.optimizer is not None and self.steps % p.every == 0]
+        if dormant:
+            active = [p for p in active if p not in dormant]
+        return tuple(active), frozenset(dormant)
 
     @in_turn("plan()")
     def plan(self) -> Plan:
@@ -144,12 +143,16 @@ class Stepper:
 
     def _compose(self) -> tuple[Plan, frozenset[Problem]]:
         """The plan of the next step, and the problems before their start."""
+        if (found := self._plans.get(None)) is not None:  # that of all steps
+            return found
         active, dormant = key = self._active()
-        if key not in self._plans:
+        if (found := self._plans.get(key)) is None:
             builder = Builder(self.graph, dormant, self.undo)
             self.schedule.compose(builder, active)
-            self._plans[key] = Plan(self.graph, builder.plan(), self.undo)
-        return self._plans[key], dormant
+            found = Plan(self.graph, builder.plan(), self.undo), dormant
+            always = not dormant and all(p.every == 1 for p in self.graph.problems)
+            self._plans[None if always else key] = found
+        return found
 
     @checked(GraphError, node=in_body, inner=from_zero, step=from_zero)
     def seed_of(self, node: Node, inner: int = 0, *, step: int | None = None) -> int:
@@ -240,9 +243,9 @@ class Stepper:
     @in_turn("step()")
     def _take_step(self) -> dict[str, Any]:
         self._check()
-        if all(p.optimizer is None for p in self.graph.problems):
-            raise GraphError("Engine: no problem has an optimizer, so there is nothing to step.")
         plan, dormant = self._compose()
+        if not self._ownership.trains:
+            raise GraphError("Engine: no problem has an optimizer, so there is nothing to step.")
         first = self.measurement is None
         with Transaction(self._evaluator, self._holdings if self.undo else None) as transaction:
             memory = transaction.memory
@@ -266,7 +269,8 @@ class Stepper:
     def _after(self, outcome: Outcome, transaction: Transaction) -> None:
         read = self._feed.read
         self._count(outcome, transaction, read)
-        if (problem := transaction.spoilt_by_schedulers()) is not None:
+        problem = transaction.spoilt_by_schedulers() if transaction.scheduled else None
+        if problem is not None:
             transaction.undo()
             outcome.failed = (self.graph.labels[problem], "scheduler")
             self._count(outcome, transaction, read)
@@ -282,12 +286,13 @@ class Stepper:
         else:
             self.skipped, self._failures = None, 0
         before = self.epoch
-        with transaction.interrupts.lifted() if self._feed.unsure() else nullcontext():
-            self._feed.finish(read)  # and a loader may keep one waiting
+        if read:
+            with transaction.interrupts.lifted() if self._feed.unsure() else nullcontext():
+                self._feed.finish(read)  # and a loader may keep one waiting
         self.steps += 1
+        epochs = self._epoch_stream is not None
         if self._epoch_stream is not None:
             self.epoch = self._feed.passes[self._epoch_stream]
-        epochs = self._epoch_stream is not None
         self.clock.after_step(outcome, transaction, epochs=epochs, ended=self.epoch > before)
 
     def _step(self, plan: Plan, dormant: frozenset[Problem], transaction: Transaction) -> Step:

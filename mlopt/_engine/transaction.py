@@ -41,7 +41,7 @@ class Transaction:
         self.memory = Memory(holdings or Holdings())
         self.interrupts = Deferral()
         self._grad = torch.is_grad_enabled()  # of the caller
-        self._scheduled = False
+        self.scheduled = False
         self._kept: dict[Node, dict[Any, list[Any]]] = {}  # with the buffers of each
 
     def update(
@@ -61,7 +61,8 @@ class Transaction:
             norm: the gradient's 2-norm, for clipping.
             written: buffers to commit.
         """
-        self.keep(problem)
+        if problem not in self._kept:
+            self.keep(problem)
         if problem.clip is not None and gradient:
             factor = torch.clamp(problem.clip / (norm + 1e-6), max=1.0)
             clipped = torch._foreach_mul(list(gradient.values()), factor)
@@ -120,19 +121,17 @@ class Transaction:
         scheduler = scheduler.scheduler if isinstance(scheduler, PerStep) else scheduler
         if self.copies:
             self.memory.keep((problem, scheduler, "scheduler"))
-            self._scheduled = True
+            self.scheduled = True
         scheduler.step(*loss)
 
     def spoilt_by_schedulers(self) -> Node | None:
-        """Look at what schedulers have written, if any has stepped.
+        """Look at what schedulers have written, where any has stepped: `scheduled`.
 
         Numbers cost nothing; a learning rate in a tensor that is not on the host is waited for.
 
         Returns:
             Whose is not finite, and was; None if all are well.
         """
-        if not self._scheduled:
-            return None
         spoilt = self.memory.news()[1]
         rates = {
             id(value): node
@@ -202,27 +201,28 @@ class Transaction:
         Args:
             nodes: problems, and signals with memory.
         """
-        new = [n for n in nodes if n not in self._kept] if self.copies else []
-        if not new:
+        if not self.copies:
             return
-        held = {node: self._buffers_of(node) for node in new}
-        self.memory.keep(
-            *((n, n.optimizer, "optimizer") for n in new if isinstance(n, Problem)),
-            # Those that repeat their own memory are never written.
-            tensors=(
-                (node, t)
-                for node, buffers in held.items() if buffers
-                for tensors in buffers.values()
-                for t in tensors if t is not None and not overlaps(t)
-            ),
-        )  # fmt: skip
-        self._kept.update(held)
-
-    def _buffers_of(self, node: Node) -> dict[Any, list[Any]]:
-        """The buffers that each of a node's variables, or its memory, holds now."""
-        sources = node.over if isinstance(node, Problem) else (node,)
         bindings = self.evaluator.bindings
-        return {s: bindings[s].held() for s in sources if s in bindings and bindings[s].buffers}
+        owned: list[tuple[Node, Any, str]] = []
+        tensors: list[tuple[Node, Tensor]] = []
+        held: dict[Node, dict[Any, list[Any]]] = {}
+        for node in nodes:
+            if node in self._kept:
+                continue
+            sources: tuple[Any, ...] = (node,)
+            if isinstance(node, Problem):
+                sources = node.over
+                owned.append((node, node.optimizer, "optimizer"))
+            held[node] = {}
+            for source in sources:  # the buffers of its variables, or its memory
+                if source in bindings and bindings[source].buffers:
+                    held[node][source] = buffers = bindings[source].held()
+                    # Those that repeat their own memory are never written.
+                    tensors += [(node, t) for t in buffers if t is not None and not overlaps(t)]
+        if held:
+            self.memory.keep(*owned, tensors=tensors)
+            self._kept.update(held)
 
 
 def trainable(

@@ -60,7 +60,8 @@ class working:  # noqa: N801 - used as a function
     def __enter__(self) -> None:
         turn.acquire()
         try:
-            refuse_inside(self._engine, self._verb)
+            if self._engine._doing:
+                refuse_inside(self._engine, self._verb)
             self._around = parametrize._cache_enabled
             parametrize._cache_enabled = 0
             self._engine._doing = self._verb

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from operator import attrgetter
 
 import torch
 from torch import Tensor
@@ -57,9 +58,12 @@ class Watch:
         return None
 
 
+_is_here = attrgetter("is_cpu")
+
+
 def _values(scalars: list[Tensor]) -> list[float]:
     """Those that are on the host cost nothing there, and on their way to a device would wait."""
-    if not any(t.device.type != "cpu" for t in scalars):
+    if all(map(_is_here, scalars)):
         return torch.stack(scalars).tolist() if scalars else []
     here = iter(_values([t for t in scalars if t.device.type == "cpu"]))
     away = [t for t in scalars if t.device.type != "cpu"]

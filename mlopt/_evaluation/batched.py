@@ -220,7 +220,7 @@ class _Call:
         swap = Swap()
         try:
             for binding in self._modules:
-                swap.note_modes(binding)
+                swap.note_modes(binding.parts)
             for slot, key, place in self._slots:
                 swap.put(slot, key, tensors[place])
             result = self.node.fn(*self.evaluator.arguments(self.node, point))

@@ -77,8 +77,7 @@ class Binding:
 
     def set_modes(self, modes: list[bool]) -> None:
         """Put its parts into these modes."""
-        for part, mode in zip(self.parts, modes, strict=True):
-            part["training"] = mode
+        _set_modes(self.parts, modes)
 
     def stands(self) -> bool:
         """Whether the module has the parts and parameters that were found, and as many buffers."""
@@ -146,19 +145,26 @@ def _values(dicts: list[dict[str, Any]]) -> list[Any]:
 _values_of = operator.methodcaller("values")  # those of scripted modules are no dictionaries
 
 
-@dataclass
+def _set_modes(parts: list[dict[str, Any]], modes: list[bool]) -> None:
+    for part, mode in zip(parts, modes, strict=True):
+        part["training"] = mode
+
+
 class Swap:
     """What an evaluation has put into modules, and what to put back.
 
     Attributes:
         slots: with what they held before.
-        modes: of the modules before.
+        modes: of parts of modules before.
         starts: copies of the buffers at the start, where they are needed later.
     """
 
-    slots: list[tuple[dict[str, Any], str, Any]] = field(default_factory=list)
-    modes: list[tuple[Binding, list[bool]]] = field(default_factory=list)
-    starts: list[tuple[Binding, list[Tensor]]] = field(default_factory=list)
+    __slots__ = ("modes", "slots", "starts")
+
+    def __init__(self, parts: list[dict[str, Any]] | None = None) -> None:
+        self.slots: list[tuple[dict[str, Any], str, Any]] = []
+        self.modes = [(parts, [*map(_training, parts)])] if parts else []
+        self.starts: list[tuple[Binding, list[Tensor]]] = []
 
     def put(self, slot: dict[str, Any], key: str, value: Any) -> None:
         """Put something into a slot."""
@@ -172,14 +178,14 @@ class Swap:
                 self.slots.append((slot, key, slot[key]))
                 slot[key] = tensor
 
-    def note_modes(self, binding: Binding) -> None:
-        """Have a module's training modes put back."""
-        self.modes.append((binding, [*map(_training, binding.parts)]))
+    def note_modes(self, parts: list[dict[str, Any]]) -> None:
+        """Have the training modes of parts of modules put back; see `Binding.parts`."""
+        self.modes.append((parts, [*map(_training, parts)]))
 
     def back(self) -> None:
         """Put everything back; again, if that was interrupted."""
-        for binding, modes in self.modes:
-            if [*map(_training, binding.parts)] != modes:
-                binding.set_modes(modes)
+        for parts, modes in self.modes:
+            if [*map(_training, parts)] != modes:
+                _set_modes(parts, modes)
         for slot, key, value in reversed(self.slots):
             slot[key] = value

@@ -248,7 +248,7 @@ class NodeCheck:
         """Copies in the places of buffers, for what is computed again where nobody knows it yet."""
         lent = Swap()
         for binding in (self.evaluator.bindings[s] for s in self.evaluator.bound(self.node)):
-            lent.note_modes(binding)
+            lent.note_modes(binding.parts)
             for (slot, key), copy in zip(binding.buffers, binding.scratch(), strict=True):
                 lent.put(slot, key, copy)
         return lent

@@ -22,9 +22,12 @@ from .._variable import Variable
 from .aliases import apart_from
 from .binding import Binding, Swap
 from .copies import copied
+from .places import Place
 from .recall import Kept, Recall
 
 __all__ = ["Evaluator", "Point", "written_in_place"]
+
+_NOTHING: Mapping[str, Tensor] = {}
 
 
 @dataclass(slots=True)
@@ -80,13 +83,11 @@ class Evaluator:
         self.bindings: dict[Any, Binding] = {
             v: Binding.of(v.value) for v in variables if isinstance(v.value, nn.Module)
         }
-        self._bound: dict[Node, list[Any]] = {}
-        for node in nodes:
-            read = (r.source for r in node.reads if not isinstance(r.source, Signal))
-            self._bound[node] = [source for source in read if source in self.bindings]
+        self._nodes = (*nodes,)
+        for node in self._nodes:
             if isinstance(node, Signal) and node.state is not None:
                 self.bindings[node] = Binding.of(node.state)
-                self._bound[node].append(node)
+        self._places = {node: Place.of(node, self.bindings) for node in self._nodes}
 
     def __call__(
         self,
@@ -120,20 +121,20 @@ class Evaluator:
         inside = node in self.differentiating
         if inside:
             point = replace(point, values={v: _requiring(t) for v, t in point.values.items()})
-        self._open.append(swap := Swap())
+        place = self._places[node]
+        self._open.append(swap := Swap(place.parts))
         lent: list[tuple[Any, Binding, list[Tensor]]] = []
         written: dict[Any, list[Tensor]] = {}
         again = node in self.recomputing and torch.is_grad_enabled()
         try:
-            for source in self._bound[node]:
-                binding = self.bindings[source]
-                swap.note_modes(binding)
-                values = point.values.get(source, {})
+            for source, binding in place.bound:
+                values = point.values.get(source, _NOTHING)
                 if binding.sparse and (twice or any(not t.is_leaf for t in values.values())):
                     # A gradient that goes on from there is dense: an optimizer's alone is sparse.
                     for part in binding.sparse:
                         swap.put(part, "sparse", False)
-                swap.put_all(binding.parameters, values)
+                if values:
+                    swap.put_all(binding.parameters, values)
                 if binding.buffers:
                     copies = binding.scratch(start.get(source) if start else None)
                     if again:
@@ -176,8 +177,9 @@ class Evaluator:
 
     def _remember(self, result: Any, node: Node, point: Point, swap: Swap) -> None:
         """Have an evaluation's point entered again where its graph is gone through."""
-        values = [(self.bindings[s], dict(point.values.get(s, {}))) for s in self._bound[node]]
-        modes = [(binding, binding.modes()) for binding, _ in swap.modes]
+        bound = self._places[node].bound
+        values = [(binding, dict(point.values.get(s, _NOTHING))) for s, binding in bound]
+        modes = [(binding, binding.modes()) for _, binding in bound]
         inputs = [*(t for tensors in point.values.values() for t in tensors.values())]
         inputs += [t for value in point.signals.values() for t in _parts(value)]
         self.recall.keep(result, inputs, Kept(values, swap.starts, modes))
@@ -195,6 +197,7 @@ class Evaluator:
         for source, binding in self.bindings.items():
             if not binding.stands():
                 self.bindings[source] = Binding.of(binding.module)
+        self._places = {node: Place.of(node, self.bindings) for node in self._nodes}
 
     def parameters(self, variable: Variable) -> dict[str, Tensor]:
         """A variable's parameters by name, found without a walk through its module."""
@@ -246,7 +249,7 @@ class Evaluator:
 
     def bound(self, node: Node) -> list[Any]:
         """What a node reads that is a module, and its own memory."""
-        return self._bound[node]
+        return [source for source, _ in self._places[node].bound]
 
     def arguments(self, node: Node, point: Point) -> list[Any]:
         """What a node's function is called with; containers are its own."""
@@ -254,25 +257,23 @@ class Evaluator:
 
     def _arguments(self, node: Node, point: Point) -> tuple[list[Any], list[Tensor]]:
         """The same, and the tensors among it."""
-        arguments: list[Any] = []
-        tensors: list[Tensor] = []
-        for argument in node.arguments:
-            values: list[Any] = []
-            for read in argument.reads:
-                source = read.source
-                if isinstance(source, Signal):
-                    value = point.signals[source]
-                    tensors += _parts(value)
-                    value = rebuilt(value, _same)
-                elif (binding := self.bindings.get(source)) is not None:
-                    value = binding.module
-                    tensors += [slot[key] for slot, key in binding.first]
-                else:
-                    swapped = point.values.get(source, {})
-                    value = swapped.get("", source.value)
-                    tensors.append(value)
-                values.append(value)
-            arguments.append(values if argument.is_list else values[0])
+        place = self._places[node]
+        arguments = place.arguments.copy()
+        for i in place.lists:
+            arguments[i] = arguments[i].copy()
+        tensors: list[Tensor] = [slot[key] for slot, key in place.first]
+        for source, i, j in place.others:
+            if isinstance(source, Signal):
+                value = point.signals[source]
+                tensors += _parts(value)
+                value = rebuilt(value, _same)
+            else:
+                value = point.values.get(source, _NOTHING).get("", source.value)
+                tensors.append(value)
+            if j is None:
+                arguments[i] = value
+            else:
+                arguments[i][j] = value
         if node.streams:
             batch = point.batch
             if isinstance(batch, Tensor):

@@ -75,7 +75,7 @@ class Recall:
             for (slot, key), start in zip(binding.buffers, copied(starts), strict=True):
                 swap.put(slot, key, start)
         for binding, modes in kept.modes:
-            swap.note_modes(binding)
+            swap.note_modes(binding.parts)
             binding.set_modes(modes)
         torch.autograd.Variable._execution_engine.queue_callback(self.leave)  # type: ignore[attr-defined]
 

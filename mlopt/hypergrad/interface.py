@@ -39,7 +39,7 @@ def _unheard(residual: float, solver: str) -> None:
     """Nobody asks."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class Response:
     """A lower problem with objective F(w; r) at one point of one step.
 
