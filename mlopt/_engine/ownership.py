@@ -33,6 +33,10 @@ _values = methodcaller("values")  # those of scripted modules are no dictionarie
 #: What a graph is made of, and what may be given anew between steps.
 _structure = attrgetter("over", "given", "streams", "hypergrad")
 _options = attrgetter("optimizer", "scheduler", "clip", "start", "every", "repeat")
+_declared = attrgetter(
+    "over", "given", "streams", "hypergrad",
+    "optimizer", "scheduler", "clip", "start", "every", "repeat",
+)  # fmt: skip
 
 
 class Ownership:
@@ -116,15 +120,17 @@ class Ownership:
         self._hooks = self._hooks_now()
         self.trains = bool(self._own)
         bindings = evaluator.bindings.values()
-        self._dicts = [*map(vars, graph.problems), *_joined(b.dicts for b in bindings)]
+        self._dicts = [*_joined(b.dicts for b in bindings)]
+        self._dicts += [*map(_before_step, self._own), *map(_after_step, self._own)]
         self._buffers = [*_joined(b.buffer_dicts for b in bindings)]
         self._sizes = [*map(len, self._buffers)]
         self._inside, self._learning = self._look(), None
 
     def _look(self) -> list[Any]:
-        """What is in the problems, in the parts of modules and in the optimizers' groups now."""
+        """What is in problems, in the parts of modules, and in optimizers' groups and hooks now."""
         held = [*map(_in_group, _joined(map(_groups, self._own)))]
-        return [*_joined(map(_values, self._dicts)), *held, *_joined(held)]
+        declared = map(_declared, self.graph.problems)
+        return [*_joined(declared), *_joined(map(_values, self._dicts)), *held, *_joined(held)]
 
     def _check_declared(self) -> None:
         for problem, (over, given, streams, hypergrad) in zip(
@@ -143,18 +149,11 @@ class Ownership:
             self.graph._check_options()
 
     def _hooks_now(self) -> list[Any]:
-        """Which hooks there are, in a form that can be compared."""
-        found: list[Any] = []
+        """Which hooks parameters have, and which steps are objects' own, as can be compared."""
+        found = [own["step"] for own in map(vars, self._own) if "step" in own]
         if any(map(_on_gradient, self._parameters)) or any(map(_on_accumulation, self._parameters)):
             of = ((p, _on_gradient(p) or (), _on_accumulation(p) or ()) for p in self._parameters)
             found += [(id(p), *hooks, *after) for p, hooks, after in of if hooks or after]
-        for optimizer in self._own:
-            if before := _before_step(optimizer):
-                found.append((optimizer, "before", *before))
-            if after := _after_step(optimizer):
-                found.append((optimizer, "after", *after))
-            if "step" in vars(optimizer):
-                found.append((optimizer, vars(optimizer)["step"]))
         return found
 
     def _check_new(self, problem: Problem, known: set[int]) -> None:

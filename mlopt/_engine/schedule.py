@@ -23,6 +23,7 @@ __all__ = [
     "Until",
     "UpperFirst",
     "check_turns",
+    "due",
     "turn_of",
 ]
 
@@ -269,3 +270,23 @@ def check_turns(
     for p in graph.problems:
         if p not in named and p.optimizer is not None:
             raise GraphError(f"{name}: {p.name} has no turn and would never be updated.")
+
+
+def due(
+    problems: Sequence[Problem], step: int, epoch: int
+) -> tuple[tuple[Problem, ...], frozenset[Problem]]:
+    """Which problems a step updates, and which wait for their start.
+
+    Args:
+        problems: of a graph.
+        step: number of the step.
+        epoch: in which it is taken.
+
+    Returns:
+        The former, in the order of the graph, and the latter.
+    """
+    waiting = [p for p in problems if p.start > epoch]
+    active = [p for p in problems if p.optimizer is not None and step % p.every == 0]
+    if waiting:
+        active = [p for p in active if p not in waiting]
+    return tuple(active), frozenset(waiting)

@@ -78,8 +78,7 @@ class Step:
         # Nothing in here refers back to the step: what it held is freed with it, at once.
         self.batches = Batches(graph, draw)
         self.transaction, self.care = transaction, care
-        self.outcome = Outcome()
-        self.watch = Watch()
+        self.outcome, self.watch = Outcome(), Watch()
         self.closing = Closing(graph, transaction, self.watch, self.outcome, care)
         self.solved = self.closing.residuals.note
         self.ascent = Ascent(

@@ -38,7 +38,7 @@ from .operations import Iterate, Nest, tried
 from .outcome import Outcome, non_finite
 from .ownership import Ownership
 from .plan import Plan
-from .schedule import AbstractSchedule, Simultaneous
+from .schedule import AbstractSchedule, Simultaneous, due
 from .step import Step
 from .transaction import Transaction, say_what_stays
 from .turns import in_turn
@@ -101,7 +101,7 @@ class Stepper:
         )
         self._compiler = Compiler(self.graph, compile)
         self.compiled = self._compiler.compiled  # what it took so far; None if it is off
-        self._evaluator.choose = self._compiler.choose
+        self._evaluator.choose = self._compiler.choose if self.compiled is not None else None
         self._plans: dict[Any, tuple[Plan, frozenset[Problem]]] = {}
         self._ownership = Ownership(self.graph, self._evaluator)
         self._checked = False
@@ -113,12 +113,7 @@ class Stepper:
 
     def _active(self) -> tuple[tuple[Problem, ...], frozenset[Problem]]:
         """The problems that the next step updates, and those before their start."""
-        problems = self.graph.problems
-        dormant = [p for p in problems if p.start > self.epoch]
-        active = [p for p in problems if p.optimizer is not None and self.steps % p.every == 0]
-        if dormant:
-            active = [p for p in active if p not in dormant]
-        return tuple(active), frozenset(dormant)
+        return due(self.graph.problems, self.steps, self.epoch)
 
     @in_turn("plan()")
     def plan(self) -> Plan:
@@ -269,8 +264,7 @@ class Stepper:
     def _after(self, outcome: Outcome, transaction: Transaction) -> None:
         read = self._feed.read
         self._count(outcome, transaction, read)
-        problem = transaction.spoilt_by_schedulers() if transaction.scheduled else None
-        if problem is not None:
+        if transaction.scheduled and (problem := transaction.spoilt_by_schedulers()) is not None:
             transaction.undo()
             outcome.failed = (self.graph.labels[problem], "scheduler")
             self._count(outcome, transaction, read)

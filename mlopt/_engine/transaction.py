@@ -81,7 +81,8 @@ class Transaction:
                     parameter.grad = parameter.grad.to_sparse(1)
         self.updated.add(problem)
         problem.optimizer.step()
-        self.evaluator.commit(written)
+        if written:
+            self.evaluator.commit(written)
 
     def place(self, problem: Problem, parameters: Tensors, trajectory: Any) -> None:
         """Commit where a problem's steps have led: its variables, optimizer state and buffers.

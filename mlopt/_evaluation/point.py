@@ -69,8 +69,8 @@ class Evaluator:
         self.count: Counter[Node] = Counter()
         # how a node is evaluated where second derivatives will be taken, if not as it is
         self.regions: dict[Any, Callable[[], AbstractContextManager[Any]]] = {}
-        # (node, twice) -> its function, or another that computes the same
-        self.choose: Callable[[Node, bool], Callable[..., Any]] = lambda node, twice: node.fn
+        # (node, twice) -> its function, or another that computes the same; None: always its own
+        self.choose: Callable[[Node, bool], Callable[..., Any]] | None = None
         #: Nodes of which parts are computed again in backward passes.
         self.recomputing: set[Node] = set()
         #: Nodes that take derivatives inside, for which what they read must require gradients.
@@ -148,7 +148,7 @@ class Evaluator:
                 self.generators.seed(point.seed)
                 arguments, read = self._arguments(node, point)
                 versions = _versions(read)
-                function = self.choose(node, twice)
+                function = self.choose(node, twice) if self.choose else node.fn
                 if inside or region is not None:
                     with region() if region else nullcontext(), grad_mode(True if inside else None):
                         result = function(*arguments)

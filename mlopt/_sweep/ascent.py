@@ -171,7 +171,7 @@ class Ascent:
         node, arguments, point = base.node, base.arguments, base.point
         method, own = self.graph.methods[node], self.parameters[node]
         mine = {k: g for k in own if (g := grads.get(k)) is not None}
-        others = {k: g for k in arguments if (g := grads.get(k)) is not None}
+        others = {k: g for k in arguments if (g := grads.get(k)) is not None} if arguments else {}
         response = Response(
             name=node.name,
             value={k: p.detach() for k, p in own.items()},

@@ -19,6 +19,11 @@ from .interface import Cost, Response
 
 __all__ = ["AbstractProduct", "Central", "Differences", "Exact", "OneSided", "check_product"]
 
+# Made once: they are asked for in every step.
+_COST_OF_EXACT = Cost(keeps_graph=True, backwards=1)
+_COST_OF_CENTRAL = Cost(evaluations=2, backwards=2)
+_COST_OF_ONESIDED = Cost(keeps_base=True, evaluations=1, backwards=1)
+
 
 class AbstractProduct(abc.ABC):
     """The product of the mixed second derivative of F(w; r) with a direction u in w.
@@ -59,7 +64,7 @@ class Exact(AbstractProduct):
 
     @property
     def cost(self) -> Cost:
-        return Cost(keeps_graph=True, backwards=1)
+        return _COST_OF_EXACT
 
     def mixed(self, response: Response, direction: Tensors, wanted: Sequence[Key]) -> Tensors:
         outputs, cotangents = self.terms(response, direction)
@@ -153,7 +158,7 @@ class Central(Differences):
 
     @property
     def cost(self) -> Cost:
-        return Cost(evaluations=2, backwards=2)
+        return _COST_OF_CENTRAL
 
     def points(self, response: Response, direction: Tensors) -> tuple[list[Tensors], Tensor]:
         step, inverse = _step(self.radius, direction)
@@ -189,7 +194,7 @@ class OneSided(Differences):
 
     @property
     def cost(self) -> Cost:
-        return Cost(keeps_base=True, evaluations=1, backwards=1)
+        return _COST_OF_ONESIDED
 
     def points(self, response: Response, direction: Tensors) -> tuple[list[Tensors], Tensor]:
         step, inverse = _step(self.radius, direction)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Iterator
 from typing import Any
 
 from torch import Tensor
@@ -54,10 +53,12 @@ class AbstractUpdate(abc.ABC):
 
 def groups(
     optimizer: Any, parameters: Tensors, wanted: Tensors
-) -> Iterator[tuple[dict[str, Any], list[Key], list[Tensor]]]:
+) -> list[tuple[dict[str, Any], list[Key], list[Tensor]]]:
     """Each param group with the wanted keys and their parameters in it."""
     key_of = {id(parameters[k]): k for k in wanted}
+    found = []
     for group in optimizer.param_groups:
         members = [p for p in group["params"] if id(p) in key_of]
         if members:
-            yield group, [key_of[id(p)] for p in members], members
+            found.append((group, [key_of[id(p)] for p in members], members))
+    return found

@@ -228,8 +228,8 @@ def test_a_hypergradient_alone_evaluates_what_it_needs(
     """Of LFM-CW's seven nodes, the generator needs one, stage II five, stage III six."""
     case = lfm_cw(device, lambda: OneStep(product=Central()), sgd)
     engine = mlopt.Engine(case.nodes, device=device)
-    counted = Counted(case.nodes, monkeypatch)
     engine.hypergradient(case.upper)
+    counted = Counted(case.nodes, monkeypatch)
     # nobody's solution is pulled back but for stage III
     for problem, evaluations in ((case.generator, 1), (case.stage2, 5), (case.upper, 6 + 3 * 2)):
         counted.calls.clear()
@@ -254,9 +254,8 @@ def test_signals_are_computed_once_for_all_readers(
 ) -> None:
     case = signals(device, lambda: OneStep(product=Central()), sgd)
     engine = mlopt.Engine(case.nodes, device=device)
-    counted = Counted(case.nodes, monkeypatch)
     engine.hypergradient(case.upper)
-    counted.calls.clear()
+    counted = Counted(case.nodes, monkeypatch)
     engine.step()
     for node in case.nodes:
         if isinstance(node, mlopt.Signal):
@@ -269,10 +268,8 @@ def test_frozen_levels_cost_no_evaluation_of_their_own(
     """Asked for the upper gradient alone, a frozen lower problem is not evaluated at all."""
     case = bilevel_module(device, Frozen, sgd)
     engine = mlopt.Engine(case.nodes, device=device)
-    counted = Counted(case.nodes, monkeypatch)
     engine.hypergradient(case.upper)
-    counted.calls.clear()
-    counted.backwards = 0
+    counted = Counted(case.nodes, monkeypatch)
     engine.hypergradient(case.upper)
     assert dict(counted.calls) == {case.upper: 1}
     assert counted.backwards == 1
