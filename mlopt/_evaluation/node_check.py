@@ -223,7 +223,9 @@ class NodeCheck:
         outputs = [t for t in outputs if t.requires_grad]
         inputs = {k: t for k, t in self.leaves.items() if t.requires_grad}
         lent = self._lend_buffers()
-        watched = {**own, **{id(slot[key]): key for slot, key, _ in lent.slots}}
+        # Only tensors: a buffer may be None, as may be an argument of any operation.
+        inside = ((slot[key], key) for slot, key, _ in lent.slots)
+        watched = {**own, **{id(t): key for t, key in inside if t is not None}}
         try:
             with torch.enable_grad(), eager(), Touches(watched) as touches:
                 found = derivatives(outputs, inputs, [torch.ones_like(t) for t in outputs])

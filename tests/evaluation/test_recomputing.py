@@ -184,3 +184,46 @@ def test_modules_hold_their_own_tensors_after_a_backward_that_fails() -> None:
     handle.remove()
     assert calls[0] == 2
     assert all(a is b for a, b in zip(held, net.parameters(), strict=True))
+
+
+class WithNone(nn.Module):
+    """A buffer that has no value yet, as of a norm without running statistics."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("later", None)
+        self.weight = nn.Parameter(torch.ones(3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.weight
+
+
+PLAIN = {
+    "linear": lambda: nn.Linear(3, 1),
+    "batch norm": lambda: nn.BatchNorm1d(3),
+    "no statistics": lambda: nn.BatchNorm1d(3, track_running_stats=False),
+    "no weights": lambda: nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3, affine=False)),
+    "none": WithNone,
+    "layer norm": lambda: nn.LayerNorm(3),
+    "dropout": lambda: nn.Sequential(nn.Linear(3, 3), nn.Dropout(0.2)),
+    "spectral norm": lambda: spectral_norm(nn.Linear(3, 3)),
+    "attention": lambda: nn.TransformerEncoderLayer(3, 1, 8),
+}
+
+
+@pytest.mark.parametrize("name", PLAIN)
+def test_what_is_computed_once_is_not_taken_for_more(name: str) -> None:
+    """Else every operation of its backward passes would enter a point first, and no stack hold."""
+    net = seeded(4, PLAIN[name])
+    engine, _ = two_levels(net, mlopt.OneStep())
+    engine.step()
+    assert not engine._evaluator.recomputing
+
+
+def test_what_is_computed_again_is_noticed() -> None:
+    for again in ("checkpoint", "function"):
+        engine, _ = two_levels(
+            seeded(4, lambda again=again: Net(again, "batch")), METHODS["central"]
+        )
+        engine.step()
+        assert set(engine.graph.problems) == engine._evaluator.recomputing
