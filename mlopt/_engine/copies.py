@@ -12,7 +12,7 @@ from torch._utils import _flatten_dense_tensors
 
 __all__ = ["Copies", "alike", "joined", "may_spoil"]
 
-_shape, _grad, _is_leaf = attrgetter("shape"), attrgetter("grad"), attrgetter("is_leaf")
+_grad, _is_leaf = attrgetter("grad"), attrgetter("is_leaf")
 
 
 class Copies:
@@ -20,9 +20,8 @@ class Copies:
 
     def __init__(self, tensors: list[Tensor]) -> None:
         self.tensors = tensors
-        self.shapes = [*map(_shape, tensors)]
-        self.places = [*map(Tensor.data_ptr, tensors)] if _plain(tensors[0]) else []  # or all
-        self.values = joined(tensors)
+        self.views = [*map(Tensor.detach, tensors)]  # of the memory that they have now
+        self.values = joined(self.views)
         self.leaves = [*filter(_is_leaf, tensors)]
         self.grads = [*map(_grad, self.leaves)]  # of frozen ones, too
 
@@ -42,17 +41,18 @@ class Copies:
         """The values of each tensor."""
         if len(self.tensors) == 1:
             return [self.values]
-        pieces = self.values.split([shape.numel() for shape in self.shapes])
-        return [piece.view(shape) for piece, shape in zip(pieces, self.shapes, strict=True)]
+        pieces = self.values.split([*map(Tensor.numel, self.views)])
+        return [piece.view_as(t) for piece, t in zip(pieces, self.views, strict=True)]
 
     def restore(self) -> None:
         for tensor, grad in zip(self.leaves, self.grads, strict=True):
             tensor.grad = grad
         values = self.apart()
-        for i, (tensor, value) in enumerate(zip(self.tensors, values, strict=True)):
-            moved = self.places and tensor.data_ptr() != self.places[i]
-            if moved or tensor.shape != value.shape:  # it was given other memory
-                tensor.data = value.clone()
+        for tensor, view, value in zip(self.tensors, self.views, values, strict=True):
+            plain = _plain(view)
+            moved = plain and tensor.data_ptr() != view.data_ptr()
+            if moved or tensor.shape != view.shape:  # it was given other memory
+                tensor.data = view if plain else value.clone()
         once = [*map(_once, self.tensors, values)]
         torch._foreach_copy_([t for t, _ in once], [v for _, v in once])
 

@@ -76,8 +76,7 @@ class Memory:
         together = self._holdings.together(owned, more, self._known)
         self._kept.append((together, together.contents))
         self._known = self._known | together.ids if self._known else together.ids
-        with grad_mode(False):
-            self._copies += map(Copies, together.groups)
+        self._copies += map(Copies, together.groups)
         for owner, array in together.arrays:
             self._arrays.append((owner, array, array.copy()))
         for path, generator in together.random:

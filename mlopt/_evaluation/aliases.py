@@ -10,7 +10,12 @@ from torch import Tensor
 
 from .._graph.containers import rebuilt
 
-__all__ = ["address", "apart_from"]
+__all__ = ["address", "apart_from", "is_computed"]
+
+
+def is_computed(result: Any) -> bool:
+    """Whether a result is a tensor that an operation has computed, as most are: nobody's memory."""
+    return isinstance(result, Tensor) and result.grad_fn is not None and not result._is_view()
 
 
 def apart_from(result: Any, read: Iterable[Tensor | None]) -> Any:
@@ -28,8 +33,6 @@ def apart_from(result: Any, read: Iterable[Tensor | None]) -> Any:
     """
     found: list[Tensor] = []
     if isinstance(result, Tensor):
-        if result.grad_fn is not None and not result._is_view():  # as most are
-            return result
         found.append(result)
     else:
         rebuilt(result, lambda held: _note(held, found))

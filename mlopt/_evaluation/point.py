@@ -19,7 +19,7 @@ from .._graph.signal import Signal
 from .._replay import Generators
 from .._tensors import grad_mode
 from .._variable import Variable
-from .aliases import apart_from
+from .aliases import apart_from, is_computed
 from .binding import Binding, Swap
 from .copies import copied
 from .places import Place
@@ -156,9 +156,10 @@ class Evaluator:
                     result = function(*arguments)
             if _versions(read) != versions:
                 raise GraphError(written_in_place(node))
-            for _, _, copies in lent:
-                read += copies
-            result = apart_from(result, read)
+            if not is_computed(result):
+                for _, _, copies in lent:
+                    read += copies
+                result = apart_from(result, read)
             if inside and not torch.is_grad_enabled():
                 result = rebuilt(result, _detached)
             owners = tuple(owner)
