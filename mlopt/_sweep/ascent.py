@@ -178,7 +178,7 @@ class Ascent:
             leaves=own,
             gradient=dense(mine),
             arguments=arguments,
-            argument_gradient=dense(others),
+            argument_gradient=dense(others) if others else others,
             parameters=own,
             optimizer=node.optimizer,
             objective=objective_at(self.evaluator, node, point),

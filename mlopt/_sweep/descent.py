@@ -32,6 +32,8 @@ def total_gradients(ascent: Ascent, sweeps: Sequence[Sweep]) -> list[Tensors]:
     Returns:
         Their gradients by key; parameters that nothing depends on are absent.
     """
+    if len(sweeps) == 1 and not sweeps[0].nodes:  # nothing lies below
+        return [_own_gradient(ascent, sweeps[0])]
     walks = [_Walk(ascent, sweep) for sweep in sweeps]
     seen: set[Node] = set()
     for node in _downwards(ascent.graph, sweeps):
@@ -47,6 +49,12 @@ def total_gradients(ascent: Ascent, sweeps: Sequence[Sweep]) -> list[Tensors]:
     return [walk.total for walk in walks]
 
 
+def _own_gradient(ascent: Ascent, sweep: Sweep) -> Tensors:
+    """Of a problem's base evaluation, by its own variables; no graph."""
+    gradient = ascent.problems[sweep.upper].gradient
+    return {k: g.detach() if g.requires_grad else g for k, g in gradient.items()}
+
+
 class _Walk:
     """One problem's way down: the cotangents on what it has yet to visit, and its gradient.
 
@@ -58,11 +66,10 @@ class _Walk:
     def __init__(self, ascent: Ascent, sweep: Sweep) -> None:
         self.graph, self.upper, self.edges = ascent.graph, sweep.upper, sweep.edges
         self.cotangents: dict[Node, Tensors] = {}
-        record = ascent.problems[sweep.upper]
-        gradient = record.gradient
-        self.total = {k: g.detach() if g.requires_grad else g for k, g in gradient.items()}
+        self.total = _own_gradient(ascent, sweep)
         if sweep.nodes:
-            self.distribute(sweep.upper, record.response.argument_gradient)
+            response = ascent.problems[sweep.upper].response
+            self.distribute(sweep.upper, response.argument_gradient)
 
     def distribute(self, node: Node, passed: Tensors) -> None:
         """Add what arrives at each source of a node to that source's sum."""
