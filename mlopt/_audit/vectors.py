@@ -15,9 +15,9 @@ __all__ = ["compare", "directions", "displaced", "flat", "shaped"]
 
 
 def flat(tensors: Mapping[Key, Tensor], like: Tensors) -> Tensor:
-    """One vector, in the order of `like`; absent keys are zero."""
+    """One vector, in the order of `like`; absent keys are zero. Of no numbers, if it has none."""
     parts = [tensors[k] if k in tensors else torch.zeros_like(t) for k, t in like.items()]
-    return torch.cat([t.reshape(-1) for t in parts])
+    return torch.cat([t.reshape(-1) for t in parts]) if parts else torch.zeros(0)
 
 
 def shaped(vector: Tensor, like: Tensors) -> Tensors:

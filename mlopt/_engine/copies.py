@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from operator import attrgetter
 from typing import Any
 
@@ -10,9 +11,11 @@ import torch
 from torch import Tensor, nn
 from torch._utils import _flatten_dense_tensors
 
+from .._tensors import numbers
+
 __all__ = ["Copies", "alike", "joined", "may_spoil"]
 
-_grad, _is_leaf = attrgetter("grad"), attrgetter("is_leaf")
+_grad, _is_leaf, _learns = map(attrgetter, ("grad", "is_leaf", "requires_grad"))
 
 
 class Copies:
@@ -24,18 +27,27 @@ class Copies:
         self.values = joined(self.views)
         self.leaves = [*filter(_is_leaf, tensors)]
         self.grads = [*map(_grad, self.leaves)]  # of frozen ones, too
+        self.learn = [*map(_learns, self.leaves)]
 
     @property
     def bytes(self) -> int:
         return self.values.numel() * self.values.element_size()
 
     def spoilt(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Each tensor, and whether a number in it is not finite now that was."""
+        """Each tensor, and whether a number in it is not finite now that was.
+
+        In one of another shape any such number counts, if all were finite.
+
+        Yields:
+            Tensors, and flags on their devices.
+        """
         if may_spoil(self.tensors[0]):
             for t, before in zip(self.tensors, self.apart(), strict=True):
-                if t.shape == before.shape:
-                    bad = torch.isfinite(t).logical_not_()
-                    yield t, bad.logical_and_(torch.isfinite(before)).any()
+                was, bad = (torch.isfinite(numbers(x)) for x in (before, t))
+                if was.shape == bad.shape:
+                    yield t, bad.logical_not_().logical_and_(was).any()
+                else:
+                    yield t, bad.all().logical_not_().logical_and_(was.all())
 
     def apart(self) -> list[Tensor]:
         """The values of each tensor."""
@@ -45,16 +57,35 @@ class Copies:
         return [piece.view_as(t) for piece, t in zip(pieces, self.views, strict=True)]
 
     def restore(self) -> None:
-        for tensor, grad in zip(self.leaves, self.grads, strict=True):
-            tensor.grad = grad
-        values = self.apart()
-        for tensor, view, value in zip(self.tensors, self.views, values, strict=True):
-            plain = _plain(view)
-            moved = plain and tensor.data_ptr() != view.data_ptr()
-            if moved or tensor.shape != view.shape:  # it was given other memory
-                tensor.data = view if plain else value.clone()
-        once = [*map(_once, self.tensors, values)]
-        torch._foreach_copy_([t for t, _ in once], [v for _, v in once])
+        """Put all back, each thing whatever becomes of the others; then raise the first error."""
+        errors: list[Exception] = []
+        undo: list[Callable[[], Any]] = [
+            partial(_put_back, tensor, view, value)
+            for tensor, view, value in zip(self.tensors, self.views, self.apart(), strict=True)
+        ]
+        # Memory before gradients, which have to be of its shape.
+        for tensor, grad, learns in zip(self.leaves, self.grads, self.learn, strict=True):
+            undo.append(partial(tensor.requires_grad_, learns))
+            undo.append(partial(setattr, tensor, "grad", grad))
+        for step in undo:
+            try:
+                step()
+            except Exception as error:
+                errors.append(error)
+        if errors:
+            raise errors[0]
+
+
+def _put_back(tensor: Tensor, view: Tensor, value: Tensor) -> None:
+    """Let a tensor have the memory of a view again, and a value there."""
+    if _plain(view):
+        here = tensor.data_ptr() == view.data_ptr() and tensor.stride() == view.stride()
+        if not here or tensor.shape != view.shape or tensor.dtype != view.dtype:
+            tensor.data = view
+    elif tensor.shape != view.shape:
+        tensor.data = value.clone()
+    tensor, value = _once(tensor, value)
+    tensor.copy_(value)
 
 
 def _plain(tensor: Tensor) -> bool:

@@ -74,7 +74,7 @@ class Holding:
         """Take what is there now."""
         inside = self._listed()
         leads = self.reached.sure and (self._beside is None or self._left is self._beside.reached)
-        if leads and _same(self._inside, inside):
+        if leads and _is_as_it_was(self._inside, inside):
             return
         contents = [copy() for copy in self._copies]
         if leads and all(map(_stands, self.contents, contents)):
@@ -89,7 +89,7 @@ class Holding:
             The tensors that have come, and whether a number is not finite that was.
         """
         found, before = self.reached, self.contents
-        if found.sure and _same(self._inside, self._listed()):
+        if found.sure and _is_as_it_was(self._inside, self._listed()):
             return [], False
         now = [copy() for copy in self._copies]
         spoilt = False
@@ -102,25 +102,35 @@ class Holding:
                     else:  # infinity where no number was is a start
                         self._open.add(at)
         self.look()
-        old_ones = set(map(id, found.tensors))
-        return [t for t in self.reached.tensors if id(t) not in old_ones], spoilt
+        if self.reached is found:
+            return [], spoilt
+        old = set(map(id, chain(found.tensors, found.containers, found.arrays)))
+        for held, content in zip(self.reached.containers, self.contents, strict=True):
+            for key, number in _entries(content) if id(held) not in old else ():
+                spoilt = spoilt or (_endless(number) and number != number)
+                if _endless(number):
+                    self._open.add((id(held), key))
+        spoilt = spoilt or any(_has_nan(a) for a in self.reached.arrays if id(a) not in old)
+        return [t for t in self.reached.tensors if id(t) not in old], spoilt
 
 
 class _Inside:
-    """Lists the keys and things in some containers."""
+    """Lists the keys and things in some containers, and how many are in each."""
 
     def __init__(self, containers: Sequence[Any]) -> None:
         self._dicts = [c for c in containers if isinstance(c, dict)]
         self._lists = [c for c in containers if isinstance(c, list)]
         self._others = [c for c in containers if not isinstance(c, dict | list)]
 
-    def __call__(self) -> list[Any]:
-        dicts = self._dicts
+    def __call__(self) -> tuple[list[int], list[Any]]:
+        dicts, lists = self._dicts, self._lists
+        sizes = [*map(dict.__len__, dicts), *map(list.__len__, lists)]
         found = [*_joined(map(dict.__iter__, dicts)), *_joined(map(dict.values, dicts)),
-                 *_joined(map(list.__iter__, self._lists))]  # fmt: skip
+                 *_joined(map(list.__iter__, lists))]  # fmt: skip
         for content in map(contents_of, self._others):
+            sizes.append(len(content))
             found += (*content, *content.values()) if isinstance(content, dict) else content
-        return found
+        return sizes, found
 
 
 class Together:
@@ -182,7 +192,7 @@ class Together:
         """Whether the very same things are in the containers as when they were last looked at."""
         return (
             self._sure
-            and _same(self._inside, self._listed())
+            and _is_as_it_was(self._inside, self._listed())
             and _same(self.contents, [holding.contents for _, holding in self.held])
         )
 
@@ -293,6 +303,11 @@ def _changes(was: Any, now: Any) -> Iterator[tuple[Any, Any, Any]]:
             yield key, before, value
 
 
+def _is_as_it_was(was: tuple[list[int], list[Any]], now: tuple[list[int], list[Any]]) -> bool:
+    """Whether the very same things are in the same containers; see `_Inside`."""
+    return was[0] == now[0] and all(map(is_, was[1], now[1]))
+
+
 def _same(was: list[Any], now: list[Any]) -> bool:
     """Whether two lists are of the very same things."""
     return len(was) == len(now) and all(map(is_, was, now))
@@ -320,6 +335,10 @@ def _is_number(held: Any) -> bool:
     if isinstance(held, tuple):
         return any(map(_is_number, held))
     return isinstance(held, int | float | complex | np.number)
+
+
+def _has_nan(array: np.ndarray) -> bool:
+    return array.dtype.kind in "fc" and bool(np.isnan(array).any())
 
 
 def _endless(held: Any) -> bool:

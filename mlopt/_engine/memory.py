@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from functools import partial
 from operator import itemgetter
 from typing import Any
@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .._tensors import grad_mode
+from .._tensors import grad_mode, numbers
 from .contents import put, rewind
 from .copies import Copies, alike, joined, may_spoil
 from .holding import Holdings, Together
@@ -105,11 +105,7 @@ class Memory:
                 tensors += [(owner, t) for owner, t in came if id(t) not in self._known]
             spoilt = spoilt or whose
         for owner, array, before in self._arrays:
-            if (
-                array.dtype.kind in "fc"
-                and array.shape == before.shape
-                and (np.isfinite(before) & ~np.isfinite(array)).any()
-            ):
+            if array.dtype.kind in "fc" and _is_spoilt(array, before):
                 spoilt = spoilt or owner
         return tensors, spoilt
 
@@ -128,7 +124,7 @@ class Memory:
         groups += alike(new) if new else []
         with grad_mode(False):
             pieces = [
-                joined(group) if len(group) > 1 else group[0]
+                joined(group) if len(group) > 1 else numbers(group[0])
                 for group in groups
                 if may_spoil(group[0])
             ]
@@ -158,6 +154,10 @@ class Memory:
         ]
         return flags
 
+    def tensors(self) -> Iterator[Tensor]:
+        """All that are remembered."""
+        return (t for copies in self._copies for t in copies.tensors)
+
     def knows(self, tensor: Tensor) -> bool:
         """Whether a tensor is remembered."""
         return id(tensor) in self._known
@@ -171,7 +171,7 @@ class Memory:
             for copies in self._copies:
                 self._try("tensors", copies.restore)
             for _, array, before in self._arrays:
-                self._try("an array", partial(np.copyto, array, before))
+                self._try("an array", partial(_put_back, array, before))
             for attributes, names, values in reversed(self._attributes):
                 attributes.update(zip(names, values, strict=True))
             for name, undo in reversed(self._undo):
@@ -188,3 +188,16 @@ class Memory:
             undo()
         except Exception as error:
             self.lost[name] = f"{type(error).__name__}: {error}"
+
+
+def _put_back(array: np.ndarray, before: np.ndarray) -> None:
+    if array.shape != before.shape:
+        array.resize(before.shape, refcheck=False)
+    np.copyto(array, before)
+
+
+def _is_spoilt(array: np.ndarray, before: np.ndarray) -> bool:
+    """Whether a number in an array is not finite now that was; of another shape, any."""
+    if array.shape == before.shape:
+        return bool((np.isfinite(before) & ~np.isfinite(array)).any())
+    return bool(np.isfinite(before).all() and not np.isfinite(array).all())

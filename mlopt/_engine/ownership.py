@@ -11,6 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from .._errors import GraphError
+from .._evaluation.binding import names
 from .._evaluation.point import Evaluator
 from .._graph.brief import brief
 from .._graph.graph import Graph
@@ -66,18 +67,18 @@ class Ownership:
         self._dicts: list[Any] = []
         self._inside: list[Any] = []
         self._buffers: list[Any] = []
-        self._sizes: list[int] = []
+        self._names: list[Any] = []
         self._learning: list[bool] | None = None
         self._trained: dict[Problem, Tensors] = {}
         self._note()
 
     def changed(self) -> bool:
         """Whether anything differs from the last time."""
-        now, was = self._look(), self._inside
+        (now, names), was = self._look(), self._inside
         return (
-            len(now) != len(was)
+            names != self._names
+            or len(now) != len(was)
             or not all(map(operator.is_, now, was))
-            or [*map(len, self._buffers)] != self._sizes
             or self._hooks_now() != self._hooks
         )
 
@@ -123,14 +124,18 @@ class Ownership:
         self._dicts = [*_joined(b.dicts for b in bindings)]
         self._dicts += [*map(_before_step, self._own), *map(_after_step, self._own)]
         self._buffers = [*_joined(b.buffer_dicts for b in bindings)]
-        self._sizes = [*map(len, self._buffers)]
-        self._inside, self._learning = self._look(), None
+        (self._inside, self._names), self._learning = self._look(), None
 
-    def _look(self) -> list[Any]:
-        """What is in problems, in the parts of modules, and in optimizers' groups and hooks now."""
+    def _look(self) -> tuple[list[Any], list[Any]]:
+        """What is in problems, in the parts of modules, and in optimizers' groups and hooks now.
+
+        Returns:
+            Things, to be compared by identity; names and numbers of things.
+        """
         held = [*map(_in_group, _joined(map(_groups, self._own)))]
         declared = map(_declared, self.graph.problems)
-        return [*_joined(declared), *_joined(map(_values, self._dicts)), *held, *_joined(held)]
+        things = [*_joined(declared), *_joined(map(_values, self._dicts)), *held, *_joined(held)]
+        return things, [*names(self._dicts, self._buffers), *map(len, held)]
 
     def _check_declared(self) -> None:
         for problem, (over, given, streams, hypergrad) in zip(

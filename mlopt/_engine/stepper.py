@@ -145,7 +145,7 @@ class Stepper:
             builder = Builder(self.graph, dormant, self.undo)
             self.schedule.compose(builder, active)
             found = Plan(self.graph, builder.plan(), self.undo), dormant
-            always = not dormant and all(p.every == 1 for p in self.graph.problems)
+            always = all(p.every == 1 and not p.start for p in self.graph.problems)
             self._plans[None if always else key] = found
         return found
 

@@ -42,6 +42,7 @@ class Transaction:
         self.interrupts = Deferral()
         self._grad = torch.is_grad_enabled()  # of the caller
         self.scheduled = False
+        self._versions: dict[int, int] = {}  # of tensors, before schedulers have stepped
         self._kept: dict[Node, dict[Any, list[Any]]] = {}  # with the buffers of each
 
     def update(
@@ -123,25 +124,22 @@ class Transaction:
         if self.copies:
             self.memory.keep((problem, scheduler, "scheduler"))
             self.scheduled = True
+            for t in self.memory.tensors():
+                self._versions.setdefault(id(t), _version(t))
         scheduler.step(*loss)
 
     def spoilt_by_schedulers(self) -> Node | None:
         """Look at what schedulers have written, where any has stepped: `scheduled`.
 
-        Numbers cost nothing; a learning rate in a tensor that is not on the host is waited for.
+        Numbers cost nothing; a tensor that one has written, or made, is waited for.
 
         Returns:
             Whose is not finite, and was; None if all are well.
         """
-        spoilt = self.memory.news()[1]
-        rates = {
-            id(value): node
-            for node in self._kept if isinstance(node, Problem)
-            for group in node.optimizer.param_groups  # type: ignore[union-attr]
-            for value in group.values() if isinstance(value, Tensor)
-        }  # fmt: skip
-        if rates and spoilt is None:
-            flags = self.memory.spoilt([], rates.keys())
+        new, spoilt = self.memory.news()
+        written = {id(t) for t in self.memory.tensors() if _version(t) != self._versions.get(id(t))}
+        if spoilt is None and (new or written):
+            flags = self.memory.spoilt(new, written)
             spoilt = next((node for node, flag in flags if flag), None)
         return spoilt
 
@@ -224,6 +222,10 @@ class Transaction:
         if held:
             self.memory.keep(*owned, tensors=tensors)
             self._kept.update(held)
+
+
+def _version(tensor: Tensor) -> int:
+    return 0 if tensor.is_inference() else tensor._version
 
 
 def trainable(

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from .._tensors import clone
 from .copies import copied, laid_out, overlaps, separate
 
-__all__ = ["Binding", "Slot", "Swap"]
+__all__ = ["Binding", "Slot", "Swap", "names"]
 
 #: A dictionary, and a key in it.
 Slot = tuple[dict[str, Any], str]
@@ -41,7 +41,7 @@ class Binding:
     dicts: list[dict[str, Any]] = field(default_factory=list)  # of parameters, and of parts
     buffer_dicts: list[dict[str, Any]] = field(default_factory=list)
     _inside: list[Any] = field(default_factory=list)
-    _sizes: list[int] = field(default_factory=list)
+    _names: list[Any] = field(default_factory=list)
     _looked: tuple[list[Any], bool] = ([], True)
 
     @classmethod
@@ -63,7 +63,7 @@ class Binding:
             binding.dicts += [part._parameters, part._modules]
             binding.buffer_dicts.append(part._buffers)
         binding._inside = _values(binding.dicts)
-        binding._sizes = [*map(len, binding.buffer_dicts)]
+        binding._names = names(binding.dicts, binding.buffer_dicts)
         binding.first = [slots[0] for slots in binding.parameters.values()]
         return binding
 
@@ -80,12 +80,12 @@ class Binding:
         _set_modes(self.parts, modes)
 
     def stands(self) -> bool:
-        """Whether the module has the parts and parameters that were found, and as many buffers."""
+        """Whether the module has the parts and parameters that were found, and such buffers."""
         inside = _values(self.dicts)
         return (
             len(inside) == len(self._inside)
             and all(map(operator.is_, inside, self._inside))
-            and [*map(len, self.buffer_dicts)] == self._sizes
+            and names(self.dicts, self.buffer_dicts) == self._names
         )
 
     def scratch(self, start: list[Any] | None = None) -> list[Any]:
@@ -96,7 +96,7 @@ class Binding:
         if self.spare:
             copies = self.spare.pop()
             if all(
-                c.shape == h.shape and c.device == h.device
+                c.shape == h.shape and c.device == h.device and c.dtype == h.dtype
                 for c, h in zip(copies, held, strict=True)
             ):
                 torch._foreach_copy_(copies, held)
@@ -138,10 +138,17 @@ def _present(tensors: list[Any]) -> list[Tensor]:
     return [t for t in tensors if t is not None]
 
 
+def names(*dicts: list[dict[str, Any]]) -> list[Any]:
+    """The keys in dictionaries, and how many are in each: to be compared with those of before."""
+    held = [*chain.from_iterable(dicts)]
+    return [*map(len, held), *chain.from_iterable(map(_keys_of, held))]
+
+
 def _values(dicts: list[dict[str, Any]]) -> list[Any]:
     return list(chain.from_iterable(map(_values_of, dicts)))
 
 
+_keys_of = operator.methodcaller("keys")
 _values_of = operator.methodcaller("values")  # those of scripted modules are no dictionaries
 
 

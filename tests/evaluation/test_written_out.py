@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 
 import pytest
 import torch
 from compare import exact, near, rounding
 from small import F64
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 from mlopt._evaluation.written_out import WrittenOut
 
@@ -28,13 +30,20 @@ def directed(dim: int, *shape: int) -> Callable[[Tensor], Tensor]:
 
 def normal(*shape: int) -> Callable[[Tensor], Tensor]:
     w, b = made(3, *shape), made(4, *shape)
-    return lambda x: torch.nn.functional.layer_norm(x.view(-1, *shape), shape, w, b)
+    return lambda x: F.layer_norm(x.view(-1, *shape), shape, w, b)
 
 
 CASES = {
     "rows": directed(0, 4, 3), "columns": directed(1, 4, 3), "all": directed(-1, 4, 3),
     "filters": directed(0, 3, 2, 2), "last": directed(2, 2, 3, 2), "middle": directed(1, 2, 3, 2),
     "layer": normal(4), "layer of two": normal(2, 3),
+    "batch": lambda x: F.batch_norm(x.view(4, 3), None, None, made(3, 3), made(4, 3), True),
+    "batch of sequences": lambda x: F.batch_norm(x.view(2, 3, 2), None, None, training=True),
+    "batch, plain": lambda x: torch.batch_norm(
+        x.view(4, 3), None, None, None, None, True, 0.1, 1e-3, False
+    ),
+    "batch, in evaluation": lambda x: F.batch_norm(x.view(4, 3), made(3, 3), made(4, 3) ** 2),
+    "instance": lambda x: F.instance_norm(x.view(2, 2, 3), weight=made(3, 2), bias=made(4, 2)),
     "layer, plain": lambda x: torch.layer_norm(x.view(3, 4), [4], None, None, 1e-3),
 }  # fmt: skip
 
@@ -67,3 +76,35 @@ def test_first_second_and_third_derivatives(name: str) -> None:
     exact(function(x), value, rounding(100))
     exact(first(x), written, rounding(200, condition=100))
     near(twice, difference(first, along[0]), 1e-7, why=why)
+
+
+NORMS = {
+    "batch": lambda: nn.BatchNorm2d(3),
+    "cumulative": lambda: nn.BatchNorm2d(3, momentum=None, affine=False),
+    "without statistics": lambda: nn.BatchNorm2d(3, track_running_stats=False),
+    "instance": lambda: nn.InstanceNorm2d(3, affine=True, track_running_stats=True),
+}
+
+
+@pytest.mark.parametrize("name", NORMS)
+def test_running_statistics_are_those_of_torch(name: str) -> None:
+    """Training, training, evaluation: values and buffers."""
+    written, own = (NORMS[name]().to(F64) for _ in range(2))
+    for training in (True, True, False):
+        x = made(1, 4, 3, 2, 2)
+        with WrittenOut():
+            found = written.train(training)(x)
+        exact(found, own.train(training)(x), rounding(100))
+        for buffer, expected in zip(written.buffers(), own.buffers(), strict=True):
+            exact(buffer, expected, rounding(100))
+
+
+def test_one_value_has_no_variance() -> None:
+    """The same error as torch's own."""
+    for norm, x in (
+        (nn.BatchNorm1d(3), torch.ones(1, 3)),
+        (nn.InstanceNorm1d(3), torch.ones(2, 3, 1)),
+    ):
+        for around in (WrittenOut(), nullcontext()):
+            with pytest.raises(ValueError, match="Expected more than 1"), around:
+                norm(x)
