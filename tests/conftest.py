@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import signal
 
 import pytest
 import torch
@@ -14,6 +15,10 @@ from hypothesis import settings
 # comes next. To look for new ones: pytest --hypothesis-profile default.
 settings.register_profile("same", derandomize=True, deadline=None)
 settings.load_profile("same")
+
+# A program that a shell starts in the background ignores Ctrl-C, and so would all that it starts.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Most of what a test makes goes without the collector of garbage, which walks through all of torch:
 # it looks seldom. A test that asks whether something is freed collects by itself, or means at once.
