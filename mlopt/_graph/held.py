@@ -6,6 +6,7 @@ import random
 import types
 from collections import deque
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -94,8 +95,9 @@ def _inside(held: Any) -> Iterable[Any]:
         names = kind.__dict__.get("__slots__", ())
         for name in (names,) if isinstance(names, str) else names:
             member = kind.__dict__.get(name)
-            if isinstance(member, types.MemberDescriptorType) and hasattr(held, name):
-                inside.append(member.__get__(held))
+            if isinstance(member, types.MemberDescriptorType):
+                with suppress(AttributeError):  # nothing is in it; its name may be a property's
+                    inside.append(member.__get__(held))
     return inside
 
 
