@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from torch.nn.utils import parametrize
@@ -19,6 +20,9 @@ _F = TypeVar("_F", bound=Callable[..., Any])
 def in_turn(verb: str) -> Callable[[_F], _F]:
     """Have a method of an engine wait until no other thread's engine works.
 
+    A cache of parametrized weights that somebody has opened around it is closed meanwhile: it would
+    give the weights of one evaluation to all others.
+
     Args:
         verb: what the user calls it.
 
@@ -30,53 +34,53 @@ def in_turn(verb: str) -> Callable[[_F], _F]:
     def decorate(method: _F) -> _F:
         @functools.wraps(method)
         def wait(self: Any, *args: Any, **kwargs: Any) -> Any:
-            with working(self, verb):
-                return method(self, *args, **kwargs)
+            # An interrupt comes between calls. So nothing is called where it would leave a turn
+            # taken, or an engine at work: `with` takes a lock and gives it back by itself, and
+            # what is put back is put back by assignments alone.
+            with turn:
+                if self._doing:
+                    refuse_inside(self, verb)
+                around = parametrize._cache_enabled
+                try:
+                    parametrize._cache_enabled, self._doing = 0, verb
+                    return method(self, *args, **kwargs)
+                finally:
+                    self._doing = ""
+                    parametrize._cache_enabled = around
+                    if around:
+                        parametrize._cache = {}
 
         return wait  # type: ignore[return-value]
 
     return decorate
 
 
-class working:  # noqa: N801 - used as a function
-    """A block in which an engine works, and no other.
-
-    A cache of parametrized weights that somebody has opened around it is closed meanwhile: it would
-    give the weights of one evaluation to all others.
+@contextmanager
+def working(engine: Any, verb: str) -> Iterator[None]:
+    """A block in which an engine works, and no other; see `in_turn`.
 
     Args:
         engine: the engine.
         verb: what it is asked for.
 
+    Yields:
+        Nothing.
+
     Raises:
         GraphError: it is at work already.
     """
-
-    __slots__ = ("_around", "_engine", "_verb")
-
-    def __init__(self, engine: Any, verb: str) -> None:
-        self._engine, self._verb, self._around = engine, verb, 0
-
-    def __enter__(self) -> None:
-        turn.acquire()
+    with turn:
+        if engine._doing:
+            refuse_inside(engine, verb)
+        around = parametrize._cache_enabled
         try:
-            if self._engine._doing:
-                refuse_inside(self._engine, self._verb)
-            self._around = parametrize._cache_enabled
-            parametrize._cache_enabled = 0
-            self._engine._doing = self._verb
-        except BaseException:
-            turn.release()
-            raise
-
-    def __exit__(self, *exception: object) -> None:
-        try:
-            self._engine._doing = ""
-            if self._around:
-                parametrize._cache_enabled += self._around
-                parametrize._cache = {}
+            parametrize._cache_enabled, engine._doing = 0, verb
+            yield
         finally:
-            turn.release()
+            engine._doing = ""
+            parametrize._cache_enabled = around
+            if around:
+                parametrize._cache = {}
 
 
 def refuse_inside(engine: Any, verb: str) -> None:

@@ -88,4 +88,5 @@ def save_grid(
     grid = make_grid(images.detach(), nrow=per_row, padding=1, normalize=True, value_range=(-1, 1))
     picture, kind = io.BytesIO(), formats[path.suffix.lower()]
     save_image(interpolate(grid[None], scale_factor=scale), picture, format=kind)
-    write_file(path, picture.getbuffer())
+    with picture.getbuffer() as content:
+        write_file(path, content)

@@ -48,7 +48,8 @@ def write_checkpoint(path: Path, content: Mapping[str, Any]) -> None:
     """
     buffer = io.BytesIO()
     torch.save(dict(content), buffer)
-    write_file(path, buffer.getbuffer(), checksum=True)
+    with buffer.getbuffer() as view:  # else an error that is kept keeps it open
+        write_file(path, view, checksum=True)
 
 
 def read_checkpoint(path: Path, settings: Mapping[str, Any]) -> dict[str, Any] | None:

@@ -108,7 +108,8 @@ def draw(genotype: Genotype, path: str | Path, title: str | None = None) -> None
     figure.legend(handles=handles, loc="outside lower center", ncols=columns, frameon=False)
     picture = io.BytesIO()
     figure.savefig(picture, format=path.suffix[1:].lower(), dpi=150)
-    write_file(path, picture.getbuffer())
+    with picture.getbuffer() as content:
+        write_file(path, content)
 
 
 def _family(operation: str) -> tuple[str, str]:
