@@ -109,8 +109,9 @@ def objective(values: dict[Any, Tensor], r: Tensor) -> Tensor:
     )
 
 
-#: Thirty steps of 30 operations, each a quotient of two moments whose terms are twice their sum.
-MANY_STEPS = rounding(30 * 30, condition=2 * 2)
+#: Thirty steps of 30 operations of the objective and its gradient, and 30 of the update: a quotient
+#: of two moments whose terms are twice their sum.
+MANY_STEPS = rounding(30 * (30 + 30), condition=2 * 2)
 
 
 class Run:
