@@ -8,7 +8,7 @@ import torch
 
 from .._arguments import a_seed, checked, from_one, from_zero
 from .._engine.engine import Engine
-from .._engine.turns import working
+from .._engine.turns import in_turn
 from .._errors import MloptError, SettingsError
 from .._evaluation.causes import Gathered
 from .._graph.node import Node
@@ -95,10 +95,10 @@ def audit(
         >>> audit(mlopt.Engine([lower, upper])).worst < 1e-6
         True
     """
-    with working(engine, "audit()"):
-        return _audit(engine, directions, cotangents, seed, dense_limit)
+    return _audit(engine, directions, cotangents, seed, dense_limit)
 
 
+@in_turn("audit()")
 def _audit(engine: Engine, directions: int, cotangents: int, seed: int, dense_limit: int) -> Audit:
     with unchanged(engine) as put_back, warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 from torch.nn.utils import parametrize
@@ -12,13 +11,13 @@ from torch.nn.utils import parametrize
 from .._errors import GraphError
 from .._turn import turn
 
-__all__ = ["in_turn", "refuse_inside", "turn", "working"]
+__all__ = ["in_turn", "refuse_inside", "turn"]
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
 
 def in_turn(verb: str) -> Callable[[_F], _F]:
-    """Have a method of an engine wait until no other thread's engine works.
+    """Have a method of an engine, or a function of one, wait until no other thread's engine works.
 
     A cache of parametrized weights that somebody has opened around it is closed meanwhile: it would
     give the weights of one evaluation to all others.
@@ -27,8 +26,9 @@ def in_turn(verb: str) -> Callable[[_F], _F]:
         verb: what the user calls it.
 
     Returns:
-        A decorator. The method raises a `GraphError` if it is called while the same engine is at
-        work, by one of its functions, loaders, optimizers or schedulers.
+        A decorator; the engine is the first argument. What it decorates raises a `GraphError` if it
+        is called while the same engine is at work, by one of its functions, loaders, optimizers or
+        schedulers.
     """
 
     def decorate(method: _F) -> _F:
@@ -53,34 +53,6 @@ def in_turn(verb: str) -> Callable[[_F], _F]:
         return wait  # type: ignore[return-value]
 
     return decorate
-
-
-@contextmanager
-def working(engine: Any, verb: str) -> Iterator[None]:
-    """A block in which an engine works, and no other; see `in_turn`.
-
-    Args:
-        engine: the engine.
-        verb: what it is asked for.
-
-    Yields:
-        Nothing.
-
-    Raises:
-        GraphError: it is at work already.
-    """
-    with turn:
-        if engine._doing:
-            refuse_inside(engine, verb)
-        around = parametrize._cache_enabled
-        try:
-            parametrize._cache_enabled, engine._doing = 0, verb
-            yield
-        finally:
-            engine._doing = ""
-            parametrize._cache_enabled = around
-            if around:
-                parametrize._cache = {}
 
 
 def refuse_inside(engine: Any, verb: str) -> None:
