@@ -12,9 +12,11 @@ from torch import Tensor
 
 __all__ = [
     "Key",
+    "Many",
     "Tensors",
     "accumulate",
     "add_scaled",
+    "added",
     "apart",
     "clone",
     "continuous",
@@ -23,12 +25,14 @@ __all__ = [
     "difference",
     "grouped",
     "like",
+    "multiplied",
     "negative",
     "norm",
     "numbers",
     "plus",
     "real",
     "scale",
+    "subtracted",
     "unrecorded",
 ]
 
@@ -36,6 +40,7 @@ __all__ = [
 #: tensor).
 Key = tuple[Any, str]
 Tensors = dict[Key, Tensor]
+Many = tuple[Tensor, ...] | list[Tensor]
 _F = TypeVar("_F", bound=Callable[..., Any])
 
 
@@ -76,6 +81,26 @@ def unrecorded(function: _F) -> _F:
 _is_sparse = operator.attrgetter("is_sparse")
 
 
+# A lone tensor, as architecture weights often are, costs twice as much as a list of one.
+
+
+def added(a: Many, b: Many, factor: float = 1) -> Many:
+    """Of each pair a + factor b."""
+    if len(a) == 1:
+        return (torch.add(a[0], b[0], alpha=factor),)
+    return torch._foreach_add(a, b, alpha=factor)
+
+
+def subtracted(a: Many, b: Many) -> Many:
+    """Of each pair a - b."""
+    return (a[0] - b[0],) if len(a) == 1 else torch._foreach_sub(a, b)
+
+
+def multiplied(a: Many, factor: Tensor | float) -> Many:
+    """Of each factor a."""
+    return (a[0] * factor,) if len(a) == 1 else torch._foreach_mul(a, factor)
+
+
 def norm(tensors: Tensors, wide: bool = False) -> Tensor:
     """The 2-norm of all tensors together, a scalar on their device; zero for none.
 
@@ -110,9 +135,7 @@ def add_scaled(base: Tensors, direction: Tensors, factor: Tensor | float) -> Ten
     keys = list(direction)
     if not keys:
         return dict(base)
-    moved = torch._foreach_add(
-        [base[k] for k in keys], torch._foreach_mul([direction[k] for k in keys], factor)
-    )
+    moved = added([base[k] for k in keys], multiplied([direction[k] for k in keys], factor))
     return {**base, **dict(zip(keys, moved, strict=True))}
 
 
@@ -121,15 +144,15 @@ def apart(base: Tensors, direction: Tensors, factor: Tensor) -> list[Tensors]:
     keys = list(direction)
     if not keys:
         return [dict(base), dict(base)]
-    held, change = [base[k] for k in keys], torch._foreach_mul(list(direction.values()), factor)
-    sides = torch._foreach_add(held, change), torch._foreach_sub(held, change)
+    held, change = [base[k] for k in keys], multiplied([*direction.values()], factor)
+    sides = added(held, change), subtracted(held, change)
     return [{**base, **dict(zip(keys, side, strict=True))} for side in sides]
 
 
 def difference(plus: Tensors, minus: Tensors, factor: Tensor | float) -> Tensors:
     """Take factor * (plus - minus); a key that one side lacks counts as zero there."""
     both = [k for k in plus if k in minus]
-    values = torch._foreach_sub([plus[k] for k in both], [minus[k] for k in both]) if both else ()
+    values = subtracted([plus[k] for k in both], [minus[k] for k in both]) if both else ()
     out = dict(zip(both, values, strict=True))
     if len(both) < len(plus) or len(both) < len(minus):
         out.update({k: t for k, t in plus.items() if k not in minus})
@@ -141,14 +164,16 @@ def negative(tensors: Tensors) -> Tensors:
     """Each with the other sign."""
     if not tensors:
         return {}
-    return dict(zip(tensors, torch._foreach_neg(list(tensors.values())), strict=True))
+    if len(tensors) == 1:
+        return {k: -t for k, t in tensors.items()}
+    return dict(zip(tensors, torch._foreach_neg([*tensors.values()]), strict=True))
 
 
 def scale(tensors: Tensors, factor: Tensor | float) -> Tensors:
     """Multiply each by the factor."""
     if not tensors:
         return {}
-    return dict(zip(tensors, torch._foreach_mul(list(tensors.values()), factor), strict=True))
+    return dict(zip(tensors, multiplied([*tensors.values()], factor), strict=True))
 
 
 def grouped(tensors: Tensors) -> dict[Any, dict[str, Tensor]]:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from .._tensors import Tensors, unrecorded
+from .._tensors import Many, Tensors, added, multiplied, subtracted, unrecorded
 from ._rule import AbstractUpdate, groups
 
 __all__ = ["SGDUpdate"]
@@ -31,25 +32,21 @@ class SGDUpdate(AbstractUpdate):
             if group["maximize"]:
                 steps = torch._foreach_neg(steps)
             if group["weight_decay"]:
-                steps = torch._foreach_add(steps, values, alpha=group["weight_decay"])
+                steps = added(steps, values, group["weight_decay"])
             if momentum:
                 buffers = [
                     optimizer.state.get(parameters[k], {}).get("momentum_buffer") for k in keys
                 ]
                 fresh = 1 - group["dampening"]
                 if all(b is not None for b in buffers):
-                    kept = torch._foreach_mul(buffers, momentum)
-                    averaged = torch._foreach_add(kept, steps, alpha=fresh)
+                    averaged = added(multiplied(buffers, momentum), steps, fresh)
                 else:
                     averaged = [
                         d if b is None else momentum * b + fresh * d
                         for b, d in zip(buffers, steps, strict=True)
                     ]
-                if group["nesterov"]:
-                    steps = torch._foreach_add(steps, averaged, alpha=momentum)
-                else:
-                    steps = averaged
-            moved.update(zip(keys, _foreach_step(values, steps, lr), strict=True))
+                steps = added(steps, averaged, momentum) if group["nesterov"] else averaged
+            moved.update(zip(keys, _stepped(values, steps, lr), strict=True))
         return moved
 
     def derivative(
@@ -67,11 +64,11 @@ class SGDUpdate(AbstractUpdate):
                 states = [optimizer.state.get(parameters[k], {}) for k in keys]
                 kept = [s.get("momentum_buffer") is not None for s in states]
                 values = [v * fresh if k else v for v, k in zip(values, kept, strict=True)]
-            out.update(zip(keys, torch._foreach_mul(values, factor), strict=True))
+            out.update(zip(keys, multiplied(values, factor), strict=True))
         return out
 
 
-def _foreach_step(values: list[Any], steps: Any, lr: Any) -> Any:
-    if isinstance(lr, torch.Tensor):
-        return torch._foreach_sub(values, torch._foreach_mul(steps, lr))
-    return torch._foreach_add(values, steps, alpha=-lr)
+def _stepped(values: Many, steps: Many, lr: Any) -> Many:
+    if isinstance(lr, Tensor):
+        return subtracted(values, multiplied(steps, lr))
+    return added(values, steps, -lr)
