@@ -239,9 +239,9 @@ class Evaluator:
         while self._open:
             self._swap_back()
         self.generators.close()
-        for binding, copies in self._lent:
+        while self._lent:  # each is out of here before it is there: none is taken back twice
+            binding, copies = self._lent.pop()
             binding.take_back(copies)
-        self._lent.clear()
 
     def _swap_back(self) -> None:
         """Put back what the innermost evaluation has swapped; again, if that was interrupted."""

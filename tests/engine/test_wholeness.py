@@ -55,11 +55,21 @@ def fall(name: str, places: list[tuple[float, type[BaseException]]]) -> None:
         where = f"{name}, call {at} of {calls}: {fell}"
         why = "\n".join([where, "not before:", *before, "nor after:", *after])
         assert not before or not after, why
+        nothing_is_lent_twice(engine)
         if not before:
             take(engine)
             assert_same(states[i + 1], held(engine))
     take(engine)
     assert_same(states[-1], held(engine))
+
+
+def nothing_is_lent_twice(engine: mlopt.Engine) -> None:
+    """The copies of buffers that the next evaluations are lent share no memory with each other."""
+    for binding in engine._evaluator.bindings.values():
+        held = [t for t in binding.held() if t is not None and t.numel()]
+        spare = [t for copies in binding.spare for t in copies if t.numel()]
+        places = [t.data_ptr() for t in [*held, *spare]]
+        assert len(set(places)) == len(places)
 
 
 def places(count: int, seed: int) -> list[tuple[float, type[BaseException]]]:
@@ -114,10 +124,25 @@ def test_all_or_nothing_where_something_ends(name: str, part: str) -> None:
                 take(engine)
         except Interrupted:
             assert_same(states[i], held(engine))
+            nothing_is_lent_twice(engine)
             take(engine)
         assert_same(states[i + 1], held(engine))  # at once, if it is not called so often
     take(engine)
     assert_same(states[-1], held(engine))
+
+
+def test_no_copy_of_a_buffer_is_taken_back_twice() -> None:
+    """Whichever of them an interrupt keeps from being taken back at a step's end."""
+    engine = ALL["two levels, central"]()
+    take(engine, BEFORE)
+    with falling(0, Interrupted, "take_back") as count:
+        take(engine)
+    assert count[0] > 3
+    for at in range(1, count[0] + 1):
+        with pytest.raises(Interrupted), falling(at, Interrupted, "take_back"):
+            take(engine)
+        take(engine)
+        nothing_is_lent_twice(engine)
 
 
 def test_a_buffer_that_grew_has_its_size_again() -> None:
