@@ -109,7 +109,11 @@ def joined(tensors: Sequence[Tensor]) -> Tensor:
     Returns:
         A tensor of one dimension, or of the shape of the only one.
     """
-    return _flatten_dense_tensors(tensors) if len(tensors) > 1 else tensors[0].clone()
+    if len(tensors) == 1:
+        return tensors[0].clone()
+    if all(t.dim() == 1 for t in tensors):  # flat as they are
+        return torch.cat(tensors)  # type: ignore[arg-type]
+    return _flatten_dense_tensors(tensors)
 
 
 _PLAIN = frozenset({Tensor, nn.Parameter})

@@ -69,13 +69,12 @@ class Transaction:
             clipped = torch._foreach_mul(list(gradient.values()), factor)
             gradient = dict(zip(gradient, clipped, strict=True))
         assert problem.optimizer is not None
-        # Of frozen ones and of those of a layer that is gone, too: a gradient of an earlier step,
-        # or of another program, would move them.
+        # Frozen ones and those of a layer that is gone get None: a gradient of an earlier step, or
+        # of another program, would move them.
+        own = {id(parameter): gradient.get(key) for key, parameter in parameters.items()}
         for group in problem.optimizer.param_groups:
             for parameter in group["params"]:
-                parameter.grad = None
-        for key, parameter in parameters.items():
-            parameter.grad = gradient.get(key)
+                parameter.grad = own.get(id(parameter))
         if isinstance(problem.optimizer, torch.optim.SparseAdam):  # it takes no others
             for parameter in parameters.values():
                 if parameter.grad is not None and not parameter.grad.is_sparse:
