@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from .._evaluation.listing import Listing, same_things
 from .contents import contents as contents_of
 from .copies import alike
 from .reach import reach
@@ -60,7 +61,8 @@ class Holding:
         beside = self._beside
         known = {} if beside is None else beside._known.copy()
         found = reach(self.what, self.name, known)
-        copies, listed = [*map(_copying, found.containers)], _Inside(found.containers)
+        copies = [*map(_copying, found.containers)]
+        listed = Listing(found.containers, contents=contents_of)
         contents, inside = [copy() for copy in copies], listed()
         changing = (*found.tensors, *found.containers, *found.arrays, *found.random.values())
         ids = frozenset(map(id, changing))
@@ -74,7 +76,7 @@ class Holding:
         """Take what is there now."""
         inside = self._listed()
         leads = self.reached.sure and (self._beside is None or self._left is self._beside.reached)
-        if leads and _is_as_it_was(self._inside, inside):
+        if leads and same_things(self._inside, inside):
             return
         contents = [copy() for copy in self._copies]
         if leads and all(map(_stands, self.contents, contents)):
@@ -89,7 +91,7 @@ class Holding:
             The tensors that have come, and whether a number is not finite that was.
         """
         found, before = self.reached, self.contents
-        if found.sure and _is_as_it_was(self._inside, self._listed()):
+        if found.sure and same_things(self._inside, self._listed()):
             return [], False
         now = [copy() for copy in self._copies]
         spoilt = False
@@ -112,25 +114,6 @@ class Holding:
                     self._open.add((id(held), key))
         spoilt = spoilt or any(_has_nan(a) for a in self.reached.arrays if id(a) not in old)
         return [t for t in self.reached.tensors if id(t) not in old], spoilt
-
-
-class _Inside:
-    """Lists the keys and things in some containers, and how many are in each."""
-
-    def __init__(self, containers: Sequence[Any]) -> None:
-        self._dicts = [c for c in containers if isinstance(c, dict)]
-        self._lists = [c for c in containers if isinstance(c, list)]
-        self._others = [c for c in containers if not isinstance(c, dict | list)]
-
-    def __call__(self) -> tuple[list[int], list[Any]]:
-        dicts, lists = self._dicts, self._lists
-        sizes = [*map(dict.__len__, dicts), *map(list.__len__, lists)]
-        found = [*_joined(map(dict.__iter__, dicts)), *_joined(map(dict.values, dicts)),
-                 *_joined(map(list.__iter__, lists))]  # fmt: skip
-        for content in map(contents_of, self._others):
-            sizes.append(len(content))
-            found += (*content, *content.values()) if isinstance(content, dict) else content
-        return sizes, found
 
 
 class Together:
@@ -179,7 +162,9 @@ class Together:
         self._kinds = [*map(_kind, self._mixed)]
         self._reached = [holding.reached for _, holding in held]
         self._sure = all(reached.sure for reached in self._reached)
-        self._listed = _Inside([*_joined(reached.containers for reached in self._reached)])
+        self._listed = Listing(
+            _joined(reached.containers for reached in self._reached), contents=contents_of
+        )
         self.take()
 
     def take(self) -> None:
@@ -192,7 +177,7 @@ class Together:
         """Whether the very same things are in the containers as when they were last looked at."""
         return (
             self._sure
-            and _is_as_it_was(self._inside, self._listed())
+            and same_things(self._inside, self._listed())
             and _same(self.contents, [holding.contents for _, holding in self.held])
         )
 
@@ -301,11 +286,6 @@ def _changes(was: Any, now: Any) -> Iterator[tuple[Any, Any, Any]]:
     for key, value in _entries(now):
         if (before := old.get(key, _MISSING)) is not value:
             yield key, before, value
-
-
-def _is_as_it_was(was: tuple[list[int], list[Any]], now: tuple[list[int], list[Any]]) -> bool:
-    """Whether the very same things are in the same containers; see `_Inside`."""
-    return was[0] == now[0] and all(map(is_, was[1], now[1]))
 
 
 def _same(was: list[Any], now: list[Any]) -> bool:

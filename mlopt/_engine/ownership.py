@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Iterable
 from itertools import chain
-from operator import attrgetter, itemgetter, methodcaller
+from operator import attrgetter, itemgetter
 from typing import Any
 
 from torch import Tensor
 
 from .._errors import GraphError
-from .._evaluation.binding import names
+from .._evaluation.listing import Listed, Listing, same_things
 from .._evaluation.point import Evaluator
 from .._graph.brief import brief
 from .._graph.graph import Graph
@@ -30,7 +29,6 @@ _after_step = attrgetter("_optimizer_step_post_hooks")
 _groups, _in_group = attrgetter("param_groups"), itemgetter("params")
 _learns = attrgetter("requires_grad")
 _joined = chain.from_iterable
-_values = methodcaller("values")  # those of scripted modules are no dictionaries
 #: What a graph is made of, and what may be given anew between steps.
 _structure = attrgetter("over", "given", "streams", "hypergrad")
 _options = attrgetter("optimizer", "scheduler", "clip", "start", "every", "repeat")
@@ -64,23 +62,15 @@ class Ownership:
         self._held: list[set[int]] = []
         self._own: list[Any] = []  # optimizers
         self._hooks: list[Any] = []
-        self._dicts: list[Any] = []
-        self._inside: list[Any] = []
-        self._buffers: list[Any] = []
-        self._names: list[Any] = []
+        self._listed = Listing(())
+        self._inside: Listed = ([], [])
         self._learning: list[bool] | None = None
         self._trained: dict[Problem, Tensors] = {}
         self._note()
 
     def changed(self) -> bool:
         """Whether anything differs from the last time."""
-        (now, names), was = self._look(), self._inside
-        return (
-            names != self._names
-            or len(now) != len(was)
-            or not all(map(operator.is_, now, was))
-            or self._hooks_now() != self._hooks
-        )
+        return not same_things(self._inside, self._look()) or self._hooks_now() != self._hooks
 
     def trained(self) -> dict[Problem, Tensors]:
         """The parameters that each problem updates, by key; found anew where some are frozen."""
@@ -121,21 +111,17 @@ class Ownership:
         self._hooks = self._hooks_now()
         self.trains = bool(self._own)
         bindings = evaluator.bindings.values()
-        self._dicts = [*_joined(b.dicts for b in bindings)]
-        self._dicts += [*map(_before_step, self._own), *map(_after_step, self._own)]
-        self._buffers = [*_joined(b.buffer_dicts for b in bindings)]
-        (self._inside, self._names), self._learning = self._look(), None
+        dicts = [*_joined(b.dicts for b in bindings)]
+        dicts += [*map(_before_step, self._own), *map(_after_step, self._own)]
+        self._listed = Listing(dicts, _joined(b.buffer_dicts for b in bindings))
+        self._inside, self._learning = self._look(), None
 
-    def _look(self) -> tuple[list[Any], list[Any]]:
-        """What is in problems, in the parts of modules, and in optimizers' groups and hooks now.
-
-        Returns:
-            Things, to be compared by identity; names and numbers of things.
-        """
+    def _look(self) -> Listed:
+        """What is in problems, in the parts of modules, and in optimizers' groups and hooks now."""
         held = [*map(_in_group, _joined(map(_groups, self._own)))]
-        declared = map(_declared, self.graph.problems)
-        things = [*_joined(declared), *_joined(map(_values, self._dicts)), *held, *_joined(held)]
-        return things, [*names(self._dicts, self._buffers), *map(len, held)]
+        sizes, things = self._listed()
+        things += [*_joined(map(_declared, self.graph.problems)), *held, *_joined(held)]
+        return [*sizes, *map(len, held)], things
 
     def _check_declared(self) -> None:
         for problem, (over, given, streams, hypergrad) in zip(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import operator
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from itertools import chain
 from typing import Any
 
 import torch
@@ -13,8 +12,9 @@ from torch import Tensor, nn
 
 from .._tensors import clone
 from .copies import copied, laid_out, overlaps, separate
+from .listing import Listed, Listing, same_things
 
-__all__ = ["Binding", "Slot", "Swap", "names"]
+__all__ = ["Binding", "Slot", "Swap"]
 
 #: A dictionary, and a key in it.
 Slot = tuple[dict[str, Any], str]
@@ -40,8 +40,8 @@ class Binding:
     first: list[Slot] = field(default_factory=list)  # of each parameter
     dicts: list[dict[str, Any]] = field(default_factory=list)  # of parameters, and of parts
     buffer_dicts: list[dict[str, Any]] = field(default_factory=list)
-    _inside: list[Any] = field(default_factory=list)
-    _names: list[Any] = field(default_factory=list)
+    _listed: Listing = field(default_factory=lambda: Listing(()))
+    _inside: Listed = ([], [])
     _looked: tuple[list[Any], bool] = ([], True)
 
     @classmethod
@@ -62,8 +62,8 @@ class Binding:
                 binding.parts.append(part.__dict__)
             binding.dicts += [part._parameters, part._modules]
             binding.buffer_dicts.append(part._buffers)
-        binding._inside = _values(binding.dicts)
-        binding._names = names(binding.dicts, binding.buffer_dicts)
+        binding._listed = Listing(binding.dicts, binding.buffer_dicts)
+        binding._inside = binding._listed()
         binding.first = [slots[0] for slots in binding.parameters.values()]
         return binding
 
@@ -81,12 +81,7 @@ class Binding:
 
     def stands(self) -> bool:
         """Whether the module has the parts and parameters that were found, and such buffers."""
-        inside = _values(self.dicts)
-        return (
-            len(inside) == len(self._inside)
-            and all(map(operator.is_, inside, self._inside))
-            and names(self.dicts, self.buffer_dicts) == self._names
-        )
+        return same_things(self._inside, self._listed())
 
     def scratch(self, start: list[Any] | None = None) -> list[Any]:
         """Copies of the buffers, or of what they are to start with, in spare memory if possible."""
@@ -136,20 +131,6 @@ class Binding:
 
 def _present(tensors: list[Any]) -> list[Tensor]:
     return [t for t in tensors if t is not None]
-
-
-def names(*dicts: list[dict[str, Any]]) -> list[Any]:
-    """The keys in dictionaries, and how many are in each: to be compared with those of before."""
-    held = [*chain.from_iterable(dicts)]
-    return [*map(len, held), *chain.from_iterable(map(_keys_of, held))]
-
-
-def _values(dicts: list[dict[str, Any]]) -> list[Any]:
-    return list(chain.from_iterable(map(_values_of, dicts)))
-
-
-_keys_of = operator.methodcaller("keys")
-_values_of = operator.methodcaller("values")  # those of scripted modules are no dictionaries
 
 
 def _set_modes(parts: list[dict[str, Any]], modes: list[bool]) -> None:
