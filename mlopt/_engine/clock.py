@@ -11,13 +11,14 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from .._errors import GraphError
 from .._graph.graph import Graph
+from .._graph.node import Node
 from .._graph.problem import PerStep, Problem
 from .._graph.stream import Stream
 from .numbers import flat, scalar
 from .outcome import Outcome
 from .transaction import Transaction
 
-__all__ = ["Clock", "check_epochs"]
+__all__ = ["Clock", "check_epochs", "counting_stream", "still"]
 
 _scheduler = attrgetter("scheduler")
 # The engine's own, whose means nobody asked for.
@@ -41,7 +42,11 @@ class Clock:
         self._counts: dict[str, int] = {}
 
     def after_step(
-        self, outcome: Outcome, transaction: Transaction, *, epochs: bool, ended: bool
+        self,
+        outcome: Outcome,
+        transaction: Transaction,
+        epochs: bool,
+        ended: bool,
     ) -> None:
         """Count a step; at an epoch's end step its schedulers and take the means.
 
@@ -59,13 +64,16 @@ class Clock:
             for name, value in self._of_updated(outcome):
                 sums[name] = sums[name] + value if name in sums else value
                 counts[name] = counts.get(name, 0) + 1
-        for problem in self.graph.problems:
+        # One that has spoilt the step is not stepped a second time.
+        spoilt = outcome.failed is not None and outcome.failed[1] == "scheduler"
+        scheduled = () if spoilt else self.graph.problems
+        for problem in scheduled:
             if problem in outcome.updated and isinstance(problem.scheduler, PerStep):
                 loss = outcome.metrics[self._loss(problem)]
                 self._schedule(problem, problem.scheduler.scheduler, loss, transaction)
         if ended:
             means = {name: float(total) / counts[name] for name, total in sums.items()}
-            for problem in self.graph.problems:
+            for problem in scheduled:
                 scheduler, loss = problem.scheduler, means.get(self._loss(problem))
                 if not (loss is None or scheduler is None or isinstance(scheduler, PerStep)):
                     self._schedule(problem, scheduler, loss, transaction)
@@ -100,24 +108,68 @@ class Clock:
         transaction.schedule(problem, *told)
 
 
-def check_epochs(graph: Graph, streams: Sequence[Stream], counting: Stream | None) -> None:
+def counting_stream(graph: Graph) -> Stream | None:
+    """The stream that counts epochs: the first one of a problem that draws from the first step on.
+
+    Args:
+        graph: the graph.
+
+    Returns:
+        It; None if there is none.
+    """
+    drawn = (p for p in graph.problems if p.streams and _draws(graph, p, 0))
+    return next((p.streams[0] for p in drawn), None)
+
+
+def _draws(graph: Graph, node: Node, epoch: int) -> bool:
+    """Whether a node is evaluated in this epoch: it does not wait, and is updated or read."""
+    if not isinstance(node, Problem):
+        return True
+    if node.start > epoch:
+        return False
+    return node.optimizer is not None or (graph.participates(node) and any(graph.readers(node)))
+
+
+def still(graph: Graph, stream: Stream, epoch: int) -> bool:
+    """Whether nobody draws from a stream before a later epoch, which it can then not count.
+
+    Args:
+        graph: the graph.
+        stream: of the graph.
+        epoch: that stands.
+
+    Returns:
+        Whether it is so.
+    """
+    return not any(_draws(graph, n, epoch) for n in graph.nodes if stream in n.streams)
+
+
+def check_epochs(
+    graph: Graph, streams: Sequence[Stream], counting: Stream | None, epoch: int = 0
+) -> None:
     """What goes by epochs needs data to count them by.
 
     Args:
         graph: the graph.
         streams: all that it reads.
         counting: the one that counts epochs, if there is one before a run names another.
+        epoch: that stands.
 
     Raises:
         GraphError: a start would never come, or a scheduler would never be stepped.
     """
+    never = counting is None or still(graph, counting, epoch)
     for p in graph.problems:
-        if p.start and counting is None:
-            raise GraphError(
-                f"{p.name}: start={p.start} counts epochs, and no problem that begins at once "
-                "has data to count them by."
-            )
-        if not (p.scheduler is None or isinstance(p.scheduler, PerStep) or streams):
+        if p.start > epoch and never:
+            nobody = "no problem that begins at once has data to count them by."
+            if counting is not None:
+                nobody = (
+                    "nobody draws the data that they are counted by before it comes. Leave it as "
+                    "it was, or count by other data: run(epoch=...)."
+                )
+            raise GraphError(f"{p.name}: start={p.start} counts epochs, and {nobody}")
+        by_epochs = p.scheduler is not None and not isinstance(p.scheduler, PerStep)
+        if by_epochs and not streams:
             raise GraphError(
                 f"{p.name}: its scheduler is stepped after each epoch, and nothing here has data "
                 "to count epochs by. Give scheduler=PerStep(...), to step it with its updates."

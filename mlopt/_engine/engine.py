@@ -13,7 +13,9 @@ from .._arguments import checked, from_one, from_zero, in_body
 from .._errors import NonFiniteError, SettingsError
 from .._graph.options import listed
 from .._graph.stream import Stream
+from .clock import still
 from .loop import Loop
+from .schedule import AbstractSchedule
 from .stepper import Stepper
 from .turns import refuse_inside, turn
 
@@ -159,6 +161,8 @@ class Engine(Stepper):
                 "lambda: validate(engine)."
             )
         observers = _observers(callbacks)
+        if stream is not None and (epochs or epoch is not None):
+            self._check_drawn(stream)
         if epoch is not None and stream is not None:
             self._epoch_stream, self.epoch = stream, self._feed.passes[stream]
 
@@ -185,6 +189,25 @@ class Engine(Stepper):
             "run: epoch= names a stream that no problem or signal reads, by a "
             f"{type(epoch).__name__}; give a loader, or Stream, that is one's data=."
         )
+
+    def _check_drawn(self, stream: Stream) -> None:
+        if still(self.graph, stream, self.epoch):
+            waiting = " and ".join(n.name for n in self.graph.nodes if stream in n.streams)
+            raise SettingsError(
+                f"run: epochs would be counted by the data of {waiting}, from which nothing is "
+                "drawn: it waits for its start, or has no optimizer and no reader. Give epoch= the "
+                "loader of another problem."
+            )
+
+    @property
+    def schedule(self) -> AbstractSchedule:
+        """In which order problems are updated, as the engine was made with."""
+        return self._schedule
+
+    @property
+    def undo(self) -> bool:
+        """Whether a step that fails is undone, as the engine was made with."""
+        return self._undo
 
     def stop(self) -> None:
         """End the run after this step; for callbacks, early stopping among them."""

@@ -24,8 +24,6 @@ __all__ = ["Ownership"]
 
 _on_gradient = attrgetter("_backward_hooks")
 _on_accumulation = attrgetter("_post_accumulate_grad_hooks")
-_before_step = attrgetter("_optimizer_step_pre_hooks")
-_after_step = attrgetter("_optimizer_step_post_hooks")
 _groups, _in_group = attrgetter("param_groups"), itemgetter("params")
 _learns = attrgetter("requires_grad")
 _joined = chain.from_iterable
@@ -36,6 +34,18 @@ _declared = attrgetter(
     "over", "given", "streams", "hypergrad",
     "optimizer", "scheduler", "clip", "start", "every", "repeat",
 )  # fmt: skip
+
+
+def _before_step(optimizer: Any) -> dict[Any, Any]:
+    """Its hooks; a wrapper that has never called `Optimizer.__init__` has none."""
+    return getattr(optimizer, "_optimizer_step_pre_hooks", _NO_HOOKS)
+
+
+def _after_step(optimizer: Any) -> dict[Any, Any]:
+    return getattr(optimizer, "_optimizer_step_post_hooks", _NO_HOOKS)
+
+
+_NO_HOOKS: dict[Any, Any] = {}
 
 
 class Ownership:
@@ -113,8 +123,17 @@ class Ownership:
         bindings = evaluator.bindings.values()
         dicts = [*_joined(b.dicts for b in bindings)]
         dicts += [*map(_before_step, self._own), *map(_after_step, self._own)]
+        dicts += self._of_stacks()
         self._listed = Listing(dicts, _joined(b.buffer_dicts for b in bindings))
         self._inside, self._learning = self._look(), None
+
+    def _of_stacks(self) -> list[dict[str, Any]]:
+        """Attributes and hooks of the parts of members, of which one module stands for all."""
+        bindings = self.evaluator.bindings
+        bound = dict.fromkeys(s for node in self.graph.stacks for s in self.evaluator.bound(node))
+        parts = [vars(part) for source in bound for part in bindings[source].module.modules()]
+        hooks = [held for part in parts for name, held in part.items() if name.endswith("_hooks")]
+        return [*parts, *(held for held in hooks if isinstance(held, dict))]
 
     def _look(self) -> Listed:
         """What is in problems, in the parts of modules, and in optimizers' groups and hooks now."""

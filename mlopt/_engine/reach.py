@@ -97,7 +97,7 @@ def reach(what: Any, name: str, known: dict[int, Any] | None = None) -> Reached:
         inside: Iterable[tuple[Any, Any]] = ()
         if isinstance(held, Tensor):
             out.tensors.append(held)
-        elif isinstance(held, _ATOMS) or type(held).__module__.startswith("mlopt._"):
+        elif isinstance(held, _ATOMS) or str(type(held).__module__).startswith("mlopt._"):
             pass
         elif isinstance(held, CONTAINERS):
             out.containers.append(held)

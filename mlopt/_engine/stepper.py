@@ -29,7 +29,7 @@ from .._variable import Variable
 from ..hypergrad.interface import AbstractHypergradient
 from .batches import Batches
 from .builder import Builder
-from .clock import Clock, check_epochs
+from .clock import Clock, check_epochs, counting_stream
 from .deep import mend_nested
 from .device import usable
 from .holding import Holdings
@@ -78,11 +78,11 @@ class Stepper:
         self.device = usable(device)
         self._doing, self._running = "", False  # which verb is at work, and `run` around it
         self.graph = Graph(problems, hypergrad)
-        self.schedule = schedule or Simultaneous()
-        self.schedule.check(self.graph)
+        self._schedule = schedule or Simultaneous()
+        self._schedule.check(self.graph)
         self.seed = seed
         self.skip_nonfinite = skip_nonfinite
-        self.undo = undo
+        self._undo = undo
         self.steps = 0
         self.epoch = 0
         self.signals: dict[str, Any] = {}
@@ -90,11 +90,8 @@ class Stepper:
         self.measurement: Measurement | None = None
         streams = dict.fromkeys(s for node in self.graph.nodes for s in node.streams)
         self._feed = Feed(streams, seed, self.device)
-        # A problem that waits for its start draws nothing: its stream cannot count towards it.
-        self._epoch_stream: Stream | None = next(
-            (p.streams[0] for p in self.graph.problems if p.streams and not p.start), None
-        )
         self.clock = Clock(self.graph)
+        self._epoch_stream: Stream | None = counting_stream(self.graph)
         check_epochs(self.graph, self._feed.streams, self._epoch_stream)
         self._evaluator = Evaluator(
             self.graph.nodes, self.graph.variables, cuda_devices(self.graph.variables, self.device)
@@ -142,9 +139,9 @@ class Stepper:
             return found
         active, dormant = key = self._active()
         if (found := self._plans.get(key)) is None:
-            builder = Builder(self.graph, dormant, self.undo)
-            self.schedule.compose(builder, active)
-            found = Plan(self.graph, builder.plan(), self.undo), dormant
+            builder = Builder(self.graph, dormant, self._undo)
+            self._schedule.compose(builder, active)
+            found = Plan(self.graph, builder.plan(), self._undo), dormant
             always = all(p.every == 1 and not p.start for p in self.graph.problems)
             self._plans[None if always else key] = found
         return found
@@ -242,7 +239,7 @@ class Stepper:
         if not self._ownership.trains:
             raise GraphError("Engine: no problem has an optimizer, so there is nothing to step.")
         first = self.measurement is None
-        with Transaction(self._evaluator, self._holdings if self.undo else None) as transaction:
+        with Transaction(self._evaluator, self._holdings if self._undo else None) as transaction:
             memory = transaction.memory
             memory.keep_attributes(
                 self, "steps", "epoch", "signals", "skipped", "_failures", "measurement"
@@ -272,7 +269,7 @@ class Stepper:
     def _count(self, outcome: Outcome, transaction: Transaction, read: dict[Stream, int]) -> None:
         self.signals = outcome.signals
         if outcome.failed is not None:
-            error = non_finite(outcome, "step", self.steps, self.undo)
+            error = non_finite(outcome, "step", self.steps, self._undo)
             if self._failures >= self.skip_nonfinite:
                 raise error from outcome.cause
             self.skipped = error
@@ -287,7 +284,7 @@ class Stepper:
         epochs = self._epoch_stream is not None
         if self._epoch_stream is not None:
             self.epoch = self._feed.passes[self._epoch_stream]
-        self.clock.after_step(outcome, transaction, epochs=epochs, ended=self.epoch > before)
+        self.clock.after_step(outcome, transaction, epochs, self.epoch > before)
 
     def _step(self, plan: Plan, dormant: frozenset[Problem], transaction: Transaction) -> Step:
         return Step(
@@ -322,6 +319,8 @@ class Stepper:
         self._checked = False
         with hear("graph", ""):
             self._ownership.check()
+            self._schedule.check(self.graph)
+            check_epochs(self.graph, self._feed.streams, self._epoch_stream, self.epoch)
         self._plans.clear()
         self._feed.begin()
         batches = Batches(self.graph, self._feed)
@@ -333,6 +332,7 @@ class Stepper:
                 with hear("reads", ""):
                     compare_stacks(self.graph, self._evaluator, batches, self._seed_of)
         finally:
+            self._evaluator.release()
             self._feed.give_back()
         with self._compiler.paused(), hear("derivatives", ""):
             mend_nested(self.graph, shallow, self._attempt)

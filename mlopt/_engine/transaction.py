@@ -17,6 +17,7 @@ from .._graph.problem import PerStep, Problem
 from .._tensors import Tensors
 from .._variable import Variable
 from ..optim import rule_of
+from .gradients import given
 from .holding import Holdings
 from .interrupts import Deferral
 from .memory import Memory
@@ -68,6 +69,7 @@ class Transaction:
             factor = torch.clamp(problem.clip / (norm + 1e-6), max=1.0)
             clipped = torch._foreach_mul(list(gradient.values()), factor)
             gradient = dict(zip(gradient, clipped, strict=True))
+        gradient = given(parameters, gradient, self.evaluator.bent)
         assert problem.optimizer is not None
         # Frozen ones and those of a layer that is gone get None: a gradient of an earlier step, or
         # of another program, would move them.

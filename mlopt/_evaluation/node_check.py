@@ -32,7 +32,7 @@ from .shared_buffers import check_shared_buffers
 from .slope import check_precision, check_slope
 from .sparse import check_sparse
 from .symmetry import check_symmetry
-from .ways import Ways, bent_operations
+from .ways import HOOK, Ways, bent_operations
 from .written_out import check_written_out
 
 __all__ = ["NodeCheck"]
@@ -221,6 +221,7 @@ class NodeCheck:
             parts = split(self.result, self.node.name).values()
             outputs = [t for t in parts if continuous(t)]
         outputs = [t for t in outputs if t.requires_grad]
+        self.evaluator.bent |= HOOK in " ".join(self.ways) or any(map(bent_operations, outputs))
         inputs = {k: t for k, t in self.leaves.items() if t.requires_grad}
         lent = self._lend_buffers()
         # Only tensors: a buffer may be None, as may be an argument of any operation.

@@ -77,6 +77,8 @@ class Evaluator:
         self.differentiating: set[Node] = set()
         #: The low precision that a node computes in, if it does.
         self.narrow: dict[Node, torch.dtype] = {}
+        #: Whether a backward of the user's own, or a hook, may give gradients anybody's memory.
+        self.bent = False
         self.recall = Recall()
         self._lent: list[tuple[Binding, list[Tensor]]] = []
         self._open: list[Swap] = []
@@ -191,6 +193,7 @@ class Evaluator:
         self.recomputing |= other.recomputing
         self.differentiating |= other.differentiating
         self.narrow.update(other.narrow)
+        self.bent |= other.bent
         self.generators.foreign |= other.generators.foreign
 
     def bind(self) -> None:

@@ -24,7 +24,7 @@ from .point import Evaluator, Point
 __all__ = ["compare_stacks"]
 
 Values = list[Tensor]
-Derived = tuple[Values, Values]  # what a function returned, and its gradient
+Derived = tuple[Values, Values, Values]  # what a function returned, its gradient, its buffers
 
 # Rounding that a network enlarges stays below these powers of the machine epsilon, relative.
 VALUE, GRADIENT = 1 / 2, 1 / 3
@@ -91,17 +91,24 @@ def _compare(
 ) -> None:
     points = [replace(p, seed=points[0].seed) for p in points]
     with torch.enable_grad():
-        alone = [_derived(n, p, evaluator(n, p)[0]) for n, p in zip(nodes, points, strict=True)]
+        alone = [
+            _derived(n, p, *evaluator(n, p, owner=_over(n) or (n,)))
+            for n, p in zip(nodes, points, strict=True)
+        ]
     try:
         with torch.enable_grad():
-            results, _ = evaluate_as_one(evaluator, nodes, points, randomness="same")
+            results, written = evaluate_as_one(
+                evaluator, nodes, points, owned=True, randomness="same"
+            )
     except NotStackable as reason:
         if reason.lasting:
             dissolve(graph, nodes[0], str(reason))
         return
     allowed = _by_its_own_function(_precision(points))
-    for node, at, result, expected in zip(nodes, points, results, alone, strict=True):
-        found = _derived(node, at, result)
+    for node, at, result, buffers, expected in zip(
+        nodes, points, results, written, alone, strict=True
+    ):
+        found = _derived(node, at, result, buffers)
         what = _difference(found, expected, allowed)
         if node is nodes[0]:
             if what and _draws(evaluator, node, at, expected):
@@ -117,8 +124,8 @@ def _compare(
             )
 
 
-def _derived(node: Node, point: Point, result: Any) -> Derived:
-    """What a function returned, and a problem's gradient by its own variables."""
+def _derived(node: Node, point: Point, result: Any, written: dict[Any, list[Any]]) -> Derived:
+    """What a function returned, a problem's gradient by its own variables, and what it wrote."""
     values = [x for x in tree_leaves(result) if isinstance(x, Tensor)]
     gradient: Values = []
     if isinstance(node, Problem):
@@ -130,7 +137,8 @@ def _derived(node: Node, point: Point, result: Any) -> Derived:
                 torch.zeros_like(t) if g is None else g.to_dense() if g.is_sparse else g
                 for t, g in zip(own, found, strict=True)
             ]
-    return [v.detach() for v in values], gradient
+    buffers = [t.detach() for t in tree_leaves([*written.values()]) if isinstance(t, Tensor)]
+    return [v.detach() for v in values], gradient, buffers
 
 
 def _precision(points: Sequence[Point]) -> float:
@@ -183,6 +191,8 @@ def _difference(found: Derived, expected: Derived, allowed: Relative) -> str:
             return f"gives {shown}" if i == 0 else f"what it returns at place {i} is {shown}"
     if _distance(_flat(found[1]), _flat(expected[1])) > allowed.gradient:
         return "has another gradient than alone"
+    if any(_distance(a, b) > allowed.value for a, b in zip(found[2], expected[2], strict=True)):
+        return "writes other numbers into its buffers than alone"
     return ""
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .._tensors import Key, Tensors
 
-__all__ = ["AbstractUpdate", "groups"]
+__all__ = ["AbstractUpdate", "groups", "rate"]
 
 
 class AbstractUpdate(abc.ABC):
@@ -49,6 +49,12 @@ class AbstractUpdate(abc.ABC):
         Returns:
             Tensors by key of `cotangent`, for the parameters that the optimizer holds.
         """
+
+
+def rate(group: dict[str, Any]) -> Any:
+    """A group's learning rate: a number, or a tensor without dimensions."""
+    lr = group["lr"]
+    return lr.reshape(()) if isinstance(lr, Tensor) else lr
 
 
 def groups(

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .._tensors import Tensors, like, real, unrecorded
-from ._rule import AbstractUpdate, groups
+from ._rule import AbstractUpdate, groups, rate
 
 __all__ = ["AdamUpdate"]
 
@@ -46,7 +46,7 @@ class AdamUpdate(AbstractUpdate):
                 _held(states, "exp_avg", steps), steps, 1 - float(group["betas"][0])
             )
             if self._decouples(group):
-                values = torch._foreach_mul(values, 1 - group["lr"] * group["weight_decay"])
+                values = torch._foreach_mul(values, 1 - rate(group) * group["weight_decay"])
             changes = torch._foreach_div(_times(means, sizes), denominators)
             moved.update(zip(keys, torch._foreach_sub(values, changes), strict=True))
         # a count without dimensions would lift a value without them to its precision
@@ -99,7 +99,7 @@ class AdamUpdate(AbstractUpdate):
             seconds = torch._foreach_maximum(before, seconds)
         corrections = [1 / (1 - b2**c) ** 0.5 for c in counts]
         roots = _times(torch._foreach_sqrt(seconds), corrections)
-        sizes = [group["lr"] / (1 - b1**c) for c in counts]
+        sizes = [rate(group) / (1 - b1**c) for c in counts]
         return sizes, torch._foreach_add(roots, group["eps"]), seconds
 
 

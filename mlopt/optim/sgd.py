@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from .._tensors import Many, Tensors, added, multiplied, subtracted, unrecorded
-from ._rule import AbstractUpdate, groups
+from ._rule import AbstractUpdate, groups, rate
 
 __all__ = ["SGDUpdate"]
 
@@ -27,7 +27,7 @@ class SGDUpdate(AbstractUpdate):
     def look_ahead(self, optimizer: Any, parameters: Tensors, gradient: Tensors) -> Tensors:
         moved: Tensors = {}
         for group, keys, values in groups(optimizer, parameters, gradient):
-            lr, momentum = group["lr"], group["momentum"]
+            lr, momentum = rate(group), group["momentum"]
             steps: Any = [gradient[k] for k in keys]
             if group["maximize"]:
                 steps = torch._foreach_neg(steps)
@@ -55,7 +55,7 @@ class SGDUpdate(AbstractUpdate):
         del gradient  # the update is linear in it
         out: Tensors = {}
         for group, keys, _ in groups(optimizer, parameters, cotangent):
-            factor = -group["lr"] if group["maximize"] else group["lr"]
+            factor = -rate(group) if group["maximize"] else rate(group)
             values = [cotangent[k] for k in keys]
             if group["nesterov"]:  # torch allows it without dampening only
                 factor = factor * (1 + group["momentum"])

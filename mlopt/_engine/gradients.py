@@ -1,0 +1,54 @@
+"""`given`: gradients as an optimizer may expect them."""
+
+from __future__ import annotations
+
+from torch import Tensor, empty_like
+
+from .._evaluation.aliases import address
+from .._tensors import Tensors
+
+__all__ = ["given"]
+
+
+def given(parameters: Tensors, gradient: Tensors, anyones: bool) -> Tensors:
+    """A gradient as `Tensor.backward` leaves it: memory of its own, laid out as the parameter is.
+
+    What autograd returns may be one tensor for two parameters, a view in which one number repeats,
+    or laid out in another order. But optimizers and their hooks write into gradients, and fused
+    kernels read them in the order of the parameter's memory.
+
+    Args:
+        parameters: by key.
+        gradient: by some of these keys.
+        anyones: whether a backward of the user's own may have returned memory of anybody's.
+
+    Returns:
+        The same numbers; and the very same tensors where they are as they have to be.
+    """
+    if not anyones and _apart(gradient) and _laid_out(parameters, gradient):
+        return gradient
+    taken: set[int] = set()
+    out: Tensors = {}
+    for key, g in gradient.items():
+        if not g.is_sparse:
+            if anyones or address(g) in taken or not _alike(parameters[key], g):
+                g = empty_like(parameters[key]).copy_(g)
+            taken.add(address(g))
+        out[key] = g
+    return out
+
+
+def _apart(gradient: Tensors) -> bool:
+    """Whether no two of them share memory."""
+    places = {*map(address, gradient.values())} if len(gradient) > 1 else gradient
+    return len(places) == len(gradient)
+
+
+def _laid_out(parameters: Tensors, gradient: Tensors) -> bool:
+    return all(g.is_sparse or g.stride() == parameters[k].stride() for k, g in gradient.items())
+
+
+def _alike(parameter: Tensor, gradient: Tensor) -> bool:
+    """Whether both have their numbers in the same places; dimensions of one number have none."""
+    strides = zip(parameter.shape, parameter.stride(), gradient.stride(), strict=True)
+    return all(own == other for size, own, other in strides if size > 1)
