@@ -191,7 +191,7 @@ class Engine(Stepper):
         )
 
     def _check_drawn(self, stream: Stream) -> None:
-        if still(self.graph, stream, self.epoch):
+        if still(self.graph, stream, self._feed.passes[stream]):
             waiting = " and ".join(n.name for n in self.graph.nodes if stream in n.streams)
             raise SettingsError(
                 f"run: epochs would be counted by the data of {waiting}, from which nothing is "

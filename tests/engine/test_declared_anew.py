@@ -169,3 +169,104 @@ def test_an_optimizer_of_frozen_tensors_alone_is_refused():
             mlopt.problem(over=W, optimizer=torch.optim.SGD(held, lr=0.1))(lambda w: w.weight.sum())
     net.weight.requires_grad_(False)  # a phase in which nothing of it is trained
     mlopt.problem(over=W, optimizer=torch.optim.SGD([net.bias], lr=0.1))(lambda w: w.weight.sum())
+
+
+# By epochs and by schedules.
+
+
+def pair(start: int = 0, **options: Any) -> tuple[mlopt.Problem, mlopt.Problem]:
+    """Two problems that do not read each other, each with two batches."""
+    made = []
+    for name in "ab":
+        V = mlopt.Variable(nn.Parameter(torch.ones(1, dtype=F64)), name)
+        data = [torch.zeros(1, dtype=F64)] * 2
+        declare = mlopt.problem(
+            over=V, optimizer=sgd(V), data=data, name=name, start=start, **options
+        )
+        made.append(declare(lambda v, x: ((v - x) ** 2).sum()))
+        start = 0
+    return made[0], made[1]
+
+
+def test_the_data_that_epochs_are_counted_by_is_not_put_off() -> None:
+    a, b = pair()
+    engine = mlopt.Engine([a, b])
+    engine.step()
+    a.start = 3
+    with pytest.raises(GraphError, match=r"a: start=3 counts epochs, and nobody draws"):
+        engine.step()
+    a.start, b.start = 0, 3  # the nearest that counts
+    for _ in range(9):
+        engine.step()
+    assert engine.epoch == 5
+
+
+def test_a_start_that_has_come_is_no_matter() -> None:
+    a, b = pair()
+    engine = mlopt.Engine([a, b])
+    for _ in range(4):
+        engine.step()
+    a.start = 2
+    engine.step()
+    assert (engine.steps, engine.epoch) == (5, 2)
+
+
+def test_a_scheduler_of_epochs_needs_data_then_too() -> None:
+    made = Levels()
+    made.engine.step()
+    made.low.scheduler = StepLR(made.low.optimizer, 1)
+    with pytest.raises(GraphError, match="nothing here has data to count epochs by"):
+        made.engine.step()
+    made.low.scheduler = None
+    made.engine.step()
+
+
+@pytest.mark.parametrize("schedule", ["Alternate", "Loops"])
+def test_schedules_look_again(schedule: str) -> None:
+    a, b = pair()
+    engine = mlopt.Engine([a, b], schedule=getattr(mlopt, schedule)((a, 2), (b, 1)))
+    engine.step()
+    a.repeat = 3
+    with pytest.raises(GraphError, match=f"{schedule}: a has repeat=3"):
+        engine.step()
+    a.repeat = 1
+    engine.step()
+
+
+def test_what_an_engine_was_made_with_stays() -> None:
+    engine = Levels().engine
+    assert isinstance(engine.schedule, mlopt.Simultaneous)
+    assert engine.undo is True
+    for name, value in (("schedule", mlopt.UpperFirst()), ("undo", False)):
+        with pytest.raises(AttributeError):
+            setattr(engine, name, value)
+
+
+class Stops(mlopt.Callback):
+    """Should a run not end."""
+
+    def on_step(self, engine: mlopt.Engine, metrics: Any) -> None:
+        if engine.steps > 50:
+            engine.stop()
+
+
+@pytest.mark.parametrize("turns", [False, True])
+def test_epochs_are_counted_by_data_that_is_drawn(turns: bool) -> None:
+    a, b = pair()
+    a.optimizer = None  # and nobody reads it
+    engine = mlopt.Engine([a, b], schedule=mlopt.Alternate((b, 1)) if turns else None)
+    engine.run(epochs=2, callbacks=[Stops()], progress=False)
+    assert (engine.steps, engine.epoch) == (4, 2)
+
+
+def test_epochs_of_data_that_waits_are_refused() -> None:
+    a, b = pair()
+    b.start = 1
+    engine = mlopt.Engine([a, b])
+    for _ in range(2):  # of the passes that it has ended, there are none after an epoch either
+        with pytest.raises(mlopt.SettingsError, match="by the data of b, from which nothing is"):
+            engine.run(epochs=1, epoch=b.streams[0], progress=False)
+        engine.run(epochs=1, progress=False)
+    engine.run(steps=4, progress=False)
+    engine.run(epochs=1, epoch=b.streams[0], callbacks=[Stops()], progress=False)
+    assert engine.steps == 10
