@@ -80,7 +80,7 @@ OPTIMIZERS: dict[str, Callable[[Any], torch.optim.Optimizer]] = {
 
 def parameters() -> nn.ParameterList:
     start = torch.linspace(-1, 1, 9, dtype=F64).view(3, 3)
-    return nn.ParameterList([start.clone(), (2 * start).sin()])
+    return nn.ParameterList([start.clone(), (2 * start).sin().t()])
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
