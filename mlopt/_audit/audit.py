@@ -110,7 +110,10 @@ def _audit(engine: Engine, directions: int, cotangents: int, seed: int, dense_li
             for p in _uppers(study):
                 study.findings.append(Finding("total", study.label(p), "sweep", "-", None))
         else:
-            precision = compare_all(study)
+            try:
+                precision = compare_all(study)
+            finally:
+                study.release()
     kinked = [WARNING.format("; ".join(dict.fromkeys(study.kinked)))] if study.kinked else []
     causes = tuple(dict.fromkeys(study.causes))
     texts = [*(c.text for c in causes), *kinked, *study.texts, *(str(w.message) for w in caught)]

@@ -61,13 +61,20 @@ class Study:
         self.lowers = [p for p in self.graph.problems if self.graph.methods[p].responds]
         self.texts: list[str] = []
         self.causes, self.put_back = causes, put_back
+        self._begun: list[Evaluator] = []
         self.begin(double=True)
+
+    def release(self) -> None:
+        """End what an interrupt has kept from ending."""
+        for evaluator in self._begun:
+            evaluator.release()
 
     def begin(self, double: bool) -> None:
         """Compare from the start: rows and spare buffers are of one precision."""
         self.double = double
         known = self.engine._evaluator
         self.evaluator = Evaluator(self.graph.nodes, self.graph.variables, known.cuda)
+        self._begun.append(self.evaluator)
         self.evaluator.learn(known)
         self.findings: list[Finding] = []
         self.kinked: list[str] = []

@@ -14,7 +14,7 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 from .._graph.node import Node
 from .._graph.signal import Signal, join, split
 from .._variable import Variable
-from .binding import Binding, Swap
+from .binding import Binding
 from .copies import separate
 from .point import Evaluator, Point
 
@@ -217,7 +217,7 @@ class _Call:
         for i, place in self._batched.items():
             batch[i] = tensors[place]
         point = Point(values, signals, tree_unflatten(batch, self._spec), self.point.seed)
-        swap = Swap()
+        swap = self.evaluator.open()
         try:
             for binding in self._modules:
                 swap.note_modes(binding.parts)
@@ -226,7 +226,7 @@ class _Call:
             result = self.node.fn(*self.evaluator.arguments(self.node, point))
             buffers = [[slot[key] for slot, key in slots] for slots in self._buffers]
         finally:
-            swap.back()
+            self.evaluator.shut()
         leaves, self._result_spec = tree_flatten(result)
         self._is_tensor = [isinstance(x, Tensor) for x in leaves]
         self._constants = [None if isinstance(x, Tensor) else x for x in leaves]

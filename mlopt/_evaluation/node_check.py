@@ -223,7 +223,8 @@ class NodeCheck:
         outputs = [t for t in outputs if t.requires_grad]
         self.evaluator.bent |= HOOK in " ".join(self.ways) or any(map(bent_operations, outputs))
         inputs = {k: t for k, t in self.leaves.items() if t.requires_grad}
-        lent = self._lend_buffers()
+        lent = self.evaluator.open()
+        self._lend_buffers(lent)
         # Only tensors: a buffer may be None, as may be an argument of any operation.
         inside = ((slot[key], key) for slot, key, _ in lent.slots)
         watched = {**own, **{id(t): key for t, key in inside if t is not None}}
@@ -237,7 +238,7 @@ class NodeCheck:
                 f"{self.node.name}: its gradient cannot be taken: {said}.{hint}"
             ) from error
         finally:
-            lent.back()
+            self.evaluator.shut()
         if touches.found:
             self.evaluator.recomputing.add(self.node)
         if len(found) < len(inputs) and _has_reentrant(outputs):
@@ -247,14 +248,12 @@ class NodeCheck:
             )
         return found
 
-    def _lend_buffers(self) -> Swap:
+    def _lend_buffers(self, lent: Swap) -> None:
         """Copies in the places of buffers, for what is computed again where nobody knows it yet."""
-        lent = Swap()
         for binding in (self.evaluator.bindings[s] for s in self.evaluator.bound(self.node)):
             lent.note_modes(binding.parts)
             for (slot, key), copy in zip(binding.buffers, binding.scratch(), strict=True):
                 lent.put(slot, key, copy)
-        return lent
 
     def _check_depends(self, gradient: Tensors, below: bool) -> None:
         node = self.node

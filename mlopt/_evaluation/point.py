@@ -124,7 +124,7 @@ class Evaluator:
         if inside:
             point = replace(point, values={v: _requiring(t) for v, t in point.values.items()})
         place = self._places[node]
-        self._open.append(swap := Swap(place.parts))
+        swap = self.open(place.parts)
         lent: list[tuple[Any, Binding, list[Tensor]]] = []
         written: dict[Any, list[Tensor]] = {}
         again = node in self.recomputing and torch.is_grad_enabled()
@@ -175,7 +175,7 @@ class Evaluator:
             if again:
                 self._remember(result, node, point, swap)
         finally:
-            self._swap_back()  # this one: those that it called have ended
+            self.shut()  # this one: those that it called have ended
         return result, written
 
     def _remember(self, result: Any, node: Node, point: Point, swap: Swap) -> None:
@@ -240,13 +240,18 @@ class Evaluator:
         if self.recall.at is not None:
             self.recall.leave()
         while self._open:
-            self._swap_back()
+            self.shut()
         self.generators.close()
         while self._lent:  # each is out of here before it is there: none is taken back twice
             binding, copies = self._lent.pop()
             binding.take_back(copies)
 
-    def _swap_back(self) -> None:
+    def open(self, parts: list[dict[str, Any]] | None = None) -> Swap:
+        """What is put into modules until `shut`, or `release` if that is interrupted."""
+        self._open.append(swap := Swap(parts))
+        return swap
+
+    def shut(self) -> None:
         """Put back what the innermost evaluation has swapped; again, if that was interrupted."""
         self._open[-1].back()
         self._open.pop()

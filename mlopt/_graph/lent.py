@@ -47,8 +47,13 @@ class Lent:
 
     def __exit__(self, *exception: object) -> None:
         self.states = tuple(_state(g) for g in self._generators)
-        for generator, state in zip(self._generators, self._before, strict=True):
+        self.close()
+
+    def close(self) -> None:
+        """Put the generators back, if an exception in the block's own end has kept it from that."""
+        for generator, state in zip(self._generators, self._before, strict=False):
             _set(generator, state)
+        self._before = []  # of a block that has ended
 
 
 def _state(generator: Any) -> Any:

@@ -157,8 +157,13 @@ class Passes:
         """The next batch of the pass, in a list; an empty one at its end."""
         if self._plain:
             return self._pull(index)
-        with replay(self._seed(index)), self._lent:
-            return self._pull(index)
+        replayed = replay(self._seed(index))
+        try:
+            with replayed, self._lent:
+                return self._pull(index)
+        finally:  # an interrupt may have kept them from ending
+            self._lent.close()
+            replayed.close()
 
     def _pull(self, index: int) -> list[Any]:
         try:

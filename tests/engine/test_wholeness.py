@@ -112,7 +112,7 @@ def test_all_or_nothing_among_the_commits(name: str) -> None:
 
 @unheard
 @pytest.mark.parametrize("name", ["loaders, adam", "two levels, central", "nested, exact"])
-@pytest.mark.parametrize("part", ["_swap_back", "release", "close", "finish", "after_step", "keep"])
+@pytest.mark.parametrize("part", ["shut", "release", "close", "finish", "after_step", "keep"])
 def test_all_or_nothing_where_something_ends(name: str, part: str) -> None:
     """At the calls that put back what an evaluation, or a step, has borrowed."""
     states, _ = undisturbed(name, 4)

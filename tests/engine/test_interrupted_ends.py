@@ -1,0 +1,79 @@
+"""An interrupt where something ends, outside of steps' own blocks: it is ended all the same."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from engine.chaos import Interrupted, falling
+from small import F64, assert_same, bilevel, mlp, state_of
+from torch import nn
+
+import mlopt
+
+
+@pytest.mark.parametrize("part", ["back", "shut", "put_all"])
+@pytest.mark.parametrize("verb", ["step", "plan", "audit"])
+def test_the_first_check_leaves_a_module_its_own(verb: str, part: str) -> None:
+    for at in range(1, 200):
+        case = bilevel(nn.Sequential(mlp(), nn.BatchNorm1d(1).double()), hypergrad=mlopt.OneStep())
+        engine = case.engine()
+        before, own = state_of(engine), [*case.W.value.parameters(), *case.W.value.buffers()]
+        with falling(at, Interrupted, part):
+            try:
+                mlopt.audit(engine) if verb == "audit" else getattr(engine, verb)()
+                break  # it is not called so often
+            except Interrupted:
+                pass
+        now = [*case.W.value.parameters(), *case.W.value.buffers()]
+        assert all(a is b for a, b in zip(own, now, strict=True)), f"{part}, call {at}"
+        assert_same(before, state_of(engine))
+        if at > 20:
+            break
+    assert at > 3
+
+
+class Draws:
+    """A loader of no stated length, that draws from a generator of its own and from torch's."""
+
+    def __init__(self) -> None:
+        self.random = random.Random(3)
+
+    def __iter__(self) -> Iterator[Any]:
+        for _ in range(40):
+            yield torch.rand(1, dtype=F64) + self.random.random()
+
+
+@pytest.mark.parametrize("part", ["__exit__", "close", "__enter__", "seed", "_set"])
+def test_a_draw_leaves_generators_as_they_were(part: str) -> None:
+    def made() -> tuple[Draws, mlopt.Engine]:
+        W = mlopt.Variable(nn.Parameter(torch.zeros(1, dtype=F64)), "w")
+        loader = Draws()
+        fit = mlopt.problem(over=W, optimizer=torch.optim.SGD(W.parameters(), 0.1), data=loader)(
+            lambda w, x: ((w - x) ** 2).sum()
+        )
+        return loader, mlopt.Engine([fit])
+
+    _, twin = made()
+    expected = [twin.step()["<lambda>/loss"] for _ in range(4)]
+    fallen = 0
+    for at in range(1, 30):
+        loader, engine = made()
+        losses = [engine.step()["<lambda>/loss"]]
+        torch.manual_seed(5)
+        before = torch.get_rng_state(), loader.random.getstate()
+        try:
+            with falling(at, Interrupted, part):
+                losses.append(engine.step()["<lambda>/loss"])
+        except Interrupted:
+            fallen += 1
+            losses[1:] = expected[1 : engine.steps]  # one that has been taken all the same
+        assert torch.equal(before[0], torch.get_rng_state()), f"{part}, call {at}"
+        assert before[1] == loader.random.getstate(), f"{part}, call {at}"
+        while len(losses) < 4:
+            losses.append(engine.step()["<lambda>/loss"])
+        assert_same(losses, expected)  # and the batches are the same
+    assert fallen > 1
