@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from audit.audited import right
 from compare import exact, rounding
@@ -60,3 +61,19 @@ def test_functions_that_only_run_in_float32() -> None:
     # at radii of 1e-2, of values 400 times as large as their slopes
     right(report.worst, rounding(10, condition=400, dtype=torch.float32) / 1e-2)
     assert "compared in float32" in str(report)
+
+
+@pytest.mark.parametrize("error", [AssertionError, ValueError, KeyError])
+def test_functions_that_refuse_float64_by_whatever_error(error: type[Exception]) -> None:
+    made = bilevel(mlp().float(), hypergrad=OneStep(), train=[(torch.ones(4, 3), torch.ones(4, 1))])
+    made.A.value.data = made.A.value.data.float()
+
+    @mlopt.problem(over=made.A, given=[made.W], data=made.train)
+    def upper(a, w, batch):
+        if batch[0].dtype is not torch.float32:
+            raise error("float32 alone")
+        return w(batch[0]).square().mean() + a.square().sum()
+
+    report = audit(mlopt.Engine([made.lower, upper]))
+    assert report.precision == "float32"
+    assert any("do not run in float64" in text for text in report.warnings)

@@ -149,3 +149,23 @@ def test_a_learning_rate_that_a_scheduler_spoils(tensor: bool, per_step: bool, b
     engine.step()
     # Roundings of 0.1, of its half and of the tensor that it is written into.
     exact(float(optimizer.param_groups[0]["lr"]), 0.05, rounding(3, dtype=torch.float32))
+
+
+@pytest.mark.parametrize("per_step", [False, True])
+@pytest.mark.parametrize("bad", [NAN, INF])
+def test_a_scheduler_that_has_spoilt_a_step_is_not_stepped_a_second_time(
+    per_step: bool, bad: float
+) -> None:
+    W = mlopt.Variable(nn.Parameter(torch.ones(2)), "w")
+    optimizer = torch.optim.SGD(W.parameters(), lr=0.1)
+    scheduler: Any = LambdaLR(optimizer, lambda time: bad if time == 2 else 1.0)
+    fit = mlopt.problem(
+        over=W, data=[1.0, 1.0], optimizer=optimizer, name="fit",
+        scheduler=PerStep(scheduler) if per_step else scheduler,
+    )(lambda w, x: x * (w**2).sum())  # fmt: skip
+    engine = mlopt.Engine([fit], skip_nonfinite=9)
+    for _ in range(8):
+        engine.step()
+        assert optimizer.param_groups[0]["lr"] == 0.1
+        assert scheduler.last_epoch < 2
+    assert engine.epoch == 4

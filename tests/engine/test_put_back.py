@@ -7,6 +7,7 @@ import threading
 import types
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from engine.chaos import held
@@ -155,3 +156,15 @@ def test_parameters_may_become_of_two_kinds() -> None:
     for p, value in zip(module, before, strict=True):
         assert p.dtype == value.dtype
         assert torch.equal(p, value)
+
+
+def test_what_a_method_written_in_c_is_bound_to() -> None:
+    """NumPy's generators give methods whose class says no module of its own."""
+
+    class Noisy(torch.optim.SGD):
+        def __init__(self, parameters: Any) -> None:
+            super().__init__(parameters, lr=0.1)
+            self.noise = np.random.default_rng(0).normal
+
+    made = bilevel(hypergrad=mlopt.Frozen(), optimizer=lambda v: Noisy(v.parameters()))
+    take(made.engine(), 2)

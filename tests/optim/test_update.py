@@ -63,6 +63,7 @@ SGDS: dict[str, Build] = {
     "decay": build(SGD, 0, lr=0.3, weight_decay=0.2),
     "maximize": build(SGD, 0, lr=0.3, weight_decay=0.2, maximize=True),
     "lr_tensor": build(SGD, 1, lr=lr(0.3), momentum=0.9, weight_decay=0.1, foreach=False),
+    "lr_of_one": build(SGD, 1, lr=lr(0.3).reshape(1), momentum=0.9, foreach=False),
     "two_groups": two_groups(
         SGD,
         2,
@@ -102,6 +103,9 @@ for kind in (Adam, AdamW):
         {"lr": 0.05, "weight_decay": 0.3, "amsgrad": True, "eps": 1e-3},
     )
     ADAMS[f"{kind.__name__}_lr_tensor"] = build(kind, 2, lr=lr(0.1), foreach=False)
+    ADAMS[f"{kind.__name__}_lr_of_one"] = build(
+        kind, 2, lr=lr(0.1).reshape(1), weight_decay=0.3, foreach=False
+    )
 if "decoupled_weight_decay" in inspect.signature(Adam).parameters:  # since torch 2.7
     ADAMS["Adam_decoupled"] = build(Adam, 2, lr=0.1, weight_decay=0.3, decoupled_weight_decay=True)
 
