@@ -161,7 +161,7 @@ class Engine(Stepper):
                 "lambda: validate(engine)."
             )
         observers = _observers(callbacks)
-        if stream is not None and (epochs or epoch is not None):
+        if stream is not None and epochs:
             self._check_drawn(stream)
         if epoch is not None and stream is not None:
             self._epoch_stream, self.epoch = stream, self._feed.passes[stream]

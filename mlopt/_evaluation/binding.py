@@ -14,7 +14,7 @@ from .._tensors import clone
 from .copies import copied, laid_out, overlaps, separate
 from .listing import Listed, Listing, same_things
 
-__all__ = ["Binding", "Slot", "Swap"]
+__all__ = ["Binding", "Slot", "Swap", "marks_of"]
 
 #: A dictionary, and a key in it.
 Slot = tuple[dict[str, Any], str]
@@ -40,6 +40,7 @@ class Binding:
     first: list[Slot] = field(default_factory=list)  # of each parameter
     dicts: list[dict[str, Any]] = field(default_factory=list)  # of parameters, and of parts
     buffer_dicts: list[dict[str, Any]] = field(default_factory=list)
+    marks: dict[str, dict[str, Any]] = field(default_factory=dict)  # parameters' own attributes
     _listed: Listing = field(default_factory=lambda: Listing(()))
     _inside: Listed = ([], [])
     _looked: tuple[list[Any], bool] = ([], True)
@@ -65,7 +66,13 @@ class Binding:
         binding._listed = Listing(binding.dicts, binding.buffer_dicts)
         binding._inside = binding._listed()
         binding.first = [slots[0] for slots in binding.parameters.values()]
+        binding.mark()
         return binding
+
+    def mark(self) -> None:
+        """Find the attributes that the user has given to parameters, such as `no_decay`."""
+        held = ((name, slots[0][0][slots[0][1]]) for name, slots in self.parameters.items())
+        self.marks = {name: own for name, p in held if (own := marks_of(p))}
 
     def held(self) -> list[Any]:
         """The buffers that the module holds now; None where it has none yet."""
@@ -127,6 +134,12 @@ class Binding:
             answer = separate(held)
             self._looked = held, answer
         return answer
+
+
+def marks_of(tensor: Any) -> dict[str, Any]:
+    """The attributes that a user has given to a tensor."""
+    found = vars(tensor) if isinstance(tensor, Tensor) else {}
+    return {k: v for k, v in found.items() if not k.startswith("_")} if found else found
 
 
 def _present(tensors: list[Any]) -> list[Tensor]:

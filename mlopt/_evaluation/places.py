@@ -8,7 +8,7 @@ from typing import Any
 
 from .._graph.node import Node
 from .._graph.signal import Signal
-from .binding import Binding, Slot
+from .binding import Binding, Slot, marks_of
 
 __all__ = ["Place"]
 
@@ -24,6 +24,7 @@ class Place:
         arguments: modules where they are passed, in lists or not, and None for all else.
         lists: which of them are lists.
         others: what else is passed: the source, the place among the arguments, that in a list.
+        marked: whether a tensor among them has attributes of the user's.
     """
 
     bound: list[tuple[Any, Binding]]
@@ -32,6 +33,7 @@ class Place:
     arguments: list[Any]
     lists: list[int]
     others: list[tuple[Any, int, int | None]]
+    marked: bool
 
     @classmethod
     def of(cls, node: Node, bindings: Mapping[Any, Binding]) -> Place:
@@ -65,6 +67,7 @@ class Place:
             arguments=arguments,
             lists=[i for i, argument in enumerate(node.arguments) if argument.is_list],
             others=others,
+            marked=any(marks_of(getattr(source, "value", None)) for source, _, _ in others),
         )
 
 

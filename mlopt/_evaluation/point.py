@@ -20,7 +20,7 @@ from .._replay import Generators
 from .._tensors import grad_mode
 from .._variable import Variable
 from .aliases import apart_from, is_computed
-from .binding import Binding, Swap
+from .binding import Binding, Swap, marks_of
 from .copies import copied
 from .places import Place
 from .recall import Kept, Recall
@@ -137,6 +137,9 @@ class Evaluator:
                         swap.put(part, "sparse", False)
                 if values:
                     swap.put_all(binding.parameters, values)
+                    for name, marks in binding.marks.items():
+                        if name in values:
+                            vars(values[name]).update(marks)
                 if binding.buffers:
                     copies = binding.scratch(start.get(source) if start else None)
                     if again:
@@ -201,6 +204,8 @@ class Evaluator:
         for source, binding in self.bindings.items():
             if not binding.stands():
                 self.bindings[source] = Binding.of(binding.module)
+            else:
+                binding.mark()
         self._places = {node: Place.of(node, self.bindings) for node in self._nodes}
 
     def parameters(self, variable: Variable) -> dict[str, Tensor]:
@@ -278,6 +283,8 @@ class Evaluator:
                 value = rebuilt(value, _same)
             else:
                 value = point.values.get(source, _NOTHING).get("", source.value)
+                if place.marked and value is not source.value:
+                    vars(value).update(marks_of(source.value))
                 tensors.append(value)
             if j is None:
                 arguments[i] = value

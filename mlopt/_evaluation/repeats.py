@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 from .._errors import CapabilityWarning, GraphError
 from .._graph.containers import rebuilt
@@ -61,7 +63,7 @@ class Repeats:
             self.hidden.end()
 
     def _repeats(self) -> bool:
-        still = self._without_gradients()
+        still = self._without_gradients(_parameter)
         moved = self.hidden.moved()
         if isinstance(self.node, Problem) and still is not None:
             self._read(still, detached=True)
@@ -74,6 +76,9 @@ class Repeats:
             if again or (off and self.attributes.changed()):
                 self._differs(again or off)
                 return False
+            plain = self._without_gradients(_still) if off else None
+            if plain is not None and not self._change(plain):
+                self._differs_by_class(off)
             self.evaluator.differentiating.add(self.node)
         if moved:
             self._warn_of_counts()
@@ -96,6 +101,14 @@ class Repeats:
             "one of its own; and keep no count of calls.",
             CapabilityWarning,
             stacklevel=2,
+        )
+
+    def _differs_by_class(self, off: float) -> None:
+        raise GraphError(
+            f"{self.node.name}: its value differs by {off:.1e} (relative to its size) where "
+            "nn.Parameters stand in its variables from where other tensors do, as they do wherever "
+            "a value is looked ahead or displaced. Tell parameters apart by their names "
+            "(named_parameters()) or by attributes of theirs, instead of by isinstance()."
         )
 
     def _warn_of_counts(self) -> None:
@@ -121,9 +134,16 @@ class Repeats:
         with torch.enable_grad():
             return self.evaluator(self.node, self.point, keep=True)[0]
 
-    def _without_gradients(self) -> Any:
-        """The value where nothing requires a gradient; None if there is none."""
-        values = {v: {k: t.detach() for k, t in tensors.items()}
+    def _without_gradients(self, kind: Callable[[Tensor], Tensor]) -> Any:
+        """The value where nothing requires a gradient; None if there is none.
+
+        Args:
+            kind: what stands in variables, made of a tensor.
+
+        Returns:
+            The value.
+        """
+        values = {v: {k: kind(t) for k, t in tensors.items()}
                   for v, tensors in self.point.values.items()}  # fmt: skip
         heard = (read.source for read in self.node.reads if isinstance(read.source, Signal))
         signals = {s: rebuilt(self.point.signals[s], _still) for s in heard}
@@ -152,5 +172,9 @@ class Repeats:
         return surroundings.changed()
 
 
+def _parameter(tensor: Tensor) -> Tensor:
+    return nn.Parameter(tensor.detach(), requires_grad=False)
+
+
 def _still(held: Any) -> Any:
-    return held.detach() if isinstance(held, torch.Tensor) else held
+    return held.detach() if isinstance(held, Tensor) else held
