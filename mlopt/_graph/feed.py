@@ -63,10 +63,8 @@ class Feed:
         """A step begins."""
         self.read = dict.fromkeys(self.streams, 0)
         for stream, ready in self._ready.items():
-            if ready:  # what comes after them may have been drawn into the same memory
-                batches = [batch for batch, _ in ready]
-                if self._sources[stream].spoilt(batches, self._used[stream] + len(ready)):
-                    ready.clear()
+            if ready and not self._sources[stream].stands(self._used[stream] + len(ready)):
+                ready.clear()
 
     def give_back(self) -> None:
         """The step was not taken: the next one reads the same batches."""

@@ -7,11 +7,12 @@ import types
 from collections import deque
 from collections.abc import Iterable
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 __all__ = ["counts", "holds"]
 
@@ -21,17 +22,17 @@ _MANY = 1000
 _LOOKED_AT = 10_000
 _ATOMS = (
     type(None), bool, int, float, complex, str, bytes, bytearray, range, slice, type, Tensor,
-    nn.Module, np.ndarray, np.generic, np.dtype, torch.dtype, torch.device, types.ModuleType,
-    types.BuiltinFunctionType,
+    np.ndarray, np.generic, np.dtype, torch.dtype, torch.device, types.ModuleType,
 )  # fmt: skip
+_GENERATORS = (torch.Generator, random.Random, np.random.RandomState, np.random.Generator)
 _RANDOM = (torch.Generator, random.Random, np.random.RandomState, np.random.BitGenerator)
 
 
 def holds(loader: Any) -> tuple[list[Any], list[Any]]:
     """Follow what a loader holds: its data set, its samplers, their transforms, and so on.
 
-    Attributes, containers, methods, and what functions close over are followed, the nearest first.
-    Modules and containers of more than a thousand entries are not.
+    Attributes, containers, methods, and what functions close over are followed, the nearest first;
+    of classes the generators in them. Containers of more than a thousand entries are not followed.
 
     Args:
         loader: anything that can be iterated.
@@ -82,6 +83,10 @@ def _everyones(generator: Any) -> bool:
 def _inside(held: Any) -> Iterable[Any]:
     if isinstance(held, types.MethodType):
         return (held.__self__, held.__func__)
+    if isinstance(held, types.BuiltinFunctionType):  # a method of what is written in C
+        return (held.__self__,)
+    if isinstance(held, partial):
+        return (held.func, *held.args, *held.keywords.values(), *vars(held).values())
     if isinstance(held, types.FunctionType):
         cells = [cell.cell_contents for cell in held.__closure__ or () if _filled(cell)]
         return (*cells, *(held.__defaults__ or ()), *(held.__kwdefaults__ or {}).values())
@@ -92,6 +97,7 @@ def _inside(held: Any) -> Iterable[Any]:
     if isinstance(own, dict):
         inside += own.values()
     for kind in type(held).__mro__:
+        inside += [v for v in tuple(vars(kind).values()) if isinstance(v, _GENERATORS)]
         names = kind.__dict__.get("__slots__", ())
         for name in (names,) if isinstance(names, str) else names:
             member = kind.__dict__.get(name)

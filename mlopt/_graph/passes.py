@@ -13,13 +13,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from torch.utils.data import DataLoader, IterableDataset
+from torch import Tensor
+from torch.utils.data import DataLoader, IterableDataset, default_collate
 
 from .._errors import CapabilityWarning, DataError
 from .._replay import replay
+from .containers import rebuilt
 from .held import counts, holds
 from .lent import Lent
-from .overlap import overlap
 from .stream import describe, length_of
 
 __all__ = ["Passes"]
@@ -67,6 +68,7 @@ class Passes:
         self._loader = _own(loader)
         self._seed = seed
         self._plain = type(loader) in (list, tuple)  # which draws nothing
+        self._anew = _makes_anew(loader)
         generators, self._parts = ((), ()) if self._plain else holds(loader)
         self._lent = Lent(generators, lenders)
         self._told = [p for p in self._parts if callable(getattr(p, "set_epoch", None))]
@@ -119,19 +121,9 @@ class Passes:
         taken = index - self._starts[-1].index
         return taken > 0 and taken >= self._length and not self._ahead
 
-    def spoilt(self, batches: list[Any], index: int) -> bool:
-        """Whether batches that were drawn may have been written over since.
-
-        Args:
-            batches: in their order.
-            index: that of the one after the last of them.
-
-        Returns:
-            True if they may have been.
-        """
-        if self._next != index:
-            return True
-        return overlap([*batches, *self._ahead])
+    def stands(self, index: int) -> bool:
+        """Whether the next batch is the one with this index: no draw has failed on the way."""
+        return self._next == index
 
     def _take(self, index: int) -> Any:
         found = self._ahead or self._advance(index)
@@ -154,13 +146,20 @@ class Passes:
         return found[0]
 
     def _advance(self, index: int) -> list[Any]:
-        """The next batch of the pass, in a list; an empty one at its end."""
+        """The next batch of the pass, in a list; an empty one at its end.
+
+        It may wait for a step, and so has memory that the loader does not write over meanwhile.
+
+        Returns:
+            The list.
+        """
         if self._plain:
             return self._pull(index)
         replayed = replay(self._seed(index))
         try:
             with replayed, self._lent:
-                return self._pull(index)
+                found = self._pull(index)
+                return found if self._anew else [rebuilt(batch, _copied) for batch in found]
         finally:  # an interrupt may have kept them from ending
             self._lent.close()
             replayed.close()
@@ -284,6 +283,19 @@ def _own(loader: Any) -> Any:
         loader = copy.copy(loader)
         loader._iterator = None
     return loader
+
+
+def _makes_anew(loader: Any) -> bool:
+    """Whether each batch surely has memory of its own, as those have that torch collates."""
+    if type(loader) is not DataLoader:
+        return False
+    return loader.collate_fn is default_collate or loader.num_workers > 0
+
+
+def _copied(held: Any) -> Any:
+    if isinstance(held, Tensor) and (held.is_leaf or not held.requires_grad):
+        return held.detach().clone().requires_grad_(held.requires_grad)
+    return held.copy() if isinstance(held, np.ndarray) else held
 
 
 def _certain(loader: Any) -> bool:

@@ -178,3 +178,29 @@ def test_what_a_callback_chooses_is_the_next_batch() -> None:
     assert engine.steps == 4 * LENGTH
     # The first batch of a pass is drawn by the step that reads it, as are all others.
     assert [got for _, got in seen] == [want for want, _ in seen]
+
+
+@pytest.mark.parametrize("between", ["loop", "engine", "hypergradient", "all"])
+@pytest.mark.parametrize("sized", [False, True])
+def test_who_else_goes_through_a_loader_of_one_buffer_changes_nothing(
+    sized: bool, between: str
+) -> None:
+    """Between a draw and its use: a batch that waits is not written over."""
+    loader = (Sized if sized else Rollouts)(torch.zeros(1), True, frozenset())
+    seen: list[float] = []
+
+    def engine() -> mlopt.Engine:
+        W = mlopt.Variable(nn.Parameter(torch.ones(1, dtype=F64)), "w")
+        declare = mlopt.problem(over=W, data=loader, optimizer=sgd(W), name="p")
+        return mlopt.Engine([declare(lambda w, b: ((w * b[1]).sum(), {"i": b[1] + 0}))])
+
+    ours, other = engine(), engine()
+    for _ in range(2 * LENGTH + 1):
+        if between in ("hypergradient", "all"):
+            ours.hypergradient(ours.graph.problems[0])
+        if between in ("loop", "all"):
+            assert len([*loader]) == LENGTH
+        if between in ("engine", "all"):
+            other.step()
+        seen.append(float(ours.step()["p/i"]))
+    assert seen == [float(i % LENGTH) for i in range(2 * LENGTH + 1)]
