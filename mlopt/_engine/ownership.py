@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from .._errors import GraphError
+from .._evaluation.binding import dicts_of
 from .._evaluation.listing import Listed, Listing, same_things
 from .._evaluation.point import Evaluator
 from .._graph.brief import brief
@@ -73,6 +74,7 @@ class Ownership:
         self._own: list[Any] = []  # optimizers
         self._hooks: list[Any] = []
         self._listed = Listing(())
+        self._parts: list[Any] = []
         self._inside: Listed = ([], [])
         self._learning: list[bool] | None = None
         self._trained: dict[Problem, Tensors] = {}
@@ -124,6 +126,7 @@ class Ownership:
         dicts = [*_joined(b.dicts for b in bindings)]
         dicts += [*map(_before_step, self._own), *map(_after_step, self._own)]
         dicts += self._of_stacks()
+        self._parts = [*_joined(b.owners for b in bindings)]
         self._listed = Listing(dicts, _joined(b.buffer_dicts for b in bindings))
         self._inside, self._learning = self._look(), None
 
@@ -139,7 +142,8 @@ class Ownership:
         """What is in problems, in the parts of modules, and in optimizers' groups and hooks now."""
         held = [*map(_in_group, _joined(map(_groups, self._own)))]
         sizes, things = self._listed()
-        things += [*_joined(map(_declared, self.graph.problems)), *held, *_joined(held)]
+        declared = _joined(map(_declared, self.graph.problems))
+        things += [*declared, *dicts_of(self._parts), *held, *_joined(held)]
         return [*sizes, *map(len, held)], things
 
     def _check_declared(self) -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any
 
 import torch
@@ -14,12 +15,18 @@ from .._tensors import clone
 from .copies import copied, laid_out, overlaps, separate
 from .listing import Listed, Listing, same_things
 
-__all__ = ["Binding", "Slot", "Swap", "marks_of"]
+__all__ = ["Binding", "Slot", "Swap", "dicts_of", "marks_of"]
 
 #: A dictionary, and a key in it.
 Slot = tuple[dict[str, Any], str]
 
 _training = operator.itemgetter("training")
+_dicts = operator.attrgetter("_parameters", "_modules", "_buffers")
+
+
+def dicts_of(parts: Iterable[nn.Module]) -> list[Any]:
+    """The dictionaries in which parts of modules keep their tensors, and other parts."""
+    return [*chain.from_iterable(map(_dicts, parts))]
 
 
 @dataclass
@@ -40,9 +47,11 @@ class Binding:
     first: list[Slot] = field(default_factory=list)  # of each parameter
     dicts: list[dict[str, Any]] = field(default_factory=list)  # of parameters, and of parts
     buffer_dicts: list[dict[str, Any]] = field(default_factory=list)
+    owners: list[nn.Module] = field(default_factory=list)  # of these dictionaries
     marks: dict[str, dict[str, Any]] = field(default_factory=dict)  # parameters' own attributes
     _listed: Listing = field(default_factory=lambda: Listing(()))
     _inside: Listed = ([], [])
+    _own: list[Any] = field(default_factory=list)
     _looked: tuple[list[Any], bool] = ([], True)
 
     @classmethod
@@ -63,8 +72,10 @@ class Binding:
                 binding.parts.append(part.__dict__)
             binding.dicts += [part._parameters, part._modules]
             binding.buffer_dicts.append(part._buffers)
+            if "_parameters" in part.__dict__:  # scripted modules make theirs when asked
+                binding.owners.append(part)
         binding._listed = Listing(binding.dicts, binding.buffer_dicts)
-        binding._inside = binding._listed()
+        binding._inside, binding._own = binding._listed(), dicts_of(binding.owners)
         binding.first = [slots[0] for slots in binding.parameters.values()]
         binding.mark()
         return binding
@@ -88,7 +99,8 @@ class Binding:
 
     def stands(self) -> bool:
         """Whether the module has the parts and parameters that were found, and such buffers."""
-        return same_things(self._inside, self._listed())
+        own = dicts_of(self.owners)
+        return same_things(self._inside, self._listed()) and all(map(operator.is_, own, self._own))
 
     def scratch(self, start: list[Any] | None = None) -> list[Any]:
         """Copies of the buffers, or of what they are to start with, in spare memory if possible."""

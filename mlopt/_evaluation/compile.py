@@ -120,6 +120,7 @@ class Compiler:
         self.graph = graph
         self.compiled: Compiled | None = None
         self._functions: dict[Node, Callable[..., Any]] = {}
+        self._of: dict[Node, Callable[..., Any]] = {}  # another may be given to a problem
         self._state = _State()
         self._paused = False
         if option is False:
@@ -135,7 +136,7 @@ class Compiler:
                     f"Engine: compile={option!r}: torch.compile refuses these options: "
                     f"{_first_line(error)}"
                 ) from error
-            self._functions[node] = self._counted(node, function)
+            self._functions[node], self._of[node] = self._counted(node, function), node.fn
 
     def choose(self, node: Node, twice: bool) -> Callable[..., Any]:
         """What is called for one evaluation.
@@ -147,7 +148,7 @@ class Compiler:
         Returns:
             A function of the node's arguments.
         """
-        if self._paused or node not in self._functions:
+        if self._paused or node not in self._functions or self._of[node] is not node.fn:
             return node.fn
         # `outputs` cuts the graph while the model's outputs are marked, for second derivatives.
         return node.fn if twice or _marked.get() is not None else self._functions[node]

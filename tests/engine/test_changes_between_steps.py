@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
 import torch
 from compare import exact, rounding
-from small import F64
+from small import F64, assert_same, sgd
 from torch import Tensor, nn
 
 import mlopt
@@ -132,3 +133,42 @@ def test_what_has_another_name_is_found(rename: Any) -> None:
     before = net().item()
     exact(engine.step()["fit/loss"], torch.tensor(before**2, dtype=F64), rounding(10))
     assert net().item() < before
+
+
+@pytest.mark.parametrize("how", ["another dictionary", "__setstate__", "a copy's attributes"])
+def test_parameters_in_another_dictionary(how: str) -> None:
+    """The same tensors: values are swapped where the module looks for them."""
+
+    def hypergradient(change: bool) -> torch.Tensor:
+        torch.manual_seed(0)
+        net = nn.Linear(2, 1, dtype=F64)
+        W = mlopt.Variable(net, "w")
+        R = mlopt.Variable(nn.Parameter(torch.zeros((), dtype=F64)), "r")
+        x = torch.ones(2, 2, dtype=F64)
+        low = mlopt.problem(
+            over=W, given=[R], optimizer=sgd(W), hypergrad=mlopt.OneStep(), name="low"
+        )(lambda w, r: (w(x) ** 2).mean() * r.exp())
+        up = mlopt.problem(over=R, given=[W], optimizer=sgd(R), name="up")(
+            lambda r, w: ((w(x) - 1) ** 2).mean()
+        )
+        engine = mlopt.Engine([low, up])
+        engine.step()
+        if change and how == "another dictionary":
+            net.__dict__["_parameters"] = dict(net._parameters)
+        elif change and how == "__setstate__":
+            net.__setstate__({**net.__dict__, "_parameters": dict(net._parameters)})
+        elif change:
+            net.__dict__.update(copy.copy(net).__dict__)
+        return engine.hypergradient(up)[R][""]
+
+    assert_same(hypergradient(True), hypergradient(False))
+
+
+def test_a_compiled_engine_calls_the_function_that_is_given_anew() -> None:
+    W = mlopt.Variable(nn.Parameter(torch.ones(2, dtype=F64)), "w")
+    fit = mlopt.problem(over=W, optimizer=sgd(W), name="fit")(lambda w: (w**2).sum())
+    engine = mlopt.Engine([fit], compile={"backend": "eager"})
+    for _ in range(2):
+        engine.step()
+    fit.fn = lambda w: ((w - 7) ** 2).sum() + 100
+    assert float(engine.step()["fit/loss"]) > 100
