@@ -208,7 +208,10 @@ class Together:
 
 
 class Holdings:
-    """Those of an engine, from one step to the next."""
+    """Those of an engine, from one step to the next; a copy of the engine finds its own."""
+
+    def __deepcopy__(self, memo: Any) -> Holdings:
+        return Holdings()
 
     def __init__(self) -> None:
         self._of: dict[tuple[Any, str], Holding] = {}

@@ -8,6 +8,7 @@ from operator import attrgetter, itemgetter
 from typing import Any
 
 from torch import Tensor
+from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
 
 from .._errors import GraphError
 from .._evaluation.binding import dicts_of
@@ -47,6 +48,8 @@ def _after_step(optimizer: Any) -> dict[Any, Any]:
 
 
 _NO_HOOKS: dict[Any, Any] = {}
+#: Those that torch calls for every optimizer.
+_EVERYONES = (_global_optimizer_pre_hooks, _global_optimizer_post_hooks)
 
 
 class Ownership:
@@ -125,7 +128,7 @@ class Ownership:
         bindings = evaluator.bindings.values()
         dicts = [*_joined(b.dicts for b in bindings)]
         dicts += [*map(_before_step, self._own), *map(_after_step, self._own)]
-        dicts += self._of_stacks()
+        dicts += [*_EVERYONES, *self._of_stacks()]
         self._parts = [*_joined(b.owners for b in bindings)]
         self._listed = Listing(dicts, _joined(b.buffer_dicts for b in bindings))
         self._inside, self._learning = self._look(), None
@@ -185,6 +188,8 @@ class Ownership:
         method = self.graph.methods[problem]
         optimizer = problem.optimizer
         has = "step hooks" if _before_step(optimizer) or _after_step(optimizer) else ""
+        if not has and any(_EVERYONES):
+            has = "step hooks, those of all optimizers (register_optimizer_step_pre_hook)"
         if not has and replaced_step(optimizer):
             has = "a step() of its own, which is not that of its class"
         if has and method.looks_ahead and self._is_read(problem):

@@ -97,6 +97,7 @@ def reach(what: Any, name: str, known: dict[int, Any] | None = None) -> Reached:
         inside: Iterable[tuple[Any, Any]] = ()
         if isinstance(held, Tensor):
             out.tensors.append(held)
+            inside = ((None, vars(held)),)  # attributes of the user's
         elif isinstance(held, _ATOMS) or str(type(held).__module__).startswith("mlopt._"):
             pass
         elif isinstance(held, CONTAINERS):
@@ -137,6 +138,7 @@ def reach(what: Any, name: str, known: dict[int, Any] | None = None) -> Reached:
                 if id(value) not in known:
                     known[id(value)] = value
                     out.tensors.append(value)  # type: ignore[arg-type]
+                    waiting.append((vars(value), (way, key), depth))  # attributes of the user's
             elif kind in _DICTS and not value:  # most of what is registered with an optimizer
                 if id(value) not in known:
                     known[id(value)] = value

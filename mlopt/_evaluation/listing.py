@@ -46,6 +46,10 @@ class Listing:
         ]
         self._others += [partial(_keys, n) for n in named if not isinstance(n, dict)]
 
+    def __deepcopy__(self, memo: Any) -> Listing:
+        """One of nothing: what it lists has to be found again."""
+        return Listing(())
+
     def __call__(self) -> Listed:
         """What is there now."""
         sizes, found = [*map(len, self._sized)], [*_joined(self._read)]

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 import torch
 from compare import exact, rounding
-from small import F64, assert_same, sgd
+from small import F64, assert_same, bilevel, sgd
 from torch import Tensor, nn
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 import mlopt
 from mlopt import GraphError
@@ -172,3 +173,18 @@ def test_a_compiled_engine_calls_the_function_that_is_given_anew() -> None:
         engine.step()
     fit.fn = lambda w: ((w - 7) ** 2).sum() + 100
     assert float(engine.step()["fit/loss"]) > 100
+
+
+@pytest.mark.parametrize("method", [mlopt.OneStep(), mlopt.Unrolled(2)])
+def test_hooks_of_all_optimizers(method: Any) -> None:
+    """A step that is looked ahead does not run them, as it does not run an optimizer's own."""
+    case = bilevel(hypergrad=method)
+    engine = case.engine()
+    engine.step()
+    hook = register_optimizer_step_pre_hook(lambda *_: None)
+    try:
+        with pytest.raises(GraphError, match="step hooks, those of all optimizers"):
+            engine.step()
+    finally:
+        hook.remove()
+    engine.step()

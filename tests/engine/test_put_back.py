@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import threading
 import types
@@ -168,3 +169,57 @@ def test_what_a_method_written_in_c_is_bound_to() -> None:
 
     made = bilevel(hypergrad=mlopt.Frozen(), optimizer=lambda v: Noisy(v.parameters()))
     take(made.engine(), 2)
+
+
+class OnParameters(torch.optim.SGD):
+    """Momentum and a count in attributes of the parameters."""
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        for p in (p for group in self.param_groups for p in group["params"] if p.grad is not None):
+            if not hasattr(p, "momentum"):
+                p.momentum, p.count = torch.zeros_like(p), 0
+            p.count += 1
+            p.momentum.mul_(0.9).add_(p.grad)
+            p.sub_(p.momentum, alpha=0.1 / p.count)
+
+
+@pytest.mark.parametrize("after", [0, 2])
+def test_state_in_attributes_of_parameters(after: int) -> None:
+    def made() -> Any:
+        return bilevel(hypergrad=mlopt.Frozen(), optimizer=lambda v: OnParameters(v.parameters()))
+
+    twin, broken = made(), made()
+    engines = twin.engine(), broken.engine()
+    for engine in engines:
+        take(engine, after)
+    hook = broken.upper.optimizer.register_step_post_hook(lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        engines[1].step()
+    hook.remove()
+    for engine in engines:
+        take(engine, 2)
+    assert_same(held(engines[0]), held(engines[1]))
+    assert [vars(p) for p in broken.W.parameters()] != [{}]
+    for p, q in zip(twin.W.parameters(), broken.W.parameters(), strict=True):
+        assert_same(vars(p), vars(q))
+
+
+def test_a_deep_copy_of_an_engine_is_put_back_too() -> None:
+    made = bilevel(hypergrad=mlopt.OneStep(lr=0.1))
+    made.lower.scheduler = mlopt.PerStep(StepLR(made.lower.optimizer, 1, 0.5))
+    engine = made.engine()
+    take(engine, 2)
+    other = copy.deepcopy(engine)
+    before = held(other), held(engine)
+    lower, upper = other.graph.problems
+    hook = upper.optimizer.register_step_post_hook(lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        other.step()
+    hook.remove()
+    assert_same(before[0], held(other))
+    assert lower.scheduler.scheduler.last_epoch == 2
+    assert_same(before[1], held(engine))
+    take(other, 2)
+    take(engine, 2)
+    assert_same(held(engine), held(other))
