@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from torch import Tensor, empty_like
+from torch import Tensor, UntypedStorage, empty_like
 
 from .._evaluation.aliases import address
 from .._tensors import Tensors
 
 __all__ = ["given"]
+
+_start = UntypedStorage.data_ptr
 
 
 def given(parameters: Tensors, gradient: Tensors, anyones: bool) -> Tensors:
@@ -25,7 +27,7 @@ def given(parameters: Tensors, gradient: Tensors, anyones: bool) -> Tensors:
     Returns:
         The same numbers; and the very same tensors where they are as they have to be.
     """
-    if not anyones and _apart(gradient) and _laid_out(parameters, gradient):
+    if not anyones and _are_so(gradient, parameters):
         return gradient
     taken: set[int] = set()
     out: Tensors = {}
@@ -38,14 +40,15 @@ def given(parameters: Tensors, gradient: Tensors, anyones: bool) -> Tensors:
     return out
 
 
-def _apart(gradient: Tensors) -> bool:
-    """Whether no two of them share memory."""
-    places = {*map(address, gradient.values())} if len(gradient) > 1 else gradient
-    return len(places) == len(gradient)
-
-
-def _laid_out(parameters: Tensors, gradient: Tensors) -> bool:
-    return all(g.is_sparse or g.stride() == parameters[k].stride() for k, g in gradient.items())
+def _are_so(gradient: Tensors, parameters: Tensors) -> bool:
+    """Whether each has memory of its own, and is laid out as its parameter."""
+    found, own = [*gradient.values()], [parameters[k] for k in gradient]
+    try:
+        if [*map(Tensor.stride, found)] != [*map(Tensor.stride, own)]:
+            return False
+        return len(found) < 2 or len({*map(_start, map(Tensor.untyped_storage, found))}) == len(own)
+    except RuntimeError:  # sparse ones have neither
+        return False
 
 
 def _alike(parameter: Tensor, gradient: Tensor) -> bool:
