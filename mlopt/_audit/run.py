@@ -66,11 +66,11 @@ def run(engine: Engine, problem: Problem, evaluator: Evaluator, wide: bool) -> I
     engine._feed.begin()
     try:
         parameters = {p: trainable(p, evaluator.parameters) for p in engine.graph.problems}
-        step = Step(
-            engine.graph, evaluator, parameters, plan, dormant, draw, engine.seed_of,
-            Transaction(evaluator, None), Care(),
-        )  # fmt: skip
-        with turn, costs(evaluator) as cost:
+        with turn, costs(evaluator) as cost, Transaction(evaluator, None) as transaction:
+            step = Step(
+                engine.graph, evaluator, parameters, plan, dormant, draw, engine.seed_of,
+                transaction, Care(),
+            )  # fmt: skip
             outcome = step.run()
         loss = float(outcome.metrics[f"{engine.graph.labels[problem]}/loss"])
         backwards = plan.backwards if counted else None

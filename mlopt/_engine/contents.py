@@ -18,6 +18,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from .._graph.homes import home
+
 __all__ = [
     "CONTAINERS", "RANDOM", "class_data", "classes", "contents", "entries", "has_slots", "put",
     "rewind", "slots",
@@ -121,7 +123,7 @@ _LIBRARIES = frozenset({*sys.stdlib_module_names, "builtins", "mlopt", "numpy", 
 @functools.lru_cache(256)
 def classes(kind: type) -> tuple[type, ...]:
     """A class and its bases, as far as the user has written them."""
-    return tuple(k for k in kind.__mro__ if k.__module__.partition(".")[0] not in _LIBRARIES)
+    return tuple(k for k in kind.__mro__ if home(k).partition(".")[0] not in _LIBRARIES)
 
 
 #: What of a class is no part of its definition.

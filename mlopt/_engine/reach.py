@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from .._graph.homes import home
 from .contents import CONTAINERS, RANDOM, class_data, classes, entries, has_slots, slots
 
 __all__ = ["Reached", "reach", "replaced_step"]
@@ -98,7 +99,7 @@ def reach(what: Any, name: str, known: dict[int, Any] | None = None) -> Reached:
         if isinstance(held, Tensor):
             out.tensors.append(held)
             inside = ((None, vars(held)),)  # attributes of the user's
-        elif isinstance(held, _ATOMS) or str(type(held).__module__).startswith("mlopt._"):
+        elif isinstance(held, _ATOMS) or home(type(held)).startswith("mlopt._"):
             pass
         elif isinstance(held, CONTAINERS):
             out.containers.append(held)
@@ -154,7 +155,7 @@ def _own_optimizer(held: Any, out: Reached, known: dict[int, Any]) -> bool:
     Returns:
         False if there is anything else in it, with nothing noted.
     """
-    if not (isinstance(held, Optimizer) and type(held).__module__.startswith("torch.optim.")):
+    if not (isinstance(held, Optimizer) and home(type(held)).startswith("torch.optim.")):
         return False
     own = held.__dict__
     if any(type(own[k]) not in _PLAIN for k in own.keys() - _parts()) or replaced_step(held):
@@ -244,7 +245,7 @@ def _of_module(held: nn.Module, out: Reached) -> Iterable[tuple[Any, Any]]:
         return tensors
     own = _attributes(held, out) or {}
     inside = ("_parameters", "_buffers", "_modules")
-    if not type(held).__module__.startswith("torch."):
+    if not home(type(held)).startswith("torch."):
         inside = (*inside, *(own.keys() - _module_parts()))
     kinds = ((None, kind) for kind in classes(type(held)))
     return [*tensors, *(("." + key, own[key]) for key in inside), *kinds]

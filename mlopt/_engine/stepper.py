@@ -127,10 +127,7 @@ class Stepper:
         trials = [o for o in plan.operations if isinstance(o, Nest | Iterate)]
         if any(o.calls is None for o in trials):
             trial = tuple(o for x in plan.operations if (o := tried(x)) is not None)
-            try:
-                self._run(Plan(self.graph, trial), dormant, Transaction(self._evaluator, None))
-            finally:
-                self._feed.give_back()
+            self._try(Plan(self.graph, trial), dormant)
         return plan
 
     def _compose(self) -> tuple[Plan, frozenset[Problem]]:
@@ -197,11 +194,7 @@ class Stepper:
         dormant = self._active()[1]
         builder = Builder(self.graph, dormant)
         builder.gradient(problem)
-        plan = Plan(self.graph, builder.plan())
-        try:
-            outcome = self._run(plan, dormant, Transaction(self._evaluator, None))
-        finally:
-            self._feed.give_back()
+        outcome = self._try(Plan(self.graph, builder.plan()), dormant)
         if outcome.failed is not None:
             error = non_finite(outcome, "hypergradient", self.steps, True)
             raise error from outcome.cause
@@ -304,6 +297,14 @@ class Stepper:
             outcome = self._compiler.attempt(run, self._feed)
         return outcome
 
+    def _try(self, plan: Plan, dormant: frozenset[Problem]) -> Outcome:
+        """Run a plan of which nothing is kept."""
+        try:
+            with Transaction(self._evaluator, None) as transaction:
+                return self._run(plan, dormant, transaction)
+        finally:
+            self._feed.give_back()
+
     def _check(self) -> None:
         """Before anything is changed: do the functions read what they declare?"""
         if torch.is_inference_mode_enabled():
@@ -342,8 +343,4 @@ class Stepper:
         """Take the whole gradient of a problem, of which nothing is kept or decided."""
         builder = Builder(self.graph)
         builder.gradient(problem)
-        plan = Plan(self.graph, tuple(builder.operations))
-        try:
-            self._run(plan, frozenset(), Transaction(self._evaluator, None))
-        finally:
-            self._feed.give_back()
+        self._try(Plan(self.graph, tuple(builder.operations)), frozenset())

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from torch import Tensor, nn
 
+from .._graph.homes import home
 from .surroundings import around
 
 __all__ = ["Spot", "spots"]
@@ -90,7 +91,7 @@ def _inside(
         for key, value in inside:
             put = None if base is tuple else partial(base.__setitem__, held, key)  # type: ignore[attr-defined]
             yield from _inside(f"{name}[{key!r}]", value, put, seen, depth + 1, of_module)
-    elif depth < _DEPTH and kind.__module__.partition(".")[0] not in _CLOSED:
+    elif depth < _DEPTH and home(kind).partition(".")[0] not in _CLOSED:
         seen.add(id(held))
         try:
             own = held.__dict__

@@ -13,6 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from .._graph.homes import home
+
 __all__ = ["Place", "Surroundings", "around"]
 
 _PLAIN = (type(None), bool, int, float, str)
@@ -171,7 +173,7 @@ class Surroundings:
 def _is_open(held: Any) -> bool:
     """Whether an object's attributes are looked at."""
     own = isinstance(getattr(held, "__dict__", None), dict)
-    return own and type(held).__module__.split(".")[0] not in _CLOSED
+    return own and home(type(held)).split(".")[0] not in _CLOSED
 
 
 def _find(function: Any, name: str) -> Any:

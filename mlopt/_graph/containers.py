@@ -12,6 +12,8 @@ import numpy as np
 import torch
 from torch import nn
 
+from .homes import home
+
 __all__ = ["rebuilt"]
 
 
@@ -84,7 +86,7 @@ def _has_attributes(held: Any) -> bool:
         and not isinstance(held, type | types.ModuleType | nn.Module | torch.Tensor | np.ndarray)
         and not callable(held)
         and not hasattr(kind, "__next__")
-        and kind.__module__.split(".")[0] not in _CLOSED
+        and home(kind).split(".")[0] not in _CLOSED
     )
 
 

@@ -14,6 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .homes import home
+
 __all__ = ["counts", "holds"]
 
 #: A container of more entries holds data, not parts.
@@ -68,7 +70,7 @@ def counts(parts: Iterable[Any]) -> dict[tuple[str, str], Any]:
     return {
         (type(part).__name__, name): value
         for part in parts
-        if not type(part).__module__.startswith("torch.")
+        if not home(type(part)).startswith("torch.")
         for name, value in getattr(part, "__dict__", {}).items()
         if type(value) in (int, float, str)
     }

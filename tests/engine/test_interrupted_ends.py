@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+import signal
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -59,7 +60,7 @@ def test_a_draw_leaves_generators_as_they_were(part: str) -> None:
 
     _, twin = made()
     expected = [twin.step()["<lambda>/loss"] for _ in range(4)]
-    fallen = 0
+    fallen, handler = 0, signal.getsignal(signal.SIGINT)
     for at in range(1, 30):
         loader, engine = made()
         losses = [engine.step()["<lambda>/loss"]]
@@ -70,6 +71,8 @@ def test_a_draw_leaves_generators_as_they_were(part: str) -> None:
                 losses.append(engine.step()["<lambda>/loss"])
         except Interrupted:
             fallen += 1
+            # Where the block of a step ends Ctrl-C itself would wait, as this does not.
+            signal.signal(signal.SIGINT, handler)
             losses[1:] = expected[1 : engine.steps]  # one that has been taken all the same
         assert torch.equal(before[0], torch.get_rng_state()), f"{part}, call {at}"
         assert before[1] == loader.random.getstate(), f"{part}, call {at}"
@@ -77,3 +80,32 @@ def test_a_draw_leaves_generators_as_they_were(part: str) -> None:
             losses.append(engine.step()["<lambda>/loss"])
         assert_same(losses, expected)  # and the batches are the same
     assert fallen > 1
+
+
+VERBS: dict[str, Callable[[mlopt.Engine, mlopt.Problem], Any]] = {
+    "step": lambda engine, _: engine.step(),
+    "hypergradient": lambda engine, upper: engine.hypergradient(upper),
+    "audit": lambda engine, _: mlopt.audit(engine),
+}
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_ctrl_c_arrives_after_what_has_failed(verb: str) -> None:
+    """Whatever was undone by it: the handler is that of before."""
+    case = bilevel(mlp(), hypergrad=mlopt.Unrolled(2))
+    engine = case.engine()
+    fails = [False]
+    objective = case.upper.fn
+
+    def upper(*arguments: Any) -> Any:
+        if fails[0]:
+            raise OSError("once")
+        return objective(*arguments)
+
+    case.upper.fn = upper
+    engine.step()
+    fails[0] = True
+    handler = signal.getsignal(signal.SIGINT)
+    with pytest.raises(OSError, match="once"):
+        VERBS[verb](engine, case.upper)
+    assert signal.getsignal(signal.SIGINT) == handler

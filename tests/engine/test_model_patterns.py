@@ -58,6 +58,7 @@ def expected(name: str, ahead: str, seeds: tuple[int, ...]) -> Tensor:
 
 
 @pytest.mark.filterwarnings("ignore::mlopt.ConvergenceWarning")  # of a series of three terms
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")  # which the compiler asks
 @pytest.mark.parametrize(("name", "kind"), GRID)
 def test_pattern(name: str, kind: str) -> None:
     pattern, method = PATTERNS[name], KINDS[kind]

@@ -58,12 +58,23 @@ def lr(x: float) -> Tensor:
     return torch.tensor(x, dtype=torch.float64)
 
 
+def takes_rates_of_one_number() -> bool:
+    """Whether torch's own steps take learning rates of one dimension, as newer ones do."""
+    w = torch.ones(2, dtype=torch.float64, requires_grad=True)
+    w.grad = torch.ones_like(w)
+    try:
+        SGD([w], lr=lr(0.1).reshape(1), foreach=False).step()
+        Adam([w], lr=lr(0.1).reshape(1), foreach=False).step()
+    except (TypeError, ValueError):
+        return False
+    return True
+
+
 SGDS: dict[str, Build] = {
     "plain": build(SGD, 0, lr=0.3),
     "decay": build(SGD, 0, lr=0.3, weight_decay=0.2),
     "maximize": build(SGD, 0, lr=0.3, weight_decay=0.2, maximize=True),
     "lr_tensor": build(SGD, 1, lr=lr(0.3), momentum=0.9, weight_decay=0.1, foreach=False),
-    "lr_of_one": build(SGD, 1, lr=lr(0.3).reshape(1), momentum=0.9, foreach=False),
     "two_groups": two_groups(
         SGD,
         2,
@@ -86,6 +97,9 @@ for steps in (0, 1, 3):
         ),
     }
 
+if takes_rates_of_one_number():
+    SGDS["lr_of_one"] = build(SGD, 1, lr=lr(0.3).reshape(1), momentum=0.9, foreach=False)
+
 ADAMS: dict[str, Build] = {}
 for kind in (Adam, AdamW):
     for steps in (0, 1, 5):
@@ -103,9 +117,10 @@ for kind in (Adam, AdamW):
         {"lr": 0.05, "weight_decay": 0.3, "amsgrad": True, "eps": 1e-3},
     )
     ADAMS[f"{kind.__name__}_lr_tensor"] = build(kind, 2, lr=lr(0.1), foreach=False)
-    ADAMS[f"{kind.__name__}_lr_of_one"] = build(
-        kind, 2, lr=lr(0.1).reshape(1), weight_decay=0.3, foreach=False
-    )
+    if takes_rates_of_one_number():
+        ADAMS[f"{kind.__name__}_lr_of_one"] = build(
+            kind, 2, lr=lr(0.1).reshape(1), weight_decay=0.3, foreach=False
+        )
 if "decoupled_weight_decay" in inspect.signature(Adam).parameters:  # since torch 2.7
     ADAMS["Adam_decoupled"] = build(Adam, 2, lr=0.1, weight_decay=0.3, decoupled_weight_decay=True)
 
