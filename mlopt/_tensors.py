@@ -81,7 +81,7 @@ def unrecorded(function: _F) -> _F:
 _is_sparse = operator.attrgetter("is_sparse")
 
 
-# A lone tensor, as architecture weights often are, costs twice as much as a list of one.
+# As a list of one, a lone tensor would cost twice as much: architecture weights are often lone.
 
 
 def added(a: Many, b: Many, factor: float = 1) -> Many:

@@ -42,11 +42,7 @@ class Clock:
         self._counts: dict[str, int] = {}
 
     def after_step(
-        self,
-        outcome: Outcome,
-        transaction: Transaction,
-        epochs: bool,
-        ended: bool,
+        self, outcome: Outcome, transaction: Transaction, epochs: bool, ended: bool
     ) -> None:
         """Count a step; at an epoch's end step its schedulers and take the means.
 
