@@ -15,7 +15,7 @@ __all__ = ["Generators", "derive_seed", "replay"]
 
 def derive_seed(*parts: object) -> int:
     """A seed from a run's seed and a place in it: equal parts, equal seed; else unrelated."""
-    text = "\x1f".join(map(str, parts)).encode()
+    text = "\x1f".join([f"{part}" for part in parts]).encode()
     return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "big") >> 1
 
 
@@ -43,9 +43,9 @@ class Generators:
 
     def __enter__(self) -> Generators:
         if self._depth == 0:
-            cuda = [torch.cuda.default_generators[i] for i in self.cuda]
-            generators = [torch.default_generator, *cuda]
-            states = [generator.get_state() for generator in generators]
+            generators = [torch.default_generator]
+            generators += [torch.cuda.default_generators[i] for i in self.cuda]
+            states = [*map(torch.Generator.get_state, generators)]
             others = (random.getstate(), np.random.get_state()) if self.foreign else None
             self._generators, self._states, self._others = generators, states, others
         self._depth += 1

@@ -62,9 +62,9 @@ _is_here = attrgetter("is_cpu")
 
 
 def _values(scalars: list[Tensor]) -> list[float]:
-    """Those that are on the host cost nothing there, and on their way to a device would wait."""
+    """Those that are on the host are read there one by one, for which nothing waits."""
     if all(map(_is_here, scalars)):
-        return torch.stack(scalars).tolist() if scalars else []
+        return [*map(Tensor.item, scalars)]
     here = iter(_values([t for t in scalars if t.device.type == "cpu"]))
     away = [t for t in scalars if t.device.type != "cpu"]
     device = away[0].device
