@@ -9,8 +9,8 @@ import inspect
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from .._arguments import checked, from_one, from_zero, in_body
-from .._errors import NonFiniteError, SettingsError
+from .._arguments import checked, from_one, from_zero, in_body, take
+from .._errors import GraphError, NonFiniteError, SettingsError
 from .._graph.options import listed
 from .._graph.stream import Stream
 from .clock import still
@@ -208,6 +208,20 @@ class Engine(Stepper):
     def undo(self) -> bool:
         """Whether a step that fails is undone, as the engine was made with."""
         return self._undo
+
+    @property
+    def seed(self) -> int:
+        """Of everything random inside steps and loaders, as the engine was made with."""
+        return self._seed
+
+    @property
+    def skip_nonfinite(self) -> int:
+        """How many steps in a row may be skipped; it can be set between steps."""
+        return self._skips
+
+    @skip_nonfinite.setter
+    def skip_nonfinite(self, steps: int) -> None:
+        self._skips = take(GraphError, "Engine", "skip_nonfinite", steps, int, from_zero)
 
     def stop(self) -> None:
         """End the run after this step; for callbacks, early stopping among them."""

@@ -29,12 +29,11 @@ _on_accumulation = attrgetter("_post_accumulate_grad_hooks")
 _groups, _in_group = attrgetter("param_groups"), itemgetter("params")
 _learns = attrgetter("requires_grad")
 _joined = chain.from_iterable
-#: What a graph is made of, and what may be given anew between steps.
-_structure = attrgetter("over", "given", "streams", "hypergrad")
+_method = attrgetter("hypergrad")
+#: What may be given anew between steps.
 _options = attrgetter("optimizer", "scheduler", "clip", "start", "every", "repeat")
 _declared = attrgetter(
-    "over", "given", "streams", "hypergrad",
-    "optimizer", "scheduler", "clip", "start", "every", "repeat",
+    "hypergrad", "optimizer", "scheduler", "clip", "start", "every", "repeat"
 )  # fmt: skip
 
 
@@ -70,7 +69,7 @@ class Ownership:
 
     def __init__(self, graph: Graph, evaluator: Evaluator) -> None:
         self.graph, self.evaluator = graph, evaluator
-        self._structure = [_structure(p) for p in graph.problems]
+        self._methods = [_method(p) for p in graph.problems]
         self._options: list[Any] = []
         self._parameters: list[Tensor] = []
         self._held: list[set[int]] = []
@@ -150,16 +149,12 @@ class Ownership:
         return [*sizes, *map(len, held)], things
 
     def _check_declared(self) -> None:
-        for problem, (over, given, streams, hypergrad) in zip(
-            self.graph.problems, self._structure, strict=True
-        ):
-            was = {"over": over, "given": given, "data": streams, "hypergrad": hypergrad}
-            for name, now in zip(was, _structure(problem), strict=True):
-                if now != was[name]:
-                    raise GraphError(
-                        f"{problem.name}: {name}= is another than when its engine was made, whose "
-                        "graph is made of it. Put it back, or make a new engine of new problems."
-                    )
+        for problem, method in zip(self.graph.problems, self._methods, strict=True):
+            if problem.hypergrad != method:
+                raise GraphError(
+                    f"{problem.name}: hypergrad= is another than when its engine was made, whose "
+                    "graph is made of it. Put it back, or make a new engine."
+                )
         for problem, held in zip(self.graph.problems, self._held, strict=True):
             problem._check_options(held)
         if [*map(_options, self.graph.problems)] != self._options:

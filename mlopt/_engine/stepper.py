@@ -80,8 +80,7 @@ class Stepper:
         self.graph = Graph(problems, hypergrad)
         self._schedule = schedule or Simultaneous()
         self._schedule.check(self.graph)
-        self.seed = seed
-        self.skip_nonfinite = skip_nonfinite
+        self._seed, self._skips = seed, skip_nonfinite
         self._undo = undo
         self.steps = 0
         self.epoch = 0
@@ -165,7 +164,7 @@ class Stepper:
 
     def _seed_of(self, node: Node, inner: int = 0, step: int | None = None) -> int:
         at = self.steps if step is None else step
-        return derive_seed(self.seed, "step", at, self.graph.labels[node], inner)
+        return derive_seed(self._seed, "step", at, self.graph.labels[node], inner)
 
     # Verbs.
 
@@ -263,7 +262,7 @@ class Stepper:
         self.signals = outcome.signals
         if outcome.failed is not None:
             error = non_finite(outcome, "step", self.steps, self._undo)
-            if self._failures >= self.skip_nonfinite:
+            if self._failures >= self._skips:
                 raise error from outcome.cause
             self.skipped = error
             self._failures += 1

@@ -16,6 +16,8 @@ from .stream import Stream, stream_of
 
 __all__ = ["Argument", "Node", "Read"]
 
+#: What a node is for good.
+_FIXED = frozenset({"over", "given", "data", "streams", "state", "arguments"})
 _PACKAGE = __name__.partition(".")[0]
 
 
@@ -72,6 +74,14 @@ class Node(Source):
             if sources.count(source) > 1:
                 raise GraphError(f"{self.name} reads {source.name} twice; name each source once.")
         self._check_signature()
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in _FIXED and (name == "data" or vars(self).get(name, value) is not value):
+            raise GraphError(
+                f"{self.name}: {name}= cannot be given anew, since graphs are made of it. Declare "
+                f"a new {type(self).__name__.lower()}, and make a new engine."
+            )
+        super().__setattr__(name, value)
 
     def _check_signature(self) -> None:
         try:

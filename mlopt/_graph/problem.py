@@ -57,10 +57,15 @@ class Problem(Node):
         self.clip = clip
         self.start, self.every, self.repeat = start, every, repeat
         self._check_options()
-        if hypergrad is not None:
-            sources = [r.source for r in self.reads]
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        super().__setattr__(name, value)
+        if name == "hypergrad":
+            own = tuple(r for argument in self.arguments for r in argument.reads)
+            sources = [r.source for r in own]
             # what its method reads behind its function
-            self.reads += tuple(Read(v) for v in hypergrad.reads if v not in sources)
+            behind = value.reads if isinstance(value, AbstractHypergradient) else ()
+            self.reads = (*own, *(Read(v) for v in behind if v not in sources))
 
     def _check_options(self, known: Container[int] = ()) -> None:
         """Refuse what no problem can be declared with, now as when it was.

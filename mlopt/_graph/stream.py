@@ -36,9 +36,17 @@ class Stream:
 
     def __init__(self, loader: Iterable[Any]) -> None:
         _check(loader, "Stream: loader=")
-        #: Batches in a pass, if the loader says so; it may be wrong.
-        self.length = length_of(loader)
-        self.loader = loader
+        self._loader, self._length = loader, length_of(loader)
+
+    @property
+    def loader(self) -> Iterable[Any]:
+        """What was given."""
+        return self._loader
+
+    @property
+    def length(self) -> int | None:
+        """Batches in a pass, if the loader says so; it may be wrong."""
+        return self._length
 
     @staticmethod
     def of(loader: Any) -> Stream:

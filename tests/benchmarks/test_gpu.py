@@ -218,7 +218,10 @@ def test_away_from_the_host_a_step_asks_once(name, monkeypatch):
 
 
 def test_a_step_that_reads_more_breaks_the_law(monkeypatch, capsys):
-    """A number by torch, and a list by Python alone; not what an optimizer reads of its own."""
+    """A number by torch, and a list by Python alone; not what an optimizer reads of its own.
+
+    A read right after another finds everything done.
+    """
     weight = torch.nn.Parameter(torch.ones(3))
     adam = torch.optim.Adam([weight])
 
@@ -227,6 +230,7 @@ def test_a_step_that_reads_more_breaks_the_law(monkeypatch, capsys):
             weight.grad = torch.ones(3)
             adam.step()
             weight.sum().item()
+            (weight + 1).tolist()
             weight.tolist()
 
     cases = {"greedy": Case(lambda device: advance)}

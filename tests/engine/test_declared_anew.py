@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from compare import exact, rounding
 from small import F64, assert_same, sgd, state_of
 from torch import nn
 from torch.optim.lr_scheduler import StepLR
@@ -80,8 +81,6 @@ REFUSED: dict[str, tuple[Callable[[Levels], None], str]] = {
     "start by name": (put("start", "one"), "start must be"),
     "clip 0": (put("clip", 0.0), "clip=0.0 must be"),
     "repeats that a method does not see": (put("repeat", 2), "makes 2 updates"),
-    "what it reads": (put("given", ()), "given= is another"),
-    "its variables": (lambda m: setattr(m.low, "over", (m.R,)), "over= is another"),
     "its method": (put("hypergrad", mlopt.Frozen()), "hypergrad= is another"),
 }  # fmt: skip
 
@@ -149,6 +148,48 @@ def test_options_given_anew_are_those_of_a_new_engine(change):
         new.engine.step()
     assert torch.equal(m.W.tensor, new.W.tensor)
     assert torch.equal(m.R.tensor, new.R.tensor)
+
+
+def test_what_graphs_are_made_of_stays():
+    m = Levels()
+    size = mlopt.signal(given=[m.W], name="size")(lambda w: (w**2).sum())
+    engine = mlopt.Engine([m.low, size, m.up], hypergrad=mlopt.OneStep())
+    engine.step()
+    before = state_of(engine)
+    data = [torch.ones(3, dtype=F64)]
+    given = {"over": (m.R,), "given": (), "data": data, "streams": (mlopt.Stream(data),)}
+    for name, value in given.items():
+        for node in (m.low, size):
+            if hasattr(node, name) or name == "data":
+                with pytest.raises(GraphError, match=f"{node.name}: {name}= cannot be given anew"):
+                    setattr(node, name, value)
+    with pytest.raises(GraphError, match="size: state= cannot be given anew"):
+        size.state = nn.BatchNorm1d(1)
+    m.low.over = m.low.over  # the very same
+    assert_same(before, state_of(engine))
+    engine.step()
+    stream = mlopt.Stream(data)
+    for name, value in (("loader", [*data]), ("length", 2)):
+        with pytest.raises(AttributeError):
+            setattr(stream, name, value)
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_a_method_given_before_the_engine_is_made_reads_what_it_reads(late):
+    """From where the steps start is an edge of the graph: two steps of w - 0.1 2 (w - 1)."""
+    start = mlopt.Variable(nn.Parameter(torch.full((3,), 2.0, dtype=F64)), "start")
+    W = mlopt.Variable(nn.Parameter(torch.zeros(3, dtype=F64)), "w")
+    method = mlopt.Unrolled(2, init=start)
+    low = mlopt.problem(
+        over=W, optimizer=torch.optim.SGD(W.parameters(), lr=0.1), name="low",
+        hypergrad=None if late else method,
+    )(lambda w: ((w - 1) ** 2).sum())  # fmt: skip
+    low.hypergrad = method
+    up = mlopt.problem(over=start, given=[W], name="up")(lambda start, w: w.sum())
+    found = mlopt.Engine([low, up]).hypergradient(up)[start][""]
+    exact(found, torch.full((3,), 0.8**2, dtype=F64), rounding(10))
+    low.hypergrad = mlopt.Frozen()
+    assert [read.source for read in low.reads] == [W]
 
 
 def test_the_value_of_a_variable_stays():
@@ -237,9 +278,13 @@ def test_what_an_engine_was_made_with_stays() -> None:
     engine = Levels().engine
     assert isinstance(engine.schedule, mlopt.Simultaneous)
     assert engine.undo is True
-    for name, value in (("schedule", mlopt.UpperFirst()), ("undo", False)):
+    for name, value in (("schedule", mlopt.UpperFirst()), ("undo", False), ("seed", 3)):
         with pytest.raises(AttributeError):
             setattr(engine, name, value)
+    with pytest.raises(GraphError, match="skip_nonfinite must be a whole number, at least 0"):
+        engine.skip_nonfinite = "3"  # type: ignore[assignment]
+    engine.skip_nonfinite = 3
+    assert engine.skip_nonfinite == 3
 
 
 class Stops(mlopt.Callback):
