@@ -98,16 +98,20 @@ class AbstractTrajectory(abc.ABC):
         Args:
             optimizer: the user's optimizer.
             parameters: its parameters by key.
-            state: by some of these keys; where it is empty, so is the optimizer's afterwards.
+            state: by some of these keys. What is no tensor stays as it is there.
         """
         held = {id(p) for group in optimizer.param_groups for p in group["params"]}
         keys = [key for key in state if id(parameters[key]) in held]
         copies = iter(clone([t.detach() for key in keys for t in state[key].values()]))
         for key in keys:
-            if state[key]:
-                optimizer.state[parameters[key]] = {name: next(copies) for name in state[key]}
+            parameter = parameters[key]
+            before = optimizer.state.get(parameter, {})
+            after = {name: held for name, held in before.items() if not isinstance(held, Tensor)}
+            after.update({name: next(copies) for name in state[key]})
+            if after:
+                optimizer.state[parameter] = after
             else:
-                optimizer.state.pop(parameters[key], None)
+                optimizer.state.pop(parameter, None)
 
     @abc.abstractmethod
     def fresh(self, optimizer: Any, group: dict[str, Any], parameter: Tensor) -> dict[str, Tensor]:

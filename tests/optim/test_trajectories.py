@@ -188,6 +188,24 @@ def test_what_the_optimizer_does_not_hold_or_has_no_gradient_stays(device: torch
     exact(moved[W], values[W] - 0.1, rounding(2))
 
 
+def test_what_is_no_tensor_stays_in_the_state(device: torch.device) -> None:
+    held, other = (parameter(device, i, 2) for i in range(2))
+    optimizer = Adam([held, other], lr=0.1)
+    for p in (held, other):
+        p.grad = torch.ones_like(p)
+    optimizer.step()
+    for p in (held, other):
+        optimizer.state[p]["name"] = "the user's own"
+    rule, parameters = rule_of(optimizer, "test"), {W: held, M: other}
+    begun = rule.begin(optimizer, parameters)
+    assert "name" not in begun[W]
+    rule.write(optimizer, parameters, begun)
+    assert [*optimizer.state] == [held, other]
+    assert {*optimizer.state[held]} == {"step", "exp_avg", "exp_avg_sq", "name"}
+    rule.write(optimizer, parameters, {W: {}, M: begun[M]})
+    assert optimizer.state[held] == {"name": "the user's own"}
+
+
 @pytest.mark.parametrize("kind", [torch.optim.LBFGS, torch.optim.Rprop, type("Mine", (Adam,), {})])
 def test_unknown_optimizers_are_refused(kind: type, device: torch.device) -> None:
     known = "SGD, Adam, AdamW, RMSprop, Adagrad, Adadelta"
