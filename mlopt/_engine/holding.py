@@ -14,7 +14,7 @@ import numpy as np
 from torch import Tensor
 
 from .._evaluation.listing import Listing, same_things
-from .contents import contents as contents_of
+from .._graph.contents import contents as contents_of
 from .copies import alike
 from .reach import reach
 

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .._graph.contents import put, rewind
 from .._tensors import grad_mode, numbers
-from .contents import put, rewind
 from .copies import Copies, alike, joined, may_spoil
 from .holding import Holdings, Together
 

@@ -22,8 +22,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from .._graph.contents import CONTAINERS, RANDOM, class_data, classes, entries, has_slots, slots
 from .._graph.homes import home
-from .contents import CONTAINERS, RANDOM, class_data, classes, entries, has_slots, slots
 
 __all__ = ["Reached", "reach", "replaced_step"]
 

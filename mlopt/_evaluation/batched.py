@@ -223,7 +223,7 @@ class _Call:
                 swap.note_modes(binding.parts)
             for slot, key, place in self._slots:
                 swap.put(slot, key, tensors[place])
-            result = self.node.fn(*self.evaluator.arguments(self.node, point))
+            result = self.node.fn(*self.evaluator.arguments(self.node, point, swap)[0])
             buffers = [[slot[key] for slot, key in slots] for slots in self._buffers]
         finally:
             self.evaluator.shut()

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .._graph.contents import put, stands
 from .._tensors import clone
 from .copies import copied, laid_out, overlaps, separate
 from .listing import Listed, Listing, same_things
@@ -170,14 +171,16 @@ class Swap:
         slots: with what they held before.
         modes: of parts of modules before.
         starts: copies of the buffers at the start, where they are needed later.
+        opened: containers of a batch, and what they held before.
     """
 
-    __slots__ = ("modes", "slots", "starts")
+    __slots__ = ("modes", "opened", "slots", "starts")
 
     def __init__(self, parts: list[dict[str, Any]] | None = None) -> None:
         self.slots: list[tuple[dict[str, Any], str, Any]] = []
         self.modes = [(parts, [*map(_training, parts)])] if parts else []
         self.starts: list[tuple[Binding, list[Tensor]]] = []
+        self.opened: list[tuple[Any, Any]] = []
 
     def put(self, slot: dict[str, Any], key: str, value: Any) -> None:
         """Put something into a slot."""
@@ -202,3 +205,6 @@ class Swap:
                 _set_modes(parts, modes)
         for slot, key, value in reversed(self.slots):
             slot[key] = value
+        for held, content in self.opened:
+            if not stands(held, content):
+                put(held, content)

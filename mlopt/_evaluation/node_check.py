@@ -24,7 +24,7 @@ from .capability import check_second_order
 from .causes import Aloud
 from .hidden_state import HiddenState
 from .loss import split_loss
-from .point import Evaluator, Point, written_in_place
+from .point import Evaluator, Point
 from .purity import Attributes, Copies, foreign_draws
 from .reads import Touches, check_touched, eager
 from .repeats import Repeats
@@ -32,6 +32,7 @@ from .shared_buffers import check_shared_buffers
 from .slope import check_precision, check_slope
 from .sparse import check_sparse
 from .symmetry import check_symmetry
+from .versions import written_in_place
 from .ways import HOOK, Ways, bent_operations
 from .written_out import check_written_out
 

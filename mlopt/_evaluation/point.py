@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
-from operator import attrgetter
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from .._errors import GraphError
-from .._graph.containers import rebuilt
+from .._graph.containers import Opened, opened, rebuilt
 from .._graph.node import Node
 from .._graph.signal import Signal
 from .._replay import Generators
@@ -24,8 +23,9 @@ from .binding import Binding, Swap, marks_of
 from .copies import copied
 from .places import Place
 from .recall import Kept, Recall
+from .versions import versions, written_in_place
 
-__all__ = ["Evaluator", "Point", "written_in_place"]
+__all__ = ["Evaluator", "Point"]
 
 _NOTHING: Mapping[str, Tensor] = {}
 
@@ -82,6 +82,7 @@ class Evaluator:
         self.recall = Recall()
         self._lent: list[tuple[Binding, list[Tensor]]] = []
         self._open: list[Swap] = []
+        self._batches: dict[int, tuple[Any, Opened]] = {}  # of this step
         self.bindings: dict[Any, Binding] = {
             v: Binding.of(v.value) for v in variables if isinstance(v.value, nn.Module)
         }
@@ -151,20 +152,21 @@ class Evaluator:
             region = self.regions.get(node) if twice else None
             with self.generators:
                 self.generators.seed(point.seed)
-                arguments, read = self._arguments(node, point)
-                versions = _versions(read)
+                arguments, read = self.arguments(node, point, swap)
+                before = versions(read)
                 function = self.choose(node, twice) if self.choose else node.fn
                 if inside or region is not None:
                     with region() if region else nullcontext(), grad_mode(True if inside else None):
                         result = function(*arguments)
                 else:
                     result = function(*arguments)
-            if _versions(read) != versions:
+            if versions(read) != before:
                 raise GraphError(written_in_place(node))
             if not is_computed(result):
                 for _, _, copies in lent:
-                    read += copies
-                result = apart_from(result, read)
+                    read = read + copies
+                # What was put into the batch's containers may be among it, and is taken out again.
+                result = apart_from(rebuilt(result, _same) if swap.opened else result, read)
             if inside and not torch.is_grad_enabled():
                 result = rebuilt(result, _detached)
             owners = tuple(owner)
@@ -250,6 +252,7 @@ class Evaluator:
         while self._lent:  # each is out of here before it is there: none is taken back twice
             binding, copies = self._lent.pop()
             binding.take_back(copies)
+        self._batches.clear()
 
     def open(self, parts: list[dict[str, Any]] | None = None) -> Swap:
         """What is put into modules until `shut`, or `release` if that is interrupted."""
@@ -265,12 +268,17 @@ class Evaluator:
         """What a node reads that is a module, and its own memory."""
         return [source for source, _ in self._places[node].bound]
 
-    def arguments(self, node: Node, point: Point) -> list[Any]:
-        """What a node's function is called with; containers are its own."""
-        return self._arguments(node, point)[0]
+    def arguments(self, node: Node, point: Point, swap: Swap) -> tuple[list[Any], list[Tensor]]:
+        """What a node's function is called with, and the tensors among it.
 
-    def _arguments(self, node: Node, point: Point) -> tuple[list[Any], list[Tensor]]:
-        """The same, and the tensors among it."""
+        Args:
+            node: a problem or signal.
+            point: where.
+            swap: will put back what the function does to the containers of the batch.
+
+        Returns:
+            The arguments, and the tensors.
+        """
         place = self._places[node]
         arguments = place.arguments.copy()
         for i in place.lists:
@@ -295,9 +303,18 @@ class Evaluator:
             if isinstance(batch, Tensor):
                 tensors.append(batch)
             else:
-                batch = rebuilt(batch, lambda x: _noted(x, tensors))
+                found = self._opened(batch)
+                tensors += found.tensors
+                swap.opened = found.containers
             arguments.append(batch)
         return arguments, tensors
+
+    def _opened(self, batch: Any) -> Opened:
+        """What a batch leads to, which takes long where it leads far: once a step."""
+        known = self._batches.get(id(batch))
+        if known is None:
+            known = self._batches[id(batch)] = batch, opened(batch)
+        return known[1]
 
 
 def _parts(value: Any) -> list[Tensor]:
@@ -318,29 +335,3 @@ def _detached(held: Any) -> Any:
 
 def _same(held: Any) -> Any:
     return held
-
-
-def _noted(held: Any, tensors: list[Tensor]) -> Any:
-    if isinstance(held, Tensor):
-        tensors.append(held)
-    return held
-
-
-def _versions(tensors: Sequence[Tensor]) -> int:
-    """A number that grows if one of them is written in place."""
-    try:
-        return sum(map(_version, tensors))
-    except RuntimeError:  # what was made in inference mode has none
-        return sum(t._version for t in tensors if not t.is_inference())
-
-
-_version = attrgetter("_version")
-
-
-def written_in_place(node: Node) -> str:
-    """What the error says of a function that writes what it reads."""
-    return (
-        f"{node.name} writes one of its arguments in place: a batch, a signal's value or a "
-        "parameter, which others read after it. Compute a new tensor: x = x / 2 instead of "
-        "x.div_(2); weights are written by the optimizer alone."
-    )

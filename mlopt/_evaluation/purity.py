@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from .._graph.containers import rebuilt
+from .._graph.containers import opened
 from .._tensors import continuous
 
 __all__ = ["Attributes", "Copies", "change", "foreign_draws"]
@@ -50,18 +50,12 @@ class Copies:
         """Copy the tensors and arrays of a batch, which is to be given itself.
 
         Args:
-            batch: what is neither a container nor a tensor or array in it is not copied.
+            batch: a tensor, or what leads to some.
             name: what `written` calls it.
         """
-
-        def leaf(held: Any) -> Any:
-            if isinstance(held, Tensor):
-                self._held.append((name, held, held.detach(), held.detach().clone()))
-            elif isinstance(held, np.ndarray):
-                self._held.append((name, held, held, held.copy()))
-            return held
-
-        rebuilt(batch, leaf)
+        found = opened(batch)
+        self._held += [(name, t, t.detach(), t.detach().clone()) for t in found.tensors]
+        self._held += [(name, a, a, a.copy()) for a in found.arrays]
 
     def written(self) -> list[str]:
         """The names of what was written since."""

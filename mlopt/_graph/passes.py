@@ -294,7 +294,9 @@ def _makes_anew(loader: Any) -> bool:
 
 def _copied(held: Any) -> Any:
     if isinstance(held, Tensor) and (held.is_leaf or not held.requires_grad):
-        return held.detach().clone().requires_grad_(held.requires_grad)
+        other = held.detach().clone().requires_grad_(held.requires_grad)
+        vars(other).update(vars(held))  # attributes of the user's
+        return other
     return held.copy() if isinstance(held, np.ndarray) else held
 
 

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import torch
 
-from mlopt._engine.contents import contents
 from mlopt._engine.holding import Holding, Holdings
 from mlopt._engine.reach import reach
+from mlopt._graph.contents import contents
 
 
 class Plain:

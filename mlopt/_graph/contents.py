@@ -13,16 +13,17 @@ import types
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable
 from functools import partial
+from operator import is_
 from typing import Any
 
 import numpy as np
 import torch
 
-from .._graph.homes import home
+from .homes import home
 
 __all__ = [
     "CONTAINERS", "RANDOM", "class_data", "classes", "contents", "entries", "has_slots", "put",
-    "rewind", "slots",
+    "rewind", "slots", "stands",
 ]  # fmt: skip
 
 CONTAINERS = (dict, list, deque, set, bytearray)
@@ -46,6 +47,17 @@ def contents(held: Any) -> Any:
     if isinstance(held, bytearray):
         return bytes(held)
     return class_data(held) if isinstance(held, type) else slots(held)
+
+
+def stands(held: Any, content: Any) -> bool:
+    """Whether a container surely holds what `contents` has copied: the very same things."""
+    if isinstance(held, dict):
+        now = contents(held)
+        keys = len(now) == len(content) and all(map(is_, now, content))
+        return keys and all(map(is_, now.values(), content.values()))
+    if isinstance(held, list):
+        return len(held) == len(content) and all(map(is_, list.__iter__(held), content))
+    return False
 
 
 def put(held: Any, content: Any) -> None:
