@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from .._errors import NonFiniteError
+from .._errors import MloptError, NonFiniteError
 from .._graph.graph import Graph
 from .._graph.node import Node
 from .._tensors import numbers
@@ -100,7 +101,8 @@ class Closing:
     def explains(self, error: BaseException) -> bool:
         """Whether an error comes of something that is not finite, which the outcome then says.
 
-        A method raises a `NonFiniteError` where it meets one, and an optimizer may raise anything.
+        A method raises a `NonFiniteError` where it meets one; an objective that reads nan, or an
+        optimizer, may raise anything.
 
         Args:
             error: what was raised.
@@ -109,9 +111,11 @@ class Closing:
             Whether it does.
         """
         known = isinstance(error, NonFiniteError)
-        if not known and not (self.transaction.updated and isinstance(error, Exception)):
+        if not known and (not isinstance(error, Exception) or isinstance(error, MloptError)):
             return False
-        found = self.watch.first()
+        found = None
+        with contextlib.suppress(Exception):  # of a device that no longer answers
+            found = self.watch.first()
         if found is not None:
             self._fail(*found)
         elif isinstance(error, NonFiniteError):
