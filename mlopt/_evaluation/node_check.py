@@ -33,7 +33,7 @@ from .slope import check_precision, check_slope
 from .sparse import check_sparse
 from .symmetry import check_symmetry
 from .ways import HOOK, Ways, bent_operations
-from .written_out import check_written_out
+from .written_out import Calls, check_written_out
 
 __all__ = ["NodeCheck"]
 
@@ -118,8 +118,8 @@ class NodeCheck:
         gradient: Tensors | None = None
         with self.hear("derivatives"):
             check_sparse(self.graph, self.evaluator, node, self.point, self.result)
-            check_written_out(self.evaluator, node, self.result, often)
-            found = self._differentiate(own)
+            found = self._differentiate(own, again := Calls())
+            check_written_out(self.evaluator, node, self.result, often, again)
             if isinstance(node, Problem):
                 self._check_depends(found, below)
                 gradient = found if self.graph.methods[node].responds else {}
@@ -213,7 +213,7 @@ class NodeCheck:
                 "before: x.clone(); weights are written by the optimizer alone."
             )
 
-    def _differentiate(self, own: dict[int, Any]) -> Tensors:
+    def _differentiate(self, own: dict[int, Any], again: Calls) -> Tensors:
         """The gradient by all that the function reads; who computes anything again is noted."""
         if isinstance(self.node, Problem):
             outputs = [split_loss(self.result, self.node.name)[0]]
@@ -229,7 +229,7 @@ class NodeCheck:
         inside = ((slot[key], key) for slot, key, _ in lent.slots)
         watched = {**own, **{id(t): key for t, key in inside if t is not None}}
         try:
-            with torch.enable_grad(), eager(), Touches(watched) as touches:
+            with torch.enable_grad(), eager(), Touches(watched) as touches, again:
                 found = derivatives(outputs, inputs, [torch.ones_like(t) for t in outputs])
         except RuntimeError as error:  # torch has no type of its own for it
             said = str(error).strip().splitlines()[0].rstrip(".")
