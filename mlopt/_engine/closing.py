@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._errors import NonFiniteError
+from .._errors import NonFiniteError, exhausted
 from .._graph.graph import Graph
 from .._graph.node import Node
 from .._tensors import numbers
@@ -109,7 +109,8 @@ class Closing:
             Whether it does.
         """
         known = isinstance(error, NonFiniteError)
-        if not known and not (self.transaction.updated and isinstance(error, Exception)):
+        other = isinstance(error, Exception) and not exhausted(error)
+        if not known and not (self.transaction.updated and other):
             return False
         found = self.watch.first()
         if found is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Mapping
 
-from .._errors import CapabilityWarning, GraphError, MloptError
+from .._errors import CapabilityWarning, GraphError, MloptError, exhausted
 from .._evaluation.capability import by_differences
 from .._graph.brief import brief
 from .._graph.graph import Graph
@@ -38,7 +38,9 @@ def mend_nested(
                     attempt(p)
         except MloptError:
             return False  # a step says it better
-        except RuntimeError:  # torch has no type of its own for it
+        except RuntimeError as error:  # torch has no type of its own for it
+            if exhausted(error):
+                raise
             return True
         return False
 
@@ -51,26 +53,29 @@ def mend_nested(
     )
     around = [p for problem in shallow for p in enclosing(graph, problem)]
     changed: list[Problem] = []
-    for problem in dict.fromkeys([*shallow, *around]):
-        other = by_differences(before[problem])
-        if other is None or not before[problem].cost.keeps_graph:
-            continue
-        graph.methods[problem] = other
-        changed.append(problem)
-        if fails():
-            continue
-        for p in changed:
-            what = f"central differences for {brief(before[p])}"
-            graph.notes[p] = what
-            warnings.warn(
-                f"{graph.labels[p]}: {what}, because {why.format('the objective of ' + named)}",
-                CapabilityWarning,
-                stacklevel=2,
+    try:
+        for problem in dict.fromkeys([*shallow, *around]):
+            other = by_differences(before[problem])
+            if other is None or not before[problem].cost.keeps_graph:
+                continue
+            graph.methods[problem] = other
+            changed.append(problem)
+            if not fails():
+                break
+        else:
+            raise GraphError(
+                f"{named}: {why.format('its objective')} Use OneStep or Implicit with "
+                "product=Central() there or on a problem above, which take differences of first "
+                "derivatives; or Frozen()."
             )
-        return
-    graph.methods.update(before)
-    raise GraphError(
-        f"{named}: {why.format('its objective')} Use OneStep or Implicit with "
-        "product=Central() there or on a problem above, which take differences of first "
-        "derivatives; or Frozen()."
-    )
+    except BaseException:
+        graph.methods.update(before)
+        raise
+    for p in changed:
+        what = f"central differences for {brief(before[p])}"
+        graph.notes[p] = what
+        warnings.warn(
+            f"{graph.labels[p]}: {what}, because {why.format('the objective of ' + named)}",
+            CapabilityWarning,
+            stacklevel=2,
+        )

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from .._errors import CapabilityWarning, GraphError
+from .._errors import CapabilityWarning, GraphError, exhausted
 from .._graph.brief import brief
 from .._graph.graph import Graph
 from .._graph.problem import Problem
@@ -160,6 +160,8 @@ def _failure(
                     create_graph=count < often,
                 )
             except RuntimeError as error:  # torch has no type of its own for it
+                if exhausted(error):
+                    raise
                 return str(error).strip().splitlines()[0].rstrip(".") + "."
             if count > 2 and has_dead_end(outputs):
                 return "an operation in it has no further derivative."

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .._errors import GraphError
+from .._errors import GraphError, exhausted
 from .._graph.containers import rebuilt
 from .._graph.graph import Graph
 from .._graph.node import Node
@@ -232,6 +232,8 @@ class NodeCheck:
             with torch.enable_grad(), eager(), Touches(watched) as touches, again:
                 found = derivatives(outputs, inputs, [torch.ones_like(t) for t in outputs])
         except RuntimeError as error:  # torch has no type of its own for it
+            if exhausted(error):
+                raise
             said = str(error).strip().splitlines()[0].rstrip(".")
             hint = " Give use_reentrant=False." if "use_reentrant=True" in said else ""
             raise GraphError(

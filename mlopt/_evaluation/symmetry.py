@@ -7,6 +7,7 @@ from collections.abc import Iterable
 
 import torch
 
+from .._errors import exhausted
 from .._graph.graph import Graph
 from .._graph.problem import Problem
 from .._tensors import Key, Tensors, add_scaled, difference, like, norm, real
@@ -167,7 +168,9 @@ class _Look:
                 keys = [k for k, g in first.items() if g.requires_grad]
                 others = {k: self.leaves[k] for k in self.others}
                 return derivatives([first[k] for k in keys], others, [self._u[k] for k in keys])
-            except RuntimeError:  # torch has no type of its own for it
+            except RuntimeError as error:  # torch has no type of its own for it
+                if exhausted(error):
+                    raise
                 return {}
 
 

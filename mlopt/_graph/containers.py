@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from .._errors import exhausted
 from .homes import home
 
 __all__ = ["rebuilt"]
@@ -94,7 +95,9 @@ def _copy(held: Any, again: Callable[[Any], Any], met: dict[int, Any]) -> Any:
     """An object of the same type, with its attributes anew where its class does not copy itself."""
     try:
         other = copy.copy(held)
-    except Exception:  # it has its reasons
+    except Exception as error:  # it has its reasons
+        if exhausted(error):
+            raise
         other = held
     met[id(held)] = met[id(other)] = other
     own = getattr(other, "__dict__", None)
