@@ -10,6 +10,7 @@ from .._graph.node import Node
 from .._graph.orders import orders
 from .._graph.problem import Problem
 from .._graph.signal import Signal
+from .capability import Lack
 from .causes import Aloud
 from .node_check import NodeCheck
 from .point import Evaluator
@@ -24,7 +25,7 @@ def check_nodes(
     batch: Callable[[Node], Any],
     seed: Callable[[Node, int], int],
     hear: Aloud | None = None,
-) -> dict[Problem, str]:
+) -> dict[Node, Lack]:
     """Evaluate each node with copies of what it reads, and look at what it does.
 
     Changes nothing of the user's: no buffer is committed, no gradient taken for an update. The
@@ -39,7 +40,7 @@ def check_nodes(
         hear: where refusals and warnings go; by default they are raised and given.
 
     Returns:
-        The problems that cannot be differentiated as often as nested levels may need, and why.
+        The nodes that cannot be differentiated as often as nested levels may need, and why.
 
     Raises:
         GraphError: a hidden read, a given that is never touched, a value that is not a scalar, an
@@ -54,7 +55,7 @@ def check_nodes(
     for v in graph.variables:
         standing.remember([*v.named_parameters().values()], v.name)
     signals: dict[Signal, Any] = {}
-    shallow: dict[Problem, str] = {}
+    shallow: dict[Node, Lack] = {}
     often = orders(graph)
     nested = not all(map(graph.staged, graph.problems))
     deepest = max(often.values()) if nested else 1  # signals are gone back through with the levels
@@ -67,7 +68,7 @@ def check_nodes(
             check.run(own, often[node] if isinstance(node, Problem) else deepest)
         if isinstance(node, Signal) and check.sound:
             signals[node] = check.result
-        if isinstance(node, Problem) and check.shallow:
+        if check.shallow is not None:
             shallow[node] = check.shallow
         del check  # and what it has copied
     evaluator.release()

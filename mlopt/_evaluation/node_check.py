@@ -15,15 +15,15 @@ from .._graph.graph import Graph
 from .._graph.node import Node
 from .._graph.problem import Problem
 from .._graph.signal import Signal, join, split
-from .._tensors import Tensors, continuous, grouped
+from .._tensors import Tensors, grouped
 from .._variable import Variable
 from ..hypergrad.derivatives import derivatives
 from .autograd_graph import leaves, operations
 from .binding import Swap
-from .capability import check_second_order
+from .capability import Lack, check_second_order
 from .causes import Aloud
 from .hidden_state import HiddenState
-from .loss import split_loss
+from .loss import differentiable, split_loss
 from .point import Evaluator, Point, written_in_place
 from .purity import Attributes, Copies, foreign_draws
 from .reads import Touches, check_touched, eager
@@ -81,7 +81,7 @@ class NodeCheck:
         self.result: Any = None
         self.ways: list[str] = []  # in which it leaves autograd
         self.sound = False  # whether the result is one
-        self.shallow: str | None = None
+        self.shallow: Lack | None = None
 
     def run(self, own: dict[int, tuple[Any, bool]], often: int) -> None:
         """All of it.
@@ -133,6 +133,11 @@ class NodeCheck:
         if isinstance(node, Problem) and gradient is not None:
             with self.hear("derivatives"):
                 self._check_twice(node, gradient, often, repeats)
+        elif isinstance(node, Signal) and often > 1:
+            with self.hear("derivatives"):
+                wanted = {k: t for k, t in self.leaves.items() if t.requires_grad}
+                at = (self.graph, self.evaluator, node, self.point, wanted, wanted)
+                self.shallow = check_second_order(*at, often)
         hidden.mark()
 
     def hear(self, kind: str) -> AbstractContextManager[None]:
@@ -215,12 +220,7 @@ class NodeCheck:
 
     def _differentiate(self, own: dict[int, Any], again: Calls) -> Tensors:
         """The gradient by all that the function reads; who computes anything again is noted."""
-        if isinstance(self.node, Problem):
-            outputs = [split_loss(self.result, self.node.name)[0]]
-        else:
-            parts = split(self.result, self.node.name).values()
-            outputs = [t for t in parts if continuous(t)]
-        outputs = [t for t in outputs if t.requires_grad]
+        outputs = [t for t in differentiable(self.node, self.result) if t.requires_grad]
         self.evaluator.bent |= HOOK in " ".join(self.ways) or any(map(bent_operations, outputs))
         inputs = {k: t for k, t in self.leaves.items() if t.requires_grad}
         lent = self.evaluator.open()

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from .levels import Levels
+from .node import Node
 from .problem import Problem
 
 __all__ = ["enclosing", "orders"]
 
 
-def enclosing(graph: Levels, problem: Problem) -> list[Problem]:
-    """The middle problems in whose total objectives a solution follows, and that are read above.
+def enclosing(graph: Levels, node: Node) -> list[Problem]:
+    """The middle problems in whose total objectives a node follows, and that are read above.
 
     Args:
         graph: the graph.
-        problem: whose solution it is.
+        node: a problem, whose solution follows, or a signal.
 
     Returns:
         They, lowest first.
@@ -21,7 +22,7 @@ def enclosing(graph: Levels, problem: Problem) -> list[Problem]:
     return [
         p
         for p in graph.problems
-        if problem in graph.follows(p)
+        if node in graph.follows(p)
         and graph.methods[p].responds
         and any(p in graph.needed(top)[1:] for top in graph.problems)
     ]
