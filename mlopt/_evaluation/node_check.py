@@ -26,7 +26,7 @@ from .hidden_state import HiddenState
 from .loss import differentiable, split_loss
 from .point import Evaluator, Point, written_in_place
 from .purity import Attributes, Copies, foreign_draws
-from .reads import Touches, check_touched, eager
+from .reads import Touches, check_frozen, check_touched, eager
 from .repeats import Repeats
 from .shared_buffers import check_shared_buffers
 from .slope import check_precision, check_slope
@@ -95,6 +95,7 @@ class NodeCheck:
         below = isinstance(node, Problem) and bool(self.graph.sweeps[node].nodes)
         free = set(node.over) if isinstance(node, Problem) and below else set()
         watched = {**own, **self._arguments()}
+        learn = [(source, t) for (source, _), t in self.leaves.items() if t.requires_grad]
         touched: set[tuple[Any, bool]] = set()
         attributes = Attributes(self._modules())
         hidden = HiddenState(node.fn, self._modules(), own, self.leaves.values())
@@ -115,6 +116,7 @@ class NodeCheck:
         with self.hear("reads"):
             hidden.check_read(node.name, self.result)
             check_touched(node, touched, free)
+            check_frozen(self.graph, node, (s for s, t in learn if not t.requires_grad))
         gradient: Tensors | None = None
         with self.hear("derivatives"):
             check_sparse(self.graph, self.evaluator, node, self.point, self.result)
