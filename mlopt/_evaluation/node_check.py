@@ -196,6 +196,14 @@ class NodeCheck:
             if "in-place" in str(error) and "leaf" in str(error):
                 raise GraphError(written_in_place(self.node)) from error
             raise
+        except AttributeError as error:
+            if "is not an nn.Parameter" not in str(error):
+                raise
+            raise GraphError(
+                f"{self.node.name}: {error}. In a function, modules hold the values that they are "
+                "evaluated at, which are tensors: get_parameter() does not take them. Write the "
+                "attribute: w[0].weight instead of w.get_parameter('0.weight')."
+            ) from error
         self.evaluator.narrow.pop(self.node, None)
         if touches.narrow is not None:
             self.evaluator.narrow[self.node] = touches.narrow
