@@ -220,7 +220,7 @@ def _failure(
         # What comes back to a signal depends on it, and is differentiated with it.
         signal = isinstance(node, Signal)
         along = [torch.ones_like(t, requires_grad=signal) for t in outputs]
-        by = list(first.values())
+        by, again = list(first.values()), [*leaves.values(), *(along if signal else ())]
         grads = torch.autograd.grad(outputs, by, along, create_graph=True, allow_unused=True)
         found = [g.to_dense() if g.is_sparse else g for g in grads if g is not None]
         for count in range(2, often + 1):
@@ -234,7 +234,7 @@ def _failure(
             try:
                 grads = torch.autograd.grad(
                     outputs,
-                    list(leaves.values()),
+                    again,
                     [torch.ones_like(g) for g in outputs],
                     allow_unused=True,
                     create_graph=count < often,

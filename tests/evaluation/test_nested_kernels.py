@@ -119,6 +119,35 @@ def test_what_no_kernel_has_is_a_difference_or_refused_by_name(where: str) -> No
     assert not engine._evaluator.regions
 
 
+def bag(x: Tensor) -> Tensor:
+    """Linear in its table, and without a derivative of its backward by what comes back to it."""
+    return nn.functional.embedding_bag(torch.arange(24).reshape(6, 4) % 6, x.sin(), mode="mean")
+
+
+def gathered(x: Tensor) -> Tensor:
+    return x.sin()[torch.arange(24).reshape(6, 4) % 6].mean(1)
+
+
+@pytest.mark.parametrize("where", ["middle", "answers"])
+def test_a_backward_that_has_no_derivative_by_what_comes_back(where: str) -> None:
+    methods = METHODS["implicit"], METHODS["implicit"]
+    expected = found(world(*methods, where, gathered))
+    engine = world(*methods, where, bag)
+    with pytest.warns(CapabilityWarning, match=r"^middle: central differences.*_embedding_bag"):
+        engine.plan()
+    for a, b in zip(found(engine), expected, strict=True):
+        near(a, b, 100 * 0.01**2, why="radius^2 / 6 of the third derivative")
+
+
+@pytest.mark.parametrize("where", ["middle", "answers"])
+@pytest.mark.parametrize("method", ["implicit", "unrolled"])
+def test_an_audit_names_it_among_its_causes(where: str, method: str) -> None:
+    audit = mlopt.audit(world(METHODS[method], METHODS[method], where, _Square.apply))
+    (cause,) = (c for c in audit.causes if c.kind == "derivatives")
+    assert where in cause.text
+    assert cause.refused == (method == "unrolled")
+
+
 def test_nothing_changes_where_the_levels_do_not_need_it() -> None:
     """One step of the middle problem: no second derivative by `w` is taken."""
     engine = world(METHODS["one step"], METHODS["one step"], "middle", attention)
