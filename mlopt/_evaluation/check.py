@@ -7,11 +7,12 @@ from typing import Any
 
 from .._graph.graph import Graph
 from .._graph.node import Node
-from .._graph.orders import orders
+from .._graph.orders import moved_with, orders
 from .._graph.problem import Problem
 from .._graph.signal import Signal
 from .capability import Lack
 from .causes import Aloud
+from .enclosed import Enclosed
 from .node_check import NodeCheck
 from .point import Evaluator
 from .purity import Copies
@@ -60,10 +61,13 @@ def check_nodes(
     nested = not all(map(graph.staged, graph.problems))
     deepest = max(often.values()) if nested else 1  # signals are gone back through with the levels
     hear = hear or Aloud()
+    inside = {p: moved_with(graph, p) for p in graph.problems} if nested else {}
+    enclosed = Enclosed(graph, evaluator, inside, hear)
     for node in graph.nodes:
         if any(isinstance(r.source, Signal) and r.source not in signals for r in node.reads):
             continue  # of which nothing is known, as has been heard
-        check = NodeCheck(graph, evaluator, node, signals, batch(node), seed(node, 0), hear)
+        at = (signals, batch(node), seed(node, 0))
+        check = NodeCheck(graph, evaluator, node, *at, hear, enclosed)
         with standing.kept():
             check.run(own, often[node] if isinstance(node, Problem) else deepest)
         if isinstance(node, Signal) and check.sound:

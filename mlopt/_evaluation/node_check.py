@@ -22,6 +22,7 @@ from .autograd_graph import leaves, operations
 from .binding import Swap
 from .capability import Lack, check_second_order
 from .causes import Aloud
+from .enclosed import Enclosed
 from .hidden_state import HiddenState
 from .loss import differentiable, split_loss
 from .point import Evaluator, Point, written_in_place
@@ -49,6 +50,7 @@ class NodeCheck:
         batch: its batch.
         seed: of its evaluations.
         hear: where refusals and warnings go.
+        enclosed: of middle problems, what is inside of them.
     """
 
     def __init__(
@@ -60,8 +62,10 @@ class NodeCheck:
         batch: Any,
         seed: int,
         hear: Aloud,
+        enclosed: Enclosed,
     ) -> None:
         self.graph, self.evaluator, self.node = graph, evaluator, node
+        self.enclosed = enclosed
         self._hear, self._label = hear, graph.labels[node]
         self.copies = Copies()
         self.leaves: Tensors = {}
@@ -125,7 +129,9 @@ class NodeCheck:
             if isinstance(node, Problem):
                 self._check_depends(found, below)
                 gradient = found if self.graph.methods[node].responds else {}
-                self.ways += bent_operations(self.result)
+            parts = differentiable(node, self.result)
+            self.ways += [way for t in parts for way in bent_operations(t)]
+            del parts  # with their graph
         # One graph at a time, as in a step, and no gradient beside it that nobody asks for.
         self.result, found = rebuilt(self.result, _leaf), {}
         repeats = False
@@ -135,11 +141,14 @@ class NodeCheck:
         if isinstance(node, Problem) and gradient is not None:
             with self.hear("derivatives"):
                 self._check_twice(node, gradient, often, repeats)
-        elif isinstance(node, Signal) and often > 1:
+        elif isinstance(node, Signal):
+            wanted = {k: t for k, t in self.leaves.items() if t.requires_grad}
             with self.hear("derivatives"):
-                wanted = {k: t for k, t in self.leaves.items() if t.requires_grad}
-                at = (self.graph, self.evaluator, node, self.point, wanted, wanted)
-                self.shallow = check_second_order(*at, often)
+                if often > 1:
+                    at = (self.graph, self.evaluator, node, self.point, wanted, wanted)
+                    self.shallow = check_second_order(*at, often)
+            if repeats:
+                self._check_enclosed(wanted, {})
         hidden.mark()
 
     def hear(self, kind: str) -> AbstractContextManager[None]:
@@ -172,14 +181,25 @@ class NodeCheck:
         )
         if not (repeats and self.graph.methods[node].responds):
             return
-        narrow = self.evaluator.narrow.get(node)
+        if node not in self.enclosed.said:
+            self._check_differences(node, wanted, gradient)
+        self._check_enclosed(wanted, gradient)
+
+    def _check_differences(self, node: Problem, wanted: Tensors, gradient: Tensors) -> None:
+        """Are the differences of the problem's method those of the function that trains?"""
+        enclosed, moving = self.enclosed, self.enclosed.moving(node)
+        at = (self.graph, self.evaluator, node, self.point, wanted, gradient, moving)
         with self.hear("precision"):
-            check_precision(self.graph, node, wanted, gradient, narrow)
+            narrow = enclosed.narrow(node)
+            if check_precision(self.graph, node, wanted, gradient, moving, narrow):
+                return
         with self.hear("backward"):
-            if narrow is None:
-                at = (self.graph, self.evaluator, node, self.point, wanted, gradient)
-                if not check_slope(*at):
-                    check_symmetry(*at, self.ways)
+            if not check_slope(*at):
+                check_symmetry(*at, self.ways)
+
+    def _check_enclosed(self, wanted: Tensors, gradient: Tensors) -> None:
+        if self.node not in self.evaluator.narrow:
+            self.enclosed.check(self.node, self.point, wanted, gradient, self.ways)
 
     def _arguments(self) -> dict[int, tuple[Any, bool]]:
         return {id(t): (source, True) for (source, _), t in self.leaves.items()}

@@ -6,7 +6,7 @@ from .levels import Levels
 from .node import Node
 from .problem import Problem
 
-__all__ = ["enclosing", "orders"]
+__all__ = ["enclosing", "moved_with", "orders"]
 
 
 def enclosing(graph: Levels, node: Node) -> list[Problem]:
@@ -26,6 +26,21 @@ def enclosing(graph: Levels, node: Node) -> list[Problem]:
         and graph.methods[p].responds
         and any(p in graph.needed(top)[1:] for top in graph.problems)
     ]
+
+
+def moved_with(graph: Levels, problem: Problem) -> frozenset[Node]:
+    """What is found anew wherever a middle problem is displaced, and enters its total objective.
+
+    Args:
+        graph: the graph.
+        problem: the problem.
+
+    Returns:
+        Signals and lower problems; none where nobody above reads it.
+    """
+    if not any(problem in graph.needed(top)[1:] for top in graph.problems):
+        return frozenset()
+    return graph.follows(problem).intersection(graph.needed(problem)[1:])
 
 
 def orders(graph: Levels) -> dict[Problem, int]:
