@@ -25,7 +25,7 @@ from .autograd_graph import has_dead_end
 from .loss import differentiable
 from .point import Evaluator, Point
 
-__all__ = ["Lack", "by_differences", "check_second_order", "say_region"]
+__all__ = ["Lack", "by_differences", "check_second_order", "say_region", "take_differences"]
 
 
 @dataclass(frozen=True)
@@ -131,7 +131,7 @@ def check_second_order(
             region, lack = found(own, 2)
             if region is None:
                 assert lack is not None
-                _take_differences(graph, node, method, lack.reason)
+                take_differences(graph, node, method, lack.reason)
                 return lack if often > 2 else None
             if lack is not None:
                 lack.give(evaluator, node)
@@ -194,9 +194,20 @@ def _give(evaluator: Evaluator, node: Node, region: _Region) -> None:
     evaluator.regions[node] = enter
 
 
-def _take_differences(
+def take_differences(
     graph: Graph, problem: Problem, method: AbstractHypergradient, reason: str
 ) -> None:
+    """Have a method's products be central differences from now on.
+
+    Args:
+        graph: of which methods and notes are changed.
+        problem: the problem.
+        method: its method.
+        reason: why double backward does not do.
+
+    Raises:
+        GraphError: the method has no product.
+    """
     other = by_differences(method)
     if other is None:
         raise GraphError(

@@ -22,6 +22,7 @@ from .autograd_graph import leaves, operations
 from .binding import Swap
 from .capability import Lack, check_second_order
 from .causes import Aloud
+from .curvature_check import check_gauss_newton
 from .enclosed import Enclosed
 from .hidden_state import HiddenState
 from .loss import differentiable, split_loss
@@ -179,6 +180,7 @@ class NodeCheck:
         self.shallow = check_second_order(
             self.graph, self.evaluator, node, self.point, wanted, over, often
         )
+        check_gauss_newton(self.graph, self.evaluator, node, self.point, over)
         if not (repeats and self.graph.methods[node].responds):
             return
         if node not in self.enclosed.said:

@@ -17,7 +17,7 @@ from .loss import split_loss
 from .point import Evaluator, Point
 from .slope import FAR, differences, first_radius, moved, radii, say
 
-__all__ = ["asymmetric", "check_symmetry", "signs"]
+__all__ = ["asymmetric", "check_symmetry", "dot", "signs"]
 
 _HALF = 0.5  # of what parts differences from double backward: who sees more of it, sees it too
 #: Tensors whose product is below so much of the largest one are not looked at.
@@ -151,12 +151,12 @@ class _Look:
             if not apart:
                 return False
             v = signs(apart)
-            gap = _dot(apart, v)
-            other = _dot(self._change(v, list(self.own), radius), self._u)
+            gap = dot(apart, v)
+            other = dot(self._change(v, list(self.own), radius), self._u)
             noise = self._rounding * float(norm(self.own, wide=True)) / radius
             if not (math.isfinite(gap) and noise < _HALF * gap):
                 continue
-            if abs(_dot(change, v) - other) < _HALF * gap:  # kinks, which both see
+            if abs(dot(change, v) - other) < _HALF * gap:  # kinks, which both see
                 return False
             self.names = list(dict.fromkeys(k[0].name for k in apart))
             if found:
@@ -233,6 +233,7 @@ def _length(tensors: Tensors, key: Key) -> float:
     return float(norm({key: tensors[key]}, wide=True)) if key in tensors else 0.0
 
 
-def _dot(a: Tensors, b: Tensors) -> float:
+def dot(a: Tensors, b: Tensors) -> float:
+    """The sum of the products of two sides' numbers, by the keys that both have."""
     both = (k for k in a if k in b)
     return sum(float((real(a[k].detach()) * real(b[k].detach())).sum()) for k in both)
