@@ -228,9 +228,10 @@ def _failure(
         outputs = [t for t in differentiable(node, result) if t.requires_grad]
         if not outputs:
             return None
-        # What comes back to a signal depends on it, and is differentiated with it.
+        # A backward that is given a constant leaves no mark of what it lacks; and what comes back
+        # to a signal depends on it, and is differentiated with it.
+        along = [torch.ones_like(t, requires_grad=True) for t in outputs]
         signal = isinstance(node, Signal)
-        along = [torch.ones_like(t, requires_grad=signal) for t in outputs]
         by, again = list(first.values()), [*leaves.values(), *(along if signal else ())]
         grads = torch.autograd.grad(outputs, by, along, create_graph=True, allow_unused=True)
         found = [g.to_dense() if g.is_sparse else g for g in grads if g is not None]
