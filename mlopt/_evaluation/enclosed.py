@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -17,7 +17,7 @@ from .causes import Aloud
 from .loss import differentiable
 from .point import Evaluator, Point
 from .slope import differences, first_radius, moved, off, say
-from .symmetry import asymmetric, signs
+from .symmetry import asymmetric, moves, signs
 
 __all__ = ["Enclosed"]
 
@@ -88,35 +88,80 @@ class Enclosed:
         """
         for middle, inside in self.inside.items():
             product = differences(self.graph, middle, leaves)
-            if node not in inside or product is None or middle in self.said or not ways:
+            if product is None or middle in self.said or node not in {middle, *inside}:
                 continue
-            stopped = {read.source for read in node.reads if read.stopped}
             own = node.over if isinstance(node, Problem) else ()
-            moves = {*middle.over, *self._following(inside, node, stopped)} - {*stopped, *own}
-            keys = [k for k in leaves if k[0] in moves]
-            radius = first_radius(product)
-            if not isinstance(node, Problem):
-                bent = self._slopes(node, point, {k: leaves[k] for k in keys}, radius)
+            moving = {*middle.over, *self._following(inside, node, set())}.difference(own)
+            stopped = moving & {read.source for read in node.reads if read.stopped}
+            at = (node, point, leaves, gradient)
+            still = [k for k in leaves if k[0] in stopped]
+            keys = [k for k in leaves if k[0] in moving - stopped]
+            others = {
+                k: g for k, g in gradient.items()
+                if k[0] not in moving and (k[0] in own) == (node is not middle)
+            }  # fmt: skip
+            if self._stops(node, point, leaves, others, still, first_radius(product)):
+                why = (
+                    f"stop({_names(still)}) is displaced there all the same, with what "
+                    f"{self.graph.labels[node]} makes of it"
+                )
+            elif ways and node is not middle and self._bends(*at, keys, first_radius(product)):
+                why = (
+                    f"{self.graph.labels[node]}, which follows it, changes with {_names(keys)} in "
+                    "another way than its backward says: part of it has no gradient, or a backward "
+                    f"of its own ({', '.join(ways[:3])})"
+                )
             else:
-                bent = self._bends(node, point, leaves, gradient, keys, radius)
-            if bent:
-                self.said.add(middle)
-                names = " and ".join(dict.fromkeys(k[0].name for k in keys))
-                with self._hear("backward", self.graph.labels[middle]):
-                    say(
-                        self.graph, middle,
-                        f"{self.graph.labels[node]}, which follows it, changes with {names} in "
-                        "another way than its backward says: part of it has no gradient, or a "
-                        f"backward of its own ({', '.join(ways[:3])})",
-                    )  # fmt: skip
+                continue
+            self.said.add(middle)
+            with self._hear("backward", self.graph.labels[middle]):
+                say(self.graph, middle, why)
 
     def _following(self, inside: frozenset[Node], node: Node, stopped: set[Any]) -> list[Any]:
         """What a node reads of those inside."""
         sources = (r.source for r in node.reads if r.source not in stopped)
         return [s for s in sources if self.graph.node(s) in inside]
 
-    def _slopes(self, signal: Node, point: Point, leaves: Tensors, radius: float) -> bool:
-        """Whether a signal's values change along its gradient in another way than that says."""
+    def _stops(
+        self,
+        node: Node,
+        point: Point,
+        leaves: Tensors,
+        others: Tensors,
+        still: list[Key],
+        radius: float,
+    ) -> bool:
+        """Whether what is seen of a node changes with what it reads without gradient."""
+        along = {k: leaves[k] for k in still}
+        if not isinstance(node, Problem):
+            return self._shifts(self._value(node, point), along, radius)
+        at = (self.evaluator, node, point, leaves)
+        return bool(along and others) and moves(*at, along, others, radius)
+
+    def _bends(
+        self,
+        node: Node,
+        point: Point,
+        leaves: Tensors,
+        gradient: Tensors,
+        keys: list[Key],
+        radius: float,
+    ) -> bool:
+        """Whether what is seen of a node changes in another way than its backward says."""
+        if not isinstance(node, Problem):
+            return self._slopes(self._value(node, point), {k: leaves[k] for k in keys}, radius)
+        method = self.graph.methods[node]
+        over = {k: g for k, g in gradient.items() if k[0] in node.over}
+        # Later steps of several are taken from elsewhere.
+        later = over if method.traced else {}
+        shifted = {k: gradient.get(k, torch.zeros_like(leaves[k])) for k in keys} | later
+        if not (method.responds and over and shifted):
+            return False
+        at = (self.evaluator, node, point, leaves)
+        return bool(asymmetric(*at, shifted, over, radius))
+
+    def _value(self, signal: Node, point: Point) -> Callable[[Tensors], Tensor]:
+        """A signal's values along a fixed direction: a scalar."""
         along: Tensors = {}
 
         def value(there: Tensors) -> Tensor:
@@ -127,37 +172,28 @@ class Enclosed:
                 along.update(signs(parts))
             return sum(((along[k] * t).sum().real for k, t in parts.items()), torch.zeros(()))
 
+        return value
+
+    def _slopes(self, value: Callable[[Tensors], Tensor], leaves: Tensors, radius: float) -> bool:
+        """Whether values change along their gradient in another way than that says."""
         with torch.enable_grad():
             total = value({})
             gradient = derivatives([total], leaves) if total.requires_grad else {}
         start = {k: t.detach() for k, t in leaves.items()}
         if off(lambda there: value(there).detach(), start, gradient, radius) is not None:
             return True
-        unseen = signs({k: t for k, t in start.items() if k not in gradient})
+        return self._shifts(value, {k: t for k, t in start.items() if k not in gradient}, radius)
+
+    def _shifts(self, value: Callable[[Tensors], Tensor], unseen: Tensors, radius: float) -> bool:
+        """Whether values change with what no gradient passes to, by more than rounding."""
         if not unseen:
             return False
-        sides = [float(value(add_scaled(start, unseen, r)).detach()) for r in (radius, -radius)]
-        eps = torch.finfo(total.dtype).eps
-        return abs(sides[0] - sides[1]) > 16 * eps * max(map(abs, sides))
+        start = {k: t.detach() for k, t in unseen.items()}
+        sides = [value(add_scaled(start, signs(start), r)).detach() for r in (radius, -radius)]
+        eps = torch.finfo(sides[0].dtype).eps
+        plus, minus = map(float, sides)
+        return abs(plus - minus) > 16 * eps * max(abs(plus), abs(minus))
 
-    def _bends(
-        self,
-        problem: Problem,
-        point: Point,
-        leaves: Tensors,
-        gradient: Tensors,
-        keys: list[Key],
-        radius: float,
-    ) -> bool:
-        """Whether a lower problem's gradient changes in another way than double backward says."""
-        method = self.graph.methods[problem]
-        if not method.responds:
-            return False
-        over = {k: g for k, g in gradient.items() if k[0] in problem.over}
-        # Later steps of several are taken from elsewhere.
-        later = over if method.traced else {}
-        shifted = {k: gradient.get(k, torch.zeros_like(leaves[k])) for k in keys} | later
-        if not (over and shifted):
-            return False
-        at = (self.evaluator, problem, point, leaves)
-        return bool(asymmetric(*at, shifted, over, radius))
+
+def _names(keys: list[Key]) -> str:
+    return " and ".join(dict.fromkeys(k[0].name for k in keys))

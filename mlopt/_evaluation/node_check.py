@@ -183,9 +183,9 @@ class NodeCheck:
         check_gauss_newton(self.graph, self.evaluator, node, self.point, over)
         if not (repeats and self.graph.methods[node].responds):
             return
+        self._check_enclosed(wanted, gradient)
         if node not in self.enclosed.said:
             self._check_differences(node, wanted, gradient)
-        self._check_enclosed(wanted, gradient)
 
     def _check_differences(self, node: Problem, wanted: Tensors, gradient: Tensors) -> None:
         """Are the differences of the problem's method those of the function that trains?"""

@@ -17,7 +17,7 @@ from .loss import split_loss
 from .point import Evaluator, Point
 from .slope import FAR, differences, first_radius, moved, radii, say
 
-__all__ = ["asymmetric", "check_symmetry", "dot", "signs"]
+__all__ = ["asymmetric", "check_symmetry", "dot", "moves", "signs"]
 
 _HALF = 0.5  # of what parts differences from double backward: who sees more of it, sees it too
 #: Tensors whose product is below so much of the largest one are not looked at.
@@ -109,6 +109,33 @@ def asymmetric(
     return look.names if look.differs(first) else []
 
 
+def moves(
+    evaluator: Evaluator,
+    problem: Problem,
+    point: Point,
+    leaves: Tensors,
+    along: Tensors,
+    others: Tensors,
+    radius: float,
+) -> bool:
+    """Whether an objective's gradient changes with some of what it reads, by more than rounding.
+
+    Args:
+        evaluator: of the graph.
+        problem: the problem.
+        point: where it is evaluated.
+        leaves: all that it reads, by key.
+        along: those with which it may change.
+        others: its gradient by what it is differentiated by.
+        radius: of the displacement.
+
+    Returns:
+        Whether it does.
+    """
+    still = {k: torch.zeros_like(t) for k, t in along.items()}
+    return _Look(evaluator, problem, point, leaves, still, others).moves(radius)
+
+
 class _Look:
     """The two sides at one point.
 
@@ -163,6 +190,12 @@ class _Look:
                 break
             found = True
         return found
+
+    def moves(self, radius: float) -> bool:
+        """Whether the gradient changes along what is displaced."""
+        change = self._change(self._u, list(self.others), radius)
+        noise = self._rounding * float(norm(self.others, wide=True)) / radius
+        return float(norm(change, wide=True)) > noise
 
     def _apart(self, change: Tensors, exact: Tensors, radius: float) -> Tensors:
         """Where differences and double backward part: of each tensor that they do in, how."""

@@ -188,6 +188,56 @@ def test_later_steps_of_several_are_displaced_too(kind: str) -> None:
     assert float((off - right).norm() / right.norm()) > 0.05
 
 
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("coupled", [True, False])
+def test_what_is_stopped_is_displaced_all_the_same(place: str, coupled: bool) -> None:
+    """Which matters where a derivative that passes changes with it."""
+    W, A, B = (
+        mlopt.Variable(nn.Parameter(torch.tensor([v, v + 0.2], dtype=F64)), n)
+        for v, n in ((0.9, "w"), (0.3, "a"), (0.1, "b"))
+    )
+    factor = float(coupled)
+
+    def gradient(product: Any) -> tuple[list[str], Tensor]:
+        def reads(where: str, source: Any) -> Any:
+            return mlopt.stop(source) if where == place else source
+
+        @mlopt.problem(over=W, given=[reads("low reads a", A)], optimizer=sgd(W, 0.3))
+        def low(w, a):
+            return (w.square() * (factor * a).exp()).sum()
+
+        @mlopt.signal(given=[reads("signal", W)])
+        def signal(w):
+            return w.sin() if coupled else w.sin().detach() * 0 + 1
+
+        @mlopt.problem(over=A, given=[B, reads("middle reads s", signal)], optimizer=sgd(A, 0.3),
+                       hypergrad=OneStep(product=product))  # fmt: skip
+        def middle(a, b, s):
+            return ((factor * s).exp() * (a * b.exp() - 1).square()).sum() + s.square().sum()
+
+        @mlopt.problem(over=B, given=[A], optimizer=sgd(B))
+        def top(b, a):
+            return a.square().sum()
+
+        engine = mlopt.Engine([low, signal, middle, top], hypergrad=OneStep())
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            (tensors,) = engine.hypergradient(top).values()
+        return [str(w.message) for w in caught], tensors[""]
+
+    nothing, right = gradient(mlopt.Exact())
+    texts, found = gradient(Central(1e-3))
+    assert not nothing
+    if coupled:
+        (text,) = texts
+        assert text.startswith("middle: ")
+        assert "stop(" in text and "Exact()" in text  # noqa: PT018
+        assert float((found - right).norm() / right.norm()) > 1e-3
+    else:
+        assert not texts
+        near(found, right, 1e-5, why="central difference: radius^2 of the third derivative")
+
+
 @pytest.mark.parametrize("where", PLACES)
 def test_exact_products_are_not_asked(where: str) -> None:
     for method in (OneStep(), mlopt.Frozen(), Unrolled(2)):
