@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import torch
+
 __all__ = [
     "CapabilityWarning",
     "ConvergenceError",
@@ -11,6 +13,7 @@ __all__ = [
     "MloptError",
     "NonFiniteError",
     "SettingsError",
+    "exhausted",
 ]
 
 
@@ -55,3 +58,26 @@ class ConvergenceWarning(UserWarning):
 
 class CapabilityWarning(UserWarning):
     """Something cannot be done as it was asked for; the message says what is done instead."""
+
+
+#: How errors without a class of their own say it: of torch's allocators, of CUDA and its libraries.
+_EXHAUSTED = (
+    "out of memory", "allocate memory", "not enough memory", "ALLOC_FAILED", "CUDA error",
+)  # fmt: skip
+
+
+def exhausted(error: BaseException) -> bool:
+    """Whether an error says that memory or the stack has run out, or that the device has failed.
+
+    It is no matter of the function that was called. So whoever catches errors to find another way
+    raises these as they are.
+
+    Args:
+        error: what was raised.
+
+    Returns:
+        Whether it does.
+    """
+    if isinstance(error, MemoryError | RecursionError | torch.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(said in str(error) for said in _EXHAUSTED)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from .._errors import exhausted
 from .._evaluation.ways import custom_functions
 from .._graph.problem import Problem
 from .._graph.signal import Signal
@@ -85,7 +86,9 @@ def _by_double_backward(loss: Tensor, leaves: Tensors, c: Tensors) -> Tensors:
         return {}
     try:
         by = torch.autograd.grad(first, list(leaves.values()), allow_unused=True)
-    except RuntimeError:  # marked as once differentiable
+    except RuntimeError as error:  # marked as once differentiable
+        if exhausted(error):
+            raise
         return {}
     return dense({k: g for k, g in zip(leaves, by, strict=True) if g is not None})
 

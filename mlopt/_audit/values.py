@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from .._engine.transaction import trainable
+from .._errors import exhausted
 from .._evaluation.loss import split_loss
 from .._evaluation.point import Evaluator, Point
 from .._graph.node import Node
@@ -170,8 +171,8 @@ class Values:
         try:
             with torch.enable_grad():
                 return self.evaluator(node, point, owner=owner, keep=True, twice=True, start=start)
-        except RuntimeError:  # torch has no type of its own for what needs no gradient
-            if node in self._inner:
+        except RuntimeError as error:  # torch has no type of its own for what needs no gradient
+            if node in self._inner or exhausted(error):
                 raise
             self._inner.add(node)
             return self.evaluate(node, frame, owner, start)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._errors import MloptError, NonFiniteError
+from .._errors import MloptError, NonFiniteError, exhausted
 from .._graph.graph import Graph
 from .._graph.node import Node
 from .._tensors import numbers
@@ -111,7 +111,8 @@ class Closing:
             Whether it does.
         """
         known = isinstance(error, NonFiniteError)
-        if not known and (not isinstance(error, Exception) or isinstance(error, MloptError)):
+        other = isinstance(error, Exception) and not isinstance(error, MloptError)
+        if not known and (not other or exhausted(error)):
             return False
         found = None
         with contextlib.suppress(Exception):  # of a device that no longer answers

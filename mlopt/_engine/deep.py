@@ -3,28 +3,35 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
-from .._errors import CapabilityWarning, GraphError, MloptError
-from .._evaluation.capability import by_differences
+from .._errors import CapabilityWarning, GraphError, MloptError, exhausted
+from .._evaluation.capability import Lack, by_differences, say_region
+from .._evaluation.point import Evaluator
 from .._graph.brief import brief
 from .._graph.graph import Graph
-from .._graph.orders import enclosing
+from .._graph.node import Node
+from .._graph.orders import enclosing, orders
 from .._graph.problem import Problem
 
 __all__ = ["mend_nested"]
 
 
 def mend_nested(
-    graph: Graph, shallow: Mapping[Problem, str], attempt: Callable[[Problem], None]
+    graph: Graph,
+    evaluator: Evaluator,
+    shallow: Mapping[Node, Lack],
+    attempt: Callable[[Problem], None],
 ) -> None:
-    """Take differences where nested levels would need a derivative that an objective lacks.
+    """Evaluate otherwise, or take differences, where nested levels need a derivative that lacks.
 
-    Whether they do is tried: not every way through the levels takes all of them.
+    Whether they do is tried: not every way through the levels takes all of them. What autograd
+    passes by without an error cannot be, and counts as needed.
 
     Args:
         graph: of which methods and notes may be changed.
-        shallow: the problems that cannot be differentiated as often as may be needed, and why.
+        evaluator: of the graph.
+        shallow: the nodes that cannot be differentiated as often as may be needed, and why.
         attempt: takes the whole gradient of a problem, and forgets it.
 
     Raises:
@@ -38,39 +45,68 @@ def mend_nested(
                     attempt(p)
         except MloptError:
             return False  # a step says it better
-        except RuntimeError:  # torch has no type of its own for it
+        except RuntimeError as error:  # torch has no type of its own for it
+            if exhausted(error):
+                raise
             return True
         return False
 
-    if not shallow or not fails():
+    given: dict[Node, Lack] = {}
+
+    def lacks() -> bool:
+        passed_by = (n for n, lack in shallow.items() if lack.silent and n not in given)
+        return any(shallow[n].order <= _order(graph, n) for n in passed_by) or fails()
+
+    if not shallow or not lacks():
         return
-    before, named = dict(graph.methods), " and ".join(graph.labels[p] for p in shallow)
+    before, regions = dict(graph.methods), dict(evaluator.regions)
+    named = " and ".join(graph.labels[n] for n in shallow)
     why = (
-        "nested levels differentiate {} three times or more, which fails: "
-        f"{next(iter(shallow.values()))}"
+        "nested levels differentiate {} more often than is possible: "
+        f"{next(iter(shallow.values())).reason}"
     )
-    around = [p for problem in shallow for p in enclosing(graph, problem)]
     changed: list[Problem] = []
-    for problem in dict.fromkeys([*shallow, *around]):
-        other = by_differences(before[problem])
-        if other is None or not before[problem].cost.keeps_graph:
-            continue
-        graph.methods[problem] = other
-        changed.append(problem)
-        if fails():
-            continue
-        for p in changed:
-            what = f"central differences for {brief(before[p])}"
-            graph.notes[p] = what
-            warnings.warn(
-                f"{graph.labels[p]}: {what}, because {why.format('the objective of ' + named)}",
-                CapabilityWarning,
-                stacklevel=2,
+    try:
+        given |= {n: lack for n, lack in shallow.items() if lack.give(evaluator, n)}
+        helps = bool(given) and not lacks()
+        for problem in () if helps else _could(graph, shallow):
+            other = by_differences(before[problem])
+            if other is None or not before[problem].cost.keeps_graph:
+                continue
+            graph.methods[problem] = other
+            changed.append(problem)
+            if helps := not lacks():
+                break
+        if not helps:
+            raise GraphError(
+                f"{named}: {why.format('its objective')} Use OneStep or Implicit with "
+                "product=Central() there or on a problem above, which take differences of first "
+                "derivatives; or Frozen()."
             )
-        return
-    graph.methods.update(before)
-    raise GraphError(
-        f"{named}: {why.format('its objective')} Use OneStep or Implicit with "
-        "product=Central() there or on a problem above, which take differences of first "
-        "derivatives; or Frozen()."
-    )
+    except BaseException:
+        graph.methods.update(before)
+        evaluator.regions = regions
+        raise
+    for node, lack in given.items():
+        say_region(graph, node, lack)
+    for p in changed:
+        what = f"central differences for {brief(before[p])}"
+        graph.notes[p] = what
+        warnings.warn(
+            f"{graph.labels[p]}: {what}, because {why.format('the objective of ' + named)}",
+            CapabilityWarning,
+            stacklevel=2,
+        )
+
+
+def _order(graph: Graph, node: Node) -> int:
+    """How often a node is differentiated, at the most; a signal, with those it follows in."""
+    often = orders(graph)
+    within = [node] if isinstance(node, Problem) else enclosing(graph, node)
+    return max((often[p] for p in within), default=1)
+
+
+def _could(graph: Graph, shallow: Iterable[Node]) -> Iterable[Problem]:
+    """The problems whose differences could help: they, and those around them."""
+    around = [p for node in shallow for p in enclosing(graph, node)]
+    return dict.fromkeys([*(n for n in shallow if isinstance(n, Problem)), *around])

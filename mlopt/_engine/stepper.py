@@ -335,7 +335,7 @@ class Stepper:
             self._evaluator.release()
             self._feed.give_back()
         with self._compiler.paused(), hear("derivatives", ""):
-            mend_nested(self.graph, shallow, self._attempt)
+            mend_nested(self.graph, self._evaluator, shallow, self._attempt)
         self._checked = not hear.refused
 
     def _attempt(self, problem: Problem) -> None:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
+from .._errors import exhausted
 from .._graph.node import Node
 from .._graph.signal import Signal, join, split
 from .._variable import Variable
@@ -118,8 +119,8 @@ def evaluate_as_one(
         try:
             outputs, buffers = run(call.columns.tensors)
         except Exception as error:  # the user's function under vmap may raise anything
-            if isinstance(error, MemoryError | torch.OutOfMemoryError):
-                raise  # one by one needs less, but it is no matter of the function
+            if exhausted(error):
+                raise
             reason = next((line for line in str(error).splitlines() if line.strip()), repr(error))
             raise NotStackable(f"{reason.strip().rstrip('.')}.", lasting=True) from error
     evaluator.count.update(nodes if counted is None else counted)

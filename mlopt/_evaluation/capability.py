@@ -4,26 +4,28 @@ from __future__ import annotations
 
 import dataclasses
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from .._errors import CapabilityWarning, GraphError
+from .._errors import CapabilityWarning, GraphError, exhausted
 from .._graph.brief import brief
 from .._graph.graph import Graph
+from .._graph.node import Node
 from .._graph.problem import Problem
+from .._graph.signal import Signal
 from .._tensors import Tensors
 from ..hypergrad.interface import AbstractHypergradient
 from ..hypergrad.products import Central
 from .autograd_graph import has_dead_end
-from .loss import split_loss
+from .loss import differentiable
 from .point import Evaluator, Point
 
-__all__ = ["by_differences", "check_second_order"]
+__all__ = ["Lack", "by_differences", "check_second_order", "say_region", "take_differences"]
 
 
 @dataclass(frozen=True)
@@ -60,16 +62,39 @@ _REGIONS = (
 )
 
 
+@dataclass(frozen=True)
+class Lack:
+    """A derivative that a node does not have as it is, and that nested levels may need.
+
+    Attributes:
+        order: the first that it does not have.
+        reason: why.
+        silent: whether autograd passes it by without an error.
+        region: in which it has one; None if in none.
+    """
+
+    order: int
+    reason: str
+    silent: bool = False
+    region: _Region | None = None
+
+    def give(self, evaluator: Evaluator, node: Node) -> bool:
+        """Evaluate the node in the region from now on; whether there is one."""
+        if self.region is not None:
+            _give(evaluator, node, self.region)
+        return self.region is not None
+
+
 def check_second_order(
     graph: Graph,
     evaluator: Evaluator,
-    problem: Problem,
+    node: Node,
     point: Point,
     leaves: Tensors,
     own: Tensors,
     often: int,
-) -> str | None:
-    """Find out once whether a problem can be differentiated twice, if its method needs that.
+) -> Lack | None:
+    """Find out once whether a node can be differentiated twice, if its method needs that.
 
     If not, it is evaluated with torch's mathematical attention kernel, or without compilation,
     where (and only where) second derivatives are taken; and if that does not help, the method's
@@ -78,10 +103,11 @@ def check_second_order(
     Args:
         graph: of which methods and notes may be changed.
         evaluator: of the graph.
-        problem: the problem.
+        node: a problem or signal.
         point: where it is evaluated.
         leaves: all that it reads, by key.
-        own: its own variables' tensors among them.
+        own: those among them by which it is differentiated first for its own update; of a signal,
+            all.
         often: how often nested levels may differentiate it.
 
     Returns:
@@ -90,22 +116,98 @@ def check_second_order(
     Raises:
         GraphError: nothing helps, because the method cannot do without second derivatives.
     """
-    method = graph.methods[problem]
-    if not (method.responds and (method.cost.keeps_graph or method.traced)):
-        return None
-    reason = ""
-    for region in _REGIONS:
+    regions = _REGIONS
+
+    def found(first: Tensors, times: int) -> tuple[_Region | None, Lack | None]:
+        return _first_region(regions, evaluator, node, point, leaves, first, times)
+
+    through = own
+    if isinstance(node, Problem):
+        method = graph.methods[node]
+        if not method.responds or often < 2:
+            return None
+        must = method.cost.keeps_graph or method.traced
+        if must:
+            region, lack = found(own, 2)
+            if region is None:
+                assert lack is not None
+                take_differences(graph, node, method, lack.reason)
+                return lack if often > 2 else None
+            if lack is not None:
+                lack.give(evaluator, node)
+                say_region(graph, node, lack)
+            regions = _REGIONS[_REGIONS.index(region) :]
+        through = own | _below(graph, node, leaves)
+        if must and often == 2 and len(through) == len(own):
+            return None
+    return found(through, often)[1]
+
+
+def say_region(graph: Graph, node: Node, lack: Lack) -> None:
+    """Have it known that a node is evaluated in a region.
+
+    Args:
+        graph: whose notes say so.
+        node: a problem or signal.
+        lack: why, and the region.
+    """
+    assert lack.region is not None
+    _say(graph, node, f"second derivatives with {lack.region.what}", lack.reason)
+
+
+def _below(graph: Graph, problem: Problem, leaves: Tensors) -> Tensors:
+    """What a problem reads that follows its own variables, in nested levels."""
+    if all(map(graph.staged, graph.problems)):
+        return {}
+    return {k: t for k, t in leaves.items() if graph.node(k[0]) in graph.follows(problem)}
+
+
+def _first_region(
+    regions: Sequence[_Region],
+    evaluator: Evaluator,
+    node: Node,
+    point: Point,
+    leaves: Tensors,
+    first: Tensors,
+    often: int,
+) -> tuple[_Region | None, Lack | None]:
+    """The first of some in which a node can be differentiated so often, and what others lack."""
+    lack: Lack | None = None
+    for region in regions:
         with region.enter():
-            failure = _failure(evaluator, problem, point, leaves, own)
+            failure = _failure(evaluator, node, point, leaves, first, often)
         if failure is None:
-            if region.what:
-                evaluator.regions[problem] = _inside(region, evaluator.regions.get(problem))
-                _say(graph, problem, f"second derivatives with {region.what}", reason)
-            if often == 2:
-                return None
-            with region.enter():
-                return _failure(evaluator, problem, point, leaves, own, often)
-        reason = reason or failure
+            return region, lack and replace(lack, region=region)
+        lack = lack or failure
+    return None, lack
+
+
+def _give(evaluator: Evaluator, node: Node, region: _Region) -> None:
+    """Evaluate a node in a region, within the one it has if it has one."""
+    other = evaluator.regions.get(node, nullcontext)
+
+    @contextmanager
+    def enter() -> Iterator[None]:
+        with other(), region.enter():
+            yield
+
+    evaluator.regions[node] = enter
+
+
+def take_differences(
+    graph: Graph, problem: Problem, method: AbstractHypergradient, reason: str
+) -> None:
+    """Have a method's products be central differences from now on.
+
+    Args:
+        graph: of which methods and notes are changed.
+        problem: the problem.
+        method: its method.
+        reason: why double backward does not do.
+
+    Raises:
+        GraphError: the method has no product.
+    """
     other = by_differences(method)
     if other is None:
         raise GraphError(
@@ -115,54 +217,46 @@ def check_second_order(
         )
     graph.methods[problem] = other
     _say(graph, problem, f"central differences for {brief(method)}", reason)
-    return None
-
-
-def _inside(region: _Region, other: Callable[[], AbstractContextManager[Any]] | None) -> Any:
-    """A region, within another one if there is one."""
-
-    @contextmanager
-    def enter() -> Iterator[None]:
-        with other() if other else nullcontext(), region.enter():
-            yield
-
-    return enter
 
 
 def _failure(
-    evaluator: Evaluator,
-    problem: Problem,
-    point: Point,
-    leaves: Tensors,
-    own: Tensors,
-    often: int = 2,
-) -> str | None:
-    """Why the objective cannot be differentiated so often; None if it can."""
+    evaluator: Evaluator, node: Node, point: Point, leaves: Tensors, first: Tensors, often: int
+) -> Lack | None:
+    """What a node lacks to be differentiated so often; None if nothing."""
     with torch.enable_grad():
-        result, _ = evaluator(problem, point, keep=True, twice=True)
-        loss, _ = split_loss(result, problem.name)
-        if not loss.requires_grad:
+        result, _ = evaluator(node, point, keep=True, twice=True)
+        outputs = [t for t in differentiable(node, result) if t.requires_grad]
+        if not outputs:
             return None
-        first = torch.autograd.grad(loss, list(own.values()), create_graph=True, allow_unused=True)
-        found = [g.to_dense() if g.is_sparse else g for g in first if g is not None]
+        # A backward that is given a constant leaves no mark of what it lacks; and what comes back
+        # to a signal depends on it, and is differentiated with it.
+        along = [torch.ones_like(t, requires_grad=True) for t in outputs]
+        signal = isinstance(node, Signal)
+        by, again = list(first.values()), [*leaves.values(), *(along if signal else ())]
+        grads = torch.autograd.grad(outputs, by, along, create_graph=True, allow_unused=True)
+        found = [g.to_dense() if g.is_sparse else g for g in grads if g is not None]
         for count in range(2, often + 1):
             outputs = [g for g in found if g.requires_grad]
             if not outputs:
                 return None
             if count == 2 and has_dead_end(outputs):
-                return "a custom function's backward is marked once_differentiable."
+                return Lack(
+                    2, "a custom function's backward is marked once_differentiable.", silent=True
+                )
             try:
                 grads = torch.autograd.grad(
                     outputs,
-                    list(leaves.values()),
+                    again,
                     [torch.ones_like(g) for g in outputs],
                     allow_unused=True,
                     create_graph=count < often,
                 )
             except RuntimeError as error:  # torch has no type of its own for it
-                return str(error).strip().splitlines()[0].rstrip(".") + "."
+                if exhausted(error):
+                    raise
+                return Lack(count, str(error).strip().splitlines()[0].rstrip(".") + ".")
             if count > 2 and has_dead_end(outputs):
-                return "an operation in it has no further derivative."
+                return Lack(count, "an operation in it has no further derivative.", silent=True)
             found = [g for g in grads if g is not None]
     return None
 
@@ -180,14 +274,14 @@ def by_differences(method: AbstractHypergradient) -> AbstractHypergradient | Non
         return None
     if "product" not in {f.name for f in dataclasses.fields(method)}:
         return None
-    return dataclasses.replace(method, product=Central())  # type: ignore[type-var]
+    return replace(method, product=Central())  # type: ignore[type-var]
 
 
-def _say(graph: Graph, problem: Problem, what: str, reason: str) -> None:
-    graph.notes[problem] = what
+def _say(graph: Graph, node: Node, what: str, reason: str) -> None:
+    graph.notes[node] = what
+    its = "its objective" if isinstance(node, Problem) else "it"
     warnings.warn(
-        f"{graph.labels[problem]}: {what}, because its objective has no second derivative as it "
-        f"is: {reason}",
+        f"{graph.labels[node]}: {what}, because {its} has no second derivative as it is: {reason}",
         CapabilityWarning,
         stacklevel=2,
     )

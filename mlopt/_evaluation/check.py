@@ -7,10 +7,12 @@ from typing import Any
 
 from .._graph.graph import Graph
 from .._graph.node import Node
-from .._graph.orders import orders
+from .._graph.orders import moved_with, orders
 from .._graph.problem import Problem
 from .._graph.signal import Signal
+from .capability import Lack
 from .causes import Aloud
+from .enclosed import Enclosed
 from .node_check import NodeCheck
 from .point import Evaluator
 from .purity import Copies
@@ -24,7 +26,7 @@ def check_nodes(
     batch: Callable[[Node], Any],
     seed: Callable[[Node, int], int],
     hear: Aloud | None = None,
-) -> dict[Problem, str]:
+) -> dict[Node, Lack]:
     """Evaluate each node with copies of what it reads, and look at what it does.
 
     Changes nothing of the user's: no buffer is committed, no gradient taken for an update. The
@@ -39,7 +41,7 @@ def check_nodes(
         hear: where refusals and warnings go; by default they are raised and given.
 
     Returns:
-        The problems that cannot be differentiated as often as nested levels may need, and why.
+        The nodes that cannot be differentiated as often as nested levels may need, and why.
 
     Raises:
         GraphError: a hidden read, a given that is never touched, a value that is not a scalar, an
@@ -54,20 +56,23 @@ def check_nodes(
     for v in graph.variables:
         standing.remember([*v.named_parameters().values()], v.name)
     signals: dict[Signal, Any] = {}
-    shallow: dict[Problem, str] = {}
+    shallow: dict[Node, Lack] = {}
     often = orders(graph)
     nested = not all(map(graph.staged, graph.problems))
     deepest = max(often.values()) if nested else 1  # signals are gone back through with the levels
     hear = hear or Aloud()
+    inside = {p: moved_with(graph, p) for p in graph.problems} if nested else {}
+    enclosed = Enclosed(graph, evaluator, inside, hear)
     for node in graph.nodes:
         if any(isinstance(r.source, Signal) and r.source not in signals for r in node.reads):
             continue  # of which nothing is known, as has been heard
-        check = NodeCheck(graph, evaluator, node, signals, batch(node), seed(node, 0), hear)
+        at = (signals, batch(node), seed(node, 0))
+        check = NodeCheck(graph, evaluator, node, *at, hear, enclosed)
         with standing.kept():
             check.run(own, often[node] if isinstance(node, Problem) else deepest)
         if isinstance(node, Signal) and check.sound:
             signals[node] = check.result
-        if isinstance(node, Problem) and check.shallow:
+        if check.shallow is not None:
             shallow[node] = check.shallow
         del check  # and what it has copied
     evaluator.release()

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from .._errors import CapabilityWarning, GraphError
+from .._errors import CapabilityWarning, GraphError, exhausted
 from .._graph.feed import Feed
 from .._graph.graph import Graph
 from .._graph.node import Node
@@ -177,7 +177,7 @@ class Compiler:
                 return run()
             except Exception as error:
                 feed.give_back()
-                if not self._gives_up(error):
+                if exhausted(error) or not self._gives_up(error):
                     raise
             finally:
                 self._state.calling = None

@@ -7,8 +7,18 @@ from typing import Any
 from torch import Tensor
 
 from .._errors import GraphError
+from .._graph.node import Node
+from .._graph.signal import Signal, split
+from .._tensors import continuous
 
-__all__ = ["split_loss"]
+__all__ = ["differentiable", "split_loss"]
+
+
+def differentiable(node: Node, result: Any) -> list[Tensor]:
+    """What a node's result has gradients of: an objective's loss, or a signal's real tensors."""
+    if isinstance(node, Signal):
+        return [t for t in split(result, node.name).values() if continuous(t)]
+    return [split_loss(result, node.name)[0]]
 
 
 def split_loss(result: Any, name: str) -> tuple[Tensor, dict[str, Any]]:

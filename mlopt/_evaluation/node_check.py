@@ -9,24 +9,26 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .._errors import GraphError
+from .._errors import GraphError, exhausted
 from .._graph.containers import rebuilt
 from .._graph.graph import Graph
 from .._graph.node import Node
 from .._graph.problem import Problem
 from .._graph.signal import Signal, join, split
-from .._tensors import Tensors, continuous, grouped
+from .._tensors import Tensors, grouped
 from .._variable import Variable
 from ..hypergrad.derivatives import derivatives
 from .autograd_graph import leaves, operations
 from .binding import Swap
-from .capability import check_second_order
+from .capability import Lack, check_second_order
 from .causes import Aloud
+from .curvature_check import check_gauss_newton
+from .enclosed import Enclosed
 from .hidden_state import HiddenState
-from .loss import split_loss
+from .loss import differentiable, split_loss
 from .point import Evaluator, Point
 from .purity import Attributes, Copies, foreign_draws
-from .reads import Touches, check_touched, eager
+from .reads import Touches, check_frozen, check_touched, eager
 from .repeats import Repeats
 from .shared_buffers import check_shared_buffers
 from .slope import check_precision, check_slope
@@ -34,7 +36,7 @@ from .sparse import check_sparse
 from .symmetry import check_symmetry
 from .versions import written_in_place
 from .ways import HOOK, Ways, bent_operations
-from .written_out import check_written_out
+from .written_out import Calls, check_written_out
 
 __all__ = ["NodeCheck"]
 
@@ -50,6 +52,7 @@ class NodeCheck:
         batch: its batch.
         seed: of its evaluations.
         hear: where refusals and warnings go.
+        enclosed: of middle problems, what is inside of them.
     """
 
     def __init__(
@@ -61,8 +64,10 @@ class NodeCheck:
         batch: Any,
         seed: int,
         hear: Aloud,
+        enclosed: Enclosed,
     ) -> None:
         self.graph, self.evaluator, self.node = graph, evaluator, node
+        self.enclosed = enclosed
         self._hear, self._label = hear, graph.labels[node]
         self.copies = Copies()
         self.leaves: Tensors = {}
@@ -82,7 +87,7 @@ class NodeCheck:
         self.result: Any = None
         self.ways: list[str] = []  # in which it leaves autograd
         self.sound = False  # whether the result is one
-        self.shallow: str | None = None
+        self.shallow: Lack | None = None
 
     def run(self, own: dict[int, tuple[Any, bool]], often: int) -> None:
         """All of it.
@@ -96,6 +101,7 @@ class NodeCheck:
         below = isinstance(node, Problem) and bool(self.graph.sweeps[node].nodes)
         free = set(node.over) if isinstance(node, Problem) and below else set()
         watched = {**own, **self._arguments()}
+        learn = [(source, t) for (source, _), t in self.leaves.items() if t.requires_grad]
         touched: set[tuple[Any, bool]] = set()
         attributes = Attributes(self._modules())
         hidden = HiddenState(node.fn, self._modules(), own, self.leaves.values())
@@ -116,15 +122,18 @@ class NodeCheck:
         with self.hear("reads"):
             hidden.check_read(node.name, self.result)
             check_touched(node, touched, free)
+            check_frozen(self.graph, node, (s for s, t in learn if not t.requires_grad))
         gradient: Tensors | None = None
         with self.hear("derivatives"):
             check_sparse(self.graph, self.evaluator, node, self.point, self.result)
-            check_written_out(self.evaluator, node, self.result, often)
-            found = self._differentiate(own)
+            found = self._differentiate(own, again := Calls())
+            check_written_out(self.evaluator, node, self.result, often, again)
             if isinstance(node, Problem):
                 self._check_depends(found, below)
                 gradient = found if self.graph.methods[node].responds else {}
-                self.ways += bent_operations(self.result)
+            parts = differentiable(node, self.result)
+            self.ways += [way for t in parts for way in bent_operations(t)]
+            del parts  # with their graph
         # One graph at a time, as in a step, and no gradient beside it that nobody asks for.
         self.result, found = rebuilt(self.result, _leaf), {}
         repeats = False
@@ -134,6 +143,14 @@ class NodeCheck:
         if isinstance(node, Problem) and gradient is not None:
             with self.hear("derivatives"):
                 self._check_twice(node, gradient, often, repeats)
+        elif isinstance(node, Signal):
+            wanted = {k: t for k, t in self.leaves.items() if t.requires_grad}
+            with self.hear("derivatives"):
+                if often > 1:
+                    at = (self.graph, self.evaluator, node, self.point, wanted, wanted)
+                    self.shallow = check_second_order(*at, often)
+            if repeats:
+                self._check_enclosed(wanted, {})
         hidden.mark()
 
     def hear(self, kind: str) -> AbstractContextManager[None]:
@@ -164,16 +181,28 @@ class NodeCheck:
         self.shallow = check_second_order(
             self.graph, self.evaluator, node, self.point, wanted, over, often
         )
+        check_gauss_newton(self.graph, self.evaluator, node, self.point, over)
         if not (repeats and self.graph.methods[node].responds):
             return
-        narrow = self.evaluator.narrow.get(node)
+        self._check_enclosed(wanted, gradient)
+        if node not in self.enclosed.said:
+            self._check_differences(node, wanted, gradient)
+
+    def _check_differences(self, node: Problem, wanted: Tensors, gradient: Tensors) -> None:
+        """Are the differences of the problem's method those of the function that trains?"""
+        enclosed, moving = self.enclosed, self.enclosed.moving(node)
+        at = (self.graph, self.evaluator, node, self.point, wanted, gradient, moving)
         with self.hear("precision"):
-            check_precision(self.graph, node, wanted, gradient, narrow)
+            narrow = enclosed.narrow(node)
+            if check_precision(self.graph, node, wanted, gradient, moving, narrow):
+                return
         with self.hear("backward"):
-            if narrow is None:
-                at = (self.graph, self.evaluator, node, self.point, wanted, gradient)
-                if not check_slope(*at):
-                    check_symmetry(*at, self.ways)
+            if not check_slope(*at):
+                check_symmetry(*at, self.ways)
+
+    def _check_enclosed(self, wanted: Tensors, gradient: Tensors) -> None:
+        if self.node not in self.evaluator.narrow:
+            self.enclosed.check(self.node, self.point, wanted, gradient, self.ways)
 
     def _arguments(self) -> dict[int, tuple[Any, bool]]:
         return {id(t): (source, True) for (source, _), t in self.leaves.items()}
@@ -190,6 +219,14 @@ class NodeCheck:
             if "in-place" in str(error) and "leaf" in str(error):
                 raise GraphError(written_in_place(self.node)) from error
             raise
+        except AttributeError as error:
+            if "is not an nn.Parameter" not in str(error):
+                raise
+            raise GraphError(
+                f"{self.node.name}: {error}. In a function, modules hold the values that they are "
+                "evaluated at, which are tensors: get_parameter() does not take them. Write the "
+                "attribute: w[0].weight instead of w.get_parameter('0.weight')."
+            ) from error
         self.evaluator.narrow.pop(self.node, None)
         if touches.narrow is not None:
             self.evaluator.narrow[self.node] = touches.narrow
@@ -214,14 +251,9 @@ class NodeCheck:
                 "before: x.clone(); weights are written by the optimizer alone."
             )
 
-    def _differentiate(self, own: dict[int, Any]) -> Tensors:
+    def _differentiate(self, own: dict[int, Any], again: Calls) -> Tensors:
         """The gradient by all that the function reads; who computes anything again is noted."""
-        if isinstance(self.node, Problem):
-            outputs = [split_loss(self.result, self.node.name)[0]]
-        else:
-            parts = split(self.result, self.node.name).values()
-            outputs = [t for t in parts if continuous(t)]
-        outputs = [t for t in outputs if t.requires_grad]
+        outputs = [t for t in differentiable(self.node, self.result) if t.requires_grad]
         self.evaluator.bent |= HOOK in " ".join(self.ways) or any(map(bent_operations, outputs))
         inputs = {k: t for k, t in self.leaves.items() if t.requires_grad}
         lent = self.evaluator.open()
@@ -230,9 +262,11 @@ class NodeCheck:
         inside = ((slot[key], key) for slot, key, _ in lent.slots)
         watched = {**own, **{id(t): key for t, key in inside if t is not None}}
         try:
-            with torch.enable_grad(), eager(), Touches(watched) as touches:
+            with torch.enable_grad(), eager(), Touches(watched) as touches, again:
                 found = derivatives(outputs, inputs, [torch.ones_like(t) for t in outputs])
         except RuntimeError as error:  # torch has no type of its own for it
+            if exhausted(error):
+                raise
             said = str(error).strip().splitlines()[0].rstrip(".")
             hint = " Give use_reentrant=False." if "use_reentrant=True" in said else ""
             raise GraphError(

@@ -178,19 +178,19 @@ class Evaluator:
                 else:
                     binding.take_back(copies)
             if again:
-                self._remember(result, node, point, swap)
+                self._remember(result, node, point, swap, region)
         finally:
             self.shut()  # this one: those that it called have ended
         return result, written
 
-    def _remember(self, result: Any, node: Node, point: Point, swap: Swap) -> None:
+    def _remember(self, result: Any, node: Node, point: Point, swap: Swap, region: Any) -> None:
         """Have an evaluation's point entered again where its graph is gone through."""
         bound = self._places[node].bound
         values = [(binding, dict(point.values.get(s, _NOTHING))) for s, binding in bound]
         modes = [(binding, binding.modes()) for _, binding in bound]
         inputs = [*(t for tensors in point.values.values() for t in tensors.values())]
         inputs += [t for value in point.signals.values() for t in _parts(value)]
-        self.recall.keep(result, inputs, Kept(values, swap.starts, modes))
+        self.recall.keep(result, inputs, Kept(values, swap.starts, modes, region))
 
     def learn(self, other: Evaluator) -> None:
         """Take over what the checks have told another evaluator of the same graph."""

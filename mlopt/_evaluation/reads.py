@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -14,11 +14,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from .._errors import GraphError
+from .._graph.graph import Graph
 from .._graph.node import Node
 from .._graph.problem import Problem
 from .._variable import Variable
 
-__all__ = ["Touches", "check_touched", "eager"]
+__all__ = ["Touches", "check_frozen", "check_touched", "eager"]
 
 _NARROW = (torch.float16, torch.bfloat16)
 
@@ -119,6 +120,33 @@ def check_touched(node: Node, touched: set[tuple[Any, bool]], free: set[Variable
                 f"{node.name} is given {source.name} and never uses it. Remove it from given=, or "
                 "use the argument: in a branch that is taken later, as after a warm-up, with "
                 "weight zero until then (0 * ...), so that it is declared when it counts."
+            )
+
+
+def check_frozen(graph: Graph, node: Node, frozen: Iterable[Any]) -> None:
+    """Refuse a function that freezes what a gradient is to be passed to.
+
+    Args:
+        graph: the graph.
+        node: its node.
+        frozen: the sources of tensors that required a gradient before it was called, and not after.
+
+    Raises:
+        GraphError: a gradient of one of them is taken.
+    """
+    over = node.over if isinstance(node, Problem) else ()
+    passed = {s for sweep in graph.sweeps.values() for s in sweep.edges.get(node, ())}
+    for source in frozen:
+        if source in over:
+            raise GraphError(
+                f"{node.name} freezes {source.name}, which it is minimised over: requires_grad is "
+                "False after it. Freeze parameters that are not trained before the engine is made."
+            )
+        if source in passed:
+            raise GraphError(
+                f"{node.name} freezes {source.name} (requires_grad is False after it), to which it "
+                f"passes a gradient. Where none is meant, give it stop({source.name}); else leave "
+                "requires_grad alone."
             )
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .._errors import CapabilityWarning, GraphError
+from .._errors import CapabilityWarning, GraphError, exhausted
 from .._graph.containers import rebuilt
 from .._graph.node import Node
 from .._graph.problem import Problem
@@ -152,7 +152,9 @@ class Repeats:
             warnings.simplefilter("ignore")  # torch's, of what is expected here
             try:
                 return self.evaluator(self.node, point, keep=True)[0]
-            except Exception:  # the function has its reasons
+            except Exception as error:  # the function has its reasons
+                if exhausted(error):
+                    raise
                 return None
 
     def _change(self, again: Any) -> float:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -26,6 +27,7 @@ __all__ = [
     "differences",
     "first_radius",
     "moved",
+    "off",
     "radii",
     "ratio",
     "say",
@@ -44,8 +46,9 @@ def check_precision(
     problem: Problem,
     leaves: Tensors,
     gradient: Tensors,
-    narrow: torch.dtype | None,
-) -> None:
+    moving: Collection[Any],
+    narrow: Mapping[str, torch.dtype],
+) -> bool:
     """Warn once where a method's differences would be lost in rounding.
 
     Numbers of size s are rounded by eps s, and a difference divides that by the radius: of weights
@@ -56,19 +59,24 @@ def check_precision(
         problem: the problem.
         leaves: all that it reads, by key.
         gradient: of its value, by key.
-        narrow: a dtype of low precision that it computes in, if any.
+        moving: the sources that are displaced: its own variables, and what follows them in nested
+            levels.
+        narrow: dtypes of low precision that it computes in, or what follows, by label.
+
+    Returns:
+        Whether it has warned.
     """
     product = differences(graph, problem, gradient)
     if product is None:
-        return
-    if narrow is not None:
+        return False
+    for label, dtype in narrow.items():
+        it = "it" if label == graph.labels[problem] else f"{label}, which follows it,"
         say(
             graph, problem,
-            f"it computes in {_name(narrow)}, whose rounding is divided by "
-            "the radius",
+            f"{it} computes in {_name(dtype)}, whose rounding is divided by the radius",
         )  # fmt: skip
-        return
-    own = {k: t.detach() for k, t in leaves.items() if k[0] in problem.over}
+        return True
+    own = {k: t.detach() for k, t in leaves.items() if k[0] in moving}
     radius = getattr(product, "radius", math.inf)
     for dtype in {t.dtype for t in own.values()}:
         size = max(float(norm({k: t for k, t in own.items() if t.dtype == dtype}, wide=True)), 1.0)
@@ -79,7 +87,8 @@ def check_precision(
                 f"its radius {radius:.0e} is lost in the rounding of {_name(dtype)}, with weights "
                 f"of length {size:.1e}: take about {eps ** (1 / 3) * size:.0e}",
             )  # fmt: skip
-            return
+            return True
+    return False
 
 
 def check_slope(
@@ -89,13 +98,14 @@ def check_slope(
     point: Point,
     leaves: Tensors,
     gradient: Tensors,
+    moving: Collection[Any],
 ) -> bool:
     """Warn once where a method's differences would not be those of the function that trains.
 
-    Differences are taken in the problem's own variables. They are products with second derivatives
-    if the gradient there is the derivative of a function: if the values change along it by its
-    square. With a straight-through estimator, or a reversed gradient, they do not. What is bent in
-    an argument is bent in the same way in both.
+    Differences are taken in the problem's own variables, and in what follows them. They are
+    products with second derivatives if the gradient there is the derivative of a function: if the
+    values change along it by its square. With a straight-through estimator, or a reversed gradient,
+    they do not. What is bent in an argument is bent in the same way in both.
 
     Args:
         graph: the graph.
@@ -104,6 +114,8 @@ def check_slope(
         point: where it is evaluated.
         leaves: all that it reads, by key.
         gradient: of its value there, by key.
+        moving: the sources that are displaced: its own variables, and what follows them in nested
+            levels.
 
     Returns:
         Whether it has warned.
@@ -111,26 +123,41 @@ def check_slope(
     product = differences(graph, problem, gradient)
     if product is None:
         return False
-    own = {k: g for k, g in gradient.items() if k[0] in problem.over}
+    own = {k: g for k, g in gradient.items() if k[0] in moving}
 
     def value(there: Tensors) -> Tensor:
         with torch.enable_grad():  # as in the differences: a function may look at it
             result, _ = evaluator(problem, moved(point, there))
         return split_loss(result, problem.name)[0].detach()
 
-    start = {k: leaves[k].detach() for k in own}
-    radius = first_radius(product)
-    for along in (own, _levelled(own)):
-        found = ratio(value, start, own, along, radius)
-        if found is not None:
-            say(
-                graph, problem,
-                f"along its own gradient its value changes by {found:.2g} times what the gradient "
-                "says: a straight-through estimator, a reversed gradient, or another backward of "
-                "its own",
-            )  # fmt: skip
-            return True
-    return False
+    found = off(value, {k: leaves[k].detach() for k in own}, own, first_radius(product))
+    if found is not None:
+        say(
+            graph, problem,
+            f"along its own gradient its value changes by {found:.2g} times what the gradient "
+            "says: a straight-through estimator, a reversed gradient, or another backward of "
+            "its own",
+        )  # fmt: skip
+    return found is not None
+
+
+def off(
+    value: Callable[[Tensors], Tensor], point: Tensors, gradient: Tensors, first: float
+) -> float | None:
+    """The slope of values over that of their gradient, where they differ; see `ratio`.
+
+    Args:
+        value: a scalar function of tensors.
+        point: where.
+        gradient: what is said to be its gradient there; no key that the point lacks.
+        first: the first radius.
+
+    Returns:
+        The ratio, along the gradient or where all large tensors of it have an equal say; None where
+        they agree.
+    """
+    found = ratio(value, point, gradient, gradient, first)
+    return ratio(value, point, gradient, _levelled(gradient), first) if found is None else found
 
 
 def differences(graph: Graph, problem: Problem, gradient: Tensors) -> Differences | None:

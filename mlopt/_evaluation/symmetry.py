@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
+from typing import Any
 
 import torch
 
+from .._errors import exhausted
 from .._graph.graph import Graph
 from .._graph.problem import Problem
 from .._tensors import Key, Tensors, add_scaled, difference, like, norm, real
@@ -15,7 +17,7 @@ from .loss import split_loss
 from .point import Evaluator, Point
 from .slope import FAR, differences, first_radius, moved, radii, say
 
-__all__ = ["check_symmetry"]
+__all__ = ["asymmetric", "check_symmetry", "dot", "moves", "signs"]
 
 _HALF = 0.5  # of what parts differences from double backward: who sees more of it, sees it too
 #: Tensors whose product is below so much of the largest one are not looked at.
@@ -29,6 +31,7 @@ def check_symmetry(
     point: Point,
     leaves: Tensors,
     gradient: Tensors,
+    moving: Collection[Any],
     ways: Iterable[str],
 ) -> None:
     """Warn once where a method's differences would be of another second derivative.
@@ -53,24 +56,84 @@ def check_symmetry(
         point: where it is evaluated.
         leaves: all that it reads, by key.
         gradient: of its value there, by key.
+        moving: the sources that are displaced: its own variables, and what follows them in nested
+            levels.
         ways: in which it leaves autograd, in words.
     """
     product = differences(graph, problem, gradient)
     ways = list(ways)
     stopped = {read.source for read in problem.reads if read.stopped}
-    own = {k: g for k, g in gradient.items() if k[0] in problem.over}
+    own = {k: g for k, g in gradient.items() if k[0] in moving}
     others = {k: g for k, g in gradient.items() if k not in own and k[0] not in stopped}
     if product is None or not (ways and own and others):
         return
-    look = _Look(evaluator, problem, point, leaves, own, others)
-    if look.differs(first_radius(product)):
+    # What follows is displaced whether a gradient passes to it or not.
+    unseen = (k for k in leaves if k[0] in moving and k[0] not in problem.over and k not in own)
+    own |= {k: torch.zeros_like(leaves[k]) for k in unseen}
+    names = asymmetric(evaluator, problem, point, leaves, own, others, first_radius(product))
+    if names:
+        displaced = dict.fromkeys(k[0].name for k in own)
         say(
             graph, problem,
-            f"its derivative by {' and '.join(look.names)} changes with "
-            f"{' and '.join(v.name for v in problem.over)} in another way than the other way "
+            f"its derivative by {' and '.join(names)} changes with "
+            f"{' and '.join(displaced)} in another way than the other way "
             f"round, at every radius: part of it has no gradient, or a backward of its own "
             f"({', '.join(ways[:3])})",
         )  # fmt: skip
+
+
+def asymmetric(
+    evaluator: Evaluator,
+    problem: Problem,
+    point: Point,
+    leaves: Tensors,
+    own: Tensors,
+    others: Tensors,
+    first: float,
+) -> list[str]:
+    """By what an objective's derivative changes in another way than double backward says.
+
+    Args:
+        evaluator: of the graph.
+        problem: the problem.
+        point: where it is evaluated.
+        leaves: all that it reads, by key.
+        own: its gradient by what is displaced, by key.
+        others: its gradient by what it is differentiated by.
+        first: the first radius.
+
+    Returns:
+        The names of those variables and signals; none where only kinks make the difference.
+    """
+    look = _Look(evaluator, problem, point, leaves, own, others)
+    return look.names if look.differs(first) else []
+
+
+def moves(
+    evaluator: Evaluator,
+    problem: Problem,
+    point: Point,
+    leaves: Tensors,
+    along: Tensors,
+    others: Tensors,
+    radius: float,
+) -> bool:
+    """Whether an objective's gradient changes with some of what it reads, by more than rounding.
+
+    Args:
+        evaluator: of the graph.
+        problem: the problem.
+        point: where it is evaluated.
+        leaves: all that it reads, by key.
+        along: those with which it may change.
+        others: its gradient by what it is differentiated by.
+        radius: of the displacement.
+
+    Returns:
+        Whether it does.
+    """
+    still = {k: torch.zeros_like(t) for k, t in along.items()}
+    return _Look(evaluator, problem, point, leaves, still, others).moves(radius)
 
 
 class _Look:
@@ -81,8 +144,8 @@ class _Look:
         problem: the problem.
         point: where.
         leaves: all that it reads, by key.
-        own: dF/dw.
-        others: dF/dr.
+        own: dF/dw, by what is displaced.
+        others: dF/dr, by what is differentiated by; some may be displaced too.
 
     Attributes:
         names: of the variables and signals by which they differ.
@@ -100,7 +163,7 @@ class _Look:
         self.evaluator, self.problem, self.point = evaluator, problem, point
         self.leaves, self.own, self.others = leaves, own, others
         self.names: list[str] = []
-        self._u = _signs(own)
+        self._u = signs(own)
         held = [*own.values(), *others.values()]
         # Some roundings in each gradient, of which none cancel.
         self._rounding = 16 * max(torch.finfo(t.dtype).eps for t in held)
@@ -114,19 +177,25 @@ class _Look:
             apart = self._apart(change, exact, radius)
             if not apart:
                 return False
-            v = _signs(apart)
-            gap = _dot(apart, v)
-            other = _dot(self._change(v, list(self.own), radius), self._u)
+            v = signs(apart)
+            gap = dot(apart, v)
+            other = dot(self._change(v, list(self.own), radius), self._u)
             noise = self._rounding * float(norm(self.own, wide=True)) / radius
             if not (math.isfinite(gap) and noise < _HALF * gap):
                 continue
-            if abs(_dot(change, v) - other) < _HALF * gap:  # kinks, which both see
+            if abs(dot(change, v) - other) < _HALF * gap:  # kinks, which both see
                 return False
             self.names = list(dict.fromkeys(k[0].name for k in apart))
             if found:
                 break
             found = True
         return found
+
+    def moves(self, radius: float) -> bool:
+        """Whether the gradient changes along what is displaced."""
+        change = self._change(self._u, list(self.others), radius)
+        noise = self._rounding * float(norm(self.others, wide=True)) / radius
+        return float(norm(change, wide=True)) > noise
 
     def _apart(self, change: Tensors, exact: Tensors, radius: float) -> Tensors:
         """Where differences and double backward part: of each tensor that they do in, how."""
@@ -147,9 +216,9 @@ class _Look:
         return difference(plus, minus, 0.5 / radius)
 
     def _gradient(self, there: Tensors, by: list[Key]) -> Tensors:
-        inputs = {k: self.leaves[k].detach().requires_grad_() for k in by}
         # What is displaced requires a gradient as it always does: the function may look at it.
         there = {k: t.requires_grad_() for k, t in there.items()}
+        inputs = {k: there.get(k, self.leaves[k].detach().requires_grad_()) for k in by}
         with torch.enable_grad():
             at = moved(self.point, {**there, **inputs})
             result, _ = self.evaluator(self.problem, at, keep=True)
@@ -167,12 +236,21 @@ class _Look:
                 keys = [k for k, g in first.items() if g.requires_grad]
                 others = {k: self.leaves[k] for k in self.others}
                 return derivatives([first[k] for k in keys], others, [self._u[k] for k in keys])
-            except RuntimeError:  # torch has no type of its own for it
+            except RuntimeError as error:  # torch has no type of its own for it
+                if exhausted(error):
+                    raise
                 return {}
 
 
-def _signs(tensors: Tensors) -> Tensors:
-    """Signs, drawn where there are none; each tensor has the same length, all together one."""
+def signs(tensors: Tensors) -> Tensors:
+    """Signs, drawn where there are none; each tensor has the same length, all together one.
+
+    Args:
+        tensors: by key.
+
+    Returns:
+        A direction of length one.
+    """
     draws = torch.Generator().manual_seed(0)
     out: Tensors = {}
     for key, tensor in tensors.items():
@@ -188,6 +266,7 @@ def _length(tensors: Tensors, key: Key) -> float:
     return float(norm({key: tensors[key]}, wide=True)) if key in tensors else 0.0
 
 
-def _dot(a: Tensors, b: Tensors) -> float:
+def dot(a: Tensors, b: Tensors) -> float:
+    """The sum of the products of two sides' numbers, by the keys that both have."""
     both = (k for k in a if k in b)
     return sum(float((real(a[k].detach()) * real(b[k].detach())).sum()) for k in both)

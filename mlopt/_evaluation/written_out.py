@@ -8,13 +8,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
+from torch.overrides import TorchFunctionMode, _get_current_function_mode
 
 from .._graph.node import Node
 from .autograd_graph import operations
 from .point import Evaluator
 
-__all__ = ["WrittenOut", "check_written_out"]
+__all__ = ["Calls", "WrittenOut", "check_written_out"]
 
 #: How often each can be differentiated. What their forward kernels save is a constant to the
 #: formulas of their derivatives, and not one of the function.
@@ -28,7 +28,9 @@ _TRUE = {
 }
 
 
-def check_written_out(evaluator: Evaluator, node: Node, result: Any, often: int) -> None:
+def check_written_out(
+    evaluator: Evaluator, node: Node, result: Any, often: int, again: Calls
+) -> None:
     """Have a function evaluated with these operations written out, where it would matter.
 
     Args:
@@ -36,9 +38,31 @@ def check_written_out(evaluator: Evaluator, node: Node, result: Any, often: int)
         node: a problem or signal.
         result: what it returned.
         often: how often it may be differentiated.
+        again: what its backward called, of which the result's graph may say nothing.
     """
-    if often > 1 and any(_TRUE.get(at.name(), often) < often for at in operations(result)):
+    called = {_TRUE.get(at.name(), often) for at in operations(result)} | again.true
+    if often > 1 and any(true < often for true in called):
         evaluator.regions[node] = WrittenOut
+
+
+class Calls(TorchFunctionMode):
+    """Notes which of these operations Python calls.
+
+    Attributes:
+        true: how often each that was called can be differentiated.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.true: set[int] = set()
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None
+    ) -> Any:
+        del types
+        if func in _OTHERS:
+            self.true.add(1 if func is torch._weight_norm else 2)
+        return func(*args, **(kwargs or {}))
 
 
 class WrittenOut(TorchFunctionMode):
@@ -49,6 +73,11 @@ class WrittenOut(TorchFunctionMode):
     ) -> Any:
         del types
         return (_OTHERS.get(func) or func)(*args, **(kwargs or {}))
+
+    def __exit__(self, *exception: Any) -> None:
+        # After an operation that has raised something, autograd has taken it off already.
+        if _get_current_function_mode() is self:
+            super().__exit__(*exception)
 
 
 def _weight_norm(v: Tensor, g: Tensor, dim: int = 0) -> Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import dataclasses
 import functools
@@ -16,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from .._errors import exhausted
 from .contents import contents, entries, has_slots, put, slots
 from .homes import home
 
@@ -203,12 +203,17 @@ class _Building:
 def _made_like(held: Any) -> Any:
     """Another object of the same class; the same one where that cannot be made."""
     kind = type(held)
-    with contextlib.suppress(Exception):  # it has its reasons
+    try:
         if not _copies_itself(kind):
             return object.__new__(kind)  # past its constructor and its ways of setting
-    with contextlib.suppress(Exception):
+    except TypeError:  # of what C makes
+        pass
+    try:
         return copy.copy(held)
-    return held
+    except Exception as error:  # it has its reasons
+        if exhausted(error):
+            raise
+        return held
 
 
 @functools.lru_cache(256)

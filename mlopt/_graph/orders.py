@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from .levels import Levels
+from .node import Node
 from .problem import Problem
 
-__all__ = ["enclosing", "orders"]
+__all__ = ["enclosing", "moved_with", "orders"]
 
 
-def enclosing(graph: Levels, problem: Problem) -> list[Problem]:
-    """The middle problems in whose total objectives a solution follows, and that are read above.
+def enclosing(graph: Levels, node: Node) -> list[Problem]:
+    """The middle problems in whose total objectives a node follows, and that are read above.
 
     Args:
         graph: the graph.
-        problem: whose solution it is.
+        node: a problem, whose solution follows, or a signal.
 
     Returns:
         They, lowest first.
@@ -21,10 +22,25 @@ def enclosing(graph: Levels, problem: Problem) -> list[Problem]:
     return [
         p
         for p in graph.problems
-        if problem in graph.follows(p)
+        if node in graph.follows(p)
         and graph.methods[p].responds
         and any(p in graph.needed(top)[1:] for top in graph.problems)
     ]
+
+
+def moved_with(graph: Levels, problem: Problem) -> frozenset[Node]:
+    """What is found anew wherever a middle problem is displaced, and enters its total objective.
+
+    Args:
+        graph: the graph.
+        problem: the problem.
+
+    Returns:
+        Signals and lower problems; none where nobody above reads it.
+    """
+    if not any(problem in graph.needed(top)[1:] for top in graph.problems):
+        return frozenset()
+    return graph.follows(problem).intersection(graph.needed(problem)[1:])
 
 
 def orders(graph: Levels) -> dict[Problem, int]:

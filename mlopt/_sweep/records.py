@@ -163,10 +163,12 @@ def objective_at(evaluator: Evaluator, node: Problem, point: Point) -> Callable[
         point: of its base evaluation.
 
     Returns:
-        (w, inner step, other arguments) -> F.
+        (w, inner step, other arguments, kept) -> F.
     """
 
-    def objective(value: Tensors, inner: int = 0, arguments: Tensors | None = None) -> Tensor:
+    def objective(
+        value: Tensors, inner: int = 0, arguments: Tensors | None = None, kept: bool = False
+    ) -> Tensor:
         """F at another w: same batch, same seed, buffers from the start of the step."""
         assert inner == 0, f"{node.name}: a staged problem is evaluated at one batch"
         values, signals = dict(point.values), dict(point.signals)
@@ -177,7 +179,8 @@ def objective_at(evaluator: Evaluator, node: Problem, point: Point) -> Callable[
             else:
                 seen = values.get(source)
                 values[source] = {**seen, **tensors} if seen else tensors
-        result, _ = evaluator(node, Point(values, signals, point.batch, point.seed))
+        at = Point(values, signals, point.batch, point.seed)
+        result, _ = evaluator(node, at, keep=kept, twice=kept)
         return split_loss(result, node.name)[0]
 
     return objective

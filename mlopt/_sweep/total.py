@@ -154,7 +154,10 @@ class TotalObjectives(Evaluations):
         """The response of a problem's own update, from which its solution follows."""
         own = self.parameters[problem]
 
-        def objective(other: Tensors, inner: int = 0, arguments: Tensors | None = None) -> Tensor:
+        def objective(
+            other: Tensors, inner: int = 0, arguments: Tensors | None = None, kept: bool = True
+        ) -> Tensor:
+            del kept  # here all are
             assert not arguments, f"{problem.name}: its own update has no arguments"
             frame = self.frame(problem, displaced=True, inner=inner)
             scope = self.scope(frame, other, self.find)
@@ -263,7 +266,10 @@ class TotalObjectives(Evaluations):
             total = {k: g.detach() for k, g in own.items()}
             self._updates[problem] = Update(loss.detach(), detached(metrics), total, written)
 
-        def objective(other: Tensors, inner: int = 0, moved: Tensors | None = None) -> Tensor:
+        def objective(
+            other: Tensors, inner: int = 0, moved: Tensors | None = None, kept: bool = True
+        ) -> Tensor:
+            del kept  # here all are
             at = cut.frame.below(
                 problem, differentiable=differentiable, displaced=True, inner=inner
             )

@@ -88,12 +88,12 @@ class Implicit(AbstractHypergradient):
         return self.product.cost
 
     def cost_of(self, size: int) -> Cost:
-        cost, products = self.product.cost, self.solver.most_products(size) + 1
-        return Cost(
-            cost.keeps_graph,
-            cost.keeps_base,
-            cost.evaluations * products,
-            cost.backwards * products,
+        mixed = self.product.cost
+        solved = self.curvature.cost_of(self.product, self.solver.most_products(size))
+        return replace(
+            mixed,
+            evaluations=mixed.evaluations + solved.evaluations,
+            backwards=mixed.backwards + solved.backwards,
         )
 
     def check(self, name: str, optimizer: Any) -> None:

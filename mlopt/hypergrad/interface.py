@@ -56,9 +56,10 @@ class Response:
         argument_gradient: dF/dr of the same evaluation, if the method keeps the base.
         parameters: the user's own parameters by key, as the optimizer knows them.
         optimizer: the user's optimizer, or None.
-        objective: (w, inner step, other arguments) -> F at another w, and at other r by key if
-            given: one more evaluation, with the masks and buffers of the base evaluation and, at
-            inner step 0, its batch.
+        objective: (w, inner step, other arguments, kept) -> F at another w, and at other r by key
+            if given: one more evaluation, with the masks and buffers of the base evaluation and, at
+            inner step 0, its batch. Its graph can be gone through again, whatever is evaluated in
+            between, and differentiated twice if it is kept.
         upstream: the tensors of the readers' graph from which `leaves` and `arguments` were taken,
             by key, where a pullback must be differentiable.
         seed: of what a method draws itself.

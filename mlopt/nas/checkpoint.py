@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader
 
-from mlopt._errors import SettingsError
+from mlopt._errors import SettingsError, exhausted
 from mlopt._files import Lock, read_checked, remove_parts, write_file
 
 __all__ = [
@@ -78,6 +78,8 @@ def read_checkpoint(path: Path, settings: Mapping[str, Any]) -> dict[str, Any] |
         content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
         found = dict(content["settings"])
     except Exception as error:  # whatever a file can hold that is no checkpoint
+        if exhausted(error):
+            raise
         raise SettingsError(f"{path}: is not the checkpoint of a training. {ADVICE}") from error
     for name in (*settings, *(name for name in found if name not in settings)):
         here, there = settings.get(name), found.get(name)

@@ -154,6 +154,31 @@ class Custom(nn.Module):
         return self.square(self.layer(x))
 
 
+@pytest.mark.parametrize("name", [n for n in SECOND if not METHODS[n].traced])
+def test_custom_function_of_which_the_value_is_a_sum(name: str) -> None:
+    """What comes back to it is a constant, and torch marks nothing."""
+
+    def run(square: Any) -> Tensor:
+        W = mlopt.Variable(nn.Parameter(tokens()[0, 0]), "w")
+        A = mlopt.Variable(nn.Parameter(torch.full((8,), 0.3, dtype=F64)), "a")
+        method = METHODS[name]
+
+        @mlopt.problem(over=W, given=[A], optimizer=torch.optim.SGD(W.parameters(), lr=0.1),
+                       hypergrad=method)  # fmt: skip
+        def train(w, a):
+            return square(w * a.exp()).sum() + (w**2).sum()
+
+        @mlopt.problem(over=A, given=[W], optimizer=torch.optim.SGD(A.parameters(), lr=0.1))
+        def valid(a, w):
+            return w.sin().sum() + (a**2).sum()
+
+        return mlopt.Engine([train, valid]).hypergradient(valid)[A][""]
+
+    with pytest.warns(CapabilityWarning, match=r"^train: central differences.*once_different"):
+        found = run(Square.apply)
+    near(found, run(lambda x: x**2), 0.01**2, why="radius^2 / 6 of the third derivative")
+
+
 @pytest.mark.parametrize("name", METHODS)
 def test_custom_function(name: str) -> None:
     """No kernel helps: central differences where the method has a product, else an error."""

@@ -183,3 +183,12 @@ def test_bad_value_of_a_signal(value):
 def test_state_of_a_signal_is_a_module():
     with pytest.raises(GraphError, match="mean: state= takes a module"):
         mlopt.signal(given=[NET], state=torch.zeros(3), name="mean")(lambda net: net[0].weight)
+
+
+def test_get_parameter_is_refused_with_what_to_write():
+    @mlopt.problem(over=NET, data=DATA, optimizer=sgd(NET))
+    def named(net, batch):
+        return mse_loss(net(batch[0]), batch[1]) + net.get_parameter("0.weight").sum()
+
+    with pytest.raises(GraphError, match=r"named: .*nn\.Parameter.*w\[0\]\.weight instead of"):
+        mlopt.Engine([named]).step()
