@@ -12,7 +12,8 @@ from typing import Any
 from mlopt._errors import MloptError
 from mlopt.loggers import read_jsonl
 from mlopt.report.figures import Line
-from mlopt.report.run_folder import METRICS, RunFolder
+from mlopt.report.run_files import METRICS
+from mlopt.report.run_folder import RunFolder
 
 __all__ = ["RunData", "metric_of", "number"]
 
