@@ -167,6 +167,24 @@ def test_one_logger_at_a_time_has_a_file(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["metrics.jsonl"]
 
 
+@pytest.mark.skipif(os.name == "nt", reason="links take rights there")
+@pytest.mark.parametrize("link", [os.symlink, os.link])
+def test_a_file_has_one_logger_whatever_its_name(tmp_path: Path, link) -> None:
+    path, other = tmp_path / "metrics.jsonl", tmp_path / "elsewhere" / "same.jsonl"
+    other.parent.mkdir()
+    with JsonlLogger(path) as logger:
+        link(path, other)
+        with pytest.raises(SettingsError, match="same.jsonl: this process already writes to it"):
+            JsonlLogger(other)
+        logger.log({"a": 1})
+    with JsonlLogger(other) as logger:
+        with pytest.raises(SettingsError, match="this process already writes to it"):
+            JsonlLogger(path)
+        logger.log({"a": 2})
+    assert read_jsonl(path) == [{"a": 1}, {"a": 2}]
+    assert {item.name for item in tmp_path.rglob("*")} == {path.name, "elsewhere", other.name}
+
+
 @pytest.mark.skipif(os.name == "nt", reason="an open file cannot be removed there")
 def test_a_file_that_was_removed_takes_no_rows(tmp_path: Path) -> None:
     with JsonlLogger(tmp_path / "metrics.jsonl") as logger:
