@@ -36,7 +36,7 @@ _ADVICE = {
     errno.ENOTDIR: "A part of it is a file, not a folder: give another place.",
     errno.EEXIST: "A part of it is a file, not a folder: give another place.",
     errno.ENAMETOOLONG: "Give a shorter name.",
-    errno.ENOENT: "Its folder was removed meanwhile: make it again, or give another place.",
+    errno.ENOENT: "Its folder is gone, or can hold nothing new: make it, or give another place.",
 }
 #: What `flock` says on a file system that has no locks.
 _NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EBADF}
@@ -137,8 +137,10 @@ def said(path: str | Path, what: str) -> Iterator[None]:
         what: for example "read".
 
     Raises:
-        SettingsError: in the place of an OSError.
+        SettingsError: in the place of an OSError, and of a ValueError for what can name no file.
     """
+    if "\0" in str(path):
+        raise SettingsError(f"{str(path)!r} cannot be {what}: no name of a file has a NUL in it.")
     try:
         yield
     except OSError as error:

@@ -104,9 +104,11 @@ class RunFolder:
             SettingsError: there is no such folder, or it is not the folder of a run.
         """
         root = Path(path)
-        if not root.is_dir():
+        with said(root, "read"):
+            there, begun = root.is_dir(), (root / SETTINGS).is_file()
+        if not there:
             raise SettingsError(f"run folder {root}: does not exist. Give the folder of a run")
-        if not (root / SETTINGS).is_file():
+        if not begun:
             raise SettingsError(
                 f"run folder {root}: has no {SETTINGS}, so it is not the folder of a run. Give the "
                 f"folder that RunFolder.create made, not one above or below it"
@@ -261,7 +263,9 @@ class RunFolder:
 
     def _check_there(self) -> None:
         """Never make a folder again that somebody has removed: it would be half a run."""
-        if not self.root.is_dir():
+        with said(self.root, "read"):
+            there = self.root.is_dir()
+        if not there:
             raise SettingsError(
                 f"run folder {self.root}: does not exist any more. Start the run anew"
             )
@@ -291,9 +295,9 @@ def _check(root: Path, overwrite: bool) -> None:
     Raises:
         SettingsError: it is a file, a run that may not be removed, or something else than a run.
     """
-    if (root.exists() or root.is_symlink()) and not root.is_dir():
-        raise SettingsError(f"run folder {root}: is a file. Give another --run-folder")
     with said(root, "read"):
+        if (root.exists() or root.is_symlink()) and not root.is_dir():
+            raise SettingsError(f"run folder {root}: is a file. Give another --run-folder")
         begun = root.is_dir() and has_begun(root)
     if not begun:
         return

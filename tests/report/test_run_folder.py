@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from mlopt._errors import DataError, SettingsError
-from mlopt.report import RunFolder
+from mlopt.report import RunFolder, write_report
 
 
 def test_settings_environment_and_metrics_are_written(tmp_path: Path) -> None:
@@ -81,6 +81,20 @@ def test_a_file_in_the_way_and_names_that_lead_out_are_refused(tmp_path: Path) -
         RunFolder.create(tmp_path / "file", {})
     with pytest.raises(SettingsError, match="outside"):
         RunFolder.create(tmp_path / "run", {}).path("../other.json")
+
+
+@pytest.mark.parametrize(("name", "said"), [("a\0b", "NUL"), ("x" * 300, "Give a shorter name")])
+def test_a_name_that_no_folder_can_have_is_refused(tmp_path: Path, name: str, said: str) -> None:
+    for use in (
+        lambda: RunFolder.create(tmp_path / name, {}),
+        lambda: RunFolder.create(tmp_path / name, {}, overwrite=True),
+        lambda: RunFolder.open(tmp_path / name),
+        lambda: RunFolder(tmp_path / name).log("search", step=1),
+        lambda: write_report(tmp_path / name),
+    ):
+        with pytest.raises(SettingsError, match=said):
+            use()
+    assert not list(tmp_path.iterdir())
 
 
 def test_json_that_was_damaged_is_named(tmp_path: Path) -> None:
