@@ -116,7 +116,8 @@ def to_json(value: object) -> Any:
 
     Raises:
         DataError: a value is of another type or nested too deeply, a tensor has more than 4096
-            elements, or two keys of a mapping are the same as text.
+            elements or is a meta, nested or quantized one, or two keys of a mapping are the same as
+            text.
     """
     try:
         return _plain(value)
@@ -145,8 +146,11 @@ def _plain(value: object) -> Any:
     if isinstance(value, (list, tuple)):
         return [_plain(item) for item in value]
     if isinstance(value, torch.Tensor):
+        if value.is_meta or value.is_nested or value.is_quantized:
+            how = "meta" if value.is_meta else "nested" if value.is_nested else "quantized"
+            raise DataError(f"a {how} tensor cannot be written as JSON. Give numbers made of it")
         _check_size(value.numel(), tuple(value.shape))
-        return _plain(value.detach().cpu().tolist())
+        return _plain(value.detach().to_dense().cpu().tolist())
     if isinstance(value, (np.ndarray, np.generic)):
         _check_size(value.size, value.shape)
         return _plain(value.tolist())

@@ -252,6 +252,24 @@ def test_what_would_not_come_back_is_refused(value: object, said: str) -> None:
         to_json({"a": value})
 
 
+@pytest.mark.filterwarnings("ignore:.*nested tensors is in prototype", "ignore:.*quantize")
+def test_tensors_of_other_layouts_are_read_or_refused(tmp_path: Path) -> None:
+    ones = torch.ones(2)
+    assert to_json(torch.eye(2).to_sparse()) == [[1.0, 0.0], [0.0, 1.0]]
+    assert to_json(torch.tensor(2.0).to_sparse()) == 2.0
+    refused = {
+        "meta": ones.to("meta"),
+        "nested": torch.nested.nested_tensor([ones, ones[:1]]),
+        "quantized": torch.quantize_per_tensor(ones, 0.1, 0, torch.qint8),
+        "too large": torch.eye(100).to_sparse(),
+    }
+    with JsonlLogger(tmp_path / "metrics.jsonl") as logger:
+        for said, tensor in refused.items():
+            with pytest.raises(DataError, match=f"metrics.jsonl: a: .*{said}"):
+                logger.log({"a": tensor})
+    assert read_jsonl(logger.path) == []
+
+
 def test_what_contains_itself_is_refused_and_what_nests_too_deeply_is_left_out(
     tmp_path: Path,
 ) -> None:
