@@ -30,6 +30,7 @@ from mlopt._errors import NonFiniteError, SettingsError
 from mlopt.nas.cell_network import CellNetwork
 from mlopt.nas.checkpoint import (
     ADVICE,
+    file_of,
     generator_states,
     only_writer,
     read_checkpoint,
@@ -122,7 +123,8 @@ def retrain(
             generators, as with `mlopt.data.loader`). The checkpoint of a finished training gives
             its network and metrics at once. Beside this call's arguments the file knows its
             network and data (`data_fingerprint`), and a checksum of its bytes: if one of these is
-            another, it is refused and nothing has changed. One training at a time writes it.
+            another, it is refused and nothing has changed. One training at a time writes it. A link
+            stays: the file is what it leads to.
         on_epoch: called after each epoch with its metrics, before the checkpoint is written.
         progress: whether to show a progress bar.
 
@@ -158,7 +160,7 @@ def retrain(
         min_lr, schedule, warmup, seed,
     )  # fmt: skip
     where = device_of(network) if device is None else torch.device(device)
-    path = None if checkpoint is None else Path(checkpoint)
+    path = None if checkpoint is None else file_of(checkpoint)
     with contextlib.ExitStack() as stack:
         devices = [where] if where.type == "cuda" else []
         stack.enter_context(torch.random.fork_rng(devices=devices))
