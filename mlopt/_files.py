@@ -36,7 +36,7 @@ _ADVICE = {
     errno.ENOTDIR: "A part of it is a file, not a folder: give another place.",
     errno.EEXIST: "A part of it is a file, not a folder: give another place.",
     errno.ENAMETOOLONG: "Give a shorter name.",
-    errno.ENOENT: "Its folder was removed meanwhile: make it again, or give another place.",
+    errno.ENOENT: "Its folder is gone, or can hold nothing new: make it, or give another place.",
 }
 #: What `flock` says on a file system that has no locks.
 _NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EBADF}
@@ -137,8 +137,10 @@ def said(path: str | Path, what: str) -> Iterator[None]:
         what: for example "read".
 
     Raises:
-        SettingsError: in the place of an OSError.
+        SettingsError: in the place of an OSError, and of a ValueError for what can name no file.
     """
+    if "\0" in str(path):
+        raise SettingsError(f"{str(path)!r} cannot be {what}: no name of a file has a NUL in it.")
     try:
         yield
     except OSError as error:
@@ -155,7 +157,7 @@ class Lock:
     """The right to write a file or folder, which one holder has at a time.
 
     The system opens the lock of a process that has ended, however it did. A forked child, such as
-    a loader's worker, does not inherit it, and a program that is started does not either. The lock
+    a loader's worker, does not inherit it, and a program that is started does not either. A lock
     file is empty; it is removed by its holder, and one that a killed process leaves locks nothing.
 
     Where the file system has no locks, a warning says so and everyone gets the right.
@@ -163,10 +165,12 @@ class Lock:
     Args:
         path: the lock file; missing folders are made.
         of: what it protects, for the message.
+        content: whether the file is the one to protect, which stays. All names of it, hard links
+            among them, have this lock; not for Windows, where a lock also keeps readers out.
     """
 
-    def __init__(self, path: str | Path, of: str | Path) -> None:
-        self.path, self.of = Path(os.path.abspath(path)), of
+    def __init__(self, path: str | Path, of: str | Path, *, content: bool = False) -> None:
+        self.path, self.of, self._content = Path(os.path.abspath(path)), of, content
         self._descriptor: int | None = None
         self._release: weakref.finalize[..., Lock] | None = None
 
@@ -191,13 +195,14 @@ class Lock:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             descriptor = _locked(self.path)
         if descriptor is None:
-            here = any(other.path.resolve() == self.path.resolve() for other in _held)
+            here = any(_leads_to(self.path, other._descriptor) for other in _held)
             who = "this process already writes to it" if here else "another process writes to it"
             raise Taken(
                 f"{self.of}: {who}. Wait until that is closed or has ended, or give another place."
             )
         self._descriptor = descriptor
-        self._release = weakref.finalize(self, _unlock, descriptor, self.path, os.getpid())
+        path = None if self._content else self.path
+        self._release = weakref.finalize(self, _unlock, descriptor, path, os.getpid())
         _held.add(self)
         return self
 
@@ -245,14 +250,20 @@ def _locked(path: Path) -> int | None:
                 os.close(descriptor)
                 return None
             # the holder before may have removed the file that was opened here
-            if os.path.samestat(os.fstat(descriptor), os.stat(path)):
+            if _leads_to(path, descriptor):
                 return descriptor
-        except FileNotFoundError:
-            pass
         except BaseException:
             os.close(descriptor)
             raise
         os.close(descriptor)
+
+
+def _leads_to(path: Path, descriptor: int | None) -> bool:
+    """Whether the file of this name is the one that is open."""
+    try:
+        return descriptor is not None and os.path.samestat(os.fstat(descriptor), os.stat(path))
+    except FileNotFoundError:
+        return False
 
 
 def _try(descriptor: int, path: Path) -> bool:
@@ -273,15 +284,16 @@ def _try(descriptor: int, path: Path) -> bool:
     return True
 
 
-def _unlock(descriptor: int, path: Path, owner: int) -> None:
+def _unlock(descriptor: int, path: Path | None, owner: int) -> None:
+    """Close it, and remove the file of this name, if one is given."""
     if os.getpid() != owner:
         return
     with contextlib.suppress(OSError):
-        if os.fstat(descriptor).st_size == 0 and sys.platform != "win32":
+        if path is not None and os.fstat(descriptor).st_size == 0 and sys.platform != "win32":
             path.unlink()  # while it is still locked: who has it open finds another one
     with contextlib.suppress(OSError):
         os.close(descriptor)
-    if sys.platform == "win32":
+    if path is not None and sys.platform == "win32":
         with contextlib.suppress(OSError):
             path.unlink()
 

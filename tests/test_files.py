@@ -15,7 +15,7 @@ import pytest
 from children import ended, fork, kill, killed_at, running
 
 from mlopt._errors import CapabilityWarning, SettingsError
-from mlopt._files import Lock, read_checked, remove_parts, write_file
+from mlopt._files import Lock, read_checked, remove_parts, said, write_file
 
 pytestmark = [
     pytest.mark.skipif(not hasattr(os, "fork"), reason="children are forked"),
@@ -165,6 +165,13 @@ def test_what_is_no_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="cannot be written.*not a folder"):
         write_file(tmp_path / "file" / "below", b"")
     assert names(tmp_path) == ["file", "folder"]
+
+
+def test_a_folder_that_takes_nothing_is_not_said_to_have_been_removed() -> None:
+    """In /proc, making a folder fails as in one that is not there."""
+    match = "No such file.*gone, or can hold nothing new"
+    with pytest.raises(SettingsError, match=match), said("/proc/run", "written"):
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
 
 
 # Locks.

@@ -49,8 +49,7 @@ def readable(metrics: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, str]
     for name, value in (part for item in metrics.items() for part in flat(*item)):
         read = _read(value)
         if read is _LEFT_OUT:
-            shape = f" of shape {tuple(value.shape)}" if hasattr(value, "shape") else ""
-            left_out[name] = f"{type(value).__name__}{shape}"
+            left_out[name] = _kind(value)
         else:
             found[name] = read
     return found, left_out
@@ -66,20 +65,47 @@ def scalar(value: Any) -> Tensor | float | None:
         A float, or a tensor of float32 or float64 without dimensions.
     """
     if isinstance(value, Tensor):
-        if value.dim() or value.is_complex():
+        if value.dim() or value.is_complex() or not _has_numbers(value):
             return None
-        value = value.detach()
+        value = value.detach().to_dense()
         return value if value.dtype in (torch.float32, torch.float64) else value.float()
-    return float(value) if isinstance(value, numbers.Real) else None
+    if not isinstance(value, numbers.Real):
+        return None
+    try:
+        return float(value)
+    except OverflowError:  # a whole number may have any length
+        return None
+
+
+def _has_numbers(tensor: Tensor) -> bool:
+    """Whether it can be read as it is: what is sparse can, filled up."""
+    return not (tensor.is_meta or tensor.is_nested or tensor.is_quantized)
+
+
+def _kind(value: Any) -> str:
+    """What a metric is that was left out."""
+    name = type(value).__name__
+    if isinstance(value, numbers.Real):
+        return f"{name} beyond the range of floats"
+    if isinstance(value, Tensor) and not _has_numbers(value):
+        how = "meta" if value.is_meta else "nested" if value.is_nested else "quantized"
+        return f"{how} {name}"
+    return f"{name} of shape {tuple(value.shape)}" if hasattr(value, "shape") else name
 
 
 def _read(value: Any) -> Any:
     if isinstance(value, Tensor | np.ndarray | np.generic):
-        if value.ndim == 0:
-            return value.item()
-        short = value.ndim == 1 and value.shape[0] <= LONGEST
-        return value.tolist() if short else _LEFT_OUT
+        tensor = value if isinstance(value, Tensor) else None
+        if tensor is not None and not _has_numbers(tensor):
+            return _LEFT_OUT
+        if value.ndim > 1 or (value.ndim == 1 and value.shape[0] > LONGEST):
+            return _LEFT_OUT
+        plain = value.tolist() if tensor is None else tensor.detach().to_dense().tolist()
+        # Of an array of objects each has to be looked at; long doubles have no plain form.
+        return plain if isinstance(plain, np.generic) else _read(plain)
     if isinstance(value, list | tuple):
         read = [_read(v) for v in value] if len(value) <= LONGEST else [_LEFT_OUT]
         return read if all(isinstance(v, str | numbers.Number) for v in read) else _LEFT_OUT
+    if isinstance(value, numbers.Real) and scalar(value) is None:
+        return _LEFT_OUT
     return value if value is None or isinstance(value, str | numbers.Number) else _LEFT_OUT

@@ -121,6 +121,8 @@ def _check(loader: Any, where: str) -> None:
             f"{where} takes a loader or a Stream, got the data set {kind}. Make batches of it: "
             "DataLoader(dataset, batch_size=...)."
         )
+    if isinstance(loader, Stream):
+        raise DataError(f"{where} is a Stream already: use it as it is, or give its loader.")
     if not isinstance(loader, Iterable):
         raise DataError(f"{where} takes a loader or a Stream, got {kind}.")
     if isinstance(loader, Iterator):

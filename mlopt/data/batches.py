@@ -84,12 +84,12 @@ class ImageBatches(Dataset[Any]):
 
         if self.augment is None:
             x = self.normalization.from_pixels(fitted())
-        elif isinstance(self.augment, WholeBatch):
-            x = self.normalization.from_pixels(self.augment(fitted()))
         else:
-            x = self.normalization.from_pixels(_each(self.augment, pixels))
+            whole = isinstance(self.augment, WholeBatch)
+            x = _changed("augment", self.augment, fitted() if whole else pixels)
+            x = self.normalization.from_pixels(x)
         if self.finish is not None:
-            x = self.finish(x) if isinstance(self.finish, WholeBatch) else _each(self.finish, x)
+            x = _changed("finish", self.finish, x)
         if not self.labels:
             return x
         if not self.plain:
@@ -99,5 +99,31 @@ class ImageBatches(Dataset[Any]):
         return x, labels, self.normalization.from_pixels(fitted())
 
 
-def _each(change: Callable[[Tensor], Tensor], images: Tensor | list[Tensor]) -> Tensor:
-    return torch.stack([change(image) for image in images])
+def _changed(
+    argument: str, change: Callable[[Tensor], Tensor], images: Tensor | list[Tensor]
+) -> Tensor:
+    """A batch of what a transform makes of images, if it is one."""
+    name = f"{argument}={getattr(change, '__name__', type(change).__name__)}"
+    if isinstance(change, WholeBatch) and isinstance(images, Tensor):
+        found = change(images)
+        _check(name, found, (len(images),), "(B, C, H, W), as many images as there were")
+        return found
+    changed = [change(image) for image in images]
+    for image in changed:
+        _check(name, image, (), "(C, H, W)")
+    sizes = list(dict.fromkeys(tuple(image.shape) for image in changed))
+    if len(sizes) > 1:
+        raise DataError(
+            f"loader: {name} made images of {sizes[0]} and of {sizes[1]} in one batch, which has "
+            "to have one size. End it with a crop or by resizing."
+        )
+    return torch.stack(changed)
+
+
+def _check(name: str, found: Any, first: tuple[int, ...], form: str) -> None:
+    """Refuse what has other first axes than these, or no three axes of an image after them."""
+    axes = len(first)
+    if isinstance(found, Tensor) and found.ndim == axes + 3 and found.shape[:axes] == first:
+        return
+    what = f"a tensor {tuple(found.shape)}" if isinstance(found, Tensor) else type(found).__name__
+    raise DataError(f"loader: {name} returned {what}; return a tensor {form}.")

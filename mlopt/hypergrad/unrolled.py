@@ -42,8 +42,8 @@ class Unrolled(AbstractHypergradient):
         steps: K.
         truncate: differentiate through the last so many steps only, and take those before as
             constants: biased towards what acts fast.
-        init: the variable from which the steps start, with the names and shapes of the problem's
-            own.
+        init: the variable from which the steps start, with the names, shapes and types of the
+            problem's own.
         same_batch: all steps on the step's one batch, as in meta-learning, where it is a task's
             support set; else each inner step takes the next batch of every stream.
         recompute: keep the start of about sqrt(K) segments only, and compute each again on the way
@@ -140,12 +140,12 @@ class Unrolled(AbstractHypergradient):
         value: Tensors = {}
         for key, own in response.value.items():
             given = response.arguments.get((self.init, key[1]))
-            if given is None or given.shape != own.shape:
-                shape = "nothing" if given is None else f"the shape {tuple(given.shape)}"
+            if given is None or (given.shape, given.dtype) != (own.shape, own.dtype):
+                there = "nothing" if given is None else f"{given.dtype} {tuple(given.shape)}"
                 raise GraphError(
                     f"{response.name}: Unrolled(init={self.init.name}) starts from another "
-                    f"variable, which has {shape} where {key[0].name} has {key[1]!r} of shape "
-                    f"{tuple(own.shape)}. Give it a variable of the same names and shapes."
+                    f"variable, which has {there} where {key[0].name} has {key[1]!r}, {own.dtype} "
+                    f"{tuple(own.shape)}. Give it a variable of the same names, shapes and types."
                 )
             value[key] = given
         return value, {}

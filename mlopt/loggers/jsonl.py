@@ -6,6 +6,7 @@ import contextlib
 import json
 import math
 import os
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -45,14 +46,13 @@ class JsonlLogger:
         self.path = Path(path)
         if not self.path.name or "\0" in str(path):
             raise SettingsError(f"JsonlLogger(path={str(path)!r}): names no file. Give one.")
-        self._lock = Lock(self.path.with_name(f".{self.path.name}.lock"), self.path).acquire()
-        try:
+        with contextlib.ExitStack() as locks:
+            for lock in _locks(self.path):
+                locks.enter_context(lock)
             with said(self.path, "written"):
                 _remove_cut_line(self.path)
                 self._file = self.path.open("ab", buffering=0)
-        except BaseException:
-            self._lock.release()
-            raise
+            self._locks = locks.pop_all()
 
     @checked(DataError)
     def log(self, row: Mapping[str, object]) -> None:
@@ -92,7 +92,7 @@ class JsonlLogger:
     def close(self) -> None:
         """Close the file; closing twice is fine."""
         self._file.close()
-        self._lock.release()
+        self._locks.close()
 
     def __enter__(self) -> JsonlLogger:
         return self
@@ -116,7 +116,8 @@ def to_json(value: object) -> Any:
 
     Raises:
         DataError: a value is of another type or nested too deeply, a tensor has more than 4096
-            elements, or two keys of a mapping are the same as text.
+            elements or is a meta, nested or quantized one, or two keys of a mapping are the same as
+            text.
     """
     try:
         return _plain(value)
@@ -145,8 +146,11 @@ def _plain(value: object) -> Any:
     if isinstance(value, (list, tuple)):
         return [_plain(item) for item in value]
     if isinstance(value, torch.Tensor):
+        if value.is_meta or value.is_nested or value.is_quantized:
+            how = "meta" if value.is_meta else "nested" if value.is_nested else "quantized"
+            raise DataError(f"a {how} tensor cannot be written as JSON. Give numbers made of it")
         _check_size(value.numel(), tuple(value.shape))
-        return _plain(value.detach().cpu().tolist())
+        return _plain(value.detach().to_dense().cpu().tolist())
     if isinstance(value, (np.ndarray, np.generic)):
         _check_size(value.size, value.shape)
         return _plain(value.tolist())
@@ -244,6 +248,15 @@ def _check_size(elements: int, shape: tuple[int, ...]) -> None:
             f"a tensor of shape {shape} is too large for a row of metrics (more than "
             f"{MAX_ELEMENTS} elements). Log its norm or mean, or save it to its own file"
         )
+
+
+def _locks(path: Path) -> list[Lock]:
+    """What the one has that writes to a file, by whatever name."""
+    # Beside the file that links lead to a lock holds when the file is replaced or removed
+    # meanwhile; one of the file itself holds for its hard links, too.
+    real = Path(os.path.realpath(path))
+    beside = Lock(real.with_name(f".{real.name}.lock"), path)
+    return [beside] if sys.platform == "win32" else [beside, Lock(real, path, content=True)]
 
 
 def _remove_cut_line(path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from mlopt._errors import SettingsError, exhausted
 from mlopt._files import Lock, read_checked, remove_parts, write_file
 
 __all__ = [
+    "file_of",
     "generator_states",
     "only_writer",
     "read_checkpoint",
@@ -23,6 +25,13 @@ __all__ = [
 ]
 
 ADVICE = "Give another file, or remove this one to start anew."
+
+
+def file_of(path: str | Path) -> Path:
+    """The file of a checkpoint: of a link what it leads to, be it there or not."""
+    # `write_file` replaces a link: the checkpoint would lie where the link does, which may have
+    # been made to spare that disk, and a training by the file's own name would not see this one.
+    return Path(os.path.realpath(path)) if os.path.islink(path) else Path(path)
 
 
 @contextlib.contextmanager

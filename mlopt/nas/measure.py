@@ -14,6 +14,7 @@ from torch.nn.functional import cross_entropy
 
 from mlopt._arguments import a_device, checked
 from mlopt._errors import DataError, SettingsError
+from mlopt.nas.labels import class_labels
 
 __all__ = [
     "Spread",
@@ -42,7 +43,7 @@ def evaluate(
 
     Args:
         network: called as `logits, _ = network(images)`.
-        loader: batches (images, labels).
+        loader: batches (images, labels); a label is a whole number, the class counted from 0.
         device: where to evaluate; by default where the network is.
 
     Returns:
@@ -51,8 +52,8 @@ def evaluate(
         correct, correct_top5 and total (numbers of images).
 
     Raises:
-        DataError: if the loader gives no batch, one that is no pair of tensors, or a label that the
-            network has no logit for.
+        DataError: if the loader gives no batch, an empty one, one that is no pair of tensors, or
+            labels that are not one class for each image, of those that the network has logits for.
         SettingsError: if the network does not return a pair, or an argument is of a wrong type.
     """
     where = device_of(network) if device is None else torch.device(device)
@@ -64,8 +65,7 @@ def evaluate(
         for batch in loader:
             images, labels = pair_of(batch, "evaluate: the loader")
             logits, _ = logits_of(network(images.to(where)), "evaluate")
-            totals.check(logits, labels)
-            labels = labels.to(where)
+            labels = class_labels(labels, logits, "evaluate").to(where)
             totals.add(cross_entropy(logits, labels, reduction="sum"), logits, labels)
     finally:
         network.train(training)
@@ -108,9 +108,14 @@ def logits_of(found: Any, where: str) -> tuple[Tensor, Tensor | None]:
         Both.
 
     Raises:
-        SettingsError: it is no such pair.
+        SettingsError: it is no such pair, or its logits are not (B, classes).
     """
     if isinstance(found, (tuple, list)) and len(found) == 2 and isinstance(found[0], Tensor):
+        if found[0].ndim != 2:
+            raise SettingsError(
+                f"{where}: the network returned logits of shape {tuple(found[0].shape)}; they must "
+                "be (B, classes), a row for each image."
+            )
         return found[0], found[1]
     raise SettingsError(
         f"{where}: the network returned a {type(found).__name__}; it must return a pair, logits "
@@ -132,24 +137,6 @@ class Totals:
         self.loss = torch.zeros((), dtype=torch.float32, device=device)
         self.correct = torch.zeros(2, dtype=torch.int64, device=device)
         self.total = 0
-
-    def check(self, logits: Tensor, labels: Tensor) -> None:
-        """Refuse labels that the network has no logit for: on a GPU they would end the process.
-
-        Args:
-            logits: (B, classes).
-            labels: (B,), as they come from the loader: to look at them needs no wait for a GPU.
-
-        Raises:
-            DataError: if there is such a label.
-        """
-        classes, greatest = logits.shape[1], int(labels.max())
-        if greatest >= classes:
-            raise DataError(
-                f"{self.who}: a batch has the label {greatest}, but the network has {classes} "
-                f"classes. Build the network with classes={greatest + 1} or more, the number of "
-                "classes of the data."
-            )
 
     def add(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
         """Add a batch: the sum of its losses, (B, classes) logits and (B,) labels."""

@@ -30,6 +30,7 @@ from mlopt._errors import NonFiniteError, SettingsError
 from mlopt.nas.cell_network import CellNetwork
 from mlopt.nas.checkpoint import (
     ADVICE,
+    file_of,
     generator_states,
     only_writer,
     read_checkpoint,
@@ -43,6 +44,7 @@ from mlopt.nas.fingerprint import (
     same_answers,
     unwrapped,
 )
+from mlopt.nas.labels import class_labels
 from mlopt.nas.measure import Totals, device_of, logits_of, pair_of
 from mlopt.nas.schedules import SCHEDULES, lr_schedule
 
@@ -101,7 +103,7 @@ def retrain(
         network: called as `logits, auxiliary = network(images)`, with None for no auxiliary logits,
             and trained in place; the `drop_path` of an evaluation network, which may stand inside a
             wrapper, is set at every epoch.
-        train_loader: batches (images, labels).
+        train_loader: batches (images, labels); a label is a whole number, the class from 0.
         epochs: passes over the data.
         lr: learning rate of the first epoch; with warm-up, of the epoch that ends it.
         momentum: of SGD.
@@ -121,7 +123,8 @@ def retrain(
             generators, as with `mlopt.data.loader`). The checkpoint of a finished training gives
             its network and metrics at once. Beside this call's arguments the file knows its
             network and data (`data_fingerprint`), and a checksum of its bytes: if one of these is
-            another, it is refused and nothing has changed. One training at a time writes it.
+            another, it is refused and nothing has changed. One training at a time writes it. A link
+            stays: the file is what it leads to.
         on_epoch: called after each epoch with its metrics, before the checkpoint is written.
         progress: whether to show a progress bar.
 
@@ -132,9 +135,10 @@ def retrain(
     Raises:
         NonFiniteError: if the loss is not finite; the step was not taken.
         SettingsError: if `epochs` is less than one, `drop_path` is not in [0, 1), the schedule is
-            unknown, or the checkpoint is that of another training, is damaged, is being written by
-            another one, or cannot be read or written.
-        DataError: if the loader gives no batch, or a label that the network has no logit for.
+            unknown, no parameter of the network is trained, or the checkpoint is that of another
+            training, is damaged, is being written by another one, or cannot be read or written.
+        DataError: if the loader gives no batch, an empty one, or labels that are not one class for
+            each image, of those that the network has logits for.
 
     Reference: Liu, Simonyan, Yang, "DARTS: Differentiable Architecture Search", ICLR 2019, section
         3.2.
@@ -146,12 +150,17 @@ def retrain(
             f"retrain: train_loader is a {type(train_loader).__name__}; give a loader of a known "
             "length, or a list of batches."
         )
+    if not any(p.requires_grad for p in network.parameters()):
+        raise SettingsError(
+            "retrain: the network has no parameter to train; all are frozen, if it has any. Set "
+            "requires_grad of those that shall be trained."
+        )
     recipe = _Recipe(
         epochs, lr, momentum, weight_decay, clip, auxiliary_weight, drop_path, label_smoothing,
         min_lr, schedule, warmup, seed,
     )  # fmt: skip
     where = device_of(network) if device is None else torch.device(device)
-    path = None if checkpoint is None else Path(checkpoint)
+    path = None if checkpoint is None else file_of(checkpoint)
     with contextlib.ExitStack() as stack:
         devices = [where] if where.type == "cuda" else []
         stack.enter_context(torch.random.fork_rng(devices=devices))
@@ -235,8 +244,7 @@ class _Training:
             if number == 0 and self._of:
                 self._images = images[:2].clone() if isinstance(images, Tensor) else None
             logits, auxiliary = logits_of(self.network(images.to(self.device)), "retrain")
-            totals.check(logits, labels)
-            labels = labels.to(self.device)
+            labels = class_labels(labels, logits, "retrain").to(self.device)
             loss, main = self._losses(logits, auxiliary, labels)
             self._step(loss, epoch, epoch * len(self.loader) + number)
             totals.add(main.detach() * len(labels), logits.detach(), labels)

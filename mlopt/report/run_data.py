@@ -12,14 +12,14 @@ from typing import Any
 from mlopt._errors import MloptError
 from mlopt.loggers import read_jsonl
 from mlopt.report.figures import Line
-from mlopt.report.run_folder import METRICS, RunFolder
+from mlopt.report.forms import read_part
+from mlopt.report.run_files import METRICS
 
 __all__ = ["RunData", "metric_of", "number"]
 
 _POSITION = {"phase", "stage", "step", "epoch", "seconds", "class_losses"}
 _LEARNER = re.compile(r"learner_(\d+)/(.+)")
 _FIRST_BYTES = {".png": b"\x89PNG", ".jpg": b"\xff\xd8", ".gif": b"GIF8", ".svg": b""}
-_DEEPEST = 40  # lists in lists of a file
 #: No chart shows numbers beyond these: its axis would overflow.
 _SMALLEST, _LARGEST = 1e-100, 1e100
 
@@ -64,11 +64,9 @@ class RunData:
             rows = phases.setdefault(str(row.get("phase", "")), {})
             rows[str(place)] = rows.get(str(place), {}) | row
         files = {
-            part: _json(root, f"{part}.json", left_out)
+            part: read_part(root, part, left_out)
             for part in ("settings", "environment", "result", "genotype", "learners")
         }
-        if isinstance(files["result"], dict):
-            files["result"] |= {"rows": _rows(files["result"].get("rows", []), left_out)}
         samples = _pictures(root / "samples", "*", left_out)
         return cls(
             name=name,
@@ -222,49 +220,13 @@ def _unzip(points: list[tuple[float, float]]) -> tuple[list[float], list[float]]
 
 
 def _metrics(path: Path, left_out: list[str]) -> list[dict[str, Any]]:
-    if not os.path.isfile(path):
+    if not os.path.lexists(path):
         return []
     try:
         return read_jsonl(path, left_out)
     except MloptError as error:
         left_out.append(str(error))
         return []
-
-
-def _json(root: Path, name: str, left_out: list[str]) -> Any:
-    """The content of a file; None if there is none, or none that can be read."""
-    try:
-        content = RunFolder(root).read_json(name)
-    except MloptError as error:
-        left_out.append(str(error))
-        return None
-    if not _within(content, _DEEPEST):
-        left_out.append(f"{name}: has more than {_DEEPEST} lists in each other.")
-        return None
-    return content
-
-
-def _within(content: Any, depth: int) -> bool:
-    """Whether lists and objects stand in each other no deeper than so."""
-    items = content.values() if isinstance(content, dict) else content
-    if not isinstance(content, (dict, list)):
-        return True
-    return depth > 0 and all(_within(item, depth - 1) for item in items)
-
-
-def _rows(rows: Any, left_out: list[str]) -> list[dict[str, Any]]:
-    """The rows of a result that have a name, which is text then."""
-    if not isinstance(rows, list):
-        left_out.append("result.json: its rows are no list.")
-        return []
-    found = []
-    for number_, row in enumerate(rows, 1):
-        name = row.get("name") if isinstance(row, dict) else None
-        if isinstance(name, (str, int, float)) and str(name).strip():
-            found.append({**row, "name": str(name)})
-        else:
-            left_out.append(f"result.json, row {number_}: has no name.")
-    return found
 
 
 def _pictures(folder: Path, pattern: str, left_out: list[str]) -> list[Path]:

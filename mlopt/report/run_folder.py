@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import weakref
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,17 +10,21 @@ from typing import Any
 
 from mlopt._arguments import checked, within
 from mlopt._errors import DataError, SettingsError
-from mlopt._files import Lock, is_part, said, write_file
+from mlopt._files import Lock, said, write_file
 from mlopt.loggers import JsonlLogger, from_json, read_jsonl, to_json
 from mlopt.report.environment import environment
+from mlopt.report.run_files import (
+    ENVIRONMENT,
+    LOCK,
+    METRICS,
+    SETTINGS,
+    has_begun,
+    is_run,
+    remove_run,
+)
 
 __all__ = ["RunFolder"]
 
-SETTINGS, ENVIRONMENT, METRICS, LOCK = (
-    "settings.json", "environment.json", "metrics.jsonl", ".run.lock",
-)  # fmt: skip
-#: What `environment` always says: tells a run's file from one of that name of somebody else.
-_OF_A_RUN = {"mlopt", "command", "python", "torch"}
 #: The folders that this process writes to.
 _writing: weakref.WeakValueDictionary[Path, RunFolder] = weakref.WeakValueDictionary()
 
@@ -53,9 +56,10 @@ class RunFolder:
         Args:
             path: the folder, for example `runs/first`; missing parents are made.
             settings: the settings of the run, by name.
-            overwrite: remove an earlier run that is in the folder. Only a folder that has the files
-                of a run is ever removed, and not while another process writes to it. Of this
-                process, the object that wrote to it is closed.
+            overwrite: remove the files of an earlier run that is in the folder, and of runs in its
+                sub-folders, but not while another process writes to one. Files of other names than
+                searches, retraining and reports write stay, those of `save` too. Of this process,
+                the object that wrote to the folder is closed.
 
         Returns:
             The folder, ready to be logged to.
@@ -77,7 +81,7 @@ class RunFolder:
         try:
             _check(root, overwrite)  # of two that begin at once, one sees the other's files
             with said(root, "written"):
-                _clear(root)
+                remove_run(root)
         except BaseException:
             folder.close()
             raise
@@ -100,9 +104,11 @@ class RunFolder:
             SettingsError: there is no such folder, or it is not the folder of a run.
         """
         root = Path(path)
-        if not root.is_dir():
+        with said(root, "read"):
+            there, begun = root.is_dir(), (root / SETTINGS).is_file()
+        if not there:
             raise SettingsError(f"run folder {root}: does not exist. Give the folder of a run")
-        if not (root / SETTINGS).is_file():
+        if not begun:
             raise SettingsError(
                 f"run folder {root}: has no {SETTINGS}, so it is not the folder of a run. Give the "
                 f"folder that RunFolder.create made, not one above or below it"
@@ -257,7 +263,9 @@ class RunFolder:
 
     def _check_there(self) -> None:
         """Never make a folder again that somebody has removed: it would be half a run."""
-        if not self.root.is_dir():
+        with said(self.root, "read"):
+            there = self.root.is_dir()
+        if not there:
             raise SettingsError(
                 f"run folder {self.root}: does not exist any more. Start the run anew"
             )
@@ -287,47 +295,19 @@ def _check(root: Path, overwrite: bool) -> None:
     Raises:
         SettingsError: it is a file, a run that may not be removed, or something else than a run.
     """
-    if (root.exists() or root.is_symlink()) and not root.is_dir():
-        raise SettingsError(f"run folder {root}: is a file. Give another --run-folder")
     with said(root, "read"):
-        items = list(root.iterdir()) if root.is_dir() else []
-    ours = _is_environment(root / ENVIRONMENT)
-    # A run that was killed before it began leaves its lock, its environment or a part of a file.
-    if all(x.name == LOCK or is_part(x) or (x.name == ENVIRONMENT and ours) for x in items):
+        if (root.exists() or root.is_symlink()) and not root.is_dir():
+            raise SettingsError(f"run folder {root}: is a file. Give another --run-folder")
+        begun = root.is_dir() and has_begun(root)
+    if not begun:
         return
     if not overwrite:
         raise SettingsError(
             f"run folder {root}: already exists and is not empty. Give another name with "
-            f"--run-folder, or --overwrite to remove what is in it"
+            f"--run-folder, or --overwrite to remove the run in it"
         )
-    if not ours:
+    if not is_run(root):
         raise SettingsError(
             f"run folder {root}: has no {ENVIRONMENT} of mlopt, so it is not the folder of a run "
             f"and is not removed, --overwrite or not. Give another name with --run-folder"
         )
-
-
-def _is_environment(path: Path) -> bool:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return False
-    return isinstance(content, dict) and content.keys() >= _OF_A_RUN
-
-
-def _clear(root: Path) -> None:
-    """Remove an earlier run, and the runs beside it, unless another process writes to one.
-
-    Raises:
-        SettingsError: another process writes to a run in a sub-folder.
-    """
-    items = [item for item in root.iterdir() if item.name != LOCK]
-    items.sort(key=lambda item: item.name == ENVIRONMENT)  # last: what is left is still a run's
-    folders = [item for item in items if item.is_dir() and not item.is_symlink()]
-    for lock in (lock for folder in folders for lock in folder.rglob(LOCK)):
-        Lock(lock, f"run folder {lock.parent}").acquire().release()
-    for item in items:
-        if item in folders:
-            shutil.rmtree(item)
-        else:
-            item.unlink()

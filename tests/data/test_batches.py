@@ -258,6 +258,40 @@ def test_what_is_refused(colours) -> None:
         loader(colours.test, 8, drop_last=True)
 
 
+def nothing(image):
+    return None
+
+
+class Half(WholeBatch):
+    """Loses images."""
+
+    def __call__(self, images):
+        return images[::2]
+
+
+def widths(image):
+    """A width of its own for each image of the fixture."""
+    return image[:, :, : 1 + int(image[0, 0, 0]) % 3]
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"finish": nothing}, "finish=nothing returned NoneType; return a tensor"),
+        ({"augment": nothing}, "augment=nothing returned NoneType; return a tensor"),
+        ({"augment": torch.sum}, r"augment=sum returned a tensor \(\); return"),
+        ({"augment": Half()}, r"augment=Half returned a tensor \(2, 3, 6, 6\).*as many images"),
+        ({"augment": widths}, r"augment=widths made images of \(3, 6, 1\) and of \(3, 6, 2\) in"),
+    ],
+)
+def test_what_a_transform_returns_is_checked_and_it_is_named(
+    colours, options, said, workers
+) -> None:
+    with pytest.raises(DataError, match=f"loader: {said}"):
+        next(iter(loader(colours.train, 4, shuffle=False, workers=workers, **options)))
+
+
 class Operations(TorchDispatchMode):
     """Counts what torch is asked for."""
 

@@ -50,3 +50,9 @@ def ready(folder: Path, example: Any, *more: str) -> tuple[Any, ...]:
 def search_epochs(folder: RunFolder) -> list[dict[str, Any]]:
     """What a search has logged of each of its epochs."""
     return [row for row in folder.metrics() if row["phase"] == "search-epoch"]
+
+
+def left_by_overwriting(folder: Path) -> set[str]:
+    """What another run would find in the folder of one, besides what it writes at once."""
+    RunFolder.create(folder, {}, overwrite=True).close()
+    return {path.name for path in folder.iterdir()} - {"settings.json", "environment.json"}

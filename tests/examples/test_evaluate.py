@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from compare import exact, rounding
+from examples.small_runs import left_by_overwriting
 from image_files import CifarFiles, write_imagenet
 
 import evaluate
@@ -73,6 +74,7 @@ def test_two_seeds_into_one_table(tmp_path, capsys):
     assert ["seed_4/train/loss" in row for row in logged] == [False, False, True, True]
     table = result_table(rows)
     assert "deviation over seeds" in table
+    assert not left_by_overwriting(folder)
     assert "top-5 error" in table
     assert "passes" not in table
 

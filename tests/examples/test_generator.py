@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from compare import exact, rounding
+from examples.small_runs import left_by_overwriting
 from image_files import write_fashion
 from torch import nn
 
@@ -43,6 +44,7 @@ def test_every_family_runs_whole(tmp_path, family) -> None:
     assert f"{result['classifier_accuracy']:.1f} % of the real test images" in table
     assert "| class | recognised, % |" in table
     assert len(table.splitlines()) == 3 + 2 + 11
+    assert not left_by_overwriting(folder)
 
 
 def test_a_seed_gives_a_run(tmp_path) -> None:

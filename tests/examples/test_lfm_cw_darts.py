@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from examples.small_runs import TINY, small
+from examples.small_runs import TINY, left_by_overwriting, small
 from image_files import write_imagenet
 
 import lfm_cw_darts
@@ -56,6 +56,7 @@ def test_lfm_cw_runs_whole(tmp_path, more, capsys, no_charts):
     assert {"search", "search-epoch", "retrain"} == {row["phase"] for row in logged}
     assert "LFM-CW" in (folder / "report.html").read_text()
     assert "report:" in capsys.readouterr().out
+    assert not left_by_overwriting(folder)
 
 
 def test_lfm_cw_evaluations_of_the_example(tmp_path):

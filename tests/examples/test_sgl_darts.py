@@ -5,7 +5,7 @@ import json
 import sys
 
 import pytest
-from examples.small_runs import small_sgl
+from examples.small_runs import left_by_overwriting, small_sgl
 from image_files import write_fashion
 
 import darts
@@ -77,6 +77,7 @@ def test_sgl_runs_whole(tmp_path, learners, more, capsys):
     assert "The learners" in text
     assert f"the result is that of learner {best}" in text
     assert capsys.readouterr().out.count("reduce cell") == learners
+    assert not left_by_overwriting(folder)
 
 
 def test_a_group_of_one_is_the_plain_search(tmp_path, capsys):

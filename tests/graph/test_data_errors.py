@@ -43,6 +43,11 @@ def test_data_that_is_no_loader():
         mlopt.problem(over=W, data=3)(lambda w, batch: w.sum())
 
 
+def test_a_stream_of_a_stream():
+    with pytest.raises(DataError, match="is a Stream already: use it as it is"):
+        mlopt.Stream(mlopt.Stream(batches(2)))  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize(
     ("data", "match"),
     [

@@ -10,7 +10,7 @@ from case_graphs import parameter
 from compare import exact, near, rounding
 from hypergrad.unrolled_world import CPU, OPTIMIZERS, batches, meta, plain_steps, world
 from oracles import sweep_rounding
-from torch import Tensor
+from torch import Tensor, nn
 
 import mlopt
 from mlopt import Frozen, OneStep, Unrolled
@@ -127,6 +127,24 @@ def test_from_an_initialisation(recompute: bool) -> None:
     engine.step()
     for (_name, t), p in zip(now.items(), w["W"].parameters(), strict=True):
         exact(p, t, rounding(3 * STEP, condition=10))
+
+
+@pytest.mark.parametrize(
+    ("start", "said"),
+    [
+        (nn.Linear(3, 2), r"has torch.float32 \(2, 3\) where w has 'weight', torch.float64"),
+        (nn.Linear(2, 2).double(), r"has torch.float64 \(2, 2\) where w has 'weight'"),
+        (nn.Linear(3, 2, bias=False).double(), "has nothing where w has 'bias'"),
+    ],
+)
+def test_an_initialisation_of_another_form_is_refused(start: nn.Module, said: str) -> None:
+    Theta = mlopt.Variable(start, "theta")
+    w = meta(lambda t: Unrolled(3, init=Theta))
+    tune = mlopt.problem(over=Theta, given=[w["W"]], name="tune",
+                         optimizer=torch.optim.SGD(Theta.parameters(), lr=0.1))(
+        lambda theta, w: w.weight.square().sum())  # fmt: skip
+    with pytest.raises(mlopt.GraphError, match=rf"adapt: Unrolled\(init=theta\).*{said}"):
+        mlopt.Engine([w["adapt"], tune]).step()
 
 
 def test_dead_units_give_no_nan() -> None:

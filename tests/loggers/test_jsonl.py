@@ -167,6 +167,24 @@ def test_one_logger_at_a_time_has_a_file(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["metrics.jsonl"]
 
 
+@pytest.mark.skipif(os.name == "nt", reason="links take rights there")
+@pytest.mark.parametrize("link", [os.symlink, os.link])
+def test_a_file_has_one_logger_whatever_its_name(tmp_path: Path, link) -> None:
+    path, other = tmp_path / "metrics.jsonl", tmp_path / "elsewhere" / "same.jsonl"
+    other.parent.mkdir()
+    with JsonlLogger(path) as logger:
+        link(path, other)
+        with pytest.raises(SettingsError, match="same.jsonl: this process already writes to it"):
+            JsonlLogger(other)
+        logger.log({"a": 1})
+    with JsonlLogger(other) as logger:
+        with pytest.raises(SettingsError, match="this process already writes to it"):
+            JsonlLogger(path)
+        logger.log({"a": 2})
+    assert read_jsonl(path) == [{"a": 1}, {"a": 2}]
+    assert {item.name for item in tmp_path.rglob("*")} == {path.name, "elsewhere", other.name}
+
+
 @pytest.mark.skipif(os.name == "nt", reason="an open file cannot be removed there")
 def test_a_file_that_was_removed_takes_no_rows(tmp_path: Path) -> None:
     with JsonlLogger(tmp_path / "metrics.jsonl") as logger:
@@ -232,6 +250,24 @@ def test_rows_cut_anywhere_and_changed_anywhere_are_read_or_named(noise: bytes, 
 def test_what_would_not_come_back_is_refused(value: object, said: str) -> None:
     with pytest.raises(DataError, match=said):
         to_json({"a": value})
+
+
+@pytest.mark.filterwarnings("ignore:.*nested tensors is in prototype", "ignore:.*quantize")
+def test_tensors_of_other_layouts_are_read_or_refused(tmp_path: Path) -> None:
+    ones = torch.ones(2)
+    assert to_json(torch.eye(2).to_sparse()) == [[1.0, 0.0], [0.0, 1.0]]
+    assert to_json(torch.tensor(2.0).to_sparse()) == 2.0
+    refused = {
+        "meta": ones.to("meta"),
+        "nested": torch.nested.nested_tensor([ones, ones[:1]]),
+        "quantized": torch.quantize_per_tensor(ones, 0.1, 0, torch.qint8),
+        "too large": torch.eye(100).to_sparse(),
+    }
+    with JsonlLogger(tmp_path / "metrics.jsonl") as logger:
+        for said, tensor in refused.items():
+            with pytest.raises(DataError, match=f"metrics.jsonl: a: .*{said}"):
+                logger.log({"a": tensor})
+    assert read_jsonl(logger.path) == []
 
 
 def test_what_contains_itself_is_refused_and_what_nests_too_deeply_is_left_out(

@@ -37,7 +37,17 @@ FILES = {
     "half a character in a name": (
         "result.json", f'{{"rows": [{ROW}, {{"name": "\\ud800", "test_error": 2}}]}}', None),
     "a list for a name": ("result.json", '{"rows": [{"name": ["a"], "test_error": 1}]}', "row 1"),
-    "no row": ("result.json", f'{{"rows": [{ROW}, 7]}}', "result.json, row 2: has no name"),
+    "no row": ("result.json", f'{{"rows": [{ROW}, 7]}}', "result.json, row 2: is no object"),
+    "no number": ("result.json", '{"rows": [{"name": "a", "test_error": "x"}]}',
+                  "result.json, row 1: its test_error is no number"),
+    "no name": ("result.json", f'{{"rows": [{ROW}, {{"test_error": 1}}]}}', "row 2: has no name"),
+    "no notes": ("result.json", '{"notes": "x"}', "result.json: notes is no list"),
+    "no result": ("result.json", "[]", "result.json: is no JSON object"),
+    "nothing": ("result.json", "null", "result.json: is no JSON object"),
+    "no settings": ("settings.json", "[1, 2]", "settings.json: is no JSON object"),
+    "no cell": ("genotype.json", '{"normal": 5}', "genotype.json: normal is no list"),
+    "no genotype": ("genotype.json", "[]", "genotype.json: is no JSON object"),
+    "a number of learners": ("learners.json", "3", "learners.json: is no JSON object"),
     "no list": ("result.json", '{"rows": {"a": 1}}', "no list"),
     "no JSON": ("result.json", '{"rows": ', "is not JSON"),
     "no text": ("settings.json", b"\xff\xfe\x00", "settings.json: is not JSON"),
@@ -59,8 +69,9 @@ FILES = {
     "a broken line": ("metrics.jsonl", '{"a": 1}\nnot json\n{"a": 2}\n', "line 2"),
     "positions": ("metrics.jsonl", '{"phase": "search", "epoch": "x", "step": [], "a/loss": 1}\n'
                   '{"phase": ["search"], "epoch": 1e300, "a/loss": 1}\n', None),
-    "no learners": ("learners.json", '{"learners": [{"name": []}], "pairs": [[]]}', None),
-    "no environment": ("environment.json", "[1]", None),
+    "no learners": ("learners.json", '{"learners": [{"name": []}], "pairs": [[]]}',
+                    "learners.json, pair 1: is no object"),
+    "no environment": ("environment.json", "[1]", "environment.json: is no JSON object"),
     "no picture": ("cells.svg", "not drawn", "cells.svg: is no picture"),
     "no image": ("samples/epoch_0001.png", "x", "samples/epoch_0001.png: is no picture"),
     "something else": ("cells.txt", "mine", None),
@@ -74,6 +85,13 @@ def test_a_malformed_part_is_left_out_and_said(folder, name, content, said) -> N
     found = left_out(write_report(folder))
     assert len(found) == (said is not None)
     assert said is None or said in found[0]
+
+
+@pytest.mark.parametrize("name", ["metrics.jsonl", "genotype.json"])
+def test_a_folder_in_the_place_of_a_file_is_said(folder: RunFolder, name: str) -> None:
+    (folder.root / name).mkdir()
+    (said,) = left_out(write_report(folder))
+    assert name in said
 
 
 def test_a_run_beside_it_is_named(folder: RunFolder) -> None:

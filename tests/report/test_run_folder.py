@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from mlopt._errors import DataError, SettingsError
-from mlopt.report import RunFolder
+from mlopt.report import RunFolder, write_report
 
 
 def test_settings_environment_and_metrics_are_written(tmp_path: Path) -> None:
@@ -39,6 +39,28 @@ def test_overwrite_removes_what_the_earlier_run_left(tmp_path: Path) -> None:
     assert new.read_json("settings.json") == {"a": 2}
 
 
+def test_overwrite_leaves_what_no_run_writes(tmp_path: Path) -> None:
+    """Notes beside a run, in a folder of their own, among its pictures and in the run below it."""
+    theirs = ("notes.md", "paper/result.json", "samples/mine.png", "darts/notes.md", "cells_2.svg")
+    ours = ("samples/epoch_0001.png", "cells_learner_2.svg", "genotype.json", "retrain_0.pt",
+            ".retrain_0.pt.lock", f".result.json.{'0' * 16}.part", "darts/result.json",
+            "plain/result.json", "plain/darts/cells.png")  # fmt: skip
+    for name in ("run", "run/darts", "run/plain", "run/plain/darts"):
+        RunFolder.create(tmp_path / name, {}).close()
+    for name in theirs + ours:
+        (tmp_path / "run" / name).parent.mkdir(exist_ok=True)
+        (tmp_path / "run" / name).write_text("mine")
+    (tmp_path / "run" / "learners.json").mkdir()  # no run makes such a folder
+    (tmp_path / "run" / "metrics.jsonl").symlink_to("notes.md")
+    for _ in range(2):
+        RunFolder.create(tmp_path / "run", {}, overwrite=True).close()
+        left = [path for path in (tmp_path / "run").rglob("*") if not path.is_dir()]
+        names = {path.relative_to(tmp_path / "run").as_posix() for path in left}
+        assert names == {*theirs, "settings.json", "environment.json"}
+        assert all((tmp_path / "run" / name).read_text() == "mine" for name in theirs)
+    assert not (tmp_path / "run" / "plain").exists()
+
+
 def test_overwrite_never_removes_what_is_not_a_run(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("years of work")
     with pytest.raises(SettingsError, match="not the folder of a run"):
@@ -59,6 +81,20 @@ def test_a_file_in_the_way_and_names_that_lead_out_are_refused(tmp_path: Path) -
         RunFolder.create(tmp_path / "file", {})
     with pytest.raises(SettingsError, match="outside"):
         RunFolder.create(tmp_path / "run", {}).path("../other.json")
+
+
+@pytest.mark.parametrize(("name", "said"), [("a\0b", "NUL"), ("x" * 300, "Give a shorter name")])
+def test_a_name_that_no_folder_can_have_is_refused(tmp_path: Path, name: str, said: str) -> None:
+    for use in (
+        lambda: RunFolder.create(tmp_path / name, {}),
+        lambda: RunFolder.create(tmp_path / name, {}, overwrite=True),
+        lambda: RunFolder.open(tmp_path / name),
+        lambda: RunFolder(tmp_path / name).log("search", step=1),
+        lambda: write_report(tmp_path / name),
+    ):
+        with pytest.raises(SettingsError, match=said):
+            use()
+    assert not list(tmp_path.iterdir())
 
 
 def test_json_that_was_damaged_is_named(tmp_path: Path) -> None:

@@ -119,12 +119,12 @@ def test_killed_anywhere_a_beginning_does_not_block_the_next(
     while True:
         if first:
             with RunFolder.create(root, {"a": 0}, overwrite=True) as old:
-                old.save("samples/x.png", b"x")
+                old.save("samples/epoch_0001.png", b"x")
         if not killed_at(line, ("run_folder.py", "_files.py"), work):
             break
         left = files(root) if root.exists() else {}
         assert all(json.loads(left[name]) for name in left if name.endswith(".json"))
-        whole = bool(left.keys() & {"settings.json", "samples/x.png"})
+        whole = bool(left.keys() & {"settings.json", "samples/epoch_0001.png"})
         if whole:
             with pytest.raises(SettingsError, match="already exists"):
                 RunFolder.create(root, {"a": 2})

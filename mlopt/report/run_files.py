@@ -1,0 +1,98 @@
+"""The files of a run, by their names: what else lies in its folder is the user's, and stays."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from mlopt._files import Lock, is_part
+
+__all__ = ["ENVIRONMENT", "LOCK", "METRICS", "SETTINGS", "has_begun", "is_run", "remove_run"]
+
+SETTINGS, ENVIRONMENT, METRICS, LOCK = (
+    "settings.json", "environment.json", "metrics.jsonl", ".run.lock",
+)  # fmt: skip
+#: What `environment` always says: tells a run's file from one of that name of somebody else.
+_OF_A_RUN = {"mlopt", "command", "python", "torch"}
+#: What searches, retraining, the examples and reports write into a run's folder. Its environment
+#: and its lock are not among them: they say whose folder it is while the others are removed.
+_WRITTEN = re.compile(
+    r"(settings|result|learners|genotype(_learner_\d+)?)\.json"
+    r"|cells(_learner_\d+)?\.(svg|png)|samples\.png|report\.html|recognised\.md"
+    r"|(generator|classifier|retrain(_learner_\d+)?_-?\d+)\.pt"
+    r"|metrics\.jsonl|\.(metrics\.jsonl|retrain_\w+\.pt)\.lock"
+)
+_SAMPLES, _SAMPLE = "samples", re.compile(r"epoch_\d+\.png")
+
+
+def is_run(folder: Path) -> bool:
+    """Whether it is the folder of a run, by its environment.json."""
+    try:
+        content = json.loads((folder / ENVIRONMENT).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(content, dict) and content.keys() >= _OF_A_RUN
+
+
+def has_begun(folder: Path) -> bool:
+    """Whether there is more in it than a run leaves that is killed before it begins."""
+    ours = {LOCK, ENVIRONMENT} if is_run(folder) else {LOCK}
+    # a part of a file is left, too
+    return any(item.name not in ours and not is_part(item) for item in folder.iterdir())
+
+
+def remove_run(root: Path) -> None:
+    """Remove the files of a run but its environment and lock, and the runs in its sub-folders.
+
+    A link is removed itself, and nothing that it leads to.
+
+    Args:
+        root: the folder; who calls this holds its lock.
+
+    Raises:
+        SettingsError: another process writes to a run in a sub-folder; nothing is removed.
+    """
+    inner = list(_inner(root))
+    for folder in inner:
+        Lock(folder / LOCK, f"run folder {folder}").acquire().release()
+    for folder in reversed(inner):  # the innermost first
+        _remove_files(folder)
+        (folder / ENVIRONMENT).unlink()  # last: what is left till then is still a run's
+        _remove_if_empty(folder)
+    _remove_files(root)
+
+
+def _inner(root: Path) -> Iterator[Path]:
+    """The runs in the sub-folders of a run, such as `darts/`, and in theirs."""
+    for folder in _folders(root):
+        if is_run(folder):
+            yield folder
+            yield from _inner(folder)
+
+
+def _remove_files(folder: Path) -> None:
+    # Samples first: a kill in between must not leave their folder alone, which no run begins with.
+    for samples in (inner for inner in _folders(folder) if inner.name == _SAMPLES):
+        for item in list(samples.iterdir()):
+            if (_SAMPLE.fullmatch(item.name) or is_part(item)) and not _is_folder(item):
+                item.unlink()
+        _remove_if_empty(samples)
+    for item in list(folder.iterdir()):
+        if (_WRITTEN.fullmatch(item.name) or is_part(item)) and not _is_folder(item):
+            item.unlink()
+
+
+def _folders(folder: Path) -> list[Path]:
+    return [item for item in sorted(folder.iterdir()) if _is_folder(item)]
+
+
+def _is_folder(item: Path) -> bool:
+    return item.is_dir() and not item.is_symlink()
+
+
+def _remove_if_empty(folder: Path) -> None:
+    with contextlib.suppress(OSError):
+        folder.rmdir()
