@@ -126,8 +126,9 @@ def compare_all(study: Study) -> str:
     seen: set[Node] = set()
     native = {p: _native(study, p, seen) for p in uppers}
     parameters = [p for v in graph.variables for p in v.parameters()]
-    dtypes = sorted({str(p.dtype).removeprefix("torch.") for p in parameters})
-    narrow = "" if dtypes == ["float64"] else ", ".join(dtypes)
+    dtypes = {p.dtype for p in parameters}
+    names = sorted(str(dtype).removeprefix("torch.") for dtype in dtypes)
+    narrow = "" if dtypes <= {torch.float64, torch.complex128} else ", ".join(names)
     try:
         with widened(study.engine):
             study.begin(double=True)
@@ -208,8 +209,7 @@ def _compare_rounding(study: Study, problem: Problem, made: Run, native: Run, na
         for n, dtype in study.evaluator.narrow.items()
         if n in study.depends.reached(problem)
     }
-    ours = flat({k: t.double() for k, t in native.gradient.items()}, made.gradient)
-    found = compare(ours, flat(made.gradient, made.gradient))
+    found = compare(flat(native.gradient, made.gradient), flat(made.gradient, made.gradient))
     eps = max((torch.finfo(d).eps for d in study.evaluator.narrow.values()), default=0.0)
     if not abs(native.loss - made.loss) <= max(1e-3, 8 * eps) * abs(made.loss) + 1e-6:  # NaN too
         study.texts.append(

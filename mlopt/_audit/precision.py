@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from .._engine.engine import Engine
+from .._tensors import continuous
 
-__all__ = ["wide_batch", "widened"]
+__all__ = ["is_narrow", "wide_batch", "widened"]
 
 
 @contextmanager
@@ -26,12 +27,12 @@ def widened(engine: Engine) -> Iterator[None]:
     tensors: dict[int, Tensor] = {}
     for held in _holders(engine):
         _collect(held, tensors, set())
-    narrow = [t for t in tensors.values() if t.is_floating_point() and t.dtype is not torch.float64]
+    narrow = [t for t in tensors.values() if is_narrow(t)]
     data = [t.data for t in narrow]
     dtype = torch.get_default_dtype()
     try:
         for t in narrow:
-            t.data = t.data.double()
+            t.data = _wide(t.data)
         if narrow:
             torch.set_default_dtype(torch.float64)
         yield
@@ -90,10 +91,21 @@ def _filled(cell: Any) -> bool:
 def wide_batch(batch: Any) -> Any:
     """A batch whose floating point tensors are float64."""
     if isinstance(batch, Tensor):
-        return batch.double() if batch.is_floating_point() else batch
+        return _wide(batch)
     if isinstance(batch, dict):
         return {k: wide_batch(v) for k, v in batch.items()}
     if isinstance(batch, list | tuple):
         parts = [wide_batch(v) for v in batch]
         return type(batch)(*parts) if hasattr(batch, "_fields") else type(batch)(parts)
     return batch
+
+
+def is_narrow(tensor: Tensor) -> bool:
+    """Whether it has fewer digits than float64; what counts has all of its own."""
+    return continuous(tensor) and torch.finfo(tensor.dtype).bits < 64
+
+
+def _wide(tensor: Tensor) -> Tensor:
+    if not is_narrow(tensor):
+        return tensor
+    return tensor.to(torch.complex128) if tensor.is_complex() else tensor.double()

@@ -14,7 +14,7 @@ from .._evaluation.ways import HOOK, Ways, custom_functions
 from .._graph.node import Node
 from .._graph.problem import Problem
 from .._graph.signal import Signal, split
-from .._tensors import Key, Tensors, dense, norm
+from .._tensors import Key, Tensors, continuous, dense, norm, real
 from .differences import differentiate
 from .kinks import made_by_kinks
 from .reference import part
@@ -73,7 +73,7 @@ class _Look:
         self.study, self.values, self.node, self.frame = study, values, node, frame
         self.source, self.kind = source, ""
         keys = _keys(values, frame, source)
-        point = {k: t for k in keys if (t := part(frame, k)).is_floating_point()}
+        point = {k: t for k in keys if continuous(t := part(frame, k))}
         # Beside the standing point, where a slope may be zero by chance: of (w - a)^2 at w = a.
         aside = next(directions(point, 1, study.seed + 1), {})
         self.point = displaced(point, aside, 1e-2) if point else {}
@@ -87,7 +87,7 @@ class _Look:
         result = self.values.evaluate(self.node, self.frame.pinned(tensors))[0]
         if isinstance(self.node, Problem):
             return split_loss(result, self.node.name)[0]
-        parts = [t for t in split(result, self.node.name).values() if t.is_floating_point()]
+        parts = [real(t) for t in split(result, self.node.name).values() if continuous(t)]
         return torch.stack([t.sum() for t in parts]).sum() if parts else torch.zeros(())
 
     def number(self, tensors: Tensors) -> Tensor:

@@ -44,8 +44,6 @@ def compare_second(study: Study, values: Values, lower: Problem, upper: Problem)
         value = frame.value(read.source)  # what is solved for follows no displacement of others
         if not (read.stopped or isinstance(read.source, Signal) or read.source in lower.over):
             point.update({(read.source, name): t.detach() for name, t in value.items()})
-    if any(t.is_complex() for t in point.values()):
-        return
     (c,), (d,) = directions(own, 1, study.seed + 2), directions(point, 1, study.seed + 3)
     leaves = {k: t.detach().requires_grad_() for k, t in point.items()}
     loss = values.objective(frame.pinned(leaves))[0]
