@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 
 from .._engine.engine import Engine
-from .._tensors import continuous
 
 __all__ = ["is_narrow", "wide_batch", "widened"]
 
@@ -27,7 +26,7 @@ def widened(engine: Engine) -> Iterator[None]:
     tensors: dict[int, Tensor] = {}
     for held in _holders(engine):
         _collect(held, tensors, set())
-    narrow = [t for t in tensors.values() if is_narrow(t)]
+    narrow = [t for t in tensors.values() if is_narrow(t.dtype)]
     data = [t.data for t in narrow]
     dtype = torch.get_default_dtype()
     try:
@@ -100,12 +99,12 @@ def wide_batch(batch: Any) -> Any:
     return batch
 
 
-def is_narrow(tensor: Tensor) -> bool:
-    """Whether it has fewer digits than float64; what counts has all of its own."""
-    return continuous(tensor) and torch.finfo(tensor.dtype).bits < 64
+def is_narrow(dtype: torch.dtype) -> bool:
+    """Whether numbers that gradients are taken by have fewer digits in it than in float64."""
+    return (dtype.is_floating_point or dtype.is_complex) and torch.finfo(dtype).bits < 64
 
 
 def _wide(tensor: Tensor) -> Tensor:
-    if not is_narrow(tensor):
+    if not is_narrow(tensor.dtype):
         return tensor
     return tensor.to(torch.complex128) if tensor.is_complex() else tensor.double()

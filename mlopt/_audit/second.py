@@ -17,8 +17,6 @@ from .vectors import directions, displaced, flat
 
 __all__ = ["compare_second"]
 
-_OFF = 1e-3  # of a second derivative, by which double backward and differences may differ
-
 
 def compare_second(study: Study, values: Values, lower: Problem, upper: Problem) -> None:
     """Compare second derivatives, of a method or an oracle, with differences of first ones.
@@ -33,7 +31,7 @@ def compare_second(study: Study, values: Values, lower: Problem, upper: Problem)
         lower: the problem.
         upper: the problem in which it is looked at.
     """
-    if lower in study.twice or lower in study.bent:
+    if lower in study.twice or lower in study.bent or study.is_half(lower):
         return
     study.twice.add(lower)
     values.begin(settles=False)
@@ -58,7 +56,7 @@ def compare_second(study: Study, values: Values, lower: Problem, upper: Problem)
         return float(out.detach())
 
     slope = differentiate(study.double, moved)
-    if not abs(said - slope.value) > _OFF * (abs(slope.value) + slope.floor) + 2 * slope.unsure:
+    if not abs(said - slope.value) > slope.blur(abs(slope.value)) + 2 * slope.unsure:
         return
     study.shallow.add(lower)
     method = study.graph.methods[lower]
