@@ -56,7 +56,7 @@ class Copies:
 
         def leaf(held: Any) -> Any:
             if isinstance(held, Tensor):
-                self._held.append((name, held, held.detach(), held.detach().clone()))
+                self._held += [(name, t, t.detach(), t.detach().clone()) for t in _parts(held)]
             elif isinstance(held, np.ndarray):
                 self._held.append((name, held, held, held.copy()))
             return held
@@ -168,7 +168,14 @@ def change(once: Any, again: Any) -> float:
 
 
 def _tensors(result: Any) -> Sequence[Tensor]:
-    return [x.detach() for x in tree_leaves(result) if isinstance(x, Tensor)]
+    found = (x.detach() for x in tree_leaves(result) if isinstance(x, Tensor))
+    return [part for tensor in found for part in _parts(tensor)]
+
+
+def _parts(tensor: Tensor) -> Sequence[Tensor]:
+    """Those of a strided nested tensor, which has no shape itself; else the tensor."""
+    nested = tensor.is_nested and tensor.layout is torch.strided
+    return tensor.unbind() if nested else (tensor,)
 
 
 def _equal(a: Any, b: Any) -> bool:
