@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from .._evaluation.capability import instead
 from .._evaluation.ways import custom_functions
 from .._graph.problem import Problem
 from .._graph.signal import Signal
@@ -70,8 +71,7 @@ def compare_second(study: Study, values: Values, lower: Problem, upper: Problem)
             f"double backward says {said:.3g} where differences of the gradient are "
             f"{slope.value:.3g}.{by} What is differentiated twice needs a backward of "
             "differentiable operations on saved tensors (no detach, no torch.autograd.grad without "
-            "create_graph). Mend it, or give the method product=Central(), which needs first "
-            "derivatives alone.",
+            f"create_graph). Mend it. Or: {instead(study.graph, lower)}",
         )  # fmt: skip
 
 

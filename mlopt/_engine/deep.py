@@ -69,8 +69,10 @@ def mend_nested(
             )
         return
     graph.methods.update(before)
+    games = (graph.games.get(p) for p in shallow)
+    there = "" if any(g is not None and g.traced for g in games) else "there or "
     raise GraphError(
         f"{named}: {why.format('its objective')} Use OneStep or Implicit with "
-        "product=Central() there or on a problem above, which take differences of first "
+        f"product=Central() {there}on a problem above, which take differences of first "
         "derivatives; or Frozen()."
     )
