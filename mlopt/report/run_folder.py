@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import weakref
 from collections.abc import Mapping
@@ -100,7 +101,7 @@ class RunFolder:
             SettingsError: there is no such folder, or it is not the folder of a run.
         """
         root = Path(path)
-        if not root.is_dir():
+        if not os.path.isdir(root):  # which takes any name
             raise SettingsError(f"run folder {root}: does not exist. Give the folder of a run")
         if not (root / SETTINGS).is_file():
             raise SettingsError(
@@ -287,8 +288,10 @@ def _check(root: Path, overwrite: bool) -> None:
     Raises:
         SettingsError: it is a file, a run that may not be removed, or something else than a run.
     """
-    if (root.exists() or root.is_symlink()) and not root.is_dir():
-        raise SettingsError(f"run folder {root}: is a file. Give another --run-folder")
+    with said(root, "read"):  # a name may be too long to be looked for
+        taken = (root.exists() or root.is_symlink()) and not root.is_dir()
+    if taken:
+        raise SettingsError(f"run folder {root}: is a file. Give another path")
     with said(root, "read"):
         items = list(root.iterdir()) if root.is_dir() else []
     ours = _is_environment(root / ENVIRONMENT)
@@ -297,13 +300,13 @@ def _check(root: Path, overwrite: bool) -> None:
         return
     if not overwrite:
         raise SettingsError(
-            f"run folder {root}: already exists and is not empty. Give another name with "
-            f"--run-folder, or --overwrite to remove what is in it"
+            f"run folder {root}: already exists and is not empty. Give another path, or "
+            f"overwrite=True to remove what is in it"
         )
     if not ours:
         raise SettingsError(
             f"run folder {root}: has no {ENVIRONMENT} of mlopt, so it is not the folder of a run "
-            f"and is not removed, --overwrite or not. Give another name with --run-folder"
+            f"and is not removed, overwrite=True or not. Give another path"
         )
 
 
