@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import datetime
+import os
 import platform
 import statistics
 import sys
@@ -21,7 +22,7 @@ import lfm_cw_darts
 import mlopt
 from support.pipeline import run_beside_base
 from support.results import result_table
-from support.settings import Settings, read_preset
+from support.settings import Settings, checked, read_preset
 
 
 def free_folder(s: Settings) -> Path:
@@ -65,11 +66,14 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--table", type=Path, help="write the table as Markdown, too")
     options = parser.parse_args()
+    if options.table and not os.path.isdir(options.table.parent):
+        parser.error(f"--table {options.table}: there is no folder {options.table.parent}")
     try:
         preset = read_preset(options.preset)
         tables, reports = [], []
         for seed in options.seeds:
-            s = Settings(**{**preset, "seed": seed, "device": options.device})
+            given = checked({"seed": seed, "device": options.device}, "the command line")
+            s = Settings(**{**preset, **given})
             root = free_folder(s)
             print(f"LFM-CW and DARTS on {s.dataset}, seed {seed}, into {root}")
             s = dataclasses.replace(s, run_folder=str(root))

@@ -30,7 +30,7 @@ from mlopt.report import RunFolder, write_report
 from support.data import load_data
 from support.results import baseline_rows, over_seeds, result_table, save_result
 from support.retraining import check, retrain_seeds, size
-from support.settings import Settings, parse
+from support.settings import Settings, check_device, parse
 
 
 def run(genotype: str, s: Settings, resume: bool = False) -> list[dict[str, Any]]:
@@ -47,6 +47,7 @@ def run(genotype: str, s: Settings, resume: bool = False) -> list[dict[str, Any]
     Raises:
         MloptError: the genotype, the settings, the data or the folder cannot be used.
     """
+    check_device(s.device)
     found, name = load_genotype(genotype), label(genotype)
     data = load_data(s)
     check(data, s)

@@ -227,7 +227,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(plan(experiment, options.rows))
             return 0
         return 1 if run(experiment, options.rows) else 0
-    except mlopt.MloptError as error:
+    except (mlopt.MloptError, OSError) as error:  # such as of a folder that cannot be looked into
         sys.exit(f"error: {error}")
 
 

@@ -38,7 +38,7 @@ from mlopt.generators import (
 )
 from mlopt.report import RunFolder, format_table
 from support.data import cut
-from support.settings import option
+from support.settings import check_device, option
 
 #: What some minutes on two CPU cores allow: narrow networks, and larger steps than the published.
 #: DCGAN's generator soon draws one image a class, if its discriminator takes as few steps as it.
@@ -60,6 +60,10 @@ SMALL: dict[str, dict[str, Any]] = {
 NETWORKS: dict[str, dict[str, Any]] = {
     "biggan": {"init": "orthogonal", "shared": 32},
 }
+#: What these may be at least; the networks and the training know their own.
+LEAST = {
+    "steps": 1, "batch_size": 1, "samples": 1, "classifier_steps": 1, "train_images": 0, "seed": 0,
+}  # fmt: skip
 CLASSIFIER = "CNN: 3x3 convolutions of 32 and 64 channels, one hidden layer of 128"
 
 
@@ -217,6 +221,7 @@ def judge(
 
 def run(s: Options) -> dict[str, Any]:
     """One whole run into its folder; the content of its result.json."""
+    check_device(s.device)
     data = cut(load(s.dataset, s.data_root or None), s.train_images)
     settings = {"example": "generator", **dataclasses.asdict(s)}
     with RunFolder.create(s.run_path(), settings, overwrite=s.overwrite) as folder:
@@ -274,9 +279,11 @@ def parse(arguments: Sequence[str] | None = None) -> Options:
     given = {k: v for k, v in vars(parser.parse_args(arguments)).items() if v is not None}
     small = SMALL[given.get("family", Options.family)]
     s = Options(**{**small, **given})
-    for name in ("steps", "batch_size", "samples", "classifier_steps"):
-        if getattr(s, name) < 1:
-            raise mlopt.SettingsError(f"--{name.replace('_', '-')} must be at least 1.")
+    for name, least in LEAST.items():
+        if not least <= getattr(s, name) < 2**63:
+            raise mlopt.SettingsError(
+                f"--{name.replace('_', '-')} must be at least {least}, and below 2^63."
+            )
     return s
 
 

@@ -11,6 +11,8 @@ that only carry noise. Needs nothing but mlopt:
 
 from __future__ import annotations
 
+import argparse
+
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import mse_loss, softplus
@@ -85,6 +87,9 @@ def error(rows: tuple[Tensor, Tensor], weights: Tensor) -> float:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    ).parse_args()
     data = make_data()
     penalties, weights = learn_penalties(data)
     single, single_weights = best_single_penalty(data)

@@ -222,7 +222,7 @@ def real(tensor: Tensor) -> Tensor:
 def like(tensor: Tensor, other: Tensor) -> Tensor:
     """The way back from `real`, where the other tensor is complex; of its dtype in any case."""
     tensor = tensor.to(other.dtype.to_real())
-    return torch.view_as_complex(tensor.contiguous()) if other.is_complex() else tensor
+    return torch.complex(*tensor.unbind(-1)) if other.is_complex() else tensor
 
 
 def clone(tensors: Sequence[Tensor]) -> list[Tensor]:

@@ -40,7 +40,7 @@ def values_asked_for(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         return moved
 
     monkeypatch.setattr(torch.Tensor, "to", to)
-    answering("tolist", lambda tensor: [0.0] * len(tensor))
+    answering("tolist", lambda tensor: [0.0] * len(tensor) if tensor.dim() else 0.0)
     answering("item", lambda tensor: 0.0)
     answering("__bool__", lambda tensor: False)  # before the first step: the check of stacks
     monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: tensor)

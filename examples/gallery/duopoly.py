@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.optim import SGD
 
 import mlopt
+from bounded import count
 from mlopt.games import Alternating, Extragradient
 from mlopt.report import format_table
 
@@ -113,7 +114,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--steps", type=int, default=250)
+    parser.add_argument("--steps", type=count, default=250)
     steps = parser.parse_args().steps
     m = Market()
     tax, quantities = best_tax(m)

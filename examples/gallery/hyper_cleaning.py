@@ -25,6 +25,7 @@ from torch.nn.functional import cross_entropy
 from torch.optim import SGD, Adam
 
 import mlopt
+from bounded import count, real, seed, whole
 from mlopt.data import load
 from mlopt.report import format_table
 
@@ -154,10 +155,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--steps", type=int, default=100, help="updates of the weights")
-    parser.add_argument("--corrupted", type=float, default=0.5, help="share of wrong labels")
-    parser.add_argument("--valid", type=int, default=200, help="clean validation images")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--steps", type=count, default=100, help="updates of the weights")
+    parser.add_argument(
+        "--corrupted", type=real(0.01, 0.99), default=0.5, help="share of wrong labels"
+    )
+    parser.add_argument("--valid", type=whole(1, 800), default=200, help="clean validation images")
+    parser.add_argument("--seed", type=seed, default=0)
     given = parser.parse_args()
     # Ten products leave a part of the system unsolved; what they give is what the table is about.
     warnings.simplefilter("ignore", mlopt.ConvergenceWarning)

@@ -29,6 +29,7 @@ from torch.nn.functional import mse_loss
 from torch.optim import SGD, Adam
 
 import mlopt
+from bounded import amount, count
 from mlopt.report import format_table
 
 Rows = tuple[Tensor, Tensor]
@@ -150,11 +151,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--steps", type=int, default=150, help="meta updates")
-    parser.add_argument("--tasks", type=int, default=4, help="in each of them")
-    parser.add_argument("--lambda", type=float, default=2.0, dest="lambda_")
-    parser.add_argument("--rounds", type=int, default=40, help="steps on each inner problem")
-    parser.add_argument("--inner-lr", type=float, default=0.05)
+    parser.add_argument("--steps", type=count, default=150, help="meta updates")
+    parser.add_argument("--tasks", type=count, default=4, help="in each of them")
+    parser.add_argument("--lambda", type=amount, default=2.0, dest="lambda_")
+    parser.add_argument("--rounds", type=count, default=40, help="steps on each inner problem")
+    parser.add_argument("--inner-lr", type=amount, default=0.05)
     given = parser.parse_args()
     options = {"lambda_": given.lambda_, "rounds": given.rounds}
     theta = meta_train(

@@ -31,6 +31,7 @@ from torch.nn.functional import cross_entropy
 from torch.optim import SGD, Adam
 
 import mlopt
+from bounded import amount, count
 from mlopt.data import load
 from mlopt.report import format_table
 
@@ -245,10 +246,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--steps", type=int, default=150, help="of the search and of the training")
-    parser.add_argument("--rounds", type=int, default=1, help="how often the chain is gone through")
-    parser.add_argument("--pull", type=float, default=PULL, help="lambda")
+    parser.add_argument("--seeds", type=count, default=5)
+    parser.add_argument(
+        "--steps", type=count, default=150, help="of the search and of the training"
+    )
+    parser.add_argument(
+        "--rounds", type=count, default=1, help="how often the chain is gone through"
+    )
+    parser.add_argument("--pull", type=amount, default=PULL, help="lambda")
     parser.add_argument("--first-order", action="store_true", help="A sees no learner respond")
     given = parser.parse_args()
     method = mlopt.Frozen() if given.first_order else mlopt.OneStep()

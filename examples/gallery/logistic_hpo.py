@@ -20,6 +20,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from torch.optim import SGD, Adam
 
 import mlopt
+from bounded import count, seed
 from mlopt.report import format_table
 
 Rows = tuple[Tensor, Tensor]
@@ -124,8 +125,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--steps", type=int, default=100, help="updates of the penalties")
-    parser.add_argument("--seed", type=int, default=0, help="of the split")
+    parser.add_argument("--steps", type=count, default=100, help="updates of the penalties")
+    parser.add_argument("--seed", type=seed, default=0, help="of the split")
     given = parser.parse_args()
     data = make_data(given.seed)
     features = data["train"][0].shape[1]

@@ -26,6 +26,7 @@ from torch.nn.functional import mse_loss
 from torch.optim import SGD, Adam
 
 import mlopt
+from bounded import amount, count
 from mlopt.report import format_table
 
 Rows = tuple[Tensor, Tensor]
@@ -124,10 +125,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--steps", type=int, default=1500, help="meta updates")
-    parser.add_argument("--tasks", type=int, default=8, help="in each of them")
-    parser.add_argument("--inner-steps", type=int, default=1)
-    parser.add_argument("--inner-lr", type=float, default=0.01)
+    parser.add_argument("--steps", type=count, default=1500, help="meta updates")
+    parser.add_argument("--tasks", type=count, default=8, help="in each of them")
+    parser.add_argument("--inner-steps", type=count, default=1)
+    parser.add_argument("--inner-lr", type=amount, default=0.01)
     given = parser.parse_args()
     theta = make_net()
     engine, _ = build(theta, given.tasks, given.inner_steps, given.inner_lr)

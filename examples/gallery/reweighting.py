@@ -28,6 +28,7 @@ from torch.optim import SGD, Adam
 from torch.utils.data import DataLoader, TensorDataset
 
 import mlopt
+from bounded import count, share
 from mlopt.data import load
 from mlopt.report import format_table
 
@@ -149,9 +150,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--epochs", type=int, default=60)
-    parser.add_argument("--noise", type=float, default=0.4, help="share of labels that are wrong")
+    parser.add_argument("--seeds", type=count, default=3)
+    parser.add_argument("--epochs", type=count, default=60)
+    parser.add_argument("--noise", type=share, default=0.4, help="share of labels that are wrong")
     given = parser.parse_args()
     found: dict[str, list[float]] = {}
     for seed in range(given.seeds):

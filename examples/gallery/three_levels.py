@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.optim import SGD
 
 import mlopt
+from bounded import count, seed
 from mlopt.report import format_table
 
 
@@ -103,8 +104,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--size", type=int, default=5, help="numbers in each of x, y and z")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--size", type=count, default=5, help="numbers in each of x, y and z")
+    parser.add_argument("--seed", type=seed, default=0)
     given = parser.parse_args()
     k = Constants.draw(given.size, given.seed)
     expected = closed_form(k)[2]

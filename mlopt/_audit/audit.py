@@ -13,10 +13,11 @@ from .._errors import MloptError, SettingsError, exhausted
 from .._evaluation.causes import Gathered
 from .._graph.node import Node
 from .._graph.problem import Problem
+from .casts import casts, coarsest
 from .edges import compare_edges
 from .findings import Audit, Finding
 from .kinks import WARNING
-from .precision import widened
+from .precision import is_narrow, widened
 from .probe import probed
 from .radii import try_radii
 from .reads import compare_reads
@@ -126,18 +127,22 @@ def compare_all(study: Study) -> str:
     seen: set[Node] = set()
     native = {p: _native(study, p, seen) for p in uppers}
     parameters = [p for v in graph.variables for p in v.parameters()]
-    dtypes = sorted({str(p.dtype).removeprefix("torch.") for p in parameters})
-    narrow = "" if dtypes == ["float64"] else ", ".join(dtypes)
+    dtypes = {p.dtype for p in parameters}
+    narrow = ", ".join(sorted(map(_name, dtypes))) if any(map(is_narrow, dtypes)) else ""
     try:
         with widened(study.engine):
-            study.begin(double=True)
+            study.begin(wide=True)
+            found: dict[Node, torch.dtype] = {}
             for p in uppers:
                 if isinstance(native[p], Run):
-                    with run(study.engine, p, study.evaluator, wide=True):
-                        pass  # does it run in float64 at all?
+                    with run(study.engine, p, study.evaluator, wide=True) as made:
+                        found.update(casts(study.values(made), p))  # if it runs in float64 at all
+            if found:
+                study.begin(True, found)
+                study.texts.append(_said_of_casts(study))
             for p in uppers:
                 _compare_upper(study, p, native[p], narrow)
-        return "float64"
+        return _name(coarsest(found.values()))
     except Exception as error:  # whatever a function raises that takes no float64
         if not narrow or exhausted(error):
             raise
@@ -146,10 +151,24 @@ def compare_all(study: Study) -> str:
             f"{narrow}: errors below a few percent say nothing. Make constants by the dtype of an "
             "argument (dtype=x.dtype)."
         )
-    study.begin(double=False)
+    study.begin(wide=False)
     for p in uppers:
         _compare_upper(study, p, native[p], "")
     return narrow
+
+
+def _said_of_casts(study: Study) -> str:
+    names = " and ".join(study.graph.labels[n] for n in study.graph.nodes if n in study.casts)
+    precision = _name(coarsest(study.casts.values()))
+    return (
+        f"Computed in {precision} even where all that is read is float64: {names} (a cast: "
+        f"x.float(), dtype=). So all was compared in {precision}: errors below a few percent say "
+        "nothing. Cast to the dtype of an argument (x.to(w.dtype)) to compare in float64."
+    )
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 def _uppers(study: Study) -> list[Problem]:
@@ -181,14 +200,13 @@ def _compare_upper(study: Study, problem: Problem, native: Run | Exception, narr
     probes = {p: study.probe(p) for p in study.lowers}
     with (
         probed(study.engine, probes),
-        run(study.engine, problem, study.evaluator, wide=study.double) as made,
+        run(study.engine, problem, study.evaluator, wide=study.wide) as made,
     ):
         values = study.values(made)
-        if study.double:
-            compare_reads(study, values, problem)
-            for p in study.lowers:
-                if p in study.depends.reached(problem) and p is not problem:
-                    compare_second(study, values, p, problem)
+        compare_reads(study, values, problem)
+        for p in study.lowers:
+            if p in study.depends.reached(problem) and p is not problem:
+                compare_second(study, values, p, problem)
         before = len(study.findings)
         for p, probe in probes.items():
             compare_edges(study, values, p, problem, probe)
@@ -204,12 +222,11 @@ def _compare_upper(study: Study, problem: Problem, native: Run | Exception, narr
 def _compare_rounding(study: Study, problem: Problem, made: Run, native: Run, narrow: str) -> None:
     label = study.label(problem)
     coarse = {
-        study.graph.labels[n]: str(dtype).removeprefix("torch.")
+        study.graph.labels[n]: _name(dtype)
         for n, dtype in study.evaluator.narrow.items()
         if n in study.depends.reached(problem)
     }
-    ours = flat({k: t.double() for k, t in native.gradient.items()}, made.gradient)
-    found = compare(ours, flat(made.gradient, made.gradient))
+    found = compare(flat(native.gradient, made.gradient), flat(made.gradient, made.gradient))
     eps = max((torch.finfo(d).eps for d in study.evaluator.narrow.values()), default=0.0)
     if not abs(native.loss - made.loss) <= max(1e-3, 8 * eps) * abs(made.loss) + 1e-6:  # NaN too
         study.texts.append(

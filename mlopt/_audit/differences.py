@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
-__all__ = ["Slope", "differentiate", "floor"]
+__all__ = ["Slope", "differentiate", "floor", "share"]
 
 
 @dataclass(frozen=True)
@@ -21,6 +21,8 @@ class Slope:
         unsure: how far the smallest radii are from each other.
         scale: of the function.
         floor: below which the value has too few digits.
+        noise: what rounding may make of it.
+        share: of a slope, by which what is compared with it may differ.
     """
 
     value: float
@@ -28,6 +30,12 @@ class Slope:
     unsure: float
     scale: float
     floor: float
+    noise: float
+    share: float
+
+    def blur(self, size: float) -> float:
+        """By how much what is said of a slope of some size may differ from this one."""
+        return self.share * (size + self.floor) + self.noise
 
 
 def differentiate(double: bool, f: Callable[[float], float]) -> Slope:
@@ -56,12 +64,19 @@ def differentiate(double: bool, f: Callable[[float], float]) -> Slope:
     change = abs(better[2] - value)
     if not change <= max(rounding, 1e-6 * abs(value)):  # NaN too: f is not defined so far off
         value = better[2]
-    return Slope(value, abs(slopes[0] - value), change, scale, floor(double, scale))
+    noise = 16 * _eps(double) * scale / radii[-1]  # some roundings, of which none cancel
+    spread = abs(slopes[0] - value)
+    return Slope(value, spread, change, scale, floor(double, scale), noise, share(double))
 
 
 def floor(double: bool, size: float) -> float:
     """What a slope is not to be divided by less than: differences do not see more digits."""
     return (2e10 if double else 1e2) * _eps(double) * size
+
+
+def share(double: bool) -> float:
+    """Of what is compared with a slope, by which it may differ and be right."""
+    return 1e-3 if double else 5e-2
 
 
 def _eps(double: bool) -> float:

@@ -154,7 +154,7 @@ def _refuted(exact: Any, point: Tensors, slopes: list[tuple[torch.Tensor, Slope]
     off = 0.0
     for d, s in slopes:
         error = abs(float((vector * d).sum()) - s.value)
-        if error > 1e-3 * (size + s.floor) + 2 * s.unsure:
+        if error > s.blur(size) + 2 * s.unsure:
             off = max(off, error / max(size, abs(s.value), s.floor))
     return off
 

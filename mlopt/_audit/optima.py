@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._tensors import Tensors, dense
-from .vectors import flat, shaped
+from .._tensors import Tensors, dense, real
+from .vectors import dimension, flat, shaped
 
 __all__ = ["NoOracle", "Optimum", "inverse"]
 
@@ -71,7 +71,7 @@ class Optimum:
         raise NoOracle(f"{self.name} could not be minimised anew from where it stands")
 
     def _solver(self, leaves: Tensors, g: Tensors, again: bool) -> Callable[[Tensor], Tensor]:
-        if sum(t.numel() for t in leaves.values()) > self.limit:
+        if dimension(leaves) > self.limit:
             return inverse(leaves, g, self.name, self.limit, symmetric=self.symmetric)
         if again or self._factor is None:
             self._factor = torch.linalg.lu_factor(_matrix(leaves, g))
@@ -98,7 +98,7 @@ class Optimum:
         Raises:
             NoOracle: it is too large for a matrix.
         """
-        if order and sum(t.numel() for t in w.values()) > self.limit:
+        if order and dimension(w) > self.limit:
             raise NoOracle(f"{self.name} has too many numbers for a matrix; raise dense_limit")
         for i in range(min(order, 2)):
             leaves, g = slope(w, order)
@@ -134,7 +134,7 @@ def inverse(
     Raises:
         NoOracle: it is not symmetric and does not fit.
     """
-    if sum(t.numel() for t in leaves.values()) <= limit:
+    if dimension(leaves) <= limit:
         matrix = _matrix(leaves, g)
         matrix = matrix + damping * torch.eye(len(matrix), dtype=matrix.dtype).to(matrix)
         return lambda b: torch.linalg.solve(matrix, b)
@@ -175,11 +175,11 @@ def _matrix(leaves: Tensors, g: Tensors, create_graph: bool = False) -> Tensor:
     rows: list[Tensor] = []
     for key, leaf in leaves.items():
         if key not in g:
-            blocks = {k: leaf.new_zeros(leaf.numel(), t.numel()) for k, t in leaves.items()}
-            blocks[key] = torch.eye(leaf.numel(), dtype=leaf.dtype, device=leaf.device)
-            rows.extend(torch.cat(list(blocks.values()), 1).unbind())
+            own = {key: leaf}
+            units = torch.eye(dimension(own), device=leaf.device)
+            rows.extend(flat(shaped(unit, own), leaves) for unit in units)
             continue
-        for number in g[key].reshape(-1).unbind():
+        for number in real(g[key]).reshape(-1).unbind():
             found: Any = [None] * len(leaves)
             if number.requires_grad:
                 found = torch.autograd.grad(

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from .._engine.engine import Engine
 
-__all__ = ["wide_batch", "widened"]
+__all__ = ["is_narrow", "wide_batch", "widened"]
 
 
 @contextmanager
@@ -26,12 +26,12 @@ def widened(engine: Engine) -> Iterator[None]:
     tensors: dict[int, Tensor] = {}
     for held in _holders(engine):
         _collect(held, tensors, set())
-    narrow = [t for t in tensors.values() if t.is_floating_point() and t.dtype is not torch.float64]
+    narrow = [t for t in tensors.values() if is_narrow(t.dtype)]
     data = [t.data for t in narrow]
     dtype = torch.get_default_dtype()
     try:
         for t in narrow:
-            t.data = t.data.double()
+            t.data = _wide(t.data)
         if narrow:
             torch.set_default_dtype(torch.float64)
         yield
@@ -90,10 +90,21 @@ def _filled(cell: Any) -> bool:
 def wide_batch(batch: Any) -> Any:
     """A batch whose floating point tensors are float64."""
     if isinstance(batch, Tensor):
-        return batch.double() if batch.is_floating_point() else batch
+        return _wide(batch)
     if isinstance(batch, dict):
         return {k: wide_batch(v) for k, v in batch.items()}
     if isinstance(batch, list | tuple):
         parts = [wide_batch(v) for v in batch]
         return type(batch)(*parts) if hasattr(batch, "_fields") else type(batch)(parts)
     return batch
+
+
+def is_narrow(dtype: torch.dtype) -> bool:
+    """Whether numbers that gradients are taken by have fewer digits in it than in float64."""
+    return (dtype.is_floating_point or dtype.is_complex) and torch.finfo(dtype).bits < 64
+
+
+def _wide(tensor: Tensor) -> Tensor:
+    if not is_narrow(tensor.dtype):
+        return tensor
+    return tensor.to(torch.complex128) if tensor.is_complex() else tensor.double()

@@ -11,7 +11,7 @@ import torch
 from .._engine.engine import Engine
 from .._evaluation.point import Evaluator
 from .._graph.problem import Problem
-from .._tensors import Key, Tensors, dense
+from .._tensors import Key, Tensors, dense, like, real
 from ..hypergrad.interface import Response
 from .cost import Took, costs
 
@@ -88,7 +88,9 @@ class Probe:
         for _ in range(self._count):
             self.cotangents.append(
                 {
-                    k: torch.randn(t.shape, generator=generator, dtype=torch.float64).to(t)
+                    k: like(
+                        torch.randn(real(t).shape, generator=generator, dtype=torch.float64), t
+                    ).to(t.device)
                     for k, t in response.value.items()
                 }
             )

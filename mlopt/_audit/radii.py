@@ -49,7 +49,7 @@ def try_radii(
     probe.compare({r: replace(method, product=replace(product, radius=r)) for r in near})
     with (
         probed(study.engine, {lower: probe}),
-        run(study.engine, upper, study.evaluator, wide=study.double),
+        run(study.engine, upper, study.evaluator, wide=study.wide),
     ):
         pass
     like = {k: t for e in exact for k, t in e.items() if k in keys}

@@ -13,18 +13,17 @@ from .._evaluation.slope import ratio
 from .._evaluation.ways import HOOK, Ways, custom_functions
 from .._graph.node import Node
 from .._graph.problem import Problem
-from .._graph.signal import Signal, split
-from .._tensors import Key, Tensors, dense, norm
+from .._graph.signal import split
+from .._tensors import Tensors, continuous, dense, norm, real
 from .differences import differentiate
 from .kinks import made_by_kinks
-from .reference import part
+from .reference import part, parts
 from .study import Study
 from .values import Frame, Values
 from .vectors import directions, displaced, flat
 
 __all__ = ["compare_reads"]
 
-_OFF = 1e-3  # of the slope of a value, by which autograd and differences may differ
 _FEW = 16  # leaves of a source, of which each is looked at to name it
 
 
@@ -41,7 +40,7 @@ def compare_reads(study: Study, values: Values, problem: Problem) -> None:
     values.begin(settles=False)
     frame = Frame(values, problem, values.standing(problem))
     for node in values.depends.reached(problem):
-        if node in study.read or node in study.bent:
+        if node in study.read or node in study.bent or study.is_half(node):
             continue
         if values.graph.rank[node] > values.graph.rank[problem]:
             continue
@@ -72,8 +71,8 @@ class _Look:
     def __init__(self, study: Study, values: Values, node: Node, frame: Frame, source: Any) -> None:
         self.study, self.values, self.node, self.frame = study, values, node, frame
         self.source, self.kind = source, ""
-        keys = _keys(values, frame, source)
-        point = {k: t for k in keys if (t := part(frame, k)).is_floating_point()}
+        keys = parts(values, frame, source)
+        point = {k: t for k in keys if continuous(t := part(frame, k))}
         # Beside the standing point, where a slope may be zero by chance: of (w - a)^2 at w = a.
         aside = next(directions(point, 1, study.seed + 1), {})
         self.point = displaced(point, aside, 1e-2) if point else {}
@@ -87,14 +86,14 @@ class _Look:
         result = self.values.evaluate(self.node, self.frame.pinned(tensors))[0]
         if isinstance(self.node, Problem):
             return split_loss(result, self.node.name)[0]
-        parts = [t for t in split(result, self.node.name).values() if t.is_floating_point()]
-        return torch.stack([t.sum() for t in parts]).sum() if parts else torch.zeros(())
+        sums = [real(t).sum() for t in split(result, self.node.name).values() if continuous(t)]
+        return torch.stack(sums).sum() if sums else torch.zeros(())
 
     def number(self, tensors: Tensors) -> Tensor:
         """The same as a constant, with the copies of the evaluation taken back."""
         out = self.value(tensors).detach()
         self.study.evaluator.release()
-        return out
+        return out if self.study.double else out.float()  # as which it was computed, if not all of
 
     def differs(self) -> bool:
         """Whether the gradient is not that of the values."""
@@ -120,10 +119,10 @@ class _Look:
         if self.smooth:
             slope = differentiate(self.study.double, lambda h: self._along(point, d, h))
             said = float((flat(slopes, point) * flat(d, point)).sum())
-            off, sure = abs(said - slope.value), _OFF * (abs(slope.value) + slope.floor)
-            if not off > sure:
+            off = abs(said - slope.value)
+            if not off > slope.blur(abs(slope.value)):
                 return False
-            if off > sure + 2 * slope.unsure:
+            if off > slope.blur(abs(slope.value)) + 2 * slope.unsure:
                 self._tell(said, slope.value)
                 return True
         if not slopes:
@@ -183,10 +182,3 @@ class _Look:
         if not bent or len(bent) == len(self.point):
             return name
         return " and ".join(f"{name}.{k[1]}" for k in bent)
-
-
-def _keys(values: Values, frame: Frame, source: Any) -> list[Key]:
-    """Of the tensors of a source that gradients are taken by."""
-    if isinstance(source, Signal):
-        return [(source, name) for name in split(frame.value(source), source.name)]
-    return [(source, name) for name in values.constants(source)]

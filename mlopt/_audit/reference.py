@@ -19,7 +19,7 @@ from .study import Study
 from .values import Frame, Values
 from .vectors import directions, displaced, flat
 
-__all__ = ["by_autograd", "by_differences", "part", "reading_frame"]
+__all__ = ["by_autograd", "by_differences", "part", "parts", "reading_frame"]
 
 
 def reading_frame(values: Values, lower: Problem, upper: Problem) -> Frame:
@@ -45,6 +45,13 @@ def part(frame: Frame, key: Key) -> Tensor:
     source, name = key
     value = frame.value(source)
     return (split(value, source.name) if isinstance(source, Signal) else value)[name].detach()
+
+
+def parts(values: Values, frame: Frame, source: Any) -> list[Key]:
+    """Of all tensors of a source that gradients may be taken by."""
+    if isinstance(source, Signal):
+        return [(source, name) for name in split(frame.value(source), source.name)]
+    return [(source, name) for name in values.constants(source)]
 
 
 def by_autograd(

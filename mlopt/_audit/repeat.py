@@ -10,6 +10,7 @@ from torch import Tensor
 from .._evaluation.surroundings import Surroundings
 from .._graph.node import Node
 from .._graph.problem import Problem
+from .._tensors import real
 from .study import Study
 from .values import Frame, Values
 
@@ -72,5 +73,5 @@ def _tensors(value: Any) -> list[Tensor]:
 
 
 def _change(once: Tensor, again: Tensor) -> float:
-    off = (once.double() - again.double()).abs().max()
-    return float(off / (again.double().abs().max() + 1e-300))
+    once, again = real(once).double(), real(again).double()
+    return float((once - again).abs().max() / (again.abs().max() + 1e-300))

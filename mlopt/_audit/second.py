@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from .._errors import exhausted
+from .._evaluation.capability import instead
 from .._evaluation.ways import custom_functions
 from .._graph.problem import Problem
 from .._graph.signal import Signal
@@ -17,8 +18,6 @@ from .values import Frame, Values
 from .vectors import directions, displaced, flat
 
 __all__ = ["compare_second"]
-
-_OFF = 1e-3  # of a second derivative, by which double backward and differences may differ
 
 
 def compare_second(study: Study, values: Values, lower: Problem, upper: Problem) -> None:
@@ -34,7 +33,7 @@ def compare_second(study: Study, values: Values, lower: Problem, upper: Problem)
         lower: the problem.
         upper: the problem in which it is looked at.
     """
-    if lower in study.twice or lower in study.bent:
+    if lower in study.twice or lower in study.bent or study.is_half(lower):
         return
     study.twice.add(lower)
     values.begin(settles=False)
@@ -45,8 +44,6 @@ def compare_second(study: Study, values: Values, lower: Problem, upper: Problem)
         value = frame.value(read.source)  # what is solved for follows no displacement of others
         if not (read.stopped or isinstance(read.source, Signal) or read.source in lower.over):
             point.update({(read.source, name): t.detach() for name, t in value.items()})
-    if any(t.is_complex() for t in point.values()):
-        return
     (c,), (d,) = directions(own, 1, study.seed + 2), directions(point, 1, study.seed + 3)
     leaves = {k: t.detach().requires_grad_() for k, t in point.items()}
     loss = values.objective(frame.pinned(leaves))[0]
@@ -61,7 +58,7 @@ def compare_second(study: Study, values: Values, lower: Problem, upper: Problem)
         return float(out.detach())
 
     slope = differentiate(study.double, moved)
-    if not abs(said - slope.value) > _OFF * (abs(slope.value) + slope.floor) + 2 * slope.unsure:
+    if not abs(said - slope.value) > slope.blur(abs(slope.value)) + 2 * slope.unsure:
         return
     study.shallow.add(lower)
     method = study.graph.methods[lower]
@@ -75,8 +72,7 @@ def compare_second(study: Study, values: Values, lower: Problem, upper: Problem)
             f"double backward says {said:.3g} where differences of the gradient are "
             f"{slope.value:.3g}.{by} What is differentiated twice needs a backward of "
             "differentiable operations on saved tensors (no detach, no torch.autograd.grad without "
-            "create_graph). Mend it, or give the method product=Central(), which needs first "
-            "derivatives alone.",
+            f"create_graph). Mend it. Or: {instead(study.graph, lower)}",
         )  # fmt: skip
 
 

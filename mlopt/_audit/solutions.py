@@ -10,7 +10,7 @@ from torch import Tensor
 from .._engine.transaction import trainable
 from .._graph.game import Game, Played
 from .._graph.problem import Problem
-from .._tensors import Tensors
+from .._tensors import Tensors, like, real
 from ..hypergrad import Implicit, OneStep, Sama, StopGradient, Unrolled, ZerothOrder
 from ..hypergrad.interface import Response
 from ..optim import rule_of
@@ -187,21 +187,22 @@ def _adam(optimizer: Any, parameters: Tensors, w: Tensors, g: Tensors, held: Ten
     """Adam's and AdamW's step with the second moment of a held gradient, as `OneStep` has it."""
     moved: Tensors = {}
     for key, gradient in g.items():
-        p, value = parameters[key], w[key]
+        p, value, gradient, still = parameters[key], *map(real, (w[key], gradient, held[key]))
         options = next(o for o in optimizer.param_groups if any(q is p for q in o["params"]))
         (b1, b2), state = options["betas"], optimizer.state.get(p, {})
+        state = {name: real(t) if isinstance(t, Tensor) else t for name, t in state.items()}
         decoupled = options.get("decoupled_weight_decay", isinstance(optimizer, torch.optim.AdamW))
         sign, decay = -1.0 if options["maximize"] else 1.0, options["weight_decay"]
         coupled = 0.0 if decoupled else decay * value
         count = float(state.get("step", 0)) + 1
         zero = torch.zeros_like(value)
         first = b1 * state.get("exp_avg", zero) + (1 - b1) * (sign * gradient + coupled)
-        second = b2 * state.get("exp_avg_sq", zero) + (1 - b2) * (sign * held[key] + coupled) ** 2
+        second = b2 * state.get("exp_avg_sq", zero) + (1 - b2) * (sign * still + coupled) ** 2
         if options["amsgrad"]:
             second = torch.maximum(second, state.get("max_exp_avg_sq", second))
         root = (second / (1 - b2**count)).sqrt() + options["eps"]
         # where no gradient ever came the step is defined as constant
         first = torch.where(second > 0, first, first.detach())
         shrunk = value * (1 - options["lr"] * decay) if decoupled else value
-        moved[key] = shrunk - options["lr"] / (1 - b1**count) * first / root
+        moved[key] = like(shrunk - options["lr"] / (1 - b1**count) * first / root, w[key])
     return moved

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any
+
+import torch
 
 from .._engine.engine import Engine
 from .._evaluation.causes import Cause
@@ -29,6 +32,8 @@ class Study:
         depends: who depends on whom.
         evaluator: calls the functions, and counts for the audit alone.
         double: whether the comparison is made in float64.
+        wide: whether all that functions read is held in float64.
+        casts: the dtypes in which functions compute all the same.
         findings: the rows.
         texts: what to know about them.
         causes: faults in what the functions do.
@@ -62,16 +67,16 @@ class Study:
         self.texts: list[str] = []
         self.causes, self.put_back = causes, put_back
         self._begun: list[Evaluator] = []
-        self.begin(double=True)
+        self.begin(wide=True)
 
     def release(self) -> None:
         """End what an interrupt has kept from ending."""
         for evaluator in self._begun:
             evaluator.release()
 
-    def begin(self, double: bool) -> None:
+    def begin(self, wide: bool, casts: Mapping[Node, torch.dtype] = MappingProxyType({})) -> None:
         """Compare from the start: rows and spare buffers are of one precision."""
-        self.double = double
+        self.wide, self.casts, self.double = wide, casts, wide and not casts
         known = self.engine._evaluator
         self.evaluator = Evaluator(self.graph.nodes, self.graph.variables, known.cuda)
         self._begun.append(self.evaluator)
@@ -86,6 +91,11 @@ class Study:
         self.twice: set[Problem] = set()
         self.shallow: set[Problem] = set()
         self.radii: list[tuple[Any, ...]] = []
+
+    def is_half(self, node: Node) -> bool:
+        """Whether a function computes in so few digits that no difference tells anything."""
+        known = self.casts if self.wide else self.evaluator.narrow
+        return node in known and torch.finfo(known[node]).bits < 32
 
     def cause(self, kind: str, node: Node, text: str) -> None:
         """List a fault, in the place of what the first check says of it, which looks less close."""

@@ -9,7 +9,7 @@ import torch
 from .._graph.problem import Problem
 from .._tensors import Tensors
 from ..hypergrad import Implicit
-from .differences import differentiate, floor
+from .differences import differentiate, floor, share
 from .findings import Finding
 from .kinks import kinked
 from .optima import NoOracle
@@ -71,18 +71,18 @@ def compare_total(
     ours, oracle = torch.tensor(pairs, dtype=torch.float64).T
     error, cosine, ratio = compare(ours, oracle, least)
     study.findings.append(replace(row, error=error, cosine=cosine, ratio=ratio))
-    size = float(oracle.norm())
+    size, seen = float(oracle.norm()), 1e-6 if study.double else share(False)
     smooth = not any(kinked(values, p, problem) for p in below)
     if not study.bent.isdisjoint(reached):
         return  # which has been said
     if not smooth and (error > LARGE or spread > 0.02 * size):
         study.kinked.append(label)
-    elif error > 1e-6 and not unsure <= min(error, 1.0) * max(size, least) / 10:
+    elif error > seen and not unsure <= min(error, 1.0) * max(size, least) / 10:
         study.texts.append(
             f"{label}: the differences themselves are off by about {unsure:.1e}: the objective "
             "changes too fast, or jumps, within the smallest radius. The row says nothing."
         )
-    elif error > 1e-3 and edges < error / 10:
+    elif error > share(study.double) and edges < error / 10:
         why = (
             "the lower problem is not where it would be solved (see the warnings about its "
             "optimum), it is damped, its objective has several optima, or "

@@ -23,10 +23,11 @@ from .._evaluation.point import Evaluator, Point
 from .._graph.node import Node
 from .._graph.problem import Problem
 from .._graph.signal import Signal, join, split
-from .._tensors import Tensors, dense
+from .._tensors import Tensors, continuous, dense
 from .._variable import Variable
 from .dependence import Dependence
 from .optima import Optimum
+from .vectors import dimension
 
 __all__ = ["Frame", "Values"]
 
@@ -247,7 +248,7 @@ class Values:
         if not any(p in self.targets for p in players):
             return None
         parts = [self.targets.get(p) for p in players]
-        sizes = [sum(t.numel() for t in self.standing(p).values()) for p in players]
+        sizes = [dimension(self.standing(p)) for p in players]
         known = next(t for t in parts if t is not None)
         return torch.cat(
             [known.new_zeros(n) if t is None else t for t, n in zip(parts, sizes, strict=True)]
@@ -256,8 +257,8 @@ class Values:
 
 def _leaves(value: dict[str, Tensor]) -> dict[str, Tensor]:
     """A variable's value, of which constants are tensors that gradients may be taken by."""
-    real = {k: t.is_floating_point() and not t.requires_grad for k, t in value.items()}
-    return {k: t.detach().requires_grad_() if real[k] else t for k, t in value.items()}
+    free = {k: continuous(t) and not t.requires_grad for k, t in value.items()}
+    return {k: t.detach().requires_grad_() if free[k] else t for k, t in value.items()}
 
 
 def _detached(value: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Tensors by key as one vector: flattened, displaced, compared."""
+"""Tensors by key as one real vector: flattened, displaced, compared."""
 
 from __future__ import annotations
 
@@ -9,32 +9,41 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._tensors import Key, Tensors
+from .._tensors import Key, Tensors, like, real
 
-__all__ = ["compare", "directions", "displaced", "flat", "shaped"]
-
-
-def flat(tensors: Mapping[Key, Tensor], like: Tensors) -> Tensor:
-    """One vector, in the order of `like`; absent keys are zero. Of no numbers, if it has none."""
-    parts = [tensors[k] if k in tensors else torch.zeros_like(t) for k, t in like.items()]
-    return torch.cat([t.reshape(-1) for t in parts]) if parts else torch.zeros(0)
+__all__ = ["compare", "dimension", "directions", "displaced", "flat", "shaped"]
 
 
-def shaped(vector: Tensor, like: Tensors) -> Tensors:
+def flat(tensors: Mapping[Key, Tensor], point: Tensors) -> Tensor:
+    """One real vector, in the order of a point; absent keys are zero. Empty, if the point is."""
+    # Complex numbers as pairs: then a sum of products is that by which gradients are slopes.
+    parts = [tensors[k] if k in tensors else torch.zeros_like(t) for k, t in point.items()]
+    return torch.cat([real(t).reshape(-1) for t in parts]) if parts else torch.zeros(0)
+
+
+def shaped(vector: Tensor, point: Tensors) -> Tensors:
     """The inverse of `flat`."""
-    parts = vector.split([t.numel() for t in like.values()])
-    return {k: p.view(t.shape) for (k, t), p in zip(like.items(), parts, strict=True)}
+    parts = vector.split([real(t).numel() for t in point.values()])
+    pairs = zip(point.items(), parts, strict=True)
+    return {k: like(p.view(real(t).shape), t) for (k, t), p in pairs}
+
+
+def dimension(point: Tensors) -> int:
+    """Of how many real numbers it is."""
+    return sum(real(t).numel() for t in point.values())
 
 
 def directions(point: Tensors, count: int, seed: int) -> Iterator[Tensors]:
     """Unit directions: random, or each number's own where there are no more than that."""
-    size = sum(t.numel() for t in point.values())
+    size = dimension(point)
     generator = torch.Generator().manual_seed(seed)
     for i in range(min(count, size)):
-        vector = torch.eye(size, dtype=torch.float64)[i] if size <= count else torch.randn(
-            size, generator=generator, dtype=torch.float64)  # fmt: skip
-        parts = (vector / vector.norm()).split([t.numel() for t in point.values()])
-        yield {k: p.view(t.shape).to(t) for (k, t), p in zip(point.items(), parts, strict=True)}
+        if size <= count:
+            vector = torch.eye(size, dtype=torch.float64)[i]
+        else:
+            vector = torch.randn(size, generator=generator, dtype=torch.float64)
+        unit = shaped(vector / vector.norm(), point)
+        yield {k: t.to(point[k].device) for k, t in unit.items()}
 
 
 def displaced(point: Tensors, direction: Tensors, h: float) -> Tensors:

@@ -78,9 +78,11 @@ def mend_nested(
             if helps := not lacks():
                 break
         if not helps:
+            games = (graph.games.get(n) for n in shallow if isinstance(n, Problem))
+            there = "" if any(g is not None and g.traced for g in games) else "there or "
             raise GraphError(
                 f"{named}: {why.format('its objective')} Use OneStep or Implicit with "
-                "product=Central() there or on a problem above, which take differences of first "
+                f"product=Central() {there}on a problem above, which take differences of first "
                 "derivatives; or Frozen()."
             )
     except BaseException:

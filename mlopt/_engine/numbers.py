@@ -96,11 +96,14 @@ def _kind(value: Any) -> str:
 def _read(value: Any) -> Any:
     if isinstance(value, Tensor | np.ndarray | np.generic):
         tensor = value if isinstance(value, Tensor) else None
-        if tensor is not None and not _has_numbers(tensor):
+        if tensor is not None and (tensor.is_nested or tensor.is_quantized):
             return _LEFT_OUT
         if value.ndim > 1 or (value.ndim == 1 and value.shape[0] > LONGEST):
             return _LEFT_OUT
-        plain = value.tolist() if tensor is None else tensor.detach().to_dense().tolist()
+        try:
+            plain = value.tolist() if tensor is None else tensor.detach().to_dense().tolist()
+        except NotImplementedError:  # on "meta" there is nothing to read
+            return _LEFT_OUT
         # Of an array of objects each has to be looked at; long doubles have no plain form.
         return plain if isinstance(plain, np.generic) else _read(plain)
     if isinstance(value, list | tuple):

@@ -212,11 +212,23 @@ def take_differences(
     if other is None:
         raise GraphError(
             f"{problem.name}: {method} differentiates its objective twice, which fails: {reason} "
-            "Use OneStep or Implicit with product=Central(), which take differences of first "
-            "derivatives."
+            f"{instead(graph, problem)}"
         )
     graph.methods[problem] = other
     _say(graph, problem, f"central differences for {brief(method)}", reason)
+
+
+def instead(graph: Graph, problem: Problem) -> str:
+    """What can be used in place of a method that needs second derivatives: a sentence."""
+    central = "product=Central(), which takes differences of first derivatives"
+    game = graph.games.get(problem)
+    if game is None or not game.traced:
+        return f"Use OneStep or Implicit with {central}."
+    return (
+        f"{game.play} differentiates the players' own steps, whatever their methods are. Use "
+        f"play=Simultaneous() and give the player OneStep or Implicit with {central}; or, where "
+        "nothing above needs a gradient through it, give it hypergrad=Frozen()."
+    )
 
 
 def _failure(

@@ -54,7 +54,9 @@ class Copies:
             name: what `written` calls it.
         """
         found = opened(batch)
-        self._held += [(name, t, t.detach(), t.detach().clone()) for t in found.tensors]
+        self._held += [
+            (name, t, t.detach(), t.detach().clone()) for x in found.tensors for t in _parts(x)
+        ]
         self._held += [(name, a, a, a.copy()) for a in found.arrays]
 
     def written(self) -> list[str]:
@@ -162,7 +164,14 @@ def change(once: Any, again: Any) -> float:
 
 
 def _tensors(result: Any) -> Sequence[Tensor]:
-    return [x.detach() for x in tree_leaves(result) if isinstance(x, Tensor)]
+    found = (x.detach() for x in tree_leaves(result) if isinstance(x, Tensor))
+    return [part for tensor in found for part in _parts(tensor)]
+
+
+def _parts(tensor: Tensor) -> Sequence[Tensor]:
+    """Those of a strided nested tensor, which has no shape itself; else the tensor."""
+    nested = tensor.is_nested and tensor.layout is torch.strided
+    return tensor.unbind() if nested else (tensor,)
 
 
 def _equal(a: Any, b: Any) -> bool:

@@ -149,7 +149,8 @@ class Surroundings:
                     self._object(f"{name}[{key!r}]", value, depth + 1)
         elif isinstance(held, Tensor):
             if not held.is_inference():
-                small = held.layout is torch.strided and held.numel() <= _SMALL
+                shaped = held.layout is torch.strided and not held.is_nested
+                small = shaped and held.numel() <= _SMALL
                 write = partial(_fill, held, held.detach().clone()) if small else None
                 self._keep(name, partial(getattr, held, "_version"), write)
         elif isinstance(held, nn.Module):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 from pathlib import Path
 from typing import Any
@@ -75,7 +76,7 @@ def _load(
     if root is None:
         raise DataError(f"{name}: give root, the folder that holds {kind.base_folder}. {how}")
     folder = root.parent if root.name == kind.base_folder else root
-    if not (folder / kind.base_folder).is_dir():
+    if not os.path.isdir(folder / kind.base_folder):  # which takes any name
         raise DataError(f"{name}: there is no folder {folder / kind.base_folder}. {how}")
     files = [file for file, _ in kind.train_list + kind.test_list] + [kind.meta["filename"]]
     missing = [file for file in files if not (folder / kind.base_folder / file).is_file()]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import math
+import os
 import zlib
 from pathlib import Path
 
@@ -46,7 +47,7 @@ def load_fashion_mnist(root: Path | None = None) -> ImageData:
     Reference: Xiao, Rasul, Vollgraf, "Fashion-MNIST", 2017.
     """
     folder = DEBIAN if root is None else root
-    if not folder.is_dir():
+    if not os.path.isdir(folder):  # which takes any name
         raise DataError(f"fashion-mnist: there is no folder {folder}. {_HOW}")
     if (folder / "FashionMNIST" / "raw").is_dir():
         folder = folder / "FashionMNIST" / "raw"

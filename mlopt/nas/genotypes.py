@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 from pathlib import Path
 
 from mlopt._arguments import checked
@@ -152,7 +153,7 @@ def load_genotype(name_or_file: str | Path) -> Genotype:
     if name_or_file in GENOTYPES:
         return GENOTYPES[str(name_or_file)]
     path = Path(name_or_file)
-    if path.is_dir():
+    if os.path.isdir(path):  # which takes any name
         path = path / "genotype.json"
     try:
         text = path.read_text(encoding="utf-8-sig")

@@ -297,17 +297,17 @@ def _check(root: Path, overwrite: bool) -> None:
     """
     with said(root, "read"):
         if (root.exists() or root.is_symlink()) and not root.is_dir():
-            raise SettingsError(f"run folder {root}: is a file. Give another --run-folder")
+            raise SettingsError(f"run folder {root}: is a file. Give another path")
         begun = root.is_dir() and has_begun(root)
     if not begun:
         return
     if not overwrite:
         raise SettingsError(
-            f"run folder {root}: already exists and is not empty. Give another name with "
-            f"--run-folder, or --overwrite to remove the run in it"
+            f"run folder {root}: already exists and is not empty. Give another path, or "
+            f"overwrite=True to remove the run in it"
         )
     if not is_run(root):
         raise SettingsError(
             f"run folder {root}: has no {ENVIRONMENT} of mlopt, so it is not the folder of a run "
-            f"and is not removed, --overwrite or not. Give another name with --run-folder"
+            f"and is not removed, overwrite=True or not. Give another path"
         )

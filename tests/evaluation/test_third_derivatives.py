@@ -137,6 +137,24 @@ def test_it_is_right_or_refused_by_name(low: str, mid: str) -> None:
         engine.step()  # said once
 
 
+def test_a_player_is_not_told_to_take_another_method() -> None:
+    """Its play would refuse it; a problem above may take one."""
+    W, V, B, A = (mlopt.Variable(nn.Parameter(torch.full((2,), x, dtype=F64)), n)
+                  for n, x in (("w", 1.0), ("v", 0.5), ("b", 0.3), ("a", 0.2)))  # fmt: skip
+
+    def of(over: Any, *given: Any, name: str, **options: Any) -> Any:
+        optimizer = torch.optim.SGD(over.parameters(), lr=0.1)
+        return mlopt.problem(over=over, given=given, optimizer=optimizer, name=name, **options)
+
+    low = of(W, V, B, name="low")(lambda w, v, b: (Twice()(w * b) * v).sum() + (w**2).sum())
+    beside = of(V, W, name="beside")(lambda v, w: (v * w).sum() + (v**2).sum())
+    mid = of(B, W, A, name="mid", hypergrad=Unrolled(2))(lambda b, w, a: (w * a * b.exp()).sum())
+    top = of(A, B, name="top")(lambda a, b: (b**2).sum() + (a**2).sum())
+    game = mlopt.Game([low, beside], play=mlopt.games.Joint(2))
+    with pytest.raises(GraphError, match=r"low.*Central\(\) on a problem above"):
+        mlopt.Engine([game, mid, top]).step()
+
+
 class Layer(nn.Module):
     """Layer normalisation, differentiable as often as one likes."""
 

@@ -123,7 +123,7 @@ def test_bad_input() -> None:
     def top(short, w):
         return (short**2).sum() + sum((p**2).sum() for p in w.parameters())
 
-    with pytest.raises(GraphError, match=r"starts from another variable.*names and shapes"):
+    with pytest.raises(GraphError, match=r"starts from another variable.*names, shapes and types"):
         mlopt.Engine([w["adapt"], top]).hypergradient(top)
 
 

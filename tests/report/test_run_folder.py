@@ -26,7 +26,7 @@ def test_settings_environment_and_metrics_are_written(tmp_path: Path) -> None:
 
 def test_a_folder_that_is_not_empty_is_refused_and_left_alone(tmp_path: Path) -> None:
     RunFolder.create(tmp_path / "run", {"a": 1}).save_json("result.json", {"b": 2})
-    with pytest.raises(SettingsError, match=r"run: already exists.*--run-folder.*--overwrite"):
+    with pytest.raises(SettingsError, match=r"run: already exists.*or overwrite=True"):
         RunFolder.create(tmp_path / "run", {"a": 2})
     assert RunFolder.open(tmp_path / "run").read_json("result.json") == {"b": 2}
 

@@ -167,6 +167,15 @@ def test_complex_numbers_are_pairs(solver: AbstractSolver) -> None:
 
 
 @every
+def test_a_complex_number_after_an_odd_number_of_real_ones(solver: AbstractSolver) -> None:
+    b = {"x": torch.ones(3, dtype=F64), "z": torch.tensor([1 + 2j], dtype=torch.complex128)}
+    pairs = {"x": b["x"], "z": torch.view_as_real(b["z"])}
+    found = solver.solve(lambda v: {k: 2 * t for k, t in v.items()}, b).value
+    expected = solver.solve(lambda v: {k: 2 * t for k, t in v.items()}, pairs).value
+    exact({**found, "z": torch.view_as_real(found["z"])}, expected, ANY_ORDER)
+
+
+@every
 @pytest.mark.parametrize("mode", [torch.enable_grad, torch.no_grad])
 def test_a_hessian_by_autograd_under_any_gradient_mode(solver, mode, device) -> None:
     """(F''(w)) x = b for a function whose Hessian is A; nothing handed in or out is shared."""

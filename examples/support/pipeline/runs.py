@@ -15,7 +15,7 @@ from ..networks import TITLES
 from ..results import BASELINES, Row, baseline_rows, save_result
 from ..retraining import check
 from ..search import Scheme, run_stages
-from ..settings import Settings
+from ..settings import Settings, check_device
 from .learners import derive_all, notes, retrain_learners, save_learners
 
 
@@ -36,6 +36,7 @@ def run(example: str, scheme: Scheme, s: Settings) -> list[Row]:
     if scheme.of(s) is not scheme:
         print(f"{scheme.title} with one learner: nobody teaches it, so this is the plain search.")
         scheme = scheme.of(s)
+    check_device(s.device)
     data = load_data(s)
     check(data, s)
     loaders = search_loaders(data, s, plain=scheme.plain, unlabeled=scheme.unlabeled)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any
 
 from mlopt import SettingsError
@@ -10,6 +11,7 @@ from mlopt import SettingsError
 from .options import Settings
 
 _LEAST = {"learners": 1, "gan_beta1": -1, "most_skips": -1}
+_TOO_LARGE = {int: 2**63, float: math.inf}  # as torch has it of seeds
 _POSITIVE = (
     "channels", "cells", "nodes", "epochs", "batch_size", "lr", "arch_lr", "radius",
     "clip", "gan_lr", "eval_channels", "eval_cells", "eval_epochs",
@@ -57,8 +59,10 @@ def _number(name: str, kind: type, value: Any, given: str) -> Any:
     if type(value) is not kind:
         raise SettingsError(f"{given} must be of type {kind.__name__}.")
     if kind in (int, float):
+        if math.isnan(value):
+            raise SettingsError(f"{given} is not a number.")
         if not value >= _LEAST.get(name, 0) or (name in _POSITIVE and value == 0):
             raise SettingsError(f"{given} is too small.")
-        if value == float("inf") or (name in _BELOW_ONE and value >= 1):
+        if value >= _TOO_LARGE[kind] or (name in _BELOW_ONE and value >= 1):
             raise SettingsError(f"{given} is too large.")
     return value

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from mlopt import SettingsError
 from mlopt.generators import GANS
 from mlopt.nas import SCHEDULES
 
@@ -140,6 +141,12 @@ class Settings:
     auxiliary: float = option(0.4, "weight of the auxiliary head's loss (0: no head)")
     drop_path: float = option(0.3, "drop path at last")
     cutout: int = option(16, "side of the hole (0: none)")
+
+    def __post_init__(self) -> None:
+        if self.min_lr > self.lr:
+            raise SettingsError(
+                f"min_lr = {self.min_lr} is above lr = {self.lr}, from which it falls: give both."
+            )
 
     def run_path(self, example: str) -> Path:
         """The run folder."""
