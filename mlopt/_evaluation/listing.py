@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from functools import partial
 from itertools import chain
@@ -36,9 +37,9 @@ class Listing:
         dicts = [c for c in containers if isinstance(c, dict)]
         lists = [c for c in containers if type(c) is list]
         # Views are made once: they show what is there whenever they are gone through.
-        keys = [dict.keys(d) for d in [*dicts, *(n for n in named if isinstance(n, dict))]]
+        keys = [_kind(d).keys(d) for d in [*dicts, *(n for n in named if isinstance(n, dict))]]
         self._sized: list[Any] = [*keys, *lists]
-        self._read = [*self._sized, *map(dict.values, dicts)]
+        self._read = [*self._sized, *(_kind(d).values(d) for d in dicts)]
         self._others = [
             partial(contents, c)
             for c in containers
@@ -63,6 +64,11 @@ class Listing:
 def same_things(was: Listed, now: Listed) -> bool:
     """Whether the very same things are in the same containers."""
     return was[0] == now[0] and all(map(is_, was[1], now[1]))
+
+
+def _kind(held: dict[Any, Any]) -> type[dict[Any, Any]]:
+    """Whose methods show what a dictionary holds, in its order, which may have been changed."""
+    return OrderedDict if isinstance(held, OrderedDict) else dict
 
 
 def _keys(held: Any) -> list[Any]:

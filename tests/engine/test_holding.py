@@ -12,6 +12,7 @@ import torch
 
 from mlopt._engine.holding import Holding, Holdings
 from mlopt._engine.reach import reach
+from mlopt._evaluation.listing import Listing, same_things
 from mlopt._graph.contents import contents
 
 
@@ -145,3 +146,16 @@ def test_tensors_are_grouped_anew_if_one_becomes_of_another_kind() -> None:
 
 class Owner:
     name = "fit"
+
+
+def test_the_order_of_an_ordered_dictionary_is_what_it_holds():
+    """As of one from which the least recently used is dropped."""
+    recent = OrderedDict(a=1, b=2, c=3)
+    listed = Listing([recent])
+    before = listed()
+    recent.move_to_end("a")
+    assert not same_things(before, listed())
+    recent.move_to_end("b")
+    recent.move_to_end("c")
+    recent.move_to_end("a", last=False)
+    assert same_things(before, listed())
