@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import torch
 from compare import exact, near, rounding
+from functions import SquareOnce
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
 import mlopt
 from mlopt import CG, CapabilityWarning, Central, Exact, Implicit, OneStep, Sama, Unrolled
@@ -131,19 +131,6 @@ def test_compiled_module(name: str, compiles: bool) -> None:
     engine.step()
 
 
-class Square(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        ctx.save_for_backward(x)
-        return x**2
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, g: Tensor) -> Tensor:
-        (x,) = ctx.saved_tensors
-        return 2 * x * g
-
-
 class Custom(nn.Module):
     def __init__(self, square: Any) -> None:
         super().__init__()
@@ -175,7 +162,7 @@ def test_custom_function_of_which_the_value_is_a_sum(name: str) -> None:
         return mlopt.Engine([train, valid]).hypergradient(valid)[A][""]
 
     with pytest.warns(CapabilityWarning, match=r"^train: central differences.*once_different"):
-        found = run(Square.apply)
+        found = run(SquareOnce.apply)
     near(found, run(lambda x: x**2), 0.01**2, why="radius^2 / 6 of the third derivative")
 
 
@@ -184,7 +171,7 @@ def test_custom_function(name: str) -> None:
     """No kernel helps: central differences where the method has a product, else an error."""
     method = METHODS[name]
     expected = hypergradient(Custom(lambda x: x**2), method)
-    engine, train, (upper, A) = problems(Custom(Square.apply), method)
+    engine, train, (upper, A) = problems(Custom(SquareOnce.apply), method)
     if method.traced:
         with pytest.raises(mlopt.GraphError, match=r"train: Unrolled.*twice.*Central\(\)"):
             engine.hypergradient(upper)

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from compare import near
+from functions import Sine
 from small import F64, sgd
 from torch import Tensor, nn
 
@@ -49,20 +50,6 @@ class Reversed(Scaled):
     @staticmethod
     def backward(ctx: Any, cotangent: Tensor) -> Tensor:
         return -cotangent
-
-
-class Sine(torch.autograd.Function):
-    """A backward of its own, and the right one."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        ctx.save_for_backward(x)
-        return x.sin()
-
-    @staticmethod
-    def backward(ctx: Any, cotangent: Tensor) -> Tensor:
-        (x,) = ctx.saved_tensors
-        return cotangent * x.cos()
 
 
 def weighted(x: Tensor) -> Tensor:

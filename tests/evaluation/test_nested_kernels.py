@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 import torch
 from compare import exact, near, rounding
+from functions import SquareOnce
 from small import F64, seeded, sgd
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 import mlopt
@@ -90,29 +90,16 @@ def test_attention_anywhere(low: str, mid: str, where: str) -> None:
         exact(a, b, bound)
 
 
-class _Square(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        ctx.save_for_backward(x)
-        return x**2
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, g: Tensor) -> Tensor:
-        (x,) = ctx.saved_tensors
-        return 2 * x * g
-
-
 @pytest.mark.parametrize("where", ["middle", "answers"])
 def test_what_no_kernel_has_is_a_difference_or_refused_by_name(where: str) -> None:
     methods = METHODS["implicit"], METHODS["implicit"]
     expected = found(world(*methods, where, lambda x: x**2))
-    engine = world(*methods, where, _Square.apply)
+    engine = world(*methods, where, SquareOnce.apply)
     with pytest.warns(CapabilityWarning, match=rf"^middle: central diff.*the objective of {where}"):
         engine.plan()
     for a, b in zip(found(engine), expected, strict=True):
         near(a, b, 100 * 0.01**2, why="radius^2 / 6 of the third derivative")
-    engine = world(METHODS["unrolled"], METHODS["unrolled"], where, _Square.apply)
+    engine = world(METHODS["unrolled"], METHODS["unrolled"], where, SquareOnce.apply)
     with pytest.raises(GraphError, match=rf"^{where}: nested levels differentiate"):
         engine.step()
     assert engine.graph.methods[engine.graph.problems[1]] == METHODS["unrolled"]
@@ -142,7 +129,7 @@ def test_a_backward_that_has_no_derivative_by_what_comes_back(where: str) -> Non
 @pytest.mark.parametrize("where", ["middle", "answers"])
 @pytest.mark.parametrize("method", ["implicit", "unrolled"])
 def test_an_audit_names_it_among_its_causes(where: str, method: str) -> None:
-    audit = mlopt.audit(world(METHODS[method], METHODS[method], where, _Square.apply))
+    audit = mlopt.audit(world(METHODS[method], METHODS[method], where, SquareOnce.apply))
     (cause,) = (c for c in audit.causes if c.kind == "derivatives")
     assert where in cause.text
     assert cause.refused == (method == "unrolled")

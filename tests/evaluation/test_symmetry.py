@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from compare import near
+from functions import Sine
 from small import F64, seeded, sgd
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
@@ -32,20 +33,6 @@ class Quantised(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, cotangent: Tensor) -> Tensor:
         return cotangent
-
-
-class Sine(torch.autograd.Function):
-    """A backward of its own, and the right one."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        ctx.save_for_backward(x)
-        return x.sin()
-
-    @staticmethod
-    def backward(ctx: Any, cotangent: Tensor) -> Tensor:
-        (x,) = ctx.saved_tensors
-        return cotangent * x.cos()
 
 
 class SineOnce(Sine):
