@@ -18,9 +18,10 @@ __all__ = ["Lent"]
 class Lent:
     """Generators lent for a block, in which they go on from where the last one left them.
 
-    After the block they are as they were before it. The first block takes them as they stand; but
-    of a generator that somebody else of the same engine was lent before, others are made: else two
-    would draw the same numbers.
+    After the block they are as they were before it. Their numbers begin from where they stand, and
+    again from there at a pass before which somebody else has set them; but of a generator that
+    somebody else of the same engine was lent before, others are made: else two would draw the same
+    numbers.
 
     Args:
         generators: of torch, Python or NumPy.
@@ -31,17 +32,25 @@ class Lent:
         self._generators = tuple(generators)
         self._order = tuple(lenders.get(id(g), 0) for g in self._generators)
         lenders.update((id(g), n + 1) for g, n in zip(generators, self._order, strict=True))
-        #: Their states after the last block; None before the first.
-        self.states: tuple[Any, ...] | None = None
+        #: Their states after the last block.
+        self.states: tuple[Any, ...] = (None,) * len(self._generators)
+        self._found = self.states  # outside of the blocks, when they were last looked at
         self._before: list[Any] = []
+
+    def begin(self) -> None:
+        """A pass begins: who was set anew since the last one did goes on from there."""
+        found = tuple(_state(g) for g in self._generators)
+        # A block puts them back, so another state is somebody else's.
+        self.states = tuple(
+            state if _same(old, new) else _other(g, new, n) if n else new
+            for g, n, state, old, new in zip(
+                self._generators, self._order, self.states, self._found, found, strict=True
+            )
+        )
+        self._found = found
 
     def __enter__(self) -> None:
         self._before = [_state(g) for g in self._generators]
-        if self.states is None:
-            self.states = tuple(
-                _other(g, state, n) if n else state
-                for g, state, n in zip(self._generators, self._before, self._order, strict=True)
-            )
         for generator, state in zip(self._generators, self.states, strict=True):
             _set(generator, state)
 
@@ -75,6 +84,19 @@ def _set(generator: Any, state: Any) -> None:
         generator.set_state(state)
     else:
         generator.state = state
+
+
+def _same(one: Any, two: Any) -> bool:
+    """Whether two states of a generator are equal; those of NumPy's hold arrays."""
+    if type(one) is not type(two):
+        return False
+    if isinstance(one, dict):
+        return one.keys() == two.keys() and all(_same(v, two[k]) for k, v in one.items())
+    if isinstance(one, torch.Tensor):
+        return torch.equal(one, two)
+    if isinstance(one, np.ndarray):
+        return np.array_equal(one, two)
+    return one == two
 
 
 def _other(generator: Any, state: Any, number: int) -> Any:

@@ -155,6 +155,8 @@ class Passes:
         """
         if self._plain:
             return self._pull(index)
+        if self._iterator is None and self._starts[-1].states is None:  # it is not begun again
+            self._lent.begin()
         replayed = replay(self._seed(index))
         try:
             with replayed, self._lent:
