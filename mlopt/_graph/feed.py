@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from .._replay import derive_seed
+from .lent import Lent
 from .moving import move
 from .passes import Passes
 from .stream import Stream
@@ -39,7 +40,7 @@ class Feed:
         self.streams = tuple(streams)
         self.passes = dict.fromkeys(self.streams, 0)
         self._device = device
-        lenders: dict[int, int] = {}
+        lenders: list[Lent] = []
         self._sources = {
             s: Passes(s.loader, lambda i, n=n: derive_seed(seed, "stream", n, i), lenders)
             for n, s in enumerate(self.streams)

@@ -14,9 +14,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .contents import slots
 from .homes import home
 
-__all__ = ["counts", "holds"]
+__all__ = ["attributes", "counts", "holds"]
 
 #: A container of more entries holds data, not parts.
 _MANY = 1000
@@ -63,6 +64,25 @@ def holds(loader: Any) -> tuple[list[Any], list[Any]]:
             part = hasattr(type(held), "__iter__") or hasattr(type(held), "__getitem__")
         waiting.extend((inside, part) for inside in _inside(held))
     return generators, parts
+
+
+def attributes(parts: Iterable[Any]) -> list[Any]:
+    """What a loader's parts have in attributes, numbers and data aside: others if one is replaced.
+
+    This is much less to look at than what `holds` follows.
+
+    Args:
+        parts: of a loader.
+
+    Returns:
+        The objects, in the order of the parts.
+    """
+    return [
+        value
+        for part in parts
+        for value in (*getattr(part, "__dict__", {}).values(), *slots(part).values())
+        if not isinstance(value, _ATOMS)
+    ]
 
 
 def counts(parts: Iterable[Any]) -> dict[tuple[str, str], Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 import random
 from collections.abc import Sequence
+from itertools import count
 from typing import Any
 
 import numpy as np
@@ -15,53 +16,89 @@ from .._replay import derive_seed
 __all__ = ["Lent"]
 
 
+class _Loan:
+    """A generator, and where it goes on in the next block.
+
+    Args:
+        generator: of torch, Python or NumPy.
+        order: how many others of the engine are lent it.
+    """
+
+    def __init__(self, generator: Any, order: int) -> None:
+        self.generator, self.order = generator, order
+        self.begin(_state(generator))
+
+    def begin(self, found: Any) -> None:
+        """Go on from a state in which it was found outside of the blocks."""
+        self.state = _other(self.generator, found, self.order) if self.order else found
+        self.found = found
+
+
 class Lent:
     """Generators lent for a block, in which they go on from where the last one left them.
 
     After the block they are as they were before it. Their numbers begin from where they stand, and
     again from there at a pass before which somebody else has set them; but of a generator that
-    somebody else of the same engine was lent before, others are made: else two would draw the same
+    somebody else of the same engine is lent as well, others are made: else two would draw the same
     numbers.
 
     Args:
-        generators: of torch, Python or NumPy.
-        lenders: how many have been lent each of them, by its id; these are counted in.
+        lenders: all of the engine; this one is added.
     """
 
-    def __init__(self, generators: Sequence[Any], lenders: dict[int, int]) -> None:
-        self._generators = tuple(generators)
-        self._order = tuple(lenders.get(id(g), 0) for g in self._generators)
-        lenders.update((id(g), n + 1) for g, n in zip(generators, self._order, strict=True))
-        #: Their states after the last block.
-        self.states: tuple[Any, ...] = (None,) * len(self._generators)
-        self._found = self.states  # outside of the blocks, when they were last looked at
+    def __init__(self, lenders: list[Lent]) -> None:
+        self._loans: list[_Loan] = []
         self._before: list[Any] = []
+        self._lenders = lenders
+        lenders.append(self)
+
+    @property
+    def states(self) -> tuple[tuple[Any, Any], ...]:
+        """The generators, and where they go on."""
+        return tuple((loan.generator, loan.state) for loan in self._loans)
+
+    @states.setter
+    def states(self, states: tuple[tuple[Any, Any], ...]) -> None:
+        for loan in self._loans:
+            for generator, state in states:
+                if generator is loan.generator:
+                    loan.state = state
+
+    def lend(self, generators: Sequence[Any]) -> None:
+        """From now on lend these; who was among them before goes on.
+
+        Args:
+            generators: of torch, Python or NumPy.
+        """
+        known = {id(loan.generator): loan for loan in self._loans}
+        self._loans = [known.get(id(g)) or _Loan(g, self._order(g)) for g in generators]
+
+    def _order(self, generator: Any) -> int:
+        loans = [loan for lent in self._lenders for loan in lent._loans]
+        taken = {loan.order for loan in loans if loan.generator is generator}
+        return next(n for n in count() if n not in taken)
 
     def begin(self) -> None:
         """A pass begins: who was set anew since the last one did goes on from there."""
-        found = tuple(_state(g) for g in self._generators)
-        # A block puts them back, so another state is somebody else's.
-        self.states = tuple(
-            state if _same(old, new) else _other(g, new, n) if n else new
-            for g, n, state, old, new in zip(
-                self._generators, self._order, self.states, self._found, found, strict=True
-            )
-        )
-        self._found = found
+        for loan in self._loans:
+            found = _state(loan.generator)
+            if not _same(loan.found, found):  # a block puts it back, so this is somebody else's
+                loan.begin(found)
 
     def __enter__(self) -> None:
-        self._before = [_state(g) for g in self._generators]
-        for generator, state in zip(self._generators, self.states, strict=True):
-            _set(generator, state)
+        self._before = [_state(loan.generator) for loan in self._loans]
+        for loan in self._loans:
+            _set(loan.generator, loan.state)
 
     def __exit__(self, *exception: object) -> None:
-        self.states = tuple(_state(g) for g in self._generators)
+        for loan in self._loans:
+            loan.state = _state(loan.generator)
         self.close()
 
     def close(self) -> None:
         """Put the generators back, if an exception in the block's own end has kept it from that."""
-        for generator, state in zip(self._generators, self._before, strict=False):
-            _set(generator, state)
+        for loan, state in zip(self._loans, self._before, strict=False):
+            _set(loan.generator, state)
         self._before = []  # of a block that has ended
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import operator
 import random
 import sys
 import warnings
@@ -19,7 +20,7 @@ from torch.utils.data import DataLoader, IterableDataset, default_collate
 from .._errors import CapabilityWarning, DataError
 from .._replay import replay
 from .containers import rebuilt
-from .held import counts, holds
+from .held import attributes, counts, holds
 from .lent import Lent
 from .stream import describe, length_of
 
@@ -63,15 +64,17 @@ class Passes:
         lenders: of the generators of the engine's loaders, see `Lent`.
     """
 
-    def __init__(self, loader: Any, seed: Callable[[int], int], lenders: dict[int, int]) -> None:
+    def __init__(self, loader: Any, seed: Callable[[int], int], lenders: list[Lent]) -> None:
         self._shared = loader
         self._loader = _own(loader)
         self._seed = seed
         self._plain = type(loader) in (list, tuple)  # which draws nothing
-        self._anew = _makes_anew(loader)
-        generators, self._parts = ((), ()) if self._plain else holds(loader)
-        self._lent = Lent(generators, lenders)
-        self._told = [p for p in self._parts if callable(getattr(p, "set_epoch", None))]
+        self._lent = Lent(lenders)
+        self._parts: list[Any] = []
+        self._told: list[Any] = []  # those that have `set_epoch`
+        self._attributes: list[Any] = []  # of the parts, when they were looked for
+        if not self._plain:
+            self._look()
         self._iterator: Iterator[Any] | None = None
         self._ahead: list[Any] = []
         self._believed = True  # the loader's length
@@ -125,6 +128,17 @@ class Passes:
         """Whether the next batch is the one with this index: no draw has failed on the way."""
         return self._next == index
 
+    def _look(self) -> None:
+        """See what the loader is made of, if a part of it is another than the last time."""
+        found, last = attributes(self._parts), self._attributes
+        if self._parts and len(found) == len(last) and all(map(operator.is_, found, last)):
+            return
+        generators, self._parts = holds(self._shared)
+        self._lent.lend(generators)
+        self._told = [p for p in self._parts if callable(getattr(p, "set_epoch", None))]
+        self._anew = _makes_anew(self._shared)
+        self._attributes = attributes(self._parts)
+
     def _take(self, index: int) -> Any:
         found = self._ahead or self._advance(index)
         self._ahead = []
@@ -155,8 +169,10 @@ class Passes:
         """
         if self._plain:
             return self._pull(index)
-        if self._iterator is None and self._starts[-1].states is None:  # it is not begun again
-            self._lent.begin()
+        if self._iterator is None:
+            self._look()
+            if self._starts[-1].states is None:  # else the pass is gone through again
+                self._lent.begin()
         replayed = replay(self._seed(index))
         try:
             with replayed, self._lent:
