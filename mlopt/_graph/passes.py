@@ -201,9 +201,9 @@ class Passes:
     def _first(self) -> list[Any]:
         """Begin the pass, and see what the loader changes of itself by it."""
         others = not self._said and any(p is not self and p._shared is self._shared for p in _begun)
-        _begun.add(self)
         before = counts(self._parts) if others else {}
         self._begin()
+        _begun.add(self)
         assert self._iterator is not None
         found = [next(self._iterator)]
         told = {type(part).__name__ for part in self._told}
@@ -223,6 +223,7 @@ class Passes:
 
     def _begin(self) -> None:
         """Begin the pass, as loaders and samplers of torch are told of it."""
+        self._check_free(self._loader)  # if it is its own iterator: `iter` may begin it anew
         start = self._starts[-1]
         if not self._plain:
             others = (random.getstate(), np.random.get_state())
@@ -230,6 +231,13 @@ class Passes:
         for part in self._told:
             part.set_epoch(start.number)
         iterator = iter(self._loader)
+        self._check_free(iterator)
+        _running[id(iterator)] = self
+        self._length = (length_of(self._loader) or 0) if self._believed else 0
+        self._iterator = iterator
+
+    def _check_free(self, iterator: Any) -> None:
+        """Refuse to go on in another's pass."""
         other = _running.get(id(iterator))
         if other is not None and other is not self and other._iterator is iterator:
             raise DataError(
@@ -237,9 +245,6 @@ class Passes:
                 "another engine or stream is in the middle of a pass. Give each a loader of its "
                 "own."
             )
-        _running[id(iterator)] = self
-        self._length = (length_of(self._loader) or 0) if self._believed else 0
-        self._iterator = iterator
 
     def _end(self, index: int) -> None:
         """A pass has ended before the batch with this index."""
@@ -261,6 +266,14 @@ class Passes:
             self._lent.states = start.states
         if start.index == index:
             return
+        if isinstance(self._loader, Iterator):
+            warnings.warn(
+                f"A pass of {describe(self._shared)} is gone through again, after a draw that "
+                "failed or in a copy of its engine. It is its own iterator: if iter(loader) does "
+                "not begin it anew, batches are left out.",
+                CapabilityWarning,
+                stacklevel=2,
+            )
         with _others_at(start.others):
             for i in range(start.index, index):
                 found = self._advance(i)
@@ -275,7 +288,10 @@ class Passes:
                 "or by the same pass before. Does it raise StopIteration, or change while it is "
                 "read?"
             )
-        again = f"; pass {number} was the first to be empty. Can it be read once only?"
+        again = (
+            f"; pass {number} was the first to be empty. Can it be read once only? Each pass "
+            "begins with iter(loader), which has to begin anew."
+        )
         return DataError(f"{loader} gave no batch in a whole pass{again if number else '.'}")
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from torch.utils.data import Dataset
 
 from .._errors import DataError
+from .contents import classes
 
 __all__ = ["Stream", "describe", "length_of", "stream_of"]
 
@@ -31,6 +32,7 @@ class Stream:
 
     Args:
         loader: anything that can be iterated again and again: a `DataLoader`, a list of batches.
+            One that is its own iterator must begin anew at each `iter(loader)`.
 
     Raises:
         DataError: it is no loader, is empty, or can be iterated only once.
@@ -125,9 +127,9 @@ def _check(loader: Any, where: str) -> None:
         )
     if isinstance(loader, Stream):
         raise DataError(f"{where} is a Stream already: use it as it is, or give its loader.")
-    if not isinstance(loader, Iterable):
+    if not (isinstance(loader, Iterable) or _is_sequence(loader)):
         raise DataError(f"{where} takes a loader or a Stream, got {kind}.")
-    if isinstance(loader, Iterator):
+    if isinstance(loader, Iterator) and _ends_for_good(type(loader)):
         raise DataError(
             f"{where} was given an iterator ({kind}), which ends after one pass; give the loader "
             "itself."
@@ -139,3 +141,16 @@ def _check(loader: Any, where: str) -> None:
             f"{where}: {describe(loader)} has no batches: is the data set smaller than drop_last's "
             "batch?"
         )
+
+
+def _is_sequence(loader: Any) -> bool:
+    """Whether `iter` goes through it by index, though it has no `__iter__`."""
+    kind = type(loader)
+    return hasattr(kind, "__getitem__") and hasattr(kind, "__len__") and not hasattr(kind, "keys")
+
+
+def _ends_for_good(kind: type) -> bool:
+    """Whether iterators of a class are known to end once: those of Python, NumPy and torch."""
+    # Loaders of users may be their own iterators, which begin anew when they are asked to.
+    gives = next((k for k in kind.__mro__ if "__next__" in vars(k)), Iterator)
+    return gives not in classes(kind)
