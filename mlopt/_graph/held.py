@@ -13,9 +13,11 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.data.dataloader import _BaseDataLoaderIter
 
 from .contents import slots
 from .homes import home
+from .workers import persistent
 
 __all__ = ["attributes", "counts", "holds"]
 
@@ -26,6 +28,7 @@ _LOOKED_AT = 10_000
 _ATOMS = (
     type(None), bool, int, float, complex, str, bytes, bytearray, range, slice, type, Tensor,
     np.ndarray, np.generic, np.dtype, torch.dtype, torch.device, types.ModuleType,
+    _BaseDataLoaderIter,
 )  # fmt: skip
 _GENERATORS = (torch.Generator, random.Random, np.random.RandomState, np.random.Generator)
 _RANDOM = (torch.Generator, random.Random, np.random.RandomState, np.random.BitGenerator)
@@ -42,7 +45,8 @@ def holds(loader: Any) -> tuple[list[Any], list[Any]]:
 
     Returns:
         Its own generators of random numbers, of torch, Python and NumPy (the part that has the
-        state); and its parts: what is iterated or indexed, and attributes of these.
+        state); and its parts: what is iterated or indexed, and attributes of these; with data
+        loaders whose workers stay, wherever they are.
     """
     generators: list[Any] = []
     parts: list[Any] = []
@@ -59,8 +63,9 @@ def holds(loader: Any) -> tuple[list[Any], list[Any]]:
             if not _everyones(held):
                 generators.append(held)
             continue
-        if part:
+        if part or persistent(held):
             parts.append(held)
+        if part:
             part = hasattr(type(held), "__iter__") or hasattr(type(held), "__getitem__")
         waiting.extend((inside, part) for inside in _inside(held))
     return generators, parts

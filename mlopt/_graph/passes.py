@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import operator
 import random
 import sys
@@ -23,6 +22,7 @@ from .containers import rebuilt
 from .held import attributes, counts, holds
 from .lent import Lent
 from .stream import describe, length_of
+from .workers import Workers
 
 __all__ = ["Passes"]
 
@@ -65,11 +65,11 @@ class Passes:
     """
 
     def __init__(self, loader: Any, seed: Callable[[int], int], lenders: list[Lent]) -> None:
-        self._shared = loader
-        self._loader = _own(loader)
+        self._loader = loader
         self._seed = seed
         self._plain = type(loader) in (list, tuple)  # which draws nothing
         self._lent = Lent(lenders)
+        self._workers = Workers()
         self._parts: list[Any] = []
         self._told: list[Any] = []  # those that have `set_epoch`
         self._attributes: list[Any] = []  # of the parts, when they were looked for
@@ -133,10 +133,11 @@ class Passes:
         found, last = attributes(self._parts), self._attributes
         if self._parts and len(found) == len(last) and all(map(operator.is_, found, last)):
             return
-        generators, self._parts = holds(self._shared)
+        generators, self._parts = holds(self._loader)
         self._lent.lend(generators)
+        self._workers.lend(self._parts)
         self._told = [p for p in self._parts if callable(getattr(p, "set_epoch", None))]
-        self._anew = _makes_anew(self._shared)
+        self._anew = _makes_anew(self._loader)
         self._attributes = attributes(self._parts)
 
     def _take(self, index: int) -> Any:
@@ -148,7 +149,7 @@ class Passes:
             self._end(index)
             if length > taken:
                 warnings.warn(
-                    f"{describe(self._shared)} ended its pass after {taken} batches, where its "
+                    f"{describe(self._loader)} ended its pass after {taken} batches, where its "
                     f"length says {length}. The pass is counted one step late, and the length is "
                     "not believed again.",
                     CapabilityWarning,
@@ -175,10 +176,11 @@ class Passes:
                 self._lent.begin()
         replayed = replay(self._seed(index))
         try:
-            with replayed, self._lent:
+            with replayed, self._lent, self._workers:
                 found = self._pull(index)
                 return found if self._anew else [rebuilt(batch, _copied) for batch in found]
         finally:  # an interrupt may have kept them from ending
+            self._workers.close()
             self._lent.close()
             replayed.close()
 
@@ -193,14 +195,14 @@ class Passes:
             if sys.version_info >= (3, 11):  # before, errors take no notes
                 start = self._starts[-1]
                 error.add_note(
-                    f"mlopt: raised by {describe(self._shared)}, pass {start.number}, batch "
+                    f"mlopt: raised by {describe(self._loader)}, pass {start.number}, batch "
                     f"{index - start.index} (both from 0)."
                 )
             raise
 
     def _first(self) -> list[Any]:
         """Begin the pass, and see what the loader changes of itself by it."""
-        others = not self._said and any(p is not self and p._shared is self._shared for p in _begun)
+        others = not self._said and any(p is not self and p._loader is self._loader for p in _begun)
         before = counts(self._parts) if others else {}
         self._begin()
         _begun.add(self)
@@ -212,7 +214,7 @@ class Passes:
         if moved:
             self._said = True
             warnings.warn(
-                f"{describe(self._shared)} changes {', '.join('.'.join(k) for k in moved)} while "
+                f"{describe(self._loader)} changes {', '.join('.'.join(k) for k in moved)} while "
                 "it is read, and another engine or stream reads it, too: each sees what the other "
                 "has changed. If the batches depend on it, give each a loader of its own, or a "
                 "method set_epoch(), which is told the pass.",
@@ -241,7 +243,7 @@ class Passes:
         other = _running.get(id(iterator))
         if other is not None and other is not self and other._iterator is iterator:
             raise DataError(
-                f"{describe(self._shared)} hands out one iterator to all who iterate over it, and "
+                f"{describe(self._loader)} hands out one iterator to all who iterate over it, and "
                 "another engine or stream is in the middle of a pass. Give each a loader of its "
                 "own."
             )
@@ -261,14 +263,14 @@ class Passes:
             del self._starts[-1]
         start = self._starts[-1]
         self._iterator, self._ahead = None, []
-        self._loader = _own(self._shared)  # workers that stay may be those that died
+        self._workers.forget()
         if start.states is not None:
             self._lent.states = start.states
         if start.index == index:
             return
         if isinstance(self._loader, Iterator):
             warnings.warn(
-                f"A pass of {describe(self._shared)} is gone through again, after a draw that "
+                f"A pass of {describe(self._loader)} is gone through again, after a draw that "
                 "failed or in a copy of its engine. It is its own iterator: if iter(loader) does "
                 "not begin it anew, batches are left out.",
                 CapabilityWarning,
@@ -281,7 +283,7 @@ class Passes:
                     raise self._ended_early(i - start.index)
 
     def _ended_early(self, taken: int) -> DataError:
-        loader, number = describe(self._shared), self._starts[-1].number
+        loader, number = describe(self._loader), self._starts[-1].number
         if taken:
             return DataError(
                 f"{loader} ended its pass after {taken} batches, where it has more by its length, "
@@ -307,16 +309,6 @@ def _others_at(states: tuple[Any, Any] | None) -> Iterator[None]:
     finally:
         random.setstate(before[0])
         np.random.set_state(before[1])
-
-
-def _own(loader: Any) -> Any:
-    """The loader, or a copy whose passes are nobody else's."""
-    # With persistent workers a DataLoader hands out one iterator to all, and who begins a pass ends
-    # that of another. A copy has workers of its own.
-    if isinstance(loader, DataLoader) and loader.persistent_workers and loader.num_workers:
-        loader = copy.copy(loader)
-        loader._iterator = None
-    return loader
 
 
 def _makes_anew(loader: Any) -> bool:

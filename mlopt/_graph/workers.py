@@ -1,0 +1,56 @@
+"""`Workers`: persistent workers of data loaders that one way through a loader has for itself."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from torch.utils.data import DataLoader
+
+__all__ = ["Workers", "persistent"]
+
+
+class Workers:
+    """Persistent workers, which data loaders have for a block.
+
+    A `DataLoader` that lets its workers stay keeps one iterator and hands it out to all, so who
+    begins a pass ends that of another. In a block it keeps one that nobody else has; after it, the
+    one that it had before.
+    """
+
+    def __init__(self) -> None:
+        self._kept: list[tuple[DataLoader, Any]] = []
+        self._before: list[tuple[DataLoader, Any]] = []
+
+    def lend(self, parts: Iterable[Any]) -> None:
+        """From now on for these; who was among them before goes on with the same workers.
+
+        Args:
+            parts: of a loader; those matter that are data loaders whose workers stay.
+        """
+        known = {id(loader): iterator for loader, iterator in self._kept}
+        self._kept = [(part, known.get(id(part))) for part in parts if persistent(part)]
+
+    def forget(self) -> None:
+        """Have others made: these may have died."""
+        self._kept = [(loader, None) for loader, _ in self._kept]
+
+    def __enter__(self) -> None:
+        self._before = [(loader, loader._iterator) for loader, _ in self._kept]
+        for loader, iterator in self._kept:
+            loader._iterator = iterator
+
+    def __exit__(self, *exception: object) -> None:
+        self._kept = [(loader, loader._iterator) for loader, _ in self._kept]
+        self.close()
+
+    def close(self) -> None:
+        """Put the others back, if an exception in the block's own end has kept it from that."""
+        for loader, iterator in self._before:
+            loader._iterator = iterator
+        self._before = []
+
+
+def persistent(loader: Any) -> bool:
+    """Whether something is a data loader whose workers stay from one pass to the next."""
+    return isinstance(loader, DataLoader) and loader.persistent_workers and loader.num_workers > 0

@@ -1,0 +1,111 @@
+"""Persistent workers are an engine's own, wherever the data loader is that keeps them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import pytest
+import torch
+from graph.test_lent_generators import engine_over, take
+from small import F64
+from torch.utils.data import DataLoader, Dataset
+
+COUNT = 4
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*fork")  # that forking is unsafe beside threads
+
+
+class Numbers(Dataset):
+    def __len__(self) -> int:
+        return COUNT
+
+    def __getitem__(self, i: int) -> torch.Tensor:
+        return torch.tensor(float(i), dtype=F64)
+
+
+class Around:
+    """As loaders are that move or prefetch batches."""
+
+    def __init__(self, loader: Iterable[Any]) -> None:
+        self.loader, self.fails = loader, False
+
+    def __len__(self) -> int:
+        return COUNT
+
+    def __iter__(self) -> Iterator[Any]:
+        for batch in self.loader:
+            if self.fails:
+                self.fails = False
+                raise OSError("once")
+            yield batch
+
+
+class Calls(Around):
+    """The data loader is not its part, but a function's."""
+
+    def __init__(self, loader: Iterable[Any]) -> None:
+        super().__init__(())
+        self.make = lambda: iter(loader)
+
+    def __iter__(self) -> Iterator[Any]:
+        self.loader = self.make()
+        return super().__iter__()
+
+
+KINDS: dict[str, Any] = {
+    "inside": Around,
+    "two deep": lambda loader: Around(Around(loader)),
+    "by a function": Calls,
+}
+
+
+def made(kind: str, data: Dataset) -> tuple[DataLoader, Any]:
+    loader = DataLoader(data, batch_size=1, num_workers=1, persistent_workers=True)
+    return loader, KINDS[kind](loader)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_two_engines_and_a_loop_do_not_disturb_each_other(kind: str) -> None:
+    """Also where a draw fails: the pass is gone through again."""
+    loader, around = made(kind, Numbers())
+    one, two = engine_over(around), engine_over(around)
+    mine: list[float] = []
+    theirs: list[float] = []
+    loop = iter(loader)
+    for step in range(2 * COUNT + 1):
+        if step == 2:
+            around.fails = True
+            with pytest.raises(OSError, match="once"):
+                take(*one)
+        mine += take(*one)
+        if step % 2:
+            theirs += take(*two)
+        if step < COUNT:
+            assert float(next(loop)) == step
+        if step == COUNT + 1:
+            assert [float(x) for x in around] == [0, 1, 2, 3]
+    assert mine == [0, 1, 2, 3, 0, 1, 2, 3, 0]
+    assert theirs == [0, 1, 2, 3]
+    assert one[0].epoch == 2
+    assert two[0].epoch == 1
+
+
+class Workers(Numbers):
+    """Each batch is the process that made it."""
+
+    def __getitem__(self, i: int) -> torch.Tensor:
+        return torch.tensor(float(os.getpid()), dtype=F64)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_workers_stay_and_are_not_seen_outside(kind: str) -> None:
+    loader, around = made(kind, Workers())
+    engine = engine_over(around)
+    processes = set()
+    for _ in range(2 * COUNT):
+        processes.update(take(*engine))
+        assert loader._iterator is None
+    assert len(processes) == 1
+    assert os.getpid() not in processes
