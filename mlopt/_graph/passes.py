@@ -9,17 +9,18 @@ import warnings
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from torch import Tensor
-from torch.utils.data import DataLoader, IterableDataset, default_collate
+from torch.utils.data import DataLoader
 
 from .._errors import CapabilityWarning, DataError
 from .._replay import replay
 from .containers import rebuilt
 from .held import attributes, counts, holds
+from .known import certain, makes_anew
 from .lent import Lent
 from .stream import describe, length_of
 from .workers import Workers
@@ -38,10 +39,12 @@ class _Start:
     """Where a pass began: the index of its first batch, its number, and generators' states.
 
     Those of the loader's generators, and of Python's and NumPy's, by which a loader may shuffle.
+    And which data loaders had workers already.
     """
 
     index: int
     number: int
+    made: tuple[DataLoader, ...] = ()
     states: tuple[Any, ...] | None = None
     others: tuple[Any, Any] | None = None
 
@@ -137,14 +140,14 @@ class Passes:
         self._lent.lend(generators)
         self._workers.lend(self._parts)
         self._told = [p for p in self._parts if callable(getattr(p, "set_epoch", None))]
-        self._anew = _makes_anew(self._loader)
+        self._anew = makes_anew(self._loader)
         self._attributes = attributes(self._parts)
 
     def _take(self, index: int) -> Any:
         found = self._ahead or self._advance(index)
         self._ahead = []
         taken = index - self._starts[-1].index
-        if not found and taken and not (taken < self._length and _certain(self._loader)):
+        if not found and taken and not (taken < self._length and certain(self._loader)):
             length, self._believed = self._length, self._length <= taken and self._believed
             self._end(index)
             if length > taken:
@@ -229,7 +232,7 @@ class Passes:
         start = self._starts[-1]
         if not self._plain:
             others = (random.getstate(), np.random.get_state())
-            self._starts[-1] = _Start(start.index, start.number, self._lent.states, others)
+            self._starts[-1] = replace(start, states=self._lent.states, others=others)
         for part in self._told:
             part.set_epoch(start.number)
         iterator = iter(self._loader)
@@ -255,7 +258,7 @@ class Passes:
         starts = self._starts
         while len(starts) > 1 and starts[1].index <= self._since:
             del starts[0]
-        starts.append(_Start(index, starts[-1].number + 1))
+        starts.append(_Start(index, starts[-1].number + 1, self._workers.made))
 
     def _go_to(self, index: int) -> None:
         """Go through the pass again, up to the batch with this index."""
@@ -263,9 +266,7 @@ class Passes:
             del self._starts[-1]
         start = self._starts[-1]
         self._iterator, self._ahead = None, []
-        self._workers.forget()
-        if start.states is not None:
-            self._lent.states = start.states
+        self._renew(start)
         if start.index == index:
             return
         if isinstance(self._loader, Iterator):
@@ -281,6 +282,18 @@ class Passes:
                 found = self._advance(i)
                 if not found:
                     raise self._ended_early(i - start.index)
+
+    def _renew(self, start: _Start) -> None:
+        """Have workers made anew, which may have died, and the generators where the pass begins."""
+        states = self._lent.states if start.states is None else start.states
+        replayed = replay(0)
+        try:
+            with _others_at(None), replayed, self._lent:
+                self._workers.renew(start.made)
+        finally:
+            self._lent.close()
+            replayed.close()
+            self._lent.states = states
 
     def _ended_early(self, taken: int) -> DataError:
         loader, number = describe(self._loader), self._starts[-1].number
@@ -311,27 +324,9 @@ def _others_at(states: tuple[Any, Any] | None) -> Iterator[None]:
         np.random.set_state(before[1])
 
 
-def _makes_anew(loader: Any) -> bool:
-    """Whether each batch surely has memory of its own, as those have that torch collates."""
-    if type(loader) is not DataLoader:
-        return False
-    return loader.collate_fn is default_collate or loader.num_workers > 0
-
-
 def _copied(held: Any) -> Any:
     if isinstance(held, Tensor) and (held.is_leaf or not held.requires_grad):
         other = held.detach().clone().requires_grad_(held.requires_grad)
         vars(other).update(vars(held))  # attributes of the user's
         return other
     return held.copy() if isinstance(held, np.ndarray) else held
-
-
-def _certain(loader: Any) -> bool:
-    """Whether a pass cannot have another length than the loader says."""
-    if type(loader) in (list, tuple, range):
-        return True
-    if type(loader) is not DataLoader or isinstance(loader.dataset, IterableDataset):
-        return False
-    sampler = loader.sampler if loader.batch_sampler is None else loader.batch_sampler
-    kinds = (type(sampler), type(getattr(sampler, "sampler", sampler)))
-    return all(kind.__module__.startswith("torch.utils.data") for kind in kinds)

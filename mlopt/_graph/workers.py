@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from torch.utils.data import DataLoader
@@ -31,9 +31,24 @@ class Workers:
         known = {id(loader): iterator for loader, iterator in self._kept}
         self._kept = [(part, known.get(id(part))) for part in parts if persistent(part)]
 
-    def forget(self) -> None:
-        """Have others made: these may have died."""
-        self._kept = [(loader, None) for loader, _ in self._kept]
+    @property
+    def made(self) -> tuple[DataLoader, ...]:
+        """Those that have workers now."""
+        return tuple(loader for loader, iterator in self._kept if iterator is not None)
+
+    def renew(self, made: Sequence[DataLoader]) -> None:
+        """Have others made, for these may have died.
+
+        It draws random numbers, as the pass did that made the first ones. Later passes did not, so
+        theirs are made before such a pass is begun again.
+
+        Args:
+            made: those that had workers when the pass began.
+        """
+        self._kept = [
+            (loader, loader._get_iterator() if any(loader is m for m in made) else None)
+            for loader, _ in self._kept
+        ]
 
     def __enter__(self) -> None:
         self._before = [(loader, loader._iterator) for loader, _ in self._kept]

@@ -61,8 +61,28 @@ KINDS: dict[str, Any] = {
 }
 
 
+_iterators: list[Any] = []
+
+
+@pytest.fixture(autouse=True)
+def _no_workers_left() -> Iterator[None]:
+    """Torch waits five seconds for each that the garbage collector finds."""
+    yield
+    while _iterators:
+        _iterators.pop()._shutdown_workers()
+
+
+class Stay(DataLoader):
+    def __init__(self, data: Dataset, **options: Any) -> None:
+        super().__init__(data, batch_size=1, num_workers=1, persistent_workers=True, **options)
+
+    def _get_iterator(self) -> Any:
+        _iterators.append(super()._get_iterator())
+        return _iterators[-1]
+
+
 def made(kind: str, data: Dataset) -> tuple[DataLoader, Any]:
-    loader = DataLoader(data, batch_size=1, num_workers=1, persistent_workers=True)
+    loader = Stay(data)
     return loader, KINDS[kind](loader)
 
 
@@ -109,3 +129,23 @@ def test_the_workers_stay_and_are_not_seen_outside(kind: str) -> None:
         assert loader._iterator is None
     assert len(processes) == 1
     assert os.getpid() not in processes
+
+
+@pytest.mark.parametrize("seeded", [False, True])
+def test_a_later_pass_that_breaks_off_keeps_its_order(seeded: bool) -> None:
+    """Workers are made anew for it, which draws random numbers, as the pass had not."""
+
+    def order(fails: tuple[int, ...]) -> list[float]:
+        generator = torch.Generator().manual_seed(2) if seeded else None
+        around = Around(Stay(Numbers(), shuffle=True, generator=generator))
+        engine = engine_over(around)
+        found: list[float] = []
+        for step in range(4 * COUNT):
+            if step in fails:
+                around.fails = True
+                with pytest.raises(OSError, match="once"):
+                    take(*engine)
+            found += take(*engine)
+        return found
+
+    assert order((1, COUNT, 2 * COUNT + 2, 3 * COUNT + 3)) == order(())
