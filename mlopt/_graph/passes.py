@@ -87,6 +87,10 @@ class Passes:
         self._since = 0  # the index of the first batch that may be asked for again
         self._next = 0  # the index of the batch that comes next; -1: unknown
 
+    def __getstate__(self) -> dict[str, Any]:
+        # An iterator cannot be copied: a copy goes through the pass again, to the same batch.
+        return {**vars(self), "_iterator": None, "_ahead": [], "_next": -1}
+
     def draw(self, index: int) -> tuple[Any, int]:
         """Go on to a batch, which is the one after the last but for accidents.
 

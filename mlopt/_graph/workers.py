@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -30,6 +31,11 @@ class Workers:
         """
         known = {id(loader): iterator for loader, iterator in self._kept}
         self._kept = [(part, known.get(id(part))) for part in parts if persistent(part)]
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Workers:
+        copied = Workers()  # which makes workers when it needs them
+        copied._kept = [(copy.deepcopy(loader, memo), None) for loader, _ in self._kept]
+        return copied
 
     @property
     def made(self) -> tuple[DataLoader, ...]:
