@@ -26,21 +26,22 @@ class _Loan:
 
     def __init__(self, generator: Any, order: int) -> None:
         self.generator, self.order = generator, order
-        self.begin(_state(generator))
+        self.begin()
 
-    def begin(self, found: Any) -> None:
-        """Go on from a state in which it was found outside of the blocks."""
+    def begin(self) -> None:
+        """Go on from where it stands, outside of the blocks."""
+        found = _state(self.generator)
         self.state = _other(self.generator, found, self.order) if self.order else found
-        self.found = found
+        self.seed = _seed(self.generator)
 
 
 class Lent:
     """Generators lent for a block, in which they go on from where the last one left them.
 
     After the block they are as they were before it. Their numbers begin from where they stand, and
-    again from there at a pass before which somebody else has set them; but of a generator that
-    somebody else of the same engine is lent as well, others are made: else two would draw the same
-    numbers.
+    again from there at a pass before which somebody has given one another seed; who has drawn from
+    it meanwhile changes nothing. But of a generator that somebody else of the same engine is lent
+    as well, others are made: else two would draw the same numbers.
 
     Args:
         lenders: all of the engine; this one is added.
@@ -79,11 +80,10 @@ class Lent:
         return next(n for n in count() if n not in taken)
 
     def begin(self) -> None:
-        """A pass begins: who was set anew since the last one did goes on from there."""
+        """A pass begins: who has another seed since the last one did goes on from there."""
         for loan in self._loans:
-            found = _state(loan.generator)
-            if not _same(loan.found, found):  # a block puts it back, so this is somebody else's
-                loan.begin(found)
+            if _seed(loan.generator) != loan.seed:
+                loan.begin()
 
     def __enter__(self) -> None:
         self._before = [_state(loan.generator) for loan in self._loans]
@@ -123,17 +123,9 @@ def _set(generator: Any, state: Any) -> None:
         generator.state = state
 
 
-def _same(one: Any, two: Any) -> bool:
-    """Whether two states of a generator are equal; those of NumPy's hold arrays."""
-    if type(one) is not type(two):
-        return False
-    if isinstance(one, dict):
-        return one.keys() == two.keys() and all(_same(v, two[k]) for k, v in one.items())
-    if isinstance(one, torch.Tensor):
-        return torch.equal(one, two)
-    if isinstance(one, np.ndarray):
-        return np.array_equal(one, two)
-    return one == two
+def _seed(generator: Any) -> int | None:
+    """Of a generator of torch. Nothing tells of others whether they were seeded or used."""
+    return generator.initial_seed() if isinstance(generator, torch.Generator) else None
 
 
 def _other(generator: Any, state: Any, number: int) -> Any:

@@ -27,8 +27,7 @@ class Stream:
     `set_epoch` of the loader, its data sets and its samplers, where they have one, is called with
     the number of the pass, from 0. Generators that one of them holds, of torch, NumPy or Python,
     are used from where they stand when the engine first draws, and put back after each draw; where
-    they have been set to another state since, by `manual_seed` for example, the next pass begins
-    from that.
+    one of torch has another seed since then (`manual_seed`), the next pass begins from that.
 
     Args:
         loader: anything that can be iterated again and again: a `DataLoader`, a list of batches.
