@@ -83,7 +83,7 @@ def save_grid(
     formats = Image.registered_extensions()
     if path.suffix.lower() not in formats:
         raise SettingsError(
-            f"save_grid: {path.name!r} ends in no format of a picture; give a name with .png."
+            f"save_grid: path={str(path)!r} ends in no format of a picture; give a name with .png."
         )
     grid = make_grid(images.detach(), nrow=per_row, padding=1, normalize=True, value_range=(-1, 1))
     picture, kind = io.BytesIO(), formats[path.suffix.lower()]

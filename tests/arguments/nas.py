@@ -193,7 +193,7 @@ EXAMPLES: dict[str, Example] = {
     "mlopt.nas.draw": of(
         lambda: {"genotype": ONE_NODE, "path": folder() / "cells.png"},
         title="empty, unknown",
-        wrong={"path": ("cells.txt", folder() / "none" / "cells.png")},
+        wrong={"path": ("cells.txt",)},
     ),
     "mlopt.nas.evaluate": of(
         lambda: {"network": Pair(), "loader": batches()},
