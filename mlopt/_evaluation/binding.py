@@ -44,7 +44,7 @@ class Binding:
     buffers: list[Slot] = field(default_factory=list)
     spare: list[list[Tensor]] = field(default_factory=list)
     parts: list[dict[str, Any]] = field(default_factory=list)
-    sparse: list[dict[str, Any]] = field(default_factory=list)  # of embeddings, such gradients
+    embeddings: list[dict[str, Any]] = field(default_factory=list)  # which may be sparse
     first: list[Slot] = field(default_factory=list)  # of each parameter
     dicts: list[dict[str, Any]] = field(default_factory=list)  # of parameters, and of parts
     buffer_dicts: list[dict[str, Any]] = field(default_factory=list)
@@ -67,8 +67,8 @@ class Binding:
                     binding.parameters.setdefault(name, []).append((part._parameters, key))
             for key, _ in part._buffers.items():  # scripted modules have no dictionary
                 binding.buffers.append((part._buffers, key))
-            if isinstance(part, nn.Embedding | nn.EmbeddingBag) and part.sparse:
-                binding.sparse.append(part.__dict__)
+            if isinstance(part, nn.Embedding | nn.EmbeddingBag):
+                binding.embeddings.append(part.__dict__)
             if "training" in part.__dict__:
                 binding.parts.append(part.__dict__)
             binding.dicts += [part._parameters, part._modules]

@@ -132,9 +132,9 @@ class Evaluator:
         try:
             for source, binding in place.bound:
                 values = point.values.get(source, _NOTHING)
-                if binding.sparse and (twice or any(not t.is_leaf for t in values.values())):
+                if binding.embeddings and (twice or any(not t.is_leaf for t in values.values())):
                     # A gradient that goes on from there is dense: an optimizer's alone is sparse.
-                    for part in binding.sparse:
+                    for part in binding.embeddings:
                         swap.put(part, "sparse", False)
                 if values:
                     swap.put_all(binding.parameters, values)

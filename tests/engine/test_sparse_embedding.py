@@ -138,6 +138,22 @@ def test_every_method_gives_what_it_gives_with_dense_gradients(world: str, metho
     exact(sparse, dense, BOUND)
 
 
+@pytest.mark.parametrize("method", ["one step", "unrolled", "implicit"])
+def test_one_that_becomes_sparse_between_two_steps(method: str) -> None:
+    engines = []
+    for _ in range(2):
+        problems = nested(False, METHODS[method])
+        engines.append(mlopt.Engine(problems))
+        engines[-1].step()
+    for variable in engines[0].graph.variables:
+        if variable.is_module:
+            variable.value.sparse = True
+    for engine in engines:
+        engine.step()
+    sparse, dense = ([p for v in e.graph.variables for p in v.parameters()] for e in engines)
+    exact(sparse, dense, BOUND)
+
+
 @pytest.mark.parametrize(
     "play",
     [lambda u, v: Alternating((u, 2), (v, 1)), lambda u, v: Extragradient()],
