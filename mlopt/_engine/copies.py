@@ -13,7 +13,7 @@ from torch._utils import _flatten_dense_tensors
 
 from .._tensors import numbers
 
-__all__ = ["Copies", "alike", "joined", "may_spoil"]
+__all__ = ["Copies", "alike", "joined", "may_spoil", "spoils"]
 
 _grad, _is_leaf, _learns = map(attrgetter, ("grad", "is_leaf", "requires_grad"))
 
@@ -136,6 +136,26 @@ def alike(tensors: Sequence[Tensor]) -> list[list[Tensor]]:
 #: What may hold infinity, and what torch takes norms of.
 _FLOATS = frozenset({torch.float16, torch.bfloat16, torch.float32, torch.float64,
                      torch.complex64, torch.complex128})  # fmt: skip
+
+
+def spoils(now: Tensor, before: Tensor | None) -> Tensor:
+    """Whether a buffer is spoilt in whose place another one was.
+
+    One that begins, or has another shape than before, may begin at infinity: it may be a mask, made
+    where it is first needed.
+
+    Args:
+        now: the buffer.
+        before: what was in its place.
+
+    Returns:
+        A flag on its device.
+    """
+    held = numbers(now)
+    was = None if before is None else numbers(before)
+    if was is None or was.shape != held.shape:
+        return torch.isnan(held).any()
+    return torch.isfinite(held).logical_not_().logical_and_(torch.isfinite(was)).any()
 
 
 def may_spoil(tensor: Tensor) -> bool:
