@@ -124,7 +124,7 @@ class Memory:
         groups += alike(new) if new else []
         with grad_mode(False):
             pieces = [
-                joined(group) if len(group) > 1 else numbers(group[0])
+                numbers(joined(group) if len(group) > 1 else group[0])
                 for group in groups
                 if may_spoil(group[0])
             ]
