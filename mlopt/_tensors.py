@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 __all__ = [
+    "FLOAT8",
     "Key",
     "Many",
     "Tensors",
@@ -79,6 +80,15 @@ def unrecorded(function: _F) -> _F:
 
 
 _is_sparse = operator.attrgetter("is_sparse")
+#: What holds infinity or nan, and is not computed in: which there are depends on torch.
+FLOAT8 = frozenset(
+    d for n, d in vars(torch).items() if n.startswith("float8_") and isinstance(d, torch.dtype)
+)
+#: What torch's kernels for many tensors at once compute in.
+_COMPUTED = frozenset({
+    torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.complex64, torch.complex128,
+    torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64,
+})  # fmt: skip
 
 
 # As a list of one, a lone tensor would cost twice as much: architecture weights are often lone.
@@ -205,8 +215,12 @@ def dense(tensors: Tensors) -> Tensors:
 
 
 def numbers(tensor: Tensor) -> Tensor:
-    """All of its real numbers that may be other than zero, each once."""
-    return real(tensor.coalesce().values() if tensor.is_sparse else tensor)
+    """All of its real numbers that may be other than zero, each once, as torch takes norms of."""
+    if tensor.is_mkldnn:
+        tensor = tensor.to_dense()
+    elif tensor.layout is not torch.strided or tensor.is_nested:
+        tensor = (tensor.coalesce() if tensor.is_sparse else tensor).values()
+    return real(tensor.float() if tensor.dtype in FLOAT8 else tensor)
 
 
 def continuous(tensor: Tensor) -> bool:
@@ -241,7 +255,8 @@ def clone(tensors: Sequence[Tensor]) -> list[Tensor]:
     for (dtype, _), indices in groups.items():
         group = [tensors[i] for i in indices]
         # Multiplying by one is the only foreach copy that allocates; it would turn bool into int.
-        copies = [t.clone() for t in group] if dtype is torch.bool else torch._foreach_mul(group, 1)
+        at_once = dtype in _COMPUTED
+        copies = torch._foreach_mul(group, 1) if at_once else [t.clone() for t in group]
         for i, copy in zip(indices, copies, strict=True):
             out[i] = copy
     return out

@@ -13,10 +13,11 @@ from .._errors import MloptError, NonFiniteError, exhausted
 from .._graph.graph import Graph
 from .._graph.node import Node
 from .._tensors import numbers
+from .copies import may_spoil, spoils
 from .operations import Commit, Operation
 from .outcome import Outcome
 from .residuals import Residuals
-from .transaction import Transaction
+from .transaction import News, Transaction
 from .watch import Care, Watch
 
 __all__ = ["Closing"]
@@ -72,23 +73,23 @@ class Closing:
         Returns:
             Whether it is; if not, the outcome says what is not.
         """
-        new: list[tuple[Node, Tensor]] = []
-        spoilt: Node | None = None
+        new = News()
         if self.transaction.copies:
             self.write_signals(written)
-            new, spoilt = self.transaction.news()
+            new = self.transaction.news()
             if self.care.masks:
                 self._watch_commits(self.watch, new)
             else:
-                for peak in self.transaction.memory.peaks([t for _, t in new]):
+                came = [t for _, t in new.tensors] + [t for _, t, _ in new.buffers]
+                for peak in self.transaction.memory.peaks(came):
                     self.watch.note(None, "update", peak)
         found = self.watch.first()
         if found is not None and found[0] is None:  # whose? Or was it there from the start?
             self._watch_commits(closer := Watch(), new)
             found = closer.first()
             self.care.masks = found is None
-        if found is None and spoilt is not None:
-            found = spoilt, "update"
+        if found is None and new.spoilt is not None:
+            found = new.spoilt, "update"
         if found is None:
             self.residuals.report(self.graph, self.outcome.metrics, self.care)
             return True
@@ -128,9 +129,12 @@ class Closing:
         assert node is not None
         self.outcome.failed = (self.graph.labels[node], what)
 
-    def _watch_commits(self, watch: Watch, new: Sequence[tuple[Node, Tensor]]) -> None:
-        for node, flag in self.transaction.memory.spoilt(new):
-            watch.note(node, "update", flag)
+    def _watch_commits(self, watch: Watch, new: News) -> None:
+        for node, what, flag in self.transaction.memory.spoilt(new.tensors):
+            watch.note(node, what, flag)
+        for node, buffer, before in new.buffers:
+            if may_spoil(buffer):
+                watch.note(node, "update", spoils(buffer, before))
 
     def _overflows(self, node: Any) -> bool:
         """Whether a gradient is finite, and its norm alone is not."""

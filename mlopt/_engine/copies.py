@@ -11,9 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch._utils import _flatten_dense_tensors
 
-from .._tensors import numbers
+from .._evaluation.layouts import copy, copy_into, extent, form, plain, size
+from .._tensors import FLOAT8, numbers
 
-__all__ = ["Copies", "alike", "joined", "may_spoil"]
+__all__ = ["Copies", "alike", "joined", "may_spoil", "spoils"]
 
 _grad, _is_leaf, _learns = map(attrgetter, ("grad", "is_leaf", "requires_grad"))
 
@@ -31,7 +32,7 @@ class Copies:
 
     @property
     def bytes(self) -> int:
-        return self.values.numel() * self.values.element_size()
+        return size(self.values)
 
     def spoilt(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Each tensor, and whether a number in it is not finite now that was.
@@ -43,11 +44,7 @@ class Copies:
         """
         if may_spoil(self.tensors[0]):
             for t, before in zip(self.tensors, self.apart(), strict=True):
-                was, bad = (torch.isfinite(numbers(x)) for x in (before, t))
-                if was.shape == bad.shape:
-                    yield t, bad.logical_not_().logical_and_(was).any()
-                else:
-                    yield t, bad.all().logical_not_().logical_and_(was.all())
+                yield t, _newly(t, before)
 
     def apart(self) -> list[Tensor]:
         """The values of each tensor."""
@@ -82,19 +79,18 @@ def _put_back(tensor: Tensor, view: Tensor, value: Tensor) -> None:
         here = tensor.data_ptr() == view.data_ptr() and tensor.stride() == view.stride()
         if not here or tensor.shape != view.shape or tensor.dtype != view.dtype:
             tensor.data = view
-    elif tensor.shape != view.shape:
+    elif form(tensor) != form(view):
         tensor.data = value.clone()
-    tensor, value = _once(tensor, value)
-    tensor.copy_(value)
+    copy_into(*_once(tensor, value))
 
 
 def _plain(tensor: Tensor) -> bool:
-    return type(tensor) in _PLAIN and tensor.layout is torch.strided
+    return type(tensor) in _PLAIN and plain(tensor)
 
 
 def _once(tensor: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
     """A tensor and its value, of numbers that it repeats (as `expand` does) one each."""
-    if tensor.layout is not torch.strided or 0 not in tensor.stride():
+    if tensor.layout is not torch.strided or tensor.is_nested or 0 not in tensor.stride():
         return tensor, value
     first = tuple(slice(None) if step else slice(1) for step in tensor.stride())
     return tensor[first], value[first]
@@ -110,7 +106,7 @@ def joined(tensors: Sequence[Tensor]) -> Tensor:
         A tensor of one dimension, or of the shape of the only one.
     """
     if len(tensors) == 1:
-        return tensors[0].clone()
+        return copy(tensors[0])
     if all(t.dim() == 1 for t in tensors):  # flat as they are
         return torch.cat(tensors)  # type: ignore[arg-type]
     return _flatten_dense_tensors(tensors)
@@ -133,11 +129,37 @@ def alike(tensors: Sequence[Tensor]) -> list[list[Tensor]]:
     return list(groups.values())
 
 
-#: What may hold infinity, and what torch takes norms of.
-_FLOATS = frozenset({torch.float16, torch.bfloat16, torch.float32, torch.float64,
-                     torch.complex64, torch.complex128})  # fmt: skip
+#: What may hold infinity or nan.
+_FLOATS = FLOAT8 | {torch.float16, torch.bfloat16, torch.float32, torch.float64,
+                    torch.complex32, torch.complex64, torch.complex128}  # fmt: skip
+
+
+def spoils(now: Tensor, before: Tensor | None) -> Tensor:
+    """Whether a buffer is spoilt in whose place another one was.
+
+    One that begins, or has another shape than before, may begin at infinity: it may be a mask, made
+    where it is first needed.
+
+    Args:
+        now: the buffer.
+        before: what was in its place.
+
+    Returns:
+        A flag on its device.
+    """
+    if before is None or extent(before) != extent(now):
+        return torch.isnan(numbers(now)).any()
+    return _newly(now, before)
+
+
+def _newly(now: Tensor, before: Tensor) -> Tensor:
+    """Whether a number is not finite that was; where they are of other shapes, any, if all were."""
+    was, bad = (torch.isfinite(numbers(x)) for x in (before, now))
+    if was.shape == bad.shape:
+        return bad.logical_not_().logical_and_(was).any()
+    return bad.all().logical_not_().logical_and_(was.all())
 
 
 def may_spoil(tensor: Tensor) -> bool:
     """Whether a tensor is of numbers that may be other than finite."""
-    return tensor.dtype in _FLOATS
+    return tensor.dtype in _FLOATS and not tensor.is_meta

@@ -141,8 +141,9 @@ class Together:
         tensors: Sequence[tuple[Any, Tensor]] = (),
         known: frozenset[int] = frozenset(),
     ) -> None:
-        seen = {*known, *(id(t) for _, t in tensors)}
-        found = [*tensors]
+        given = {id(t): (owner, t) for owner, t in reversed(tensors)}  # two may hold one
+        seen = {*known, *given}
+        found = [*reversed(given.values())]
         self.held = held
         self.containers: list[tuple[str, list[Any], list[int]]] = []
         self.arrays: list[tuple[Any, np.ndarray]] = []

@@ -124,7 +124,7 @@ class Memory:
         groups += alike(new) if new else []
         with grad_mode(False):
             pieces = [
-                joined(group) if len(group) > 1 else numbers(group[0])
+                numbers(joined(group) if len(group) > 1 else group[0])
                 for group in groups
                 if may_spoil(group[0])
             ]
@@ -132,7 +132,7 @@ class Memory:
 
     def spoilt(
         self, new: Sequence[tuple[Any, Tensor]], among: Container[int] | None = None
-    ) -> list[tuple[Any, Tensor]]:
+    ) -> list[tuple[Any, str, Tensor]]:
         """What is not finite that was, or is new: masks of -inf that were there may stay.
 
         Args:
@@ -140,18 +140,21 @@ class Memory:
             among: look at those that are remembered with these ids alone.
 
         Returns:
-            Owners, and boolean scalars on their devices.
+            Owners; "update", or "state" where something new is infinite; and boolean scalars on
+            their devices.
         """
         owner = {i: o for together, _ in self._kept for i, o in together.owner.items()}
         flags = [
-            (owner[id(t)], flag)
+            (owner[id(t)], "update", flag)
             for copies in self._copies
             for t, flag in copies.spoilt()
             if among is None or id(t) in among
         ]
-        flags += [
-            (owner, torch.isfinite(t).all().logical_not_()) for owner, t in new if may_spoil(t)
-        ]
+        for owner_of_new, t in new:
+            if may_spoil(t):
+                held = numbers(t)
+                flags.append((owner_of_new, "update", torch.isnan(held).any()))
+                flags.append((owner_of_new, "state", torch.isinf(held).any()))
         return flags
 
     def tensors(self) -> Iterator[Tensor]:

@@ -53,11 +53,19 @@ def non_finite(outcome: Outcome, what: str, step: int, undone: bool) -> NonFinit
     if not part:  # a method met it, and says where
         return NonFiniteError(str(outcome.cause), problem=label, step=step)
     advice = "Lower its learning rate, clip its gradient, or look at its batch"
-    if part == "update":
+    if part == "state":
+        advice += (
+            "; a tensor of its optimizer's state that is to start at infinity has to be there "
+            "before the first step: make it where the optimizer is made, or keep a Python number"
+        )
+    if part in ("update", "state"):
         part = "update (its new values, optimizer state or buffers)"
     elif part == "scheduler":
         part = "learning rate (or another number that its scheduler writes)"
-        advice = "Look at what its scheduler computes"
+        advice = (
+            "Look at what its scheduler computes; a tensor that is to start at infinity has to be "
+            "there before the first step"
+        )
     text = f"{what} {step}: the {part} of {label} is not finite, the first of this {what}"
     if what == "step":
         done = "nothing was committed" if undone else "earlier commits stay, as undo=False"

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from .._evaluation.layouts import size
 from .._graph.brief import brief
 from .._graph.graph import Graph
 from .._graph.node import Node
@@ -79,7 +80,7 @@ class Plan:
             tensors += reach([b for m in modules for b in m.buffers()], "", known).tensors
         memories = [s.state for s in self.graph.signals if s.state is not None] if tensors else []
         tensors += reach([b for m in memories for b in m.buffers()], "", known).tensors
-        return sum(t.numel() * t.element_size() for t in tensors)
+        return sum(map(size, tensors))
 
     def __str__(self) -> str:
         width = max(len("total"), *(len(label) for label in self.graph.labels.values()))

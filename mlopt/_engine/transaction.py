@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -22,7 +22,21 @@ from .holding import Holdings
 from .interrupts import Deferral
 from .memory import Memory
 
-__all__ = ["Transaction", "say_what_stays", "trainable"]
+__all__ = ["News", "Transaction", "say_what_stays", "trainable"]
+
+
+class News(NamedTuple):
+    """What is held by now that was not held before.
+
+    Attributes:
+        tensors: of optimizers and schedulers, and whose they are.
+        buffers: of modules, whose they are, and what was in their places.
+        spoilt: whose numbers on the host are not finite that were.
+    """
+
+    tensors: Sequence[tuple[Node, Tensor]] = ()
+    buffers: Sequence[tuple[Node, Tensor, Tensor | None]] = ()
+    spoilt: Node | None = None
 
 
 class Transaction:
@@ -141,25 +155,23 @@ class Transaction:
         written = {id(t) for t in self.memory.tensors() if _version(t) != self._versions.get(id(t))}
         if spoilt is None and (new or written):
             flags = self.memory.spoilt(new, written)
-            spoilt = next((node for node, flag in flags if flag), None)
+            spoilt = next((node for node, _, flag in flags if flag), None)
         return spoilt
 
-    def news(self) -> tuple[list[tuple[Node, Tensor]], Node | None]:
-        """What optimizers, schedulers and modules hold by now that they did not hold before.
-
-        Returns:
-            Tensors, and whose they are; and whose numbers on the host are not finite that were.
-        """
+    def news(self) -> News:
+        """What optimizers, schedulers and modules hold by now that they did not hold before."""
         tensors, spoilt = self.memory.news()
-        for node, kept in self._kept.items():
-            for source, before in kept.items():
-                now = self.evaluator.bindings[source].held()
-                tensors += [
-                    (node, t)
-                    for t, old in zip(now, before, strict=True)
-                    if t is not None and t is not old and not self.memory.knows(t)
-                ]
-        return tensors, spoilt
+        buffers = [
+            (node, t, old)
+            for node, kept in self._kept.items()
+            for source, before in kept.items()
+            for t, old in zip(self.evaluator.bindings[source].held(), before, strict=True)
+            if t is not None and t is not old and not self.memory.knows(t)
+        ]
+        if buffers and tensors:  # those of a module that an optimizer leads to are still a module's
+            of_modules = {id(t) for _, t, _ in buffers}
+            tensors = [(node, t) for node, t in tensors if id(t) not in of_modules]
+        return News(tensors, buffers, spoilt)
 
     def __enter__(self) -> Transaction:
         return self

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from .._graph.contents import put, stands
 from .._tensors import clone
 from .copies import copied, laid_out, overlaps, separate
+from .layouts import copy_into
 from .listing import Listed, Listing, same_things
 
 __all__ = ["Binding", "Slot", "Swap", "dicts_of", "marks_of"]
@@ -120,7 +121,7 @@ class Binding:
 
     def take_back(self, copies: list[Any]) -> None:
         """Copies that nobody uses any more; the memory of those that share none is used again."""
-        if all(c is not None and not c._is_view() for c in copies):
+        if self._looked[1] and all(c is not None and not c._is_view() for c in copies):
             self.spare.append(copies)
 
     def write(self, tensors: list[Any]) -> None:
@@ -138,7 +139,7 @@ class Binding:
                 slot[key] = t
         else:
             for h, t in zip(_present(held), _present(tensors), strict=True):
-                h.copy_(t)
+                copy_into(h, t)
 
     def _are_separate(self, held: list[Any]) -> bool:
         """`separate` of what the module holds, looked at once for the same tensors."""

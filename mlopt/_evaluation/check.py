@@ -13,6 +13,7 @@ from .._graph.signal import Signal
 from .capability import Lack
 from .causes import Aloud
 from .enclosed import Enclosed
+from .layouts import check_copies
 from .node_check import NodeCheck
 from .point import Evaluator
 from .purity import Copies
@@ -46,8 +47,10 @@ def check_nodes(
     Raises:
         GraphError: a hidden read, a given that is never touched, a value that is not a scalar, an
             objective that does not depend on its own variable, an argument written in place, state
-            that an evaluation leaves behind, or no first derivative.
+            that an evaluation leaves behind, a buffer that cannot be copied, no first derivative.
     """
+    for source, binding in evaluator.bindings.items():
+        check_copies(source.name, binding.module)
     # What arrives as an argument has another identity than the variable's own tensors: whoever
     # touches those has gone past the arguments.
     own = {id(p): (v, False) for v in graph.variables for p in v.named_parameters().values()}

@@ -10,22 +10,23 @@ from torch import Tensor
 
 from .._tensors import clone
 from .aliases import address
+from .layouts import copy, form, plain
 
 __all__ = ["copied", "laid_out", "overlaps", "separate"]
 
 
 def overlaps(tensor: Tensor) -> bool:
     """Whether a tensor has several numbers in one place, as expanded ones do."""
-    if tensor.layout is not torch.strided:
+    if tensor.layout is not torch.strided or tensor.is_nested or tensor.is_contiguous():
         return False
     return any(s == 0 and n > 1 for s, n in zip(tensor.stride(), tensor.shape, strict=True))
 
 
 def separate(tensors: Sequence[Tensor | None]) -> bool:
-    """Whether there is a tensor everywhere, each with memory of its own."""
+    """Whether there is a plain array everywhere, each with memory of its own."""
     seen: set[int] = set()
     for t in tensors:
-        if t is None or (at := address(t)) in seen or overlaps(t):
+        if t is None or not plain(t) or (at := address(t)) in seen or overlaps(t):
             return False
         if at:
             seen.add(at)
@@ -46,8 +47,8 @@ def copied(tensors: Sequence[Any]) -> list[Any]:
     bases: dict[tuple[int, torch.dtype], Tensor] = {}
     out: list[Any] = []
     for t in tensors:
-        if t is None or not (at := address(t)):
-            out.append(None if t is None else t.detach().clone())
+        if t is None or t.is_nested or t.is_quantized or not (at := address(t)):
+            out.append(None if t is None else copy(t.detach()))
             continue
         if (at, t.dtype) not in bases:
             storage = t.untyped_storage()
@@ -55,7 +56,9 @@ def copied(tensors: Sequence[Any]) -> list[Any]:
             whole.set_(storage, 0, (len(storage) // t.element_size(),), (1,))  # type: ignore[call-overload]
             bases[at, t.dtype] = whole.clone()
         with torch.enable_grad():  # else the view could not be written under grad mode
-            out.append(bases[at, t.dtype].as_strided(t.shape, t.stride(), t.storage_offset()))
+            view = bases[at, t.dtype].as_strided(t.shape, t.stride(), t.storage_offset())
+            view = view.conj() if t.is_conj() else view
+            out.append(torch._neg_view(view) if t.is_neg() else view)
     return out
 
 
@@ -68,7 +71,7 @@ def laid_out(tensors: Sequence[Tensor | None]) -> list[tuple[object, ...] | None
             out.append(None)
             continue
         group = first.setdefault(address(t) or -1 - i, i)
-        strided = t.layout is torch.strided
+        strided = t.layout is torch.strided and not t.is_nested
         place = (t.storage_offset(), t.stride()) if strided else ()
-        out.append((group, t.shape, *place))
+        out.append((group, form(t), *place))
     return out

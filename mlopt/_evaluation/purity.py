@@ -14,6 +14,7 @@ from torch.utils._pytree import tree_leaves
 
 from .._graph.containers import opened
 from .._tensors import continuous
+from .layouts import copy_into, same
 
 __all__ = ["Attributes", "Copies", "change", "foreign_draws"]
 
@@ -78,9 +79,11 @@ class Copies:
         """Have the old memory, and the old values in it, in all that was written."""
         for _, now, memory, then in self._held:
             if not _equal(now, then) or not _equal(memory, then):
-                memory[...] = then
                 if isinstance(now, Tensor):
+                    copy_into(memory, then)
                     now.data = memory
+                else:
+                    memory[...] = then
 
 
 class Attributes:
@@ -151,8 +154,9 @@ def change(once: Any, again: Any) -> float:
     for a, b in zip(_tensors(once), _tensors(again), strict=False):
         if a.shape != b.shape:
             return float("inf")
-        if _equal(a, b) or not a.numel():
+        if a.layout is not torch.strided or _equal(a, b) or not a.numel():
             continue
+        a, b = (t.dequantize() if t.is_quantized else t for t in (a, b))
         a, b = (t.double() if not t.is_complex() else t for t in (a, b))
         size = torch.linalg.vector_norm(a)
         off = float(torch.linalg.vector_norm(a - b) / torch.where(size > 0, size, 1.0))
@@ -178,11 +182,7 @@ def _equal(a: Any, b: Any) -> bool:
     """The same values, NaN among them."""
     if isinstance(a, np.ndarray):
         return a.shape == b.shape and a.tobytes() == b.tobytes()
-    if a.is_meta or a.layout is not torch.strided:
-        return True
-    if a.shape != b.shape or a.dtype != b.dtype or a.device != b.device:
-        return False
-    return bool(torch.equal(a, b) or torch.equal(a.nan_to_num(0.0), b.nan_to_num(0.0)))
+    return same(a, b)
 
 
 def _plain(held: dict[str, Any]) -> dict[str, Any]:
