@@ -65,7 +65,8 @@ def run(engine: Engine, problem: Problem, evaluator: Evaluator, wide: bool) -> I
     engine._feed.begin()
     try:
         parameters = {p: trainable(p, evaluator.parameters) for p in engine.graph.problems}
-        with costs(evaluator) as cost, Transaction(evaluator, None) as transaction:
+        block = Transaction(evaluator, engine._interrupts, None)
+        with costs(evaluator) as cost, block as transaction:
             step = Step(
                 engine.graph, evaluator, parameters, plan, dormant, draw, engine.seed_of,
                 transaction, Care(),

@@ -33,6 +33,7 @@ from .clock import Clock, check_epochs, counting_stream
 from .deep import mend_nested
 from .device import usable
 from .holding import Holdings
+from .interrupts import Deferral
 from .measure import Measurement, measure
 from .operations import Iterate, Nest, tried
 from .outcome import Outcome, non_finite
@@ -104,6 +105,7 @@ class Stepper:
         self._failures = 0
         self._care = Care()
         self._holdings = Holdings()
+        self._interrupts = Deferral()
 
     # What a step is.
 
@@ -231,7 +233,8 @@ class Stepper:
         if not self._ownership.trains:
             raise GraphError("Engine: no problem has an optimizer, so there is nothing to step.")
         first = self.measurement is None
-        with Transaction(self._evaluator, self._holdings if self._undo else None) as transaction:
+        holdings = self._holdings if self._undo else None
+        with Transaction(self._evaluator, self._interrupts, holdings) as transaction:
             memory = transaction.memory
             memory.keep_attributes(
                 self, "steps", "epoch", "signals", "skipped", "_failures", "measurement"
@@ -299,7 +302,7 @@ class Stepper:
     def _try(self, plan: Plan, dormant: frozenset[Problem]) -> Outcome:
         """Run a plan of which nothing is kept."""
         try:
-            with Transaction(self._evaluator, None) as transaction:
+            with Transaction(self._evaluator, self._interrupts, None) as transaction:
                 return self._run(plan, dormant, transaction)
         finally:
             self._feed.give_back()

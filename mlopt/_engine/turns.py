@@ -44,6 +44,8 @@ def in_turn(verb: str) -> Callable[[_F], _F]:
                 parametrize._cache_enabled = around
                 if around:
                     parametrize._cache = {}
+                if self._interrupts.handler is not None:  # something fell into the end of a block
+                    self._interrupts.end()
 
         @functools.wraps(method)
         def wait(self: Any, *args: Any, **kwargs: Any) -> Any:
