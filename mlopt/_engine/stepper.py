@@ -12,7 +12,7 @@ from torch import Tensor
 from .._arguments import checked, from_zero, in_body
 from .._errors import GraphError, NonFiniteError, SettingsError
 from .._evaluation.causes import Aloud
-from .._evaluation.check import check_nodes
+from .._evaluation.check import check_again, check_nodes
 from .._evaluation.compile import Compiler
 from .._evaluation.devices import cuda_devices
 from .._evaluation.point import Evaluator
@@ -326,19 +326,21 @@ class Stepper:
             check_epochs(self.graph, self._feed.streams, self._epoch_stream, self.epoch)
         self._plans.clear()
         self._feed.begin()
-        batches = Batches(self.graph, self._feed)
+        at = self.graph, self._evaluator, Batches(self.graph, self._feed), self._seed_of
         try:
             with self._compiler.paused():
-                shallow = check_nodes(self.graph, self._evaluator, batches, self._seed_of, hear)
+                shallow, enclosed = check_nodes(*at, hear)
                 if hear.refused:
                     return
                 with hear("reads", ""):
-                    compare_stacks(self.graph, self._evaluator, batches, self._seed_of)
+                    compare_stacks(*at)
+                with hear("derivatives", ""):
+                    mend_nested(self.graph, self._evaluator, shallow, self._attempt)
+                if not hear.refused:
+                    check_again(enclosed, *at[2:], hear)
         finally:
             self._evaluator.release()
             self._feed.give_back()
-        with self._compiler.paused(), hear("derivatives", ""):
-            mend_nested(self.graph, self._evaluator, shallow, self._attempt)
         self._checked = not hear.refused
 
     def _attempt(self, problem: Problem) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from compare import near
-from functions import Sine
+from functions import Sine, SquareOnce
 from small import F64, sgd
 from torch import Tensor, nn
 
@@ -223,6 +223,27 @@ def test_what_is_stopped_is_displaced_all_the_same(place: str, coupled: bool) ->
     else:
         assert not texts
         near(found, right, 1e-5, why="central difference: radius^2 of the third derivative")
+
+
+@pytest.mark.parametrize("where", PLACES)
+@pytest.mark.parametrize("kind", [*BENT, "smooth", "shifted", "bfloat16"])
+def test_one_that_comes_to_take_differences_is_asked_as_if_it_always_had(
+    kind: str, where: str
+) -> None:
+    """It has no second derivatives, which is found when what lies below has been seen."""
+
+    def texts(method: Any) -> list[str]:
+        bends = {**BENT, **STRAIGHT, "bfloat16": lambda x: x.bfloat16().to(x.dtype)}
+        engine, _ = three_levels(bends[kind], where, method)
+        middle = engine.graph.problems[1]
+        plain = middle.fn
+        middle.fn = lambda a, b, s: plain(a, b, s) + 0.1 * SquareOnce.apply(a).sum()
+        return said(engine)
+
+    first, *others = texts(OneStep())
+    assert first.startswith("middle: central differences for OneStep()")
+    assert others == texts(OneStep(product=Central()))
+    assert len(others) == (kind not in STRAIGHT)
 
 
 @pytest.mark.parametrize("where", PLACES)
