@@ -246,6 +246,32 @@ def test_one_that_comes_to_take_differences_is_asked_as_if_it_always_had(
     assert len(others) == (kind not in STRAIGHT)
 
 
+def test_one_that_comes_to_take_differences_for_want_of_a_third_derivative_is_asked() -> None:
+    """Which is found by a trial of all levels, when each has been seen."""
+
+    class Cube(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, x: Tensor) -> Tensor:
+            ctx.save_for_backward(x)
+            return x**3
+
+        @staticmethod
+        def backward(ctx: Any, cotangent: Tensor) -> Tensor:
+            return 3 * SquareOnce.apply(ctx.saved_tensors[0]) * cotangent
+
+    def texts(method: Any) -> list[str]:
+        engine, _ = three_levels(Steps.apply, "low's own", OneStep(), method)
+        low = engine.graph.problems[0]
+        plain = low.fn
+        low.fn = lambda w, a: plain(w, a) + 0.01 * Cube.apply(w).sum()
+        return said(engine)
+
+    first, *others = texts(OneStep())
+    assert first.startswith("low: central differences for OneStep()")
+    assert others == texts(OneStep(product=Central()))
+    assert len(others) == 1
+
+
 @pytest.mark.parametrize("where", PLACES)
 def test_exact_products_are_not_asked(where: str) -> None:
     for method in (OneStep(), mlopt.Frozen(), Unrolled(2)):
