@@ -18,7 +18,6 @@ from .._engine.operations import Total
 from .._engine.plan import Plan
 from .._engine.step import Step
 from .._engine.transaction import Transaction, trainable
-from .._engine.turns import turn
 from .._engine.watch import Care
 from .._evaluation.point import Evaluator
 from .._evaluation.surroundings import Surroundings
@@ -66,7 +65,8 @@ def run(engine: Engine, problem: Problem, evaluator: Evaluator, wide: bool) -> I
     engine._feed.begin()
     try:
         parameters = {p: trainable(p, evaluator.parameters) for p in engine.graph.problems}
-        with turn, costs(evaluator) as cost, Transaction(evaluator, None) as transaction:
+        block = Transaction(evaluator, engine._interrupts, None)
+        with costs(evaluator) as cost, block as transaction:
             step = Step(
                 engine.graph, evaluator, parameters, plan, dormant, draw, engine.seed_of,
                 transaction, Care(),

@@ -17,7 +17,7 @@ from .clock import still
 from .loop import Loop
 from .schedule import AbstractSchedule
 from .stepper import Stepper
-from .turns import refuse_inside, turn
+from .turns import have_turn, refuse_inside
 
 __all__ = ["Callback", "Engine"]
 
@@ -67,7 +67,7 @@ class Engine(Stepper):
     Engines in several threads take turns: a step, with what the callbacks of `run` do after it, is
     taken while no other engine works, for torch's generators belong to the whole process. So each
     computes what it computes alone, unless threads of your own draw random numbers meanwhile. A
-    callback must not wait for another thread's engine.
+    callback must not wait for another thread's engine; a thread that waits for long says for whom.
 
     Args:
         problems: problems and signals, from the lowest level to the highest: order is the nesting.
@@ -141,8 +141,7 @@ class Engine(Stepper):
                 or take other arguments, or a run inside a run.
             NonFiniteError: as `step`.
         """
-        with turn:
-            refuse_inside(self, "run()")
+        have_turn("run()", refuse_inside, self, "run()")
         if self._running:
             raise SettingsError("run(): called inside a run of this engine; let that end first.")
         if (steps is None) == (epochs is None):
@@ -166,10 +165,12 @@ class Engine(Stepper):
         if epoch is not None and stream is not None:
             self._epoch_stream, self.epoch = stream, self._feed.passes[stream]
 
+        def tell_all(hook: str, *what: Any) -> None:
+            for callback in observers:
+                getattr(callback, hook)(self, *what)
+
         def tell(hook: str, *what: Any) -> None:
-            with turn:
-                for callback in observers:
-                    getattr(callback, hook)(self, *what)
+            have_turn(f"{hook}() of callbacks", tell_all, hook, *what)
 
         loop = Loop(self, tell, lambda: self._stopping, validate, validate_every, log_every)
         try:

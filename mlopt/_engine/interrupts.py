@@ -20,43 +20,47 @@ class Deferral:
     """An interrupt (SIGINT) that arrives between `begin` and `end` is raised by `end`.
 
     Python interrupts its main thread alone, so in others nothing is done, nor where the handler is
-    not one of Python's.
+    not one of Python's. Whatever else is raised in the middle of any of this, by the handler of
+    another signal say, leaves it known what is to be put back: so `end`, once more, does that.
+
+    Attributes:
+        handler: what `end` puts back; None outside.
     """
 
     def __init__(self) -> None:
-        self._handler: Any = None
+        self.handler: Any = None
         self._waiting = False
 
     def begin(self) -> None:
         """From here on interrupts wait; again, to no effect."""
-        handler = None if self._handler is not None else _get(signal.SIGINT)
-        if callable(handler):
-            self._handler = handler
-            try:
-                _set(signal.SIGINT, self._note)
-            except ValueError:  # this is not the main thread
-                self._handler = None
+        if self.handler is None:
+            handler = _get(signal.SIGINT)
+            if not callable(handler):
+                return
+            self.handler = handler
+        try:
+            _set(signal.SIGINT, self._note)
+        except ValueError:  # this is not the main thread
+            self.handler = None
 
     def end(self) -> None:
         """Interrupts no longer wait; one that did is raised, by the handler it was meant for."""
-        handler, self._handler = self._handler, None
+        handler = self.handler
         if handler is not None:
             _set(signal.SIGINT, handler)
-            if self._waiting:
-                self._waiting = False
+            waiting, self.handler, self._waiting = self._waiting, None, False
+            if waiting:
                 handler(signal.SIGINT, None)
 
     @contextmanager
     def lifted(self) -> Iterator[None]:
         """For a block interrupts are raised at once, for what may take long or wait for others."""
-        handler, self._handler = self._handler, None
-        if handler is not None:
-            _set(signal.SIGINT, handler)
+        if self.handler is not None:
+            _set(signal.SIGINT, self.handler)
         try:
             yield
         finally:
-            if handler is not None:
-                self._handler = handler
+            if self.handler is not None:
                 _set(signal.SIGINT, self._note)
 
     def _note(self, number: int, frame: FrameType | None) -> None:

@@ -12,7 +12,7 @@ from .._errors import CapabilityWarning, SettingsError
 from .._graph.stream import Stream, describe
 from .numbers import LONGEST, readable
 from .stepper import Stepper
-from .turns import turn
+from .turns import have_turn
 
 __all__ = ["Loop"]
 
@@ -78,13 +78,12 @@ class Loop:
                     break
                 if last_epoch is not None and engine.epoch >= last_epoch:
                     break
-                with turn:
-                    ended = self._step(bar)
+                ended = have_turn("a step of run() and its callbacks", self._step, bar)
                 if unsure is not None and (ended or engine.steps - began == _LONG):
                     self._wonder(unsure, ended)
                     unsure = None
             if self._validated != engine.steps:
-                self._validate()
+                have_turn("validate()", self._validate)
         except BaseException as error:
             bar.close()
             self._end_after(error)
@@ -140,15 +139,14 @@ class Loop:
     def _validate(self) -> None:
         if self.validate is None:
             return
-        with turn:
-            found = self.validate()
-            self._validated = self.engine.steps
-            if found is not None and not isinstance(found, Mapping):
-                raise SettingsError(
-                    f"run: validate= returned a {type(found).__name__}; it returns a dict of "
-                    "metrics, such as {'accuracy': 0.9}, or nothing."
-                )
-            self.tell("on_validation", dict(found or {}))
+        found = self.validate()
+        self._validated = self.engine.steps
+        if found is not None and not isinstance(found, Mapping):
+            raise SettingsError(
+                f"run: validate= returned a {type(found).__name__}; it returns a dict of "
+                "metrics, such as {'accuracy': 0.9}, or nothing."
+            )
+        self.tell("on_validation", dict(found or {}))
 
     def _wonder(self, stream: Stream, ended: bool) -> None:
         """Say that a run may never end, if its first epoch is still not over."""

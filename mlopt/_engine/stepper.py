@@ -12,7 +12,7 @@ from torch import Tensor
 from .._arguments import checked, from_zero, in_body
 from .._errors import GraphError, NonFiniteError, SettingsError
 from .._evaluation.causes import Aloud
-from .._evaluation.check import check_nodes
+from .._evaluation.check import check_again, check_nodes
 from .._evaluation.compile import Compiler
 from .._evaluation.devices import cuda_devices
 from .._evaluation.point import Evaluator
@@ -33,6 +33,7 @@ from .clock import Clock, check_epochs, counting_stream
 from .deep import mend_nested
 from .device import usable
 from .holding import Holdings
+from .interrupts import Deferral
 from .measure import Measurement, measure
 from .operations import Iterate, Nest, tried
 from .outcome import Outcome, non_finite
@@ -104,6 +105,7 @@ class Stepper:
         self._failures = 0
         self._care = Care()
         self._holdings = Holdings()
+        self._interrupts = Deferral()
 
     # What a step is.
 
@@ -231,7 +233,8 @@ class Stepper:
         if not self._ownership.trains:
             raise GraphError("Engine: no problem has an optimizer, so there is nothing to step.")
         first = self.measurement is None
-        with Transaction(self._evaluator, self._holdings if self._undo else None) as transaction:
+        holdings = self._holdings if self._undo else None
+        with Transaction(self._evaluator, self._interrupts, holdings) as transaction:
             memory = transaction.memory
             memory.keep_attributes(
                 self, "steps", "epoch", "signals", "skipped", "_failures", "measurement"
@@ -299,7 +302,7 @@ class Stepper:
     def _try(self, plan: Plan, dormant: frozenset[Problem]) -> Outcome:
         """Run a plan of which nothing is kept."""
         try:
-            with Transaction(self._evaluator, None) as transaction:
+            with Transaction(self._evaluator, self._interrupts, None) as transaction:
                 return self._run(plan, dormant, transaction)
         finally:
             self._feed.give_back()
@@ -323,19 +326,21 @@ class Stepper:
             check_epochs(self.graph, self._feed.streams, self._epoch_stream, self.epoch)
         self._plans.clear()
         self._feed.begin()
-        batches = Batches(self.graph, self._feed)
+        at = self.graph, self._evaluator, Batches(self.graph, self._feed), self._seed_of
         try:
             with self._compiler.paused():
-                shallow = check_nodes(self.graph, self._evaluator, batches, self._seed_of, hear)
+                shallow, enclosed = check_nodes(*at, hear)
                 if hear.refused:
                     return
                 with hear("reads", ""):
-                    compare_stacks(self.graph, self._evaluator, batches, self._seed_of)
+                    compare_stacks(*at)
+                with hear("derivatives", ""):
+                    mend_nested(self.graph, self._evaluator, shallow, self._attempt)
+                if not hear.refused:
+                    check_again(enclosed, *at[2:], hear)
         finally:
             self._evaluator.release()
             self._feed.give_back()
-        with self._compiler.paused(), hear("derivatives", ""):
-            mend_nested(self.graph, self._evaluator, shallow, self._attempt)
         self._checked = not hear.refused
 
     def _attempt(self, problem: Problem) -> None:

@@ -47,14 +47,17 @@ class Transaction:
 
     Args:
         evaluator: of the graph; it knows the modules' buffers.
+        interrupts: of the engine.
         holdings: of the engine; None if no copies are kept, without which `undo` can do nothing.
     """
 
-    def __init__(self, evaluator: Evaluator, holdings: Holdings | None) -> None:
+    def __init__(
+        self, evaluator: Evaluator, interrupts: Deferral, holdings: Holdings | None
+    ) -> None:
         self.evaluator, self.copies = evaluator, holdings is not None
         self.updated: set[Problem] = set()
         self.memory = Memory(holdings or Holdings())
-        self.interrupts = Deferral()
+        self.interrupts = interrupts
         self._grad = torch.is_grad_enabled()  # of the caller
         self.scheduled = False
         self._versions: dict[int, int] = {}  # of tensors, before schedulers have stepped

@@ -9,9 +9,9 @@ from typing import Any, TypeVar
 from torch.nn.utils import parametrize
 
 from .._errors import GraphError
-from .._turn import turn
+from .._turn import have_turn
 
-__all__ = ["in_turn", "refuse_inside", "turn"]
+__all__ = ["have_turn", "in_turn", "refuse_inside"]
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
@@ -32,23 +32,24 @@ def in_turn(verb: str) -> Callable[[_F], _F]:
     """
 
     def decorate(method: _F) -> _F:
+        def work(self: Any, *args: Any, **kwargs: Any) -> Any:
+            if self._doing:
+                refuse_inside(self, verb)
+            around = parametrize._cache_enabled
+            try:
+                parametrize._cache_enabled, self._doing = 0, verb
+                return method(self, *args, **kwargs)
+            finally:  # by assignments alone: an interrupt comes between calls
+                self._doing = ""
+                parametrize._cache_enabled = around
+                if around:
+                    parametrize._cache = {}
+                if self._interrupts.handler is not None:  # something fell into the end of a block
+                    self._interrupts.end()
+
         @functools.wraps(method)
         def wait(self: Any, *args: Any, **kwargs: Any) -> Any:
-            # An interrupt comes between calls. So nothing is called where it would leave a turn
-            # taken, or an engine at work: `with` takes a lock and gives it back by itself, and
-            # what is put back is put back by assignments alone.
-            with turn:
-                if self._doing:
-                    refuse_inside(self, verb)
-                around = parametrize._cache_enabled
-                try:
-                    parametrize._cache_enabled, self._doing = 0, verb
-                    return method(self, *args, **kwargs)
-                finally:
-                    self._doing = ""
-                    parametrize._cache_enabled = around
-                    if around:
-                        parametrize._cache = {}
+            return have_turn(verb, work, self, *args, **kwargs)
 
         return wait  # type: ignore[return-value]
 

@@ -11,15 +11,18 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
-from .._errors import exhausted
+from .._errors import GraphError, exhausted
 from .._graph.node import Node
 from .._graph.signal import Signal, join, split
 from .._variable import Variable
-from .binding import Binding
+from .binding import Binding, marks_of
 from .copies import separate
 from .point import Evaluator, Point
 
 __all__ = ["NotStackable", "evaluate_as_one"]
+
+
+_NOTHING = object()  # where an attribute is not set
 
 
 class NotStackable(Exception):
@@ -105,6 +108,7 @@ def evaluate_as_one(
         What each function returned, and for each node the buffers that it wrote, by owner.
 
     Raises:
+        GraphError: attributes of parameters differ from member to member.
         NotStackable: torch cannot run it so, or tensors have other shapes than those of the first.
     """
     call = _Call(evaluator, nodes, points, owned)
@@ -154,6 +158,7 @@ class _Call:
         self._lone: dict[Variable, int] = {}
         self._signals: dict[Signal, dict[str, int]] = {}
         self._buffers: list[list[tuple[dict[str, Any], str]]] = []
+        self._marks: list[tuple[int, dict[str, Any]]] = []  # what is set on the tensors there
         #: for each module whose written buffers are kept, its owner in each node
         self.owners: list[tuple[Any, ...]] = []
         for sources in zip(*(n.reads for n in nodes), strict=True):
@@ -174,6 +179,7 @@ class _Call:
             self._lone[head] = self.columns.add(
                 [p.values.get(s, {}).get("", s.value) for p, s in zip(points, sources, strict=True)]
             )
+            self._mark(self._lone[head], [s.name for s in sources], [*map(_value_marks, sources)])
 
     def _add_module(self, sources: Sequence[Any], points: Sequence[Point], owned: bool) -> None:
         """The parameters of a module, and copies of its buffers."""
@@ -185,6 +191,8 @@ class _Call:
                 slot, key = binding.parameters[name][0]
                 column.append(point.values.get(source, {}).get(name, slot[key]))
             place = self.columns.add(column)
+            names = [f"{s.name}.{name}" for s in sources]
+            self._mark(place, names, [b.marks.get(name, {}) for b in bindings])
             self._slots.extend((slot, key, place) for slot, key in slots)
         held = [b.held() for b in bindings]
         if not all(map(separate, held)):
@@ -194,6 +202,24 @@ class _Call:
         if owned and held[0]:
             self.owners.append(tuple(sources))
             self._buffers.append(bindings[0].buffers)
+
+    def _mark(self, place: int, names: Sequence[str], marks: Sequence[dict[str, Any]]) -> None:
+        """The attributes that the user has given to parameters, which must be the same for all."""
+        if not any(marks):
+            return
+        # A tensor there is what somebody keeps for this very parameter, an optimizer say.
+        told = [{k: v for k, v in own.items() if not isinstance(v, Tensor)} for own in marks]
+        for name, own in zip(names, told, strict=True):
+            for key in told[0].keys() | own.keys():
+                here, there = own.get(key, _NOTHING), told[0].get(key, _NOTHING)
+                if here is not there and (type(here) is not type(there) or here != there):
+                    raise GraphError(
+                        f"Stack: {name} and {names[0]} differ in the attribute .{key}, "
+                        f"{_shown(here)} and {_shown(there)}, and one function is called for both. "
+                        "Set it alike, or list the members without a stack."
+                    )
+        if told[0]:
+            self._marks.append((place, told[0]))
 
     def _add_batch(self, batches: Sequence[Any]) -> None:
         flat = [tree_flatten(b) for b in batches]
@@ -218,6 +244,8 @@ class _Call:
         for i, place in self._batched.items():
             batch[i] = tensors[place]
         point = Point(values, signals, tree_unflatten(batch, self._spec), self.point.seed)
+        for place, marks in self._marks:
+            vars(tensors[place]).update(marks)
         swap = self.evaluator.open()
         try:
             for binding in self._modules:
@@ -241,6 +269,14 @@ class _Call:
             for constant, is_tensor in zip(self._constants, self._is_tensor, strict=True)
         ]
         return tree_unflatten(flat, self._result_spec)
+
+
+def _value_marks(variable: Variable) -> dict[str, Any]:
+    return marks_of(variable.value)
+
+
+def _shown(value: Any) -> str:
+    return "none" if value is _NOTHING else repr(value)
 
 
 def _owns(node: Node, source: Any) -> bool:

@@ -18,7 +18,7 @@ from .node_check import NodeCheck
 from .point import Evaluator
 from .purity import Copies
 
-__all__ = ["check_nodes"]
+__all__ = ["check_again", "check_nodes"]
 
 
 def check_nodes(
@@ -27,7 +27,7 @@ def check_nodes(
     batch: Callable[[Node], Any],
     seed: Callable[[Node, int], int],
     hear: Aloud | None = None,
-) -> dict[Node, Lack]:
+) -> tuple[dict[Node, Lack], Enclosed]:
     """Evaluate each node with copies of what it reads, and look at what it does.
 
     Changes nothing of the user's: no buffer is committed, no gradient taken for an update. The
@@ -42,7 +42,8 @@ def check_nodes(
         hear: where refusals and warnings go; by default they are raised and given.
 
     Returns:
-        The nodes that cannot be differentiated as often as nested levels may need, and why.
+        The nodes that cannot be differentiated as often as nested levels may need, and why; and
+        what is known of those inside of middle problems.
 
     Raises:
         GraphError: a hidden read, a given that is never touched, a value that is not a scalar, an
@@ -79,4 +80,32 @@ def check_nodes(
             shallow[node] = check.shallow
         del check  # and what it has copied
     evaluator.release()
-    return shallow
+    return shallow, enclosed
+
+
+def check_again(
+    enclosed: Enclosed,
+    batch: Callable[[Node], Any],
+    seed: Callable[[Node, int], int],
+    hear: Aloud,
+) -> None:
+    """Ask what differences need of the nodes below, where methods take them since these were asked.
+
+    Args:
+        enclosed: of the first check.
+        batch: (node) -> a batch.
+        seed: (node, inner step) -> the seed of the first evaluation.
+        hear: where warnings go.
+    """
+    graph, evaluator = enclosed.graph, enclosed.evaluator
+    signals: dict[Signal, Any] = {}
+    asked = enclosed.again()
+    for node in graph.nodes if asked else ():
+        check = NodeCheck(
+            graph, evaluator, node, signals, batch(node), seed(node, 0), hear, enclosed
+        )
+        if node in asked:
+            check.ask_again()
+        if isinstance(node, Signal):
+            signals[node] = check.result if node in asked else check.value()
+    evaluator.release()

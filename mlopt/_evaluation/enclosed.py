@@ -45,8 +45,11 @@ class Enclosed:
         hear: Aloud,
     ) -> None:
         self.graph, self.evaluator, self.inside, self._hear = graph, evaluator, inside, hear
-        #: The middle problems that have been warned of: of each, once.
+        self._before = dict(graph.methods)
+        #: The problems whose differences have been warned of: of each, once.
         self.said: set[Problem] = set()
+        #: The nodes that give the same again at one point, without which nothing can be asked.
+        self.repeating: set[Node] = set()
 
     def moving(self, problem: Problem) -> list[Any]:
         """The variables and signals that are displaced with a problem: its own, and what follows.
@@ -60,6 +63,19 @@ class Enclosed:
         inside = self.inside.get(problem, frozenset())
         stopped = {read.source for read in problem.reads if read.stopped}
         return [*problem.over, *self._following(inside, problem, stopped)]
+
+    def again(self) -> frozenset[Node]:
+        """What has to be asked once more, where methods have come to take differences.
+
+        Returns:
+            The problems with other methods than before that have not been warned of, and what
+            follows them; of all others nothing will be said. None without nested levels, where a
+            problem is asked when its method changes.
+        """
+        changed = (p for p, m in self.graph.methods.items() if m is not self._before[p])
+        new = {p for p in changed if p in self.inside and p not in self.said}
+        self.said.update(p for p in self.graph.problems if p not in new)
+        return frozenset(new).union(*(self.inside[p] for p in new))
 
     def narrow(self, problem: Problem) -> dict[str, torch.dtype]:
         """The dtypes of low precision that a problem and what follows it compute in, by label.

@@ -140,6 +140,8 @@ class NodeCheck:
         with self.hear("state"):
             at = (self.evaluator, node, self.point, self.result)
             repeats = Repeats(*at, hidden, attributes).check()
+        if repeats:
+            self.enclosed.repeating.add(node)
         if isinstance(node, Problem) and gradient is not None:
             with self.hear("derivatives"):
                 self._check_twice(node, gradient, often, repeats)
@@ -152,6 +154,21 @@ class NodeCheck:
             if repeats:
                 self._check_enclosed(wanted, {})
         hidden.mark()
+
+    def ask_again(self) -> None:
+        """The questions of differences alone, for methods that take them by now."""
+        node = self.node
+        self._evaluate_first({})
+        if node not in self.enclosed.repeating:
+            return
+        gradient = self._differentiate({}, Calls())
+        self.ways += [w for t in differentiable(node, self.result) for w in bent_operations(t)]
+        self.result = rebuilt(self.result, _leaf)
+        wanted = {k: t for k, t in self.leaves.items() if t.requires_grad}
+        if not isinstance(node, Problem):
+            self._check_enclosed(wanted, {})
+        elif self.graph.methods[node].responds:
+            self._ask(node, wanted, gradient)
 
     def hear(self, kind: str) -> AbstractContextManager[None]:
         """A block of one kind of checks."""
@@ -182,8 +199,10 @@ class NodeCheck:
             self.graph, self.evaluator, node, self.point, wanted, over, often
         )
         check_gauss_newton(self.graph, self.evaluator, node, self.point, over)
-        if not (repeats and self.graph.methods[node].responds):
-            return
+        if repeats and self.graph.methods[node].responds:
+            self._ask(node, wanted, gradient)
+
+    def _ask(self, node: Problem, wanted: Tensors, gradient: Tensors) -> None:
         self._check_enclosed(wanted, gradient)
         if node not in self.enclosed.said:
             self._check_differences(node, wanted, gradient)
@@ -195,14 +214,19 @@ class NodeCheck:
         with self.hear("precision"):
             narrow = enclosed.narrow(node)
             if check_precision(self.graph, node, wanted, gradient, moving, narrow):
+                enclosed.said.add(node)
                 return
         with self.hear("backward"):
-            if not check_slope(*at):
-                check_symmetry(*at, self.ways)
+            if check_slope(*at) or check_symmetry(*at, self.ways):
+                enclosed.said.add(node)
 
     def _check_enclosed(self, wanted: Tensors, gradient: Tensors) -> None:
         if self.node not in self.evaluator.narrow:
             self.enclosed.check(self.node, self.point, wanted, gradient, self.ways)
+
+    def value(self) -> Any:
+        """What the node gives, without its graph."""
+        return rebuilt(self._evaluate()[0], _leaf)
 
     def _arguments(self) -> dict[int, tuple[Any, bool]]:
         return {id(t): (source, True) for (source, _), t in self.leaves.items()}

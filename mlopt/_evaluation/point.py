@@ -22,6 +22,7 @@ from .aliases import apart_from, is_computed
 from .binding import Binding, Swap, marks_of
 from .copies import copied
 from .places import Place
+from .reads import tell_frozen
 from .recall import Kept, Recall
 from .versions import versions, written_in_place
 
@@ -116,7 +117,8 @@ class Evaluator:
             What the function returned, and for each owner with buffers those that it wrote.
 
         Raises:
-            GraphError: the function wrote one of its arguments in place.
+            GraphError: the function wrote one of its arguments in place, or froze it.
+            RuntimeError: the function's own.
         """
         self.count[node] += 1
         if self.recall.at is not None:
@@ -179,6 +181,9 @@ class Evaluator:
                     binding.take_back(copies)
             if again:
                 self._remember(result, node, point, swap, region)
+        except RuntimeError as error:
+            tell_frozen(node, point.values, error)
+            raise
         finally:
             self.shut()  # this one: those that it called have ended
         return result, written

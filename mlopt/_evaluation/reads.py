@@ -19,7 +19,7 @@ from .._graph.node import Node
 from .._graph.problem import Problem
 from .._variable import Variable
 
-__all__ = ["Touches", "check_frozen", "check_touched", "eager"]
+__all__ = ["Touches", "check_frozen", "check_touched", "eager", "tell_frozen"]
 
 _NARROW = (torch.float16, torch.bfloat16)
 
@@ -148,6 +148,29 @@ def check_frozen(graph: Graph, node: Node, frozen: Iterable[Any]) -> None:
                 f"passes a gradient. Where none is meant, give it stop({source.name}); else leave "
                 "requires_grad alone."
             )
+
+
+def tell_frozen(node: Node, values: Mapping[Variable, Mapping[str, Tensor]], error: Any) -> None:
+    """Refuse a function that freezes what it reads and thaws it, where that has been computed.
+
+    Args:
+        node: whose function has raised.
+        values: what it read.
+        error: what it has raised; torch has no type of its own for it.
+
+    Raises:
+        GraphError: it is that.
+    """
+    if "change requires_grad flags of leaf" not in str(error):
+        return
+    computed = [v.name for v, held in values.items() if not all(t.is_leaf for t in held.values())]
+    if computed:
+        named = " and ".join(computed)
+        raise GraphError(
+            f"{node.name} freezes what it reads, by requires_grad, and {named} is here a solution "
+            "that depends on what is above: a gradient passes through it. Where none is meant, "
+            f"give it stop({computed[0]}), or use p.detach(); else leave requires_grad alone."
+        ) from error
 
 
 def eager() -> AbstractContextManager[Any]:

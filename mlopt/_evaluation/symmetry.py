@@ -33,7 +33,7 @@ def check_symmetry(
     gradient: Tensors,
     moving: Collection[Any],
     ways: Iterable[str],
-) -> None:
+) -> bool:
     """Warn once where a method's differences would be of another second derivative.
 
     A product is d/dr <dF/dw, u>; differences take the change of dF/dr along u for it. Where this is
@@ -59,6 +59,9 @@ def check_symmetry(
         moving: the sources that are displaced: its own variables, and what follows them in nested
             levels.
         ways: in which it leaves autograd, in words.
+
+    Returns:
+        Whether it has warned.
     """
     product = differences(graph, problem, gradient)
     ways = list(ways)
@@ -66,7 +69,7 @@ def check_symmetry(
     own = {k: g for k, g in gradient.items() if k[0] in moving}
     others = {k: g for k, g in gradient.items() if k not in own and k[0] not in stopped}
     if product is None or not (ways and own and others):
-        return
+        return False
     # What follows is displaced whether a gradient passes to it or not.
     unseen = (k for k in leaves if k[0] in moving and k[0] not in problem.over and k not in own)
     own |= {k: torch.zeros_like(leaves[k]) for k in unseen}
@@ -80,6 +83,7 @@ def check_symmetry(
             f"round, at every radius: part of it has no gradient, or a backward of its own "
             f"({', '.join(ways[:3])})",
         )  # fmt: skip
+    return bool(names)
 
 
 def asymmetric(

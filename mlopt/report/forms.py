@@ -57,6 +57,8 @@ def read_part(root: Path, part: str, left_out: list[str]) -> Any:
         if not isinstance(content.get(key, []), list):
             left_out.append(f"{name}: {key} is no list.")
             del content[key]
+    if part == "result":
+        left_out += [f"{name}: its {key} is no number." for key in _no_numbers(content)]
     for (of, key), called in _OBJECTS.items():
         if of == part and key in content:
             content[key] = _objects(content[key], f"{name}, {called}", key == "rows", left_out)
@@ -83,9 +85,14 @@ def _objects(items: list[Any], where: str, named: bool, left_out: list[str]) -> 
             left_out.append(f"{where} {place}: has no name.")
         else:
             found.append({**item, "name": str(name)} if named else item)
-            wrong = [key for key in _NUMBERS if not _is_number(item.get(key))]
+            wrong = _no_numbers(item)
             left_out += [f"{where} {place}: its {key} is no number." for key in wrong]
     return found
+
+
+def _no_numbers(item: dict[str, Any]) -> list[str]:
+    """What is there where a number stands, and is none."""
+    return [key for key in _NUMBERS if not _is_number(item.get(key))]
 
 
 def _is_number(value: object) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 import random
 import sys
 import warnings
@@ -18,6 +19,7 @@ from torch.optim.lr_scheduler import CosineAnnealingLR, ReduceLROnPlateau, Seque
 from torch.utils.data import DataLoader, TensorDataset
 
 import mlopt
+from mlopt import _turn
 
 
 class Injected(Exception):
@@ -147,19 +149,39 @@ def _in_vmap(frame: Any) -> bool:
     return False
 
 
+def _between(frame: Any, event: str) -> list[str]:
+    """The names of the files in which a call is made, and in which the function stands."""
+    frames = [frame, frame.f_back] if event == "call" else [frame]
+    return [f.f_code.co_filename.rsplit(os.sep, 1)[-1] for f in frames if f is not None]
+
+
+def _gives_back(function: Any) -> bool:
+    """Whether this gives the turn back, into which nothing falls.
+
+    It raises nothing itself, and a signal's handler runs when a call has returned, or a function of
+    Python begins: so not between the first word of a `finally` and a call of C there.
+    """
+    return getattr(function, "__self__", None) is _turn._lock and function.__name__ == "release"
+
+
 @contextmanager
-def falling(at: int, error: type[BaseException], name: str = "") -> Iterator[list[int]]:
+def falling(
+    at: int, error: type[BaseException], name: str = "", files: tuple[str, ...] = ()
+) -> Iterator[list[int]]:
     """Raise at the call with this number, of a function of Python or C; the list counts them.
 
     Args:
         at: the number, from one; zero for none.
         error: what is raised.
         name: of the only function that counts.
+        files: those in which it is called, or stands; by default all.
     """
     count = [0]
 
     def note(frame: Any, event: str, argument: Any) -> None:
-        if event == "call" or (event == "c_call" and not name):
+        if event == "call" or (event == "c_call" and not name and not _gives_back(argument)):
+            if files and not any(f in files for f in _between(frame, event)):
+                return
             count[0] += not name or frame.f_code.co_name == name
             # vmap cannot take it inside of its own, and evaluates members one by one after an error
             if at and count[0] >= at and not _in_vmap(frame):

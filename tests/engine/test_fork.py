@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import signal
 import threading
 
 import pytest
 
-from mlopt._turn import turn
+from mlopt._turn import have_turn
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
@@ -16,18 +17,17 @@ def test_a_child_takes_its_turn():
     held, done = threading.Event(), threading.Event()
 
     def work():
-        with turn:
-            held.set()
-            done.wait(60)
+        held.set()
+        done.wait(60)
 
-    thread = threading.Thread(target=work)
+    thread = threading.Thread(target=have_turn, args=("work", work))
     thread.start()
     held.wait(60)
     child = os.fork()
     if child == 0:
-        os._exit(0 if turn.acquire(timeout=10) else 1)
+        signal.alarm(10)  # ends it, should it wait
+        os._exit(have_turn("a child's", int))
     done.set()
     thread.join()
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
-    with turn:
-        pass
+    have_turn("work", int)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 import signal
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 import torch
-from engine.chaos import Interrupted, falling
+from engine.chaos import ALL, BEFORE, Interrupted, falling, take
 from small import F64, assert_same, bilevel, mlp, state_of
 from torch import nn
 
@@ -71,8 +73,7 @@ def test_a_draw_leaves_generators_as_they_were(part: str) -> None:
                 losses.append(engine.step()["<lambda>/loss"])
         except Interrupted:
             fallen += 1
-            # Where the block of a step ends Ctrl-C itself would wait, as this does not.
-            signal.signal(signal.SIGINT, handler)
+            assert signal.getsignal(signal.SIGINT) == handler, f"{part}, call {at}"
             losses[1:] = expected[1 : engine.steps]  # one that has been taken all the same
         assert torch.equal(before[0], torch.get_rng_state()), f"{part}, call {at}"
         assert before[1] == loader.random.getstate(), f"{part}, call {at}"
@@ -80,6 +81,27 @@ def test_a_draw_leaves_generators_as_they_were(part: str) -> None:
             losses.append(engine.step()["<lambda>/loss"])
         assert_same(losses, expected)  # and the batches are the same
     assert fallen > 1
+
+
+ENDS = ("interrupts.py", "transaction.py", "turns.py", "_turn.py")
+
+
+@pytest.mark.parametrize("name", ["two levels, central", "loaders, adam"])
+def test_ctrl_c_arrives_wherever_something_falls(name: str) -> None:
+    """At every call around what keeps Ctrl-C waiting, and around the turn."""
+    engine = ALL[name]()
+    take(engine, BEFORE)
+    handler = signal.getsignal(signal.SIGINT)
+    with falling(0, Interrupted, files=ENDS) as count:
+        take(engine)
+    assert count[0] > 50
+    for at in range(1, count[0] + 1):
+        with contextlib.suppress(Interrupted), falling(at, Interrupted, files=ENDS):
+            take(engine)
+        left, _ = signal.getsignal(signal.SIGINT), signal.signal(signal.SIGINT, handler)
+        assert left == handler, f"call {at}"
+    with ThreadPoolExecutor(1) as threads:
+        threads.submit(engine.step).result(60)
 
 
 VERBS: dict[str, Callable[[mlopt.Engine, mlopt.Problem], Any]] = {

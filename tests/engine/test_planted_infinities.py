@@ -85,7 +85,8 @@ class Twins:
     def pass_over(self) -> None:
         """The twin uses up the batches that the other has used, and updates nothing."""
         feed, other = self.twin._feed, self.engine._feed
-        with Transaction(self.twin._evaluator, self.twin._holdings) as transaction:
+        at = self.twin._evaluator, self.twin._interrupts, self.twin._holdings
+        with Transaction(*at) as transaction:
             feed.begin()
             for mine, theirs in zip(feed.streams, other.streams, strict=True):
                 for _ in range(other._used[theirs] - feed._used[mine]):

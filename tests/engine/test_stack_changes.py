@@ -94,3 +94,52 @@ def test_a_buffer_that_one_member_moves_at_another_pace_is_refused_at_once() -> 
     pair.nets[1][2].momentum = 0.9
     with pytest.raises(GraphError, match="other numbers into its buffers"):
         pair.engine.step()
+
+
+def test_attributes_of_parameters_are_seen() -> None:
+    """One of the parameters of a network, and a tensor that is a variable of its own."""
+
+    def learners(stacked: bool) -> tuple[mlopt.Engine, list[mlopt.Variable]]:
+        nets = [Pair.net(i) for i in range(2)]
+        scales = [nn.Parameter(torch.full((), 0.5 + i, dtype=F64)) for i in range(2)]
+        problems, variables = [], []
+        for i, (net, scale) in enumerate(zip(nets, scales, strict=True)):
+            net[0].bias.no_decay = True  # type: ignore[union-attr]
+            scale.decay = 0.3  # type: ignore[attr-defined]
+            over = [mlopt.Variable(net, f"w{i}"), mlopt.Variable(scale, f"s{i}")]
+            optimizer = torch.optim.SGD([p for v in over for p in v.parameters()], lr=0.1)
+            problems.append(mlopt.problem(over=over, optimizer=optimizer, name=f"fit{i}")(decayed))
+            variables += over
+        return mlopt.Engine([mlopt.Stack(problems)] if stacked else problems), variables
+
+    def decayed(of: list[Any]) -> Tensor:
+        net, scale = of
+        free = [p for p in net.parameters() if not getattr(p, "no_decay", False)]
+        return sum((p**2).sum() for p in free) + scale.decay * scale**2
+
+    (one, found), (other, expected) = learners(True), learners(False)
+    one.step()
+    other.step()
+    assert one.graph.stacks
+    values = [[p for v in of for p in v.parameters()] for of in (found, expected)]
+    exact(*values, rounding(100))
+
+
+@pytest.mark.parametrize("value", [None, False, 2.0])
+def test_attributes_of_parameters_that_differ_are_refused(value: Any) -> None:
+    pair = Pair(stacked=True)
+    pair.nets[0][0].bias.no_decay = True  # type: ignore[union-attr]
+    if value is not None:
+        pair.nets[1][0].bias.no_decay = value  # type: ignore[union-attr]
+    shown = "none" if value is None else value
+    with pytest.raises(
+        GraphError, match=rf"w1.0.bias and w0.0.bias .* \.no_decay, {shown} and True"
+    ):
+        pair.engine.step()
+
+
+def test_what_is_kept_on_a_parameter_may_differ() -> None:
+    pair = Pair(stacked=True)
+    pair.nets[1][0].bias.slow = torch.zeros(3)  # type: ignore[union-attr]
+    pair.engine.step()
+    assert pair.engine.graph.stacks

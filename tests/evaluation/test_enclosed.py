@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from compare import near
-from functions import Sine
+from functions import Sine, SquareOnce
 from small import F64, sgd
 from torch import Tensor, nn
 
@@ -223,6 +223,53 @@ def test_what_is_stopped_is_displaced_all_the_same(place: str, coupled: bool) ->
     else:
         assert not texts
         near(found, right, 1e-5, why="central difference: radius^2 of the third derivative")
+
+
+@pytest.mark.parametrize("where", PLACES)
+@pytest.mark.parametrize("kind", [*BENT, "smooth", "shifted", "bfloat16"])
+def test_one_that_comes_to_take_differences_is_asked_as_if_it_always_had(
+    kind: str, where: str
+) -> None:
+    """It has no second derivatives, which is found when what lies below has been seen."""
+
+    def texts(method: Any) -> list[str]:
+        bends = {**BENT, **STRAIGHT, "bfloat16": lambda x: x.bfloat16().to(x.dtype)}
+        engine, _ = three_levels(bends[kind], where, method)
+        middle = engine.graph.problems[1]
+        plain = middle.fn
+        middle.fn = lambda a, b, s: plain(a, b, s) + 0.1 * SquareOnce.apply(a).sum()
+        return said(engine)
+
+    first, *others = texts(OneStep())
+    assert first.startswith("middle: central differences for OneStep()")
+    assert others == texts(OneStep(product=Central()))
+    assert len(others) == (kind not in STRAIGHT)
+
+
+def test_one_that_comes_to_take_differences_for_want_of_a_third_derivative_is_asked() -> None:
+    """Which is found by a trial of all levels, when each has been seen."""
+
+    class Cube(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, x: Tensor) -> Tensor:
+            ctx.save_for_backward(x)
+            return x**3
+
+        @staticmethod
+        def backward(ctx: Any, cotangent: Tensor) -> Tensor:
+            return 3 * SquareOnce.apply(ctx.saved_tensors[0]) * cotangent
+
+    def texts(method: Any) -> list[str]:
+        engine, _ = three_levels(Steps.apply, "low's own", OneStep(), method)
+        low = engine.graph.problems[0]
+        plain = low.fn
+        low.fn = lambda w, a: plain(w, a) + 0.01 * Cube.apply(w).sum()
+        return said(engine)
+
+    first, *others = texts(OneStep())
+    assert first.startswith("low: central differences for OneStep()")
+    assert others == texts(OneStep(product=Central()))
+    assert len(others) == 1
 
 
 @pytest.mark.parametrize("where", PLACES)

@@ -16,7 +16,9 @@ from mlopt import Frozen, GraphError, OneStep, Unrolled, stop
 X = torch.linspace(-1.0, 1.5, 24, dtype=F64).reshape(8, 3)
 
 
-def world(method: Any, *, given: Any = None, low: bool = False, up: bool = True) -> mlopt.Engine:
+def world(
+    method: Any, *, given: Any = None, low: bool = False, up: bool = True, thaws: bool = False
+) -> mlopt.Engine:
     """Two levels, of which one freezes the network that it reads."""
     W = mlopt.Variable(seeded(1, lambda: nn.Linear(3, 1)), "w")
     R = mlopt.Variable(nn.Parameter(torch.zeros(1, dtype=F64)), "r")
@@ -31,7 +33,10 @@ def world(method: Any, *, given: Any = None, low: bool = False, up: bool = True)
     def upper(r, w):
         if up:
             w.requires_grad_(False)
-        return ((w(X) - 2) ** 2).mean() + (r - 1).square().sum()
+        loss = ((w(X) - 2) ** 2).mean() + (r - 1).square().sum()
+        if thaws:
+            w.requires_grad_(True)
+        return loss
 
     return mlopt.Engine([lower, upper], hypergrad=method)
 
@@ -62,3 +67,26 @@ def test_where_no_gradient_comes_back_it_may_be_frozen() -> None:
     for method, given in ((Frozen(), None), (OneStep(), stop), (Unrolled(2), stop)):
         found, expected = (after(world(method, given=given, up=up)) for up in (True, False))
         exact(found, expected, rounding(1))
+
+
+@pytest.mark.parametrize("recompute", [False, True])
+def test_a_read_that_is_frozen_for_a_while_is_refused_where_it_is_computed(recompute: bool) -> None:
+    engine = world(Unrolled(2, recompute=recompute), thaws=True)
+    for verb in (engine.step, lambda: engine.hypergradient(engine.graph.problems[1])):
+        with pytest.raises(GraphError, match=r"up freezes what it reads.* and w is .*stop\(w\)"):
+            verb()
+    assert "up freezes what it reads" in str(mlopt.audit(engine))
+    found = after(world(Unrolled(2), given=stop, thaws=True))
+    exact(found, after(world(Unrolled(2), given=stop, up=False)), rounding(1))
+
+
+def test_an_error_of_a_tensor_of_its_own_is_raised_as_it_is() -> None:
+    W = mlopt.Variable(nn.Parameter(torch.ones(2, dtype=F64)), "w")
+
+    @mlopt.problem(over=W, optimizer=sgd(W, 0.1))
+    def fit(w):
+        (w * 2).requires_grad_(False)
+        return w.square().sum()
+
+    with pytest.raises(RuntimeError, match="leaf variables"):
+        mlopt.Engine([fit]).step()

@@ -11,7 +11,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import shutil
 import sys
 import traceback
 from collections.abc import Callable, Mapping
@@ -162,12 +161,13 @@ class Cell:
             if self.result() is not None:  # finished by another process meanwhile
                 return
             self.failure.unlink(missing_ok=True)
+            # What an earlier attempt has left is replaced; other files in its folder stay.
+            s = dataclasses.replace(self.s, overwrite=True)
             if self.row.example == "evaluate":
                 genotype = str(self.search.folder) if self.search else self.row.genotype
-                start("evaluate", self.s, genotype, self._begun("genotype.json"))
+                start("evaluate", s, genotype, self._begun())
             else:
-                self._begun("result.json")
-                start(self.row.example, self.s, "", False)
+                start(self.row.example, s, "", False)
 
     def _run_search(self, search: Cell, start: Runner) -> None:
         became = search.attempt(start)
@@ -180,13 +180,10 @@ class Cell:
     def _lock(self) -> Path:
         return self.folder.with_name(f".{self.folder.name}.lock")
 
-    def _begun(self, needed: str) -> bool:
-        """Whether its folder has all that a run needs to go on; if not, it is removed."""
-        parts = ("settings.json", "environment.json", needed)
-        if all((self.folder / name).is_file() for name in parts):
-            return True
-        shutil.rmtree(self.folder, ignore_errors=True)
-        return False
+    def _begun(self) -> bool:
+        """Whether its folder has all that an evaluation needs to go on."""
+        parts = ("settings.json", "environment.json", "genotype.json")
+        return all((self.folder / name).is_file() for name in parts)
 
 
 def _digest(example: str, genotype: str, s: Settings) -> str:

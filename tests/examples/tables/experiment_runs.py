@@ -42,7 +42,7 @@ class Runs:
         self.made.append((example, s.seed))
         assert scheme is experiments.SCHEMES[example]
         settings = {"example": example, **vars(s)}
-        with RunFolder.create(s.run_folder, settings) as folder:
+        with RunFolder.create(s.run_folder, settings, overwrite=s.overwrite) as folder:
             error = self.errors.get((example, s.seed), 1.0)
             if isinstance(error, BaseException):
                 raise error
@@ -67,7 +67,9 @@ class Evaluations:
         self.made.append((genotype, s.seed, resume))
         settings = {"example": "evaluate", **vars(s)}
         folder = (
-            RunFolder.open(s.run_folder) if resume else RunFolder.create(s.run_folder, settings)
+            RunFolder.open(s.run_folder)
+            if resume
+            else RunFolder.create(s.run_folder, settings, overwrite=s.overwrite)
         )
         folder.path("genotype.json").write_text(GENOTYPES["DARTS_V1"].to_json())
         if self.interrupt:

@@ -9,6 +9,7 @@ from examples.tables.experiment_runs import ALL, TABLE, make, read
 
 import experiments
 import mlopt
+from mlopt.report import RunFolder
 from support import pipeline
 from support.tables import cell as cell_module
 
@@ -35,11 +36,16 @@ def test_finished_cells_are_read(tmp_path, runs):
     assert runs.made == []
     cell = make(tmp_path).lines[1].cells[2]
     (cell.folder / "result.json").unlink()
-    (cell.folder / "left").touch()
+    (cell.folder / "report.html").touch()
+    (cell.folder / "notes.md").write_text("mine")
+    (cell.folder / "mine").mkdir()
+    (cell.folder / "mine" / "result.json").write_text("{}")
     assert cell.state() == "half done"
     experiments.run(make(tmp_path))
     assert runs.made == [("lfm_cw_darts", 2)]
-    assert not (cell.folder / "left").exists()
+    assert not (cell.folder / "report.html").exists()  # of the earlier attempt
+    assert (cell.folder / "notes.md").read_text() == "mine"
+    assert (cell.folder / "mine" / "result.json").read_text() == "{}"
 
 
 def test_an_interruption_loses_one_cell(tmp_path, runs):
@@ -55,12 +61,22 @@ def test_an_interruption_loses_one_cell(tmp_path, runs):
 
 
 def test_half_a_folder_is_no_obstacle(tmp_path, runs):
-    """Killed while the folder was being made: settings.json is there, environment.json is not."""
+    """Killed while the folder was being made: environment.json is there, settings.json is not."""
     cell = make(tmp_path).lines[0].cells[0]
-    cell.folder.mkdir(parents=True)
-    (cell.folder / "settings.json").write_text("{}")
+    RunFolder.create(cell.folder, {}).close()
+    (cell.folder / "settings.json").unlink()
     assert experiments.run(make(tmp_path, seeds=[0])) == 0
     assert cell.state() == "done"
+
+
+def test_a_folder_that_is_no_runs_is_left_alone(tmp_path, runs):
+    cell = make(tmp_path).lines[0].cells[0]
+    cell.folder.mkdir(parents=True)
+    (cell.folder / "settings.json").write_text("mine")
+    assert experiments.run(make(tmp_path, seeds=[0])) == 1
+    assert [item.name for item in cell.folder.iterdir()] == ["settings.json"]
+    assert (cell.folder / "settings.json").read_text() == "mine"
+    assert str(cell.folder) in cell.error()
 
 
 def test_a_failure_is_recorded_and_the_others_go_on(tmp_path, runs, capsys):
