@@ -15,6 +15,7 @@ from .._evaluation.causes import Aloud
 from .._evaluation.check import check_nodes
 from .._evaluation.compile import Compiler
 from .._evaluation.devices import cuda_devices
+from .._evaluation.left import put_back_after
 from .._evaluation.point import Evaluator
 from .._evaluation.stack_check import compare_stacks
 from .._graph.feed import Feed
@@ -323,19 +324,20 @@ class Stepper:
             check_epochs(self.graph, self._feed.streams, self._epoch_stream, self.epoch)
         self._plans.clear()
         self._feed.begin()
-        batches = Batches(self.graph, self._feed)
-        try:
-            with self._compiler.paused():
-                shallow = check_nodes(self.graph, self._evaluator, batches, self._seed_of, hear)
-                if hear.refused:
-                    return
-                with hear("reads", ""):
-                    compare_stacks(self.graph, self._evaluator, batches, self._seed_of)
-        finally:
-            self._evaluator.release()
-            self._feed.give_back()
-        with self._compiler.paused(), hear("derivatives", ""):
-            mend_nested(self.graph, self._evaluator, shallow, self._attempt)
+        at = (self.graph, self._evaluator, Batches(self.graph, self._feed), self._seed_of)
+        with put_back_after() as around:
+            try:
+                with self._compiler.paused():
+                    shallow = check_nodes(*at, around, hear)
+                    if hear.refused:
+                        return
+                    with hear("reads", ""):
+                        compare_stacks(*at)
+            finally:
+                self._evaluator.release()
+                self._feed.give_back()
+            with self._compiler.paused(), hear("derivatives", ""):
+                mend_nested(self.graph, self._evaluator, shallow, self._attempt)
         self._checked = not hear.refused
 
     def _attempt(self, problem: Problem) -> None:

@@ -87,7 +87,7 @@ class Surroundings:
 
     Args:
         function: the function.
-        modules: what it is given, by name.
+        modules: what it is given, by name; their parameters and buffers are let alone.
         apart: objects that are let alone.
     """
 
@@ -101,7 +101,7 @@ class Surroundings:
         self._held: list[tuple[str, Callable[[], Any], Any, Callable[[Any], None] | None]] = []
         self._seen: set[int] = set(map(id, apart))
         for name, module in modules:
-            self._object(name, module, 0)
+            self._module(name, module, 0)
         self._function(function)
 
     def changed(self) -> list[str]:
@@ -154,10 +154,16 @@ class Surroundings:
                 write = partial(_fill, held, held.detach().clone()) if small else None
                 self._keep(name, partial(getattr, held, "_version"), write)
         elif isinstance(held, nn.Module):
-            for path, part in held.named_modules():
-                self._attributes(f"{name}.{path}" if path else name, part, depth)
+            self._module(name, held, depth)
+            for path, tensor in (*held.named_parameters(), *held.named_buffers()):
+                self._object(f"{name}.{path}", tensor, depth)
         elif depth < _DEPTH and _is_open(held):
             self._attributes(name, held, depth)
+
+    def _module(self, name: str, held: nn.Module, depth: int) -> None:
+        self._seen.update(map(id, held.modules()))
+        for path, part in held.named_modules():
+            self._attributes(f"{name}.{path}" if path else name, part, depth)
 
     def _attributes(self, name: str, held: Any, depth: int) -> None:
         """Those of an object; of a module all but what torch keeps there, and its mode."""
@@ -208,7 +214,7 @@ def _fill(held: Tensor, values: Tensor, _: int) -> None:
 def _bits(held: Any) -> Any:
     """Where a generator of random numbers stands."""
     if isinstance(held, torch.Generator):
-        return held.get_state()
+        return held.get_state().numpy().tobytes()
     if isinstance(held, random.Random):
         return held.getstate()
     return held.get_state() if isinstance(held, np.random.RandomState) else held.bit_generator.state
@@ -217,7 +223,9 @@ def _bits(held: Any) -> Any:
 def _set_bits(held: Any, state: Any) -> None:
     if isinstance(held, random.Random):
         held.setstate(state)
-    elif isinstance(held, torch.Generator | np.random.RandomState):
+    elif isinstance(held, torch.Generator):
+        held.set_state(torch.frombuffer(bytearray(state), dtype=torch.uint8))
+    elif isinstance(held, np.random.RandomState):
         held.set_state(state)
     else:
         held.bit_generator.state = state
@@ -229,12 +237,10 @@ def _same(a: Any, b: Any) -> bool:
         return True
     if type(a) is not type(b):
         return False
-    if isinstance(a, Tensor):  # a generator's state
-        return torch.equal(a, b)
     if isinstance(a, np.ndarray):
         return a.tobytes() == b.tobytes()
     if isinstance(a, dict):
         return a.keys() == b.keys() and all(_same(a[k], b[k]) for k in a)
     if isinstance(a, list | tuple):
         return len(a) == len(b) and all(map(_same, a, b))
-    return isinstance(a, _PLAIN) and bool(a == b or (a != a and b != b))
+    return isinstance(a, (*_PLAIN, bytes)) and bool(a == b or (a != a and b != b))
