@@ -223,7 +223,7 @@ def _hold(name: str, tensor: Tensor) -> _Held:
 
 
 def _is_kept(value: Any) -> bool:
-    if not isinstance(value, Tensor) or value.grad_fn is not None or value.is_meta:
+    if type(value) not in (Tensor, nn.Parameter) or value.grad_fn is not None or value.is_meta:
         return False
     return plain(value) and not overlaps(value)
 
