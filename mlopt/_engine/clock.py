@@ -162,5 +162,6 @@ def check_epochs(
         if by_epochs and not streams:
             raise GraphError(
                 f"{p.name}: its scheduler is stepped after each epoch, and nothing here has data "
-                "to count epochs by. Give scheduler=PerStep(...), to step it with its updates."
+                "to count epochs by. Give scheduler=PerStep(...), to step it once in each step of "
+                "the engine that updates its problem."
             )
