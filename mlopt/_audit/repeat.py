@@ -49,9 +49,10 @@ def repeat(study: Study, values: Values, problem: Problem, seen: set[Node]) -> N
         off = max(map(_change, once, again))
         text = f"{graph.labels[node]}: two evaluations at one point differ by {off:.1e}"
         if off < 1e-5:
+            unless = f", unless what it changes matters: {' and '.join(left[:3])}" if left else ""
             study.texts.append(
-                f"{text}. That is rounding: a kernel adds in another order each time "
-                "(torch.use_deterministic_algorithms)."
+                f"{text}. That is rounding, a kernel adds in another order each time "
+                f"(torch.use_deterministic_algorithms){unless}."
             )
             continue
         what = f", which changes {' and '.join(left[:3])}" if left else ""

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from operator import attrgetter
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
@@ -14,22 +15,21 @@ from .._graph.graph import Graph
 from .._graph.node import Node
 from .._graph.problem import PerStep, Problem
 from .._graph.stream import Stream
-from .numbers import flat, scalar
+from .numbers import means
 from .outcome import Outcome
 from .transaction import Transaction
 
 __all__ = ["Clock", "check_epochs", "counting_stream", "still"]
 
 _scheduler = attrgetter("scheduler")
-# The engine's own, whose means nobody asked for.
-_NOT_MEANT = ("gradient_norm", "rounds")
 
 
 class Clock:
     """Steps the users' schedulers, and keeps the means of an epoch: of losses and users' metrics.
 
-    A problem counts in the steps that update it. A scheduler is stepped only if its problem was
-    updated: torch warns of the contrary.
+    Each update of a problem counts once, with what its base evaluation gave: every round, and every
+    step of a method that takes several. A scheduler is stepped only if its problem was updated:
+    torch warns of the contrary.
 
     Args:
         graph: the graph.
@@ -57,9 +57,9 @@ class Clock:
         transaction.memory.keep_attributes(self, "means", "_sums", "_counts")
         sums, counts = self._sums.copy(), self._counts.copy()
         if epochs:
-            for name, value in self._of_updated(outcome):
+            for name, value, times in self._counted(outcome):
                 sums[name] = sums[name] + value if name in sums else value
-                counts[name] = counts.get(name, 0) + 1
+                counts[name] = counts.get(name, 0) + times
         # One that has spoilt the step is not stepped a second time.
         spoilt = outcome.failed is not None and outcome.failed[1] == "scheduler"
         scheduled = () if spoilt else self.graph.problems
@@ -68,31 +68,25 @@ class Clock:
                 loss = outcome.metrics[self._loss(problem)]
                 self._schedule(problem, problem.scheduler.scheduler, loss, transaction)
         if ended:
-            means = {name: float(total) / counts[name] for name, total in sums.items()}
+            self.means = {name: float(total) / counts[name] for name, total in sums.items()}
             for problem in scheduled:
-                scheduler, loss = problem.scheduler, means.get(self._loss(problem))
+                scheduler, loss = problem.scheduler, self.means.get(self._loss(problem))
                 if not (loss is None or scheduler is None or isinstance(scheduler, PerStep)):
                     self._schedule(problem, scheduler, loss, transaction)
-            self.means = means
             sums, counts = {}, {}
         self._sums, self._counts = sums, counts
 
     def _loss(self, problem: Problem) -> str:
         return f"{self.graph.labels[problem]}/loss"
 
-    def _of_updated(self, outcome: Outcome) -> list[tuple[str, Tensor | float]]:
-        """What means are taken of: the metrics of the problems that were updated."""
-        updated = {self.graph.labels[p] for p in outcome.updated}
-        found: list[tuple[str, Tensor | float]] = []
-        for name, metric in outcome.metrics.items():
-            label = name
-            while label and label not in updated:  # either may have slashes of its own
-                label = label.rpartition("/")[0]
-            if label and name[len(label) + 1 :] not in _NOT_MEANT:
-                for part, value in flat(name, metric):
-                    if (number := scalar(value)) is not None:
-                        found.append((part, number))
-        return found
+    def _counted(self, outcome: Outcome) -> Iterator[tuple[str, Tensor | float, int]]:
+        """What means are taken of: a sum, and of how many updates it is."""
+        for problem, updates in outcome.updates.items():
+            for metrics, more in updates if problem in outcome.updated else ():
+                for name, value in means(metrics):
+                    yield name, value, 1
+                if more:
+                    yield self._loss(problem), torch.stack([*more]).sum(), len(more)
 
     def _schedule(
         self, problem: Problem, scheduler: Any, loss: Tensor | float, transaction: Transaction
@@ -168,5 +162,6 @@ def check_epochs(
         if by_epochs and not streams:
             raise GraphError(
                 f"{p.name}: its scheduler is stepped after each epoch, and nothing here has data "
-                "to count epochs by. Give scheduler=PerStep(...), to step it with its updates."
+                "to count epochs by. Give scheduler=PerStep(...), to step it once in each step of "
+                "the engine that updates its problem."
             )

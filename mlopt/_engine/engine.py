@@ -44,7 +44,9 @@ class Callback:
     def on_epoch(self, engine: Engine, metrics: dict[str, Any]) -> None:
         """After each epoch, with the means of losses and users' metrics over it.
 
-        A problem counts in the steps that update it: "problem/loss", "problem/name".
+        Each update of a problem counts once, by the evaluation that it is made of: every round of a
+        turn, of `Loops` and of `repeat=`, and every step of `Unrolled` (whose metrics are those of
+        the first). They are keyed "problem/loss", "problem/name".
         """
 
     def on_validation(self, engine: Engine, metrics: dict[str, Any]) -> None:

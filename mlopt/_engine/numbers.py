@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["LONGEST", "flat", "readable", "scalar"]
+__all__ = ["LONGEST", "flat", "means", "readable", "scalar"]
 
 #: Lists of numbers that are longer are not logged.
 LONGEST = 1024
@@ -53,6 +53,21 @@ def readable(metrics: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, str]
         else:
             found[name] = read
     return found, left_out
+
+
+def means(metrics: Mapping[str, Any]) -> Iterator[tuple[str, Tensor | float]]:
+    """What of metrics a mean can be taken of.
+
+    Args:
+        metrics: by name.
+
+    Yields:
+        Names and values, as of `scalar`.
+    """
+    for name, metric in metrics.items():
+        for part, value in flat(name, metric):
+            if (number := scalar(value)) is not None:
+                yield part, number
 
 
 def scalar(value: Any) -> Tensor | float | None:

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from torch import Tensor
+
 from .._errors import NonFiniteError
 from .._graph.problem import Problem
+from .._sweep.records import detached
 from .._tensors import Tensors
+from .numbers import means
 
-__all__ = ["Outcome", "non_finite"]
+__all__ = ["Outcome", "Update", "non_finite"]
+
+#: Metrics of one update, its loss among them, and the losses of its further steps.
+Update = tuple[dict[str, Any], Sequence[Tensor]]
 
 
 @dataclass
@@ -24,6 +32,8 @@ class Outcome:
         cause: the error that it led to.
         overflowed: whether it was a norm alone, of a gradient that is finite.
         updated: the problems that were updated.
+        updates: of each problem what the base evaluations of its updates gave, one after another:
+            metrics, and the losses of the steps after the first where a method takes several.
         gradients: the total gradient of each problem by key.
     """
 
@@ -33,7 +43,36 @@ class Outcome:
     cause: BaseException | None = None
     overflowed: bool = False
     updated: set[Problem] = field(default_factory=set)
+    updates: dict[Problem, list[Update]] = field(default_factory=dict)
     gradients: dict[Problem, Tensors] = field(default_factory=dict)
+    _reported: dict[Problem, dict[str, Any]] = field(default_factory=dict)
+
+    def report(self, problem: Problem, label: str, loss: Tensor, metrics: dict[str, Any]) -> None:
+        """What a base evaluation of a problem gave.
+
+        Args:
+            problem: the problem.
+            label: of it.
+            loss: its value, detached.
+            metrics: besides.
+        """
+        found = {f"{label}/loss": loss}
+        if metrics:
+            found |= {f"{label}/{name}": value for name, value in detached(metrics).items()}
+        self._reported[problem] = found
+        self.metrics.update(found)
+
+    def count(self, problem: Problem, more: Sequence[Tensor] = ()) -> None:
+        """A problem is updated by what was reported of it last.
+
+        Args:
+            problem: the problem.
+            more: losses of further steps of this update.
+        """
+        before = self.updates.setdefault(problem, [])
+        found = self._reported[problem]
+        # A step may have any number of rounds: of the later ones nothing is kept but numbers.
+        before.append((dict(means(found)) if before else found, more))
 
 
 def non_finite(outcome: Outcome, what: str, step: int, undone: bool) -> NonFiniteError:

@@ -19,7 +19,6 @@ from .._graph.stacking import dissolve
 from .._graph.stream import Stream
 from .._sweep.ascent import Ascent
 from .._sweep.descent import total_gradients
-from .._sweep.records import detached
 from .._sweep.together import evaluate_together
 from .._sweep.total import TotalObjectives
 from .._tensors import Tensors, grad_mode, norm
@@ -233,12 +232,8 @@ class Step:
         operation.backwards = backward_passes() - passes
 
     def _report(self, problem: Problem, loss: Tensor, metrics: dict[str, Any]) -> None:
-        label = self.graph.labels[problem]
         self.watch.note(problem, "loss", loss)
-        self.outcome.metrics[f"{label}/loss"] = loss
-        if metrics:
-            for name, value in detached(metrics).items():
-                self.outcome.metrics[f"{label}/{name}"] = value
+        self.outcome.report(problem, self.graph.labels[problem], loss, metrics)
 
     def _show(self, signal: Node, parts: dict[str, Tensor]) -> None:
         parts = {k: t.detach() for k, t in parts.items()}
@@ -312,6 +307,7 @@ class Step:
                     self._placing[player] = self.totals.trajectory(player)
             trajectory = self._placing.pop(problem)
             self.transaction.place(problem, self.parameters[problem], trajectory)
+            self.outcome.count(problem, trajectory.losses[1:])
         else:
             self.transaction.update(
                 problem,
@@ -320,6 +316,7 @@ class Step:
                 self._norms[problem],
                 self._written[problem],
             )
+            self.outcome.count(problem)
         self.ascent.forget(operation.forget)
         if operation.early:
             self._begin_anew()

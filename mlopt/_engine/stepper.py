@@ -12,11 +12,9 @@ from torch import Tensor
 from .._arguments import checked, from_zero, in_body
 from .._errors import GraphError, NonFiniteError, SettingsError
 from .._evaluation.causes import Aloud
-from .._evaluation.check import check_again, check_nodes
 from .._evaluation.compile import Compiler
 from .._evaluation.devices import cuda_devices
 from .._evaluation.point import Evaluator
-from .._evaluation.stack_check import compare_stacks
 from .._graph.feed import Feed
 from .._graph.graph import Graph
 from .._graph.group import Group
@@ -30,8 +28,8 @@ from ..hypergrad.interface import AbstractHypergradient
 from .batches import Batches
 from .builder import Builder
 from .clock import Clock, check_epochs, counting_stream
-from .deep import mend_nested
 from .device import usable
+from .first_check import first_check
 from .holding import Holdings
 from .interrupts import Deferral
 from .measure import Measurement, measure
@@ -329,15 +327,7 @@ class Stepper:
         at = self.graph, self._evaluator, Batches(self.graph, self._feed), self._seed_of
         try:
             with self._compiler.paused():
-                shallow, enclosed = check_nodes(*at, hear)
-                if hear.refused:
-                    return
-                with hear("reads", ""):
-                    compare_stacks(*at)
-                with hear("derivatives", ""):
-                    mend_nested(self.graph, self._evaluator, shallow, self._attempt)
-                if not hear.refused:
-                    check_again(enclosed, *at[2:], hear)
+                first_check(*at, self._attempt, hear)
         finally:
             self._evaluator.release()
             self._feed.give_back()

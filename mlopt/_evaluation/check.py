@@ -14,6 +14,7 @@ from .capability import Lack
 from .causes import Aloud
 from .enclosed import Enclosed
 from .layouts import check_copies
+from .left import Left
 from .node_check import NodeCheck
 from .point import Evaluator
 from .purity import Copies
@@ -26,6 +27,7 @@ def check_nodes(
     evaluator: Evaluator,
     batch: Callable[[Node], Any],
     seed: Callable[[Node, int], int],
+    around: list[Left],
     hear: Aloud | None = None,
 ) -> tuple[dict[Node, Lack], Enclosed]:
     """Evaluate each node with copies of what it reads, and look at what it does.
@@ -39,6 +41,7 @@ def check_nodes(
         evaluator: of the graph.
         batch: (node) -> a batch.
         seed: (node, inner step) -> the seed of the first evaluation.
+        around: takes what is put back after all checks, see `put_back_after`.
         hear: where refusals and warnings go; by default they are raised and given.
 
     Returns:
@@ -71,7 +74,7 @@ def check_nodes(
         if any(isinstance(r.source, Signal) and r.source not in signals for r in node.reads):
             continue  # of which nothing is known, as has been heard
         at = (signals, batch(node), seed(node, 0))
-        check = NodeCheck(graph, evaluator, node, *at, hear, enclosed)
+        check = NodeCheck(graph, evaluator, node, *at, hear, enclosed, around)
         with standing.kept():
             check.run(own, often[node] if isinstance(node, Problem) else deepest)
         if isinstance(node, Signal) and check.sound:
@@ -102,7 +105,7 @@ def check_again(
     asked = enclosed.again()
     for node in graph.nodes if asked else ():
         check = NodeCheck(
-            graph, evaluator, node, signals, batch(node), seed(node, 0), hear, enclosed
+            graph, evaluator, node, signals, batch(node), seed(node, 0), hear, enclosed, []
         )
         if node in asked:
             check.ask_again()

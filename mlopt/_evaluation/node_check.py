@@ -25,6 +25,7 @@ from .causes import Aloud
 from .curvature_check import check_gauss_newton
 from .enclosed import Enclosed
 from .hidden_state import HiddenState
+from .left import Left
 from .loss import differentiable, split_loss
 from .point import Evaluator, Point
 from .purity import Attributes, Copies, foreign_draws
@@ -53,6 +54,7 @@ class NodeCheck:
         seed: of its evaluations.
         hear: where refusals and warnings go.
         enclosed: of middle problems, what is inside of them.
+        around: takes what is put back after all checks.
     """
 
     def __init__(
@@ -65,9 +67,10 @@ class NodeCheck:
         seed: int,
         hear: Aloud,
         enclosed: Enclosed,
+        around: list[Left],
     ) -> None:
         self.graph, self.evaluator, self.node = graph, evaluator, node
-        self.enclosed = enclosed
+        self.enclosed, self._around = enclosed, around
         self._hear, self._label = hear, graph.labels[node]
         self.copies = Copies()
         self.leaves: Tensors = {}
@@ -107,8 +110,11 @@ class NodeCheck:
         hidden = HiddenState(node.fn, self._modules(), own, self.leaves.values())
         with self.hear("writes"):
             hidden.begin()
+            loaders = [s.loader for n in self.graph.nodes for s in n.streams]
+            self._around.append(left := Left(node.fn, self._modules(), own, loaders))
             try:
-                touched = self._evaluate_first(watched)
+                with left.watch:
+                    touched = self._evaluate_first(watched)
             finally:
                 hidden.end()
             check_shared_buffers(self.evaluator, node, self.point)
@@ -139,7 +145,7 @@ class NodeCheck:
         repeats = False
         with self.hear("state"):
             at = (self.evaluator, node, self.point, self.result)
-            repeats = Repeats(*at, hidden, attributes).check()
+            repeats = Repeats(*at, hidden, attributes, left).check()
         if repeats:
             self.enclosed.repeating.add(node)
         if isinstance(node, Problem) and gradient is not None:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .._errors import GraphError
+from .._errors import DataError, GraphError
 from .._graph.containers import Opened, opened, rebuilt
 from .._graph.node import Node
 from .._graph.signal import Signal
@@ -21,6 +21,7 @@ from .._variable import Variable
 from .aliases import apart_from, is_computed
 from .binding import Binding, Swap, marks_of
 from .copies import copied
+from .one_shot import one_shot
 from .places import Place
 from .reads import tell_frozen
 from .recall import Kept, Recall
@@ -117,6 +118,7 @@ class Evaluator:
             What the function returned, and for each owner with buffers those that it wrote.
 
         Raises:
+            DataError: an iterator is in the batch.
             GraphError: the function wrote one of its arguments in place, or froze it.
             RuntimeError: the function's own.
         """
@@ -283,6 +285,9 @@ class Evaluator:
 
         Returns:
             The arguments, and the tensors.
+
+        Raises:
+            DataError: an iterator is in the batch.
         """
         place = self._places[node]
         arguments = place.arguments.copy()
@@ -309,6 +314,8 @@ class Evaluator:
                 tensors.append(batch)
             else:
                 found = self._opened(batch)
+                if found.iterators:
+                    raise DataError(one_shot(node, batch, found.iterators[0]))
                 tensors += found.tensors
                 swap.opened = found.containers
             arguments.append(batch)

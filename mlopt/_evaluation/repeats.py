@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,6 +16,7 @@ from .._graph.node import Node
 from .._graph.problem import Problem
 from .._graph.signal import Signal
 from .hidden_state import HiddenState
+from .left import Left
 from .point import Evaluator, Point
 from .purity import Attributes, change
 from .surroundings import Surroundings
@@ -34,6 +35,7 @@ class Repeats:
         result: what it gave there.
         hidden: what the function can keep.
         attributes: of the modules that the node reads, before the first evaluation.
+        left: what it can write past its arguments, which the first evaluation has watched.
     """
 
     evaluator: Evaluator
@@ -42,6 +44,9 @@ class Repeats:
     result: Any
     hidden: HiddenState
     attributes: Attributes
+    left: Left
+    #: Before each evaluation: none goes on from another where that is known to matter.
+    _restore: Callable[[], None] = lambda: None
 
     def check(self) -> bool:
         """Evaluate again.
@@ -53,9 +58,13 @@ class Repeats:
             GraphError: the value is another because of an attribute, or it is read from what the
                 evaluation before has left.
         """
-        self.hidden.begin(keep=False)
         try:
-            return self._repeats()
+            read = self.left.read(self.result, self._evaluate, self._change_between)
+            if read:
+                self._hands_on(read)
+                self._restore = self.left.put_back
+            self.hidden.begin(keep=False)
+            return self._repeats() and not read
         except GraphError:
             self.attributes.put_back()
             raise
@@ -103,6 +112,25 @@ class Repeats:
             stacklevel=2,
         )
 
+    def _hands_on(self, read: list[str]) -> None:
+        """What one evaluation writes is read by the next."""
+        names = " and ".join(read[:3]) + (f" and {len(read) - 3} more" if len(read) > 3 else "")
+        what = (
+            f"{self.node.name}: each evaluation writes {names}, and its value depends on what is "
+            "there: state that an evaluation leaves to the next one. "
+        )
+        if any(name.startswith(f"{module}.") for name in read for module, _ in self._modules()):
+            raise GraphError(
+                f"{what}Register it as a buffer (register_buffer): buffers move on once a step."
+            )
+        warnings.warn(
+            f"{what}A step makes any number of evaluations, and does not put it back if it fails. "
+            "Register it as a buffer of a variable's module (register_buffer): buffers move on "
+            "once a step. Or update it in a callback (on_step).",
+            CapabilityWarning,
+            stacklevel=2,
+        )
+
     def _differs_by_class(self, off: float) -> None:
         raise GraphError(
             f"{self.node.name}: its value differs by {off:.1e} (relative to its size) where "
@@ -119,10 +147,9 @@ class Repeats:
         if moved := self.hidden.moved():
             warnings.warn(
                 f"{self.node.name}: each evaluation changes {' and '.join(moved[:3])}, and a step "
-                "makes any number of them, as the first check does: what is counted or averaged "
-                "there counts them all. Register it as a buffer of a variable's module "
-                "(register_buffer): buffers move on once a step. A module that is no variable's "
-                "belongs in eval mode, or into one.",
+                "makes any number of them: what is counted or averaged there counts them all. "
+                "Register it as a buffer of a variable's module (register_buffer): buffers move on "
+                "once a step. A module that is no variable's belongs in eval mode, or into one.",
                 CapabilityWarning,
                 stacklevel=2,
             )
@@ -131,6 +158,7 @@ class Repeats:
         self.hidden.check_read(self.node.name, self._value(result), detached=detached)
 
     def _evaluate(self) -> Any:
+        self._restore()
         with torch.enable_grad():
             return self.evaluator(self.node, self.point, keep=True)[0]
 
@@ -148,6 +176,7 @@ class Repeats:
         heard = (read.source for read in self.node.reads if isinstance(read.source, Signal))
         signals = {s: rebuilt(self.point.signals[s], _still) for s in heard}
         point = replace(self.point, values=values, signals={**self.point.signals, **signals})
+        self._restore()
         with torch.set_grad_enabled(isinstance(self.node, Problem)), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch's, of what is expected here
             try:
@@ -158,18 +187,23 @@ class Repeats:
                 return None
 
     def _change(self, again: Any) -> float:
-        return change(*map(self._value, (self.result, again)))
+        return self._change_between(self.result, again)
+
+    def _change_between(self, once: Any, again: Any) -> float:
+        return change(*map(self._value, (once, again)))
 
     def _value(self, result: Any) -> Any:
         """That of an objective is without its metrics."""
         alone = isinstance(self.node, Problem) and isinstance(result, tuple)
         return result[0] if alone else result
 
+    def _modules(self) -> Iterator[tuple[str, nn.Module]]:
+        bound = self.evaluator.bound(self.node)
+        return ((s.name, self.evaluator.bindings[s].module) for s in bound)
+
     def _left_behind(self) -> list[str]:
         """What one more evaluation changes of what the function can reach."""
-        bound = self.evaluator.bound(self.node)
-        modules = ((s.name, self.evaluator.bindings[s].module) for s in bound)
-        surroundings = Surroundings(self.node.fn, modules)
+        surroundings = Surroundings(self.node.fn, self._modules())
         self._evaluate()
         return surroundings.changed()
 

@@ -32,7 +32,8 @@ class Spot(NamedTuple):
         name: the way to it.
         value: a tensor, an array, a number or a text; of a container, how much is in it.
         write: puts another in its place, if that can be done.
-        of_module: whether a module keeps it, as an attribute or, if nobody swaps them, a buffer.
+        of_module: whether a module keeps it, as an attribute or, if nobody swaps those, a buffer or
+            parameter.
     """
 
     name: str
@@ -46,14 +47,14 @@ def spots(function: Any, modules: Iterable[tuple[str, nn.Module]]) -> Iterator[S
 
     Args:
         function: the function.
-        modules: what it is given, by name; their buffers are left out.
+        modules: what it is given, by name; their parameters and buffers are left out.
 
     Yields:
         Them, each under one name; the same names again as long as nothing moves.
     """
     seen: set[int] = set()
     for name, module in modules:
-        yield from _of_module(name, module, seen, buffers=False)
+        yield from _of_module(name, module, seen, others=False)
     yield from _of_function(function, seen)
 
 
@@ -80,7 +81,7 @@ def _inside(
     elif issubclass(kind, (type, ModuleType)) or id(held) in seen:
         return
     elif issubclass(kind, nn.Module):
-        yield from _of_module(name, held, seen, buffers=True)
+        yield from _of_module(name, held, seen, others=True)
     elif issubclass(kind, _CONTAINERS):
         seen.add(id(held))
         base = next(b for b in _CONTAINERS if issubclass(kind, b))
@@ -103,7 +104,7 @@ def _inside(
                 yield from _inside(f"{name}.{key}", value, put, seen, depth + 1, of_module)
 
 
-def _of_module(name: str, module: nn.Module, seen: set[int], buffers: bool) -> Iterator[Spot]:
+def _of_module(name: str, module: nn.Module, seen: set[int], others: bool) -> Iterator[Spot]:
     for path, part in module.named_modules():
         if id(part) in seen:
             continue
@@ -115,5 +116,5 @@ def _of_module(name: str, module: nn.Module, seen: set[int], buffers: bool) -> I
             if key not in _OWN and not (torchs and type(value) is not Tensor):
                 put = partial(own.__setitem__, key)
                 yield from _inside(f"{where}.{key}", value, put, seen, 0, True)
-        for key, value in part._buffers.items() if buffers else ():
+        for key, value in (*part._buffers.items(), *part._parameters.items()) if others else ():
             yield Spot(f"{where}.{key}", value, None, True)

@@ -13,13 +13,16 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from .._graph.contents import contents, put
 from .._graph.homes import home
+from .layouts import plain
 
 __all__ = ["Place", "Surroundings", "around"]
 
 _PLAIN = (type(None), bool, int, float, str)
 _BITS = (torch.Generator, random.Random, np.random.RandomState, np.random.Generator)
 _CONTAINERS = (list, deque, dict, set, bytearray)
+_TENSORS = frozenset({Tensor, nn.Parameter})
 _DEPTH = 2  # of objects in objects
 _MANY = 64  # of what is in a container is not looked into
 _SMALL = 2**16  # numbers of a tensor that is copied
@@ -87,7 +90,7 @@ class Surroundings:
 
     Args:
         function: the function.
-        modules: what it is given, by name.
+        modules: what it is given, by name; their parameters and buffers are let alone.
         apart: objects that are let alone.
     """
 
@@ -101,7 +104,7 @@ class Surroundings:
         self._held: list[tuple[str, Callable[[], Any], Any, Callable[[Any], None] | None]] = []
         self._seen: set[int] = set(map(id, apart))
         for name, module in modules:
-            self._object(name, module, 0)
+            self._module(name, module, 0)
         self._function(function)
 
     def changed(self) -> list[str]:
@@ -127,7 +130,7 @@ class Surroundings:
         self._seen.add(id(function))
         module = getattr(function, "__module__", None)
         for name, value, write in around(function):
-            if isinstance(value, types.FunctionType | types.MethodType | partial):
+            if issubclass(type(value), types.FunctionType | types.MethodType | partial):
                 if getattr(value, "__module__", module) == module:
                     self._function(value)
                 continue
@@ -136,33 +139,40 @@ class Surroundings:
             self._object(name, value, 0)
 
     def _object(self, name: str, held: Any, depth: int) -> None:
-        if isinstance(held, (*_PLAIN, type, types.ModuleType)) or id(held) in self._seen:
+        kind = type(held)  # what an object says of its class may be another's, which it loads then
+        if issubclass(kind, (*_PLAIN, type, types.ModuleType)) or id(held) in self._seen:
             return
         self._seen.add(id(held))
-        if isinstance(held, _BITS):
+        if issubclass(kind, _BITS):
             self._keep(name, partial(_bits, held), partial(_set_bits, held))
-        elif isinstance(held, _CONTAINERS):
-            self._keep(name, partial(_content, held), partial(_refill, held))
-            if depth < _DEPTH and len(held) <= _MANY:
-                inside = held.items() if isinstance(held, dict) else enumerate(held)
-                for key, value in list(inside):
+        elif issubclass(kind, _CONTAINERS):
+            self._keep(name, partial(_content, held), partial(put, held))
+            inside = _content(held)
+            if depth < _DEPTH and len(inside) <= _MANY:
+                named = inside.items() if issubclass(kind, dict) else enumerate(inside)
+                for key, value in named:
                     self._object(f"{name}[{key!r}]", value, depth + 1)
-        elif isinstance(held, Tensor):
+        elif issubclass(kind, Tensor):
             if not held.is_inference():
-                shaped = held.layout is torch.strided and not held.is_nested
-                small = shaped and held.numel() <= _SMALL
+                small = kind in _TENSORS and plain(held) and held.numel() <= _SMALL
                 write = partial(_fill, held, held.detach().clone()) if small else None
                 self._keep(name, partial(getattr, held, "_version"), write)
-        elif isinstance(held, nn.Module):
-            for path, part in held.named_modules():
-                self._attributes(f"{name}.{path}" if path else name, part, depth)
+        elif issubclass(kind, nn.Module):
+            self._module(name, held, depth)
+            for path, tensor in (*held.named_parameters(), *held.named_buffers()):
+                self._object(f"{name}.{path}", tensor, depth)
         elif depth < _DEPTH and _is_open(held):
             self._attributes(name, held, depth)
+
+    def _module(self, name: str, held: nn.Module, depth: int) -> None:
+        self._seen.update(map(id, held.modules()))
+        for path, part in held.named_modules():
+            self._attributes(f"{name}.{path}" if path else name, part, depth)
 
     def _attributes(self, name: str, held: Any, depth: int) -> None:
         """Those of an object; of a module all but what torch keeps there, and its mode."""
         own = held.__dict__
-        left_out = _TORCHS if isinstance(held, nn.Module) else frozenset()
+        left_out = _TORCHS if issubclass(type(held), nn.Module) else frozenset()
         keys = [key for key in own if key not in left_out]
         for key in keys:
             self._keep(f"{name}.{key}", partial(own.get, key), partial(own.__setitem__, key))
@@ -173,8 +183,12 @@ class Surroundings:
 
 def _is_open(held: Any) -> bool:
     """Whether an object's attributes are looked at."""
-    own = isinstance(getattr(held, "__dict__", None), dict)
-    return own and home(type(held)).split(".")[0] not in _CLOSED
+    if home(type(held)).split(".")[0] in _CLOSED:
+        return False
+    try:
+        return type(held.__dict__) is dict
+    except Exception:  # it has none, or a class of the user's has its reasons
+        return False
 
 
 def _find(function: Any, name: str) -> Any:
@@ -192,12 +206,8 @@ def _without(own: dict[str, Any], known: frozenset[str], _: Any) -> None:
 
 
 def _content(held: Any) -> Any:
-    return dict(held) if isinstance(held, dict) else list(held)
-
-
-def _refill(held: Any, content: Any) -> None:
-    held.clear()
-    (held.update if isinstance(held, dict | set) else held.extend)(content)
+    found = contents(held)
+    return list(found) if isinstance(found, set) else found
 
 
 def _fill(held: Tensor, values: Tensor, _: int) -> None:
@@ -208,7 +218,7 @@ def _fill(held: Tensor, values: Tensor, _: int) -> None:
 def _bits(held: Any) -> Any:
     """Where a generator of random numbers stands."""
     if isinstance(held, torch.Generator):
-        return held.get_state()
+        return held.get_state().numpy().tobytes()
     if isinstance(held, random.Random):
         return held.getstate()
     return held.get_state() if isinstance(held, np.random.RandomState) else held.bit_generator.state
@@ -217,7 +227,9 @@ def _bits(held: Any) -> Any:
 def _set_bits(held: Any, state: Any) -> None:
     if isinstance(held, random.Random):
         held.setstate(state)
-    elif isinstance(held, torch.Generator | np.random.RandomState):
+    elif isinstance(held, torch.Generator):
+        held.set_state(torch.frombuffer(bytearray(state), dtype=torch.uint8))
+    elif isinstance(held, np.random.RandomState):
         held.set_state(state)
     else:
         held.bit_generator.state = state
@@ -227,14 +239,13 @@ def _same(a: Any, b: Any) -> bool:
     """The same objects, or equal ones of those that cannot change."""
     if a is b:
         return True
-    if type(a) is not type(b):
+    kind = type(a)
+    if kind is not type(b):
         return False
-    if isinstance(a, Tensor):  # a generator's state
-        return torch.equal(a, b)
-    if isinstance(a, np.ndarray):
+    if issubclass(kind, np.ndarray):
         return a.tobytes() == b.tobytes()
-    if isinstance(a, dict):
+    if issubclass(kind, dict):
         return a.keys() == b.keys() and all(_same(a[k], b[k]) for k in a)
-    if isinstance(a, list | tuple):
+    if issubclass(kind, list | tuple):
         return len(a) == len(b) and all(map(_same, a, b))
-    return isinstance(a, _PLAIN) and bool(a == b or (a != a and b != b))
+    return issubclass(kind, (*_PLAIN, bytes)) and bool(a == b or (a != a and b != b))

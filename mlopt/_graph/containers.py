@@ -7,8 +7,8 @@ import dataclasses
 import functools
 import types
 from collections import OrderedDict, defaultdict, deque
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -18,8 +18,9 @@ from torch import Tensor, nn
 from .._errors import exhausted
 from .contents import contents, entries, has_slots, put, slots
 from .homes import home
+from .iterators import moves_on
 
-__all__ = ["Opened", "opened", "rebuilt"]
+__all__ = ["Opened", "opened", "rebuilt", "ways"]
 
 #: What holds others, and can be written to.
 _WRITTEN = (dict, list, deque, set)
@@ -37,11 +38,13 @@ class Opened:
         arrays: of NumPy, likewise.
         containers: dictionaries, those of attributes among them, lists, deques, sets, and objects
             that keep attributes in slots; with copies of what they hold.
+        iterators: those that can be gone through once only.
     """
 
-    tensors: list[Tensor]
-    arrays: list[np.ndarray]
-    containers: list[tuple[Any, Any]]
+    tensors: list[Tensor] = field(default_factory=list)
+    arrays: list[np.ndarray] = field(default_factory=list)
+    containers: list[tuple[Any, Any]] = field(default_factory=list)
+    iterators: list[Any] = field(default_factory=list)
 
 
 def opened(held: Any) -> Opened:
@@ -53,7 +56,7 @@ def opened(held: Any) -> Opened:
     Returns:
         What was found. `put` of `contents.py` puts back what an evaluation does to a container.
     """
-    found = Opened([], [], [])
+    found = Opened()
     seen: dict[int, Any] = {}
     waiting = [held]
     while waiting:
@@ -69,7 +72,47 @@ def opened(held: Any) -> Opened:
         else:
             places = _places(one)
             found.containers += [(place, contents(place)) for place in places]
-            waiting += reversed(_inside(one, places))
+            inside = _inside(one, places)
+            if not inside and moves_on(kind):
+                found.iterators.append(one)
+            waiting += reversed(inside)
+    return found
+
+
+def ways(held: Any, name: str) -> Iterator[tuple[str, Any]]:
+    """What `opened` goes through, with the way to it.
+
+    Args:
+        held: of any type.
+        name: what ways begin with.
+
+    Yields:
+        The way to a thing, as Python writes it, and the thing.
+    """
+    seen: dict[int, Any] = {}
+    waiting = [(name, held)]
+    while waiting:
+        way, one = waiting.pop()
+        if id(one) in seen:
+            continue
+        seen[id(one)] = one
+        yield way, one
+        if not isinstance(one, Tensor | np.ndarray):
+            waiting += [(way + step, value) for step, value in reversed(_steps(one))]
+
+
+def _steps(held: Any) -> list[tuple[str, Any]]:
+    """What is in something, and how it is written that one goes there."""
+    proxy = type(held) is types.MappingProxyType
+    found = [("" if proxy else f"[{i}]", value) for i, value in enumerate(_inside(held, []))]
+    for place in _places(held):
+        if place is held and isinstance(held, dict):
+            found += [(f"[{key!r}]", value) for key, value in entries(held)]
+        elif place is held and isinstance(held, _WRITTEN):
+            found += [(f"[{i}]", value) for i, (_, value) in enumerate(entries(held))]
+        else:
+            own = slots(held) if place is held else place
+            found += [(f".{key}", value) for key, value in own.items()]
     return found
 
 
@@ -87,6 +130,8 @@ def _places(held: Any) -> list[Any]:
 def _inside(held: Any, places: list[Any]) -> list[Any]:
     """What is in something: itself a tuple, or in the places where it keeps things."""
     found = [*held] if isinstance(held, tuple | frozenset) else []
+    if type(held) is types.MappingProxyType:
+        found = [dict(held)]
     for place in places:
         if isinstance(place, _WRITTEN):
             found += [value for _, value in entries(place)]

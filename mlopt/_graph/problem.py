@@ -174,9 +174,9 @@ def problem(
         hypergrad: how gradients of higher problems pass through this problem's solution; by default
             the engine's method.
         scheduler: a torch scheduler of the optimizer, stepped after each epoch in which the problem
-            was updated, or after each such step as `PerStep(scheduler)`. A `ReduceLROnPlateau` is
-            told the problem's mean loss of the epoch; for a validation metric step it yourself, in
-            `Callback.on_validation`.
+            was updated, or as `PerStep(scheduler)` once after each such step of the engine. A
+            `ReduceLROnPlateau` is told the mean loss of the problem's updates in the epoch; for a
+            validation metric step it yourself, in `Callback.on_validation`.
         clip: the greatest 2-norm of the update's gradient; look-aheads are not clipped.
         start: the epoch (from 0) of its first update; until then others read it as it stands.
         every: its updates come at every n-th step.

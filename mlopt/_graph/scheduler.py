@@ -16,7 +16,11 @@ __all__ = ["PerStep", "check_scheduler"]
 
 @dataclass(frozen=True)
 class PerStep:
-    """Marks a scheduler to be stepped after each step that updates its problem.
+    """Marks a scheduler to be stepped after each step of the engine that updates its problem.
+
+    Once a step, however many updates that step makes: rounds of a turn, of `Loops` and of
+    `repeat=`, steps of `Unrolled`. So lengths such as `total_steps` of `OneCycleLR` are steps of
+    the engine.
 
     A `ReduceLROnPlateau` is told the step's loss, which waits for the device at every step.
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterable, Iterator, Mapping, Set
+from collections.abc import Iterable, Mapping, Set
 from typing import Any
 
 from torch.utils.data import Dataset
 
 from .._errors import DataError
-from .contents import classes
+from .iterators import moves_on
 
 __all__ = ["Stream", "describe", "length_of", "stream_of"]
 
@@ -128,7 +128,7 @@ def _check(loader: Any, where: str) -> None:
         raise DataError(f"{where} is a Stream already: use it as it is, or give its loader.")
     if not (isinstance(loader, Iterable) or _is_sequence(loader)):
         raise DataError(f"{where} takes a loader or a Stream, got {kind}.")
-    if isinstance(loader, Iterator) and _ends_for_good(type(loader)):
+    if moves_on(type(loader)):
         raise DataError(
             f"{where} was given an iterator ({kind}), which ends after one pass; give the loader "
             "itself."
@@ -146,10 +146,3 @@ def _is_sequence(loader: Any) -> bool:
     """Whether `iter` goes through it by index, though it has no `__iter__`."""
     kind = type(loader)
     return hasattr(kind, "__getitem__") and hasattr(kind, "__len__") and not hasattr(kind, "keys")
-
-
-def _ends_for_good(kind: type) -> bool:
-    """Whether iterators of a class are known to end once: those of Python, NumPy and torch."""
-    # Loaders of users may be their own iterators, which begin anew when they are asked to.
-    gives = next((k for k in kind.__mro__ if "__next__" in vars(k)), Iterator)
-    return gives not in classes(kind)

@@ -122,7 +122,7 @@ def test_epochs_without_data():
     paced = mlopt.problem(
         over=W, optimizer=(o := sgd(W)), scheduler=torch.optim.lr_scheduler.StepLR(o, 1)
     )(lambda w: w.square().sum())
-    with pytest.raises(GraphError, match="its scheduler is stepped after each epoch.*PerStep"):
+    with pytest.raises(GraphError, match="stepped after each epoch.*PerStep.*once in each step"):
         mlopt.Engine([paced])
     with pytest.raises(SettingsError, match="validate_every=2 counts epochs.*on_step"):
         mlopt.Engine([alone]).run(steps=1, validate=dict, validate_every=2, progress=False)

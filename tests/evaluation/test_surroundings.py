@@ -129,3 +129,28 @@ def test_what_is_let_alone() -> None:
     surroundings.put_back()
     assert loader == [1, 2]
     assert large[0] == 1
+
+
+def test_what_classes_override_is_neither_called_nor_loaded() -> None:
+    class Lazy(dict):
+        def __getitem__(self, key):
+            raise AssertionError
+
+        items = clear = __len__ = __getitem__  # type: ignore[assignment]
+
+    class Proxy:
+        @property
+        def __class__(self):  # type: ignore[override]
+            raise AssertionError
+
+    lazy, proxy = Lazy(a=1), Proxy()
+
+    def function() -> Any:
+        dict.update(lazy, a=2)
+        return proxy
+
+    surroundings = Surroundings(function)
+    function()
+    assert surroundings.changed() == ["lazy"]
+    surroundings.put_back()
+    assert dict.get(lazy, "a") == 1
