@@ -12,6 +12,7 @@ from .group import Group, flatten
 from .levels import Levels
 from .node import Node
 from .numbers import check_numbers, numbers_of
+from .optimizers import check_steps
 from .refusals import (
     check_missing_methods,
     check_modules,
@@ -67,14 +68,16 @@ class Graph(Levels):
             check_missing_methods(self)
         self.sweeps.update((p, self.sweep(p)) for p in self.problems)
         check_solutions(self)
+        check_steps(self)
         check_numbers(self)
 
     def _check_optimizers(self) -> None:
-        """Look anew which numbers of optimizers are variables.
+        """Look anew at the options of optimizers, and which of their numbers are variables.
 
         Raises:
             GraphError: one is not declared, or does not go with its problem's method.
         """
+        check_steps(self)
         self.numbers.clear()
         self.numbers.update(numbers_of(self))
         check_numbers(self)

@@ -355,6 +355,39 @@ def test_a_number_that_is_computed_is_no_number(method: Any) -> None:
             return w.sum()
 
 
+@pytest.mark.parametrize("method", [OneStep(), Implicit(), Frozen(), None])
+def test_torchs_differentiable_is_refused_where_the_optimizer_steps(method: Any) -> None:
+    W = mlopt.Variable(parameter(CPU, 5, 3), "w")
+    optimizer = torch.optim.SGD(W.parameters(), lr=0.1, differentiable=True)
+
+    @mlopt.problem(over=W, optimizer=optimizer, hypergrad=method)
+    def low(w):
+        return w.square().sum()
+
+    with pytest.raises(GraphError, match="low: its optimizer has differentiable=True"):
+        mlopt.Engine([low])
+
+
+def test_torchs_differentiable_goes_with_steps_that_are_gone_back_through() -> None:
+    world = World(Unrolled(3), "sgd", "lr")
+    world.low.optimizer.param_groups[0]["differentiable"] = True
+    exact(world.hypergradient(), world.expected("sgd", "lr", 3), BOUND)
+    world.engine().run(steps=2, progress=False)
+
+
+def test_a_number_is_one() -> None:
+    W = mlopt.Variable(parameter(CPU, 5, 3), "w")
+    optimizer = torch.optim.SGD(W.parameters(), lr=0.1)
+    optimizer.param_groups[0]["momentum"] = torch.full((3,), 0.5)
+
+    @mlopt.problem(over=W, optimizer=optimizer, hypergrad=Unrolled(2))
+    def low(w):
+        return w.square().sum()
+
+    with pytest.raises(GraphError, match=r"low: its optimizer has a momentum of shape \(3,\)"):
+        mlopt.Engine([low])
+
+
 @pytest.mark.parametrize("method", ["f2sa", "bome"])
 def test_penalty_methods_refuse(method: str) -> None:
     case = bilevel()
