@@ -147,6 +147,8 @@ def _refusal(
     limits: Mapping[str, Limit],
 ) -> str:
     text = f"{where}({name}={shown(value)}): {name} must be {kind.text(limits.get(name))}."
+    if isinstance(value, torch.Tensor) and value.requires_grad:
+        text += " It requires grad, and would be taken for a constant."
     if isinstance(value, type):
         text += f" Give an object, {value.__name__}(...), instead of the class."
     return text

@@ -88,7 +88,8 @@ def _whole(value: Any) -> Any:
 
 def _number(value: Any) -> Any:
     if isinstance(value, torch.Tensor):  # of one number, as torch's optimizers take their lr
-        return value if value.ndim == 0 and value.is_floating_point() else WRONG
+        constant = value.is_floating_point() and not value.requires_grad
+        return value if value.ndim == 0 and constant else WRONG
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         return WRONG
     return value if isinstance(value, (int, float)) else float(value)

@@ -60,16 +60,24 @@ def _ahead(values: Values, problem: Problem, method: Any, frame: Frame, order: i
         return {**w, **{k: w[k] - method.lr * t for k, t in g.items()}}
     # of torch 2.6 AdamW is no Adam
     if not isinstance(problem.optimizer, torch.optim.Adam | torch.optim.AdamW):
-        return _update(problem, w, g, None)[0]
+        return _update(values, problem, frame, w, g, None)[0]
     held = values.hold((frame.path, problem, "gradient"), g)
     return {**w, **_adam(problem.optimizer, trainable(problem), w, g, held)}
 
 
-def _update(problem: Problem, w: Tensors, g: Tensors, state: Any) -> tuple[Tensors, Any]:
+def _update(
+    values: Values, problem: Problem, frame: Frame, w: Tensors, g: Tensors, state: Any
+) -> tuple[Tensors, Any]:
+    """One step of its optimizer, whose numbers that are variables are as the reader sees them."""
     rule, parameters = rule_of(problem.optimizer, problem.name), trainable(problem)
     if state is None:
         state = rule.begin(problem.optimizer, parameters)
-    return rule.step(problem.optimizer, parameters, w, g, state)
+    numbers = {}
+    for held, number in values.graph.numbers.get(problem, {}).items():
+        source, name = number.key
+        seen = frame.value(source)[name]
+        numbers[held] = values.hold((frame.path, problem, held), seen) if number.stopped else seen
+    return rule.step(problem.optimizer, parameters, w, g, state, numbers)
 
 
 def _steps(
@@ -86,7 +94,7 @@ def _steps(
             w, state = values.hold((frame.path, problem, "truncated"), (w, state))
         at = order if k >= constant else 0
         _, g, written = values.slope(problem, w, frame, at, k, written)
-        w, state = _update(problem, w, g, state)
+        w, state = _update(values, problem, frame, w, g, state)
     return w
 
 
@@ -128,11 +136,12 @@ class _Board:
     def _stepped(self, player: Problem, at: Tensors) -> tuple[Tensors, Any, Any]:
         mine = {k: t for k, t in at.items() if k[0] in player.over}
         others = {k: t for k, t in at.items() if k not in mine}
-        _, g, written = self._values.slope(
+        values = self._values
+        _, g, written = values.slope(
             player, mine, self._frame, self._order, self._taken[player], self._buffers, others
         )
         stands = {k: self.values[k] for k in mine}
-        value, state = _update(player, stands, g, self._states[player])
+        value, state = _update(values, player, self._frame, stands, g, self._states[player])
         return value, state, written
 
 

@@ -19,6 +19,7 @@ from .._graph.graph import Graph
 from .._graph.problem import Problem
 from .._graph.refusals import check_modules, check_parameters
 from .._tensors import Tensors
+from ..optim.numbers import learned
 from .reach import replaced_step
 from .transaction import trainable
 
@@ -54,8 +55,8 @@ _EVERYONES = (_global_optimizer_pre_hooks, _global_optimizer_post_hooks)
 class Ownership:
     """Looks before each step whether anything is other than when it was last checked.
 
-    That is the parts of modules, the tensors that optimizers hold, hooks of parameters and
-    optimizers, and what problems were declared with.
+    That is the parts of modules, the tensors that optimizers hold or take as numbers, hooks of
+    parameters and optimizers, and what problems were declared with.
 
     Args:
         graph: the graph.
@@ -107,6 +108,7 @@ class Ownership:
         self.evaluator.bind()
         check_modules(self.graph)
         check_parameters(self.graph)
+        self.graph._check_optimizers()
         staged = all(map(self.graph.staged, self.graph.problems))
         known = set(map(id, self._parameters))  # which are held here, so that no id is used again
         for problem in self.graph.problems:
@@ -146,7 +148,9 @@ class Ownership:
         sizes, things = self._listed()
         declared = _joined(map(_declared, self.graph.problems))
         things += [*declared, *dicts_of(self._parts), *held, *_joined(held)]
-        return [*sizes, *map(len, held)], things
+        numbers = [*_joined(map(learned, self._own))]
+        things += numbers
+        return [*sizes, *map(len, held), len(numbers)], things
 
     def _check_declared(self) -> None:
         for problem, method in zip(self.graph.problems, self._methods, strict=True):

@@ -103,6 +103,8 @@ class NodeCheck:
         # An upper problem may depend on its own variables through the lower ones alone.
         below = isinstance(node, Problem) and bool(self.graph.sweeps[node].nodes)
         free = set(node.over) if isinstance(node, Problem) and below else set()
+        if isinstance(node, Problem):  # numbers of its optimizer are used in its steps
+            free.update(n.key[0] for n in self.graph.numbers.get(node, {}).values())
         watched = {**own, **self._arguments()}
         learn = [(source, t) for (source, _), t in self.leaves.items() if t.requires_grad]
         touched: set[tuple[Any, bool]] = set()

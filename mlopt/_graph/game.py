@@ -168,6 +168,7 @@ class Played(AbstractHypergradient):
     """
 
     traced = True
+    learns = True
 
     def __init__(self, game: Game, moves: bool, responds: bool) -> None:
         self.game, self._moves, self._responds = game, moves, responds
@@ -272,4 +273,5 @@ class Table:
             found = gradient(loss, own, response.name, create_graph=graph)
         value = {k: self.values[k] for k in response.value}
         rule, state = rule_of(response.optimizer, response.name), self.states[player]
-        return rule.step(response.optimizer, response.parameters, value, found, state)
+        numbers = response.numbers_at()
+        return rule.step(response.optimizer, response.parameters, value, found, state, numbers)

@@ -11,6 +11,8 @@ from .drawing import mermaid, text
 from .group import Group, flatten
 from .levels import Levels
 from .node import Node
+from .numbers import check_numbers, numbers_of
+from .optimizers import check_steps
 from .refusals import (
     check_missing_methods,
     check_modules,
@@ -50,6 +52,7 @@ class Graph(Levels):
         check_reads(self)
         check_modules(self)
         check_parameters(self)
+        self.numbers.update(numbers_of(self))
         self.default = default
         # The default is for problems whose solution somebody above reads; a top one makes its
         # ordinary update.
@@ -65,6 +68,19 @@ class Graph(Levels):
             check_missing_methods(self)
         self.sweeps.update((p, self.sweep(p)) for p in self.problems)
         check_solutions(self)
+        check_steps(self)
+        check_numbers(self)
+
+    def _check_optimizers(self) -> None:
+        """Look anew at the options of optimizers, and which of their numbers are variables.
+
+        Raises:
+            GraphError: one is not declared, or does not go with its problem's method.
+        """
+        check_steps(self)
+        self.numbers.clear()
+        self.numbers.update(numbers_of(self))
+        check_numbers(self)
 
     def _check_options(self) -> None:
         """Refuse options of problems with which this graph could not be made.

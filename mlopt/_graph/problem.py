@@ -14,6 +14,7 @@ from .._errors import GraphError
 from .._turn import waits
 from .._variable import Stop, Variable
 from ..hypergrad.interface import AbstractHypergradient
+from ..optim.numbers import numbers_in
 from .node import Node, Read, argument, label_of
 from .scheduler import PerStep, check_scheduler
 
@@ -115,6 +116,15 @@ class Problem(Node):
             pass
         if self.scheduler is not None:
             check_scheduler(self.name, self.scheduler, self.optimizer)
+        for option, number in numbers_in(self.optimizer):
+            if number.requires_grad and not number.is_leaf:
+                raise GraphError(
+                    f"{self.name}: the {option} of its optimizer is computed from tensors that "
+                    "require grad. That was done once: it follows none of them, and a second "
+                    "gradient cannot pass. Let the number itself be a variable that is given, "
+                    f"{option}=H.tensor; where it is not learned, give {option}=number.detach(), "
+                    f"and set group['{option}'] anew in a callback."
+                )
         own = {id(p): p for v in self.over for p in v.parameters()}
         trained = {i for i, p in own.items() if p.requires_grad}
         for group in self.optimizer.param_groups:
@@ -169,7 +179,8 @@ def problem(
         given: the variables and signals it reads, in the order of the arguments; a list of them
             arrives as a list, and `stop(x)` is read as a constant.
         data: a loader or `Stream`; its batch is the last argument. A tuple of them gives a tuple.
-        optimizer: a torch optimizer over the variable's parameters; it is used as it is. None for a
+        optimizer: a torch optimizer over the variable's parameters; it is used as it is. A number
+            of it (lr=H.tensor) may be a higher variable, which is then among `given`. None for a
             problem whose hypergradient alone is asked for.
         hypergrad: how gradients of higher problems pass through this problem's solution; by default
             the engine's method.

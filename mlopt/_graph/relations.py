@@ -9,6 +9,7 @@ from typing import Any
 from .._errors import GraphError
 from .._variable import Variable
 from ..hypergrad.interface import AbstractHypergradient
+from ..optim.numbers import Number
 from .game import Game
 from .group import Group
 from .node import Node, Read
@@ -63,6 +64,7 @@ class Relations:
         self.stacks = {m: g for g in self.groups if isinstance(g, Stack) for m in g.members}
         self.methods: dict[Problem, AbstractHypergradient] = {}
         self.sweeps: dict[Problem, Sweep] = {}
+        self.numbers: dict[Problem, dict[int, Number]] = {}  # of optimizers, that are variables
         self.notes: dict[Any, str] = {}  # what had to be done another way
         self._equilibria: dict[tuple[Problem, frozenset[Node]], tuple[Problem, ...]] = {}
         self._readers: dict[Any, list[tuple[Node, Read]]] = {}

@@ -161,14 +161,17 @@ def _objective(
 def _response(
     evaluations: Evaluations, problem: Problem, cut: Cut, objective: Callable[..., Tensor]
 ) -> Response:
+    numbers = evaluations.graph.numbers.get(problem, {})
+    taken = {n.key: cut.value(n.key[0])[n.key[1]] for n in numbers.values()}
     return Response(
         name=problem.name,
         value=evaluations.standing(problem),
         leaves={},
         gradient={},
-        arguments=dict(cut.arguments),
+        arguments={**cut.arguments, **taken},
         argument_gradient={},
         parameters=evaluations.parameters[problem],
         optimizer=problem.optimizer,
         objective=objective,
+        numbers=numbers,
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from .._errors import GraphError
 from .._tensors import Key, Tensors, grad_mode
+from ..optim.numbers import Number
 from .derivatives import derivatives
 
 __all__ = ["AbstractHypergradient", "Cost", "Response", "gradient"]
@@ -66,6 +67,7 @@ class Response:
         solved: (relative residual, solver) -> None, to be told of each linear system that was
             solved; the solver's name is empty where it has warned itself. It is among the metrics
             as "problem/residual", and warned of where it is large.
+        numbers: numbers of the optimizer that are variables, by the identity of their tensors.
         reference: dF/dw at w and at the standing value of all that is above, where r is not that:
             then a solution that was taken as optimal has to follow. None where it is.
     """
@@ -83,6 +85,22 @@ class Response:
     upstream: Tensors = field(default_factory=dict)
     seed: int = 0
     solved: Callable[[float, str], None] = _unheard
+    numbers: Mapping[int, Number] = field(default_factory=dict)
+
+    def numbers_at(self, arguments: Tensors | None = None) -> dict[int, Tensor]:
+        """What the optimizer's numbers that are variables are where the problem is evaluated.
+
+        Args:
+            arguments: other ones than its own.
+
+        Returns:
+            Tensors by the identity of what the optimizer holds, as `AbstractTrajectory.step` takes
+            them.
+        """
+        at = self.arguments if arguments is None else arguments
+        return {
+            held: at[n.key].detach() if n.stopped else at[n.key] for held, n in self.numbers.items()
+        }
 
     def differentiate(self, value: Tensors, wanted: Sequence[Key]) -> Tensors:
         """The gradient of F by arguments or by w itself, at another w: one evaluation.
@@ -166,6 +184,10 @@ class AbstractHypergradient(abc.ABC):
 
     #: Whether what passes to an argument is the same whatever else is asked for with it.
     separable: bool = True
+
+    #: Whether it goes back to numbers of the problem's optimizer (its learning rate, say) that are
+    #: variables: those of `Response.numbers`, which a method that is `traced` is given.
+    learns: bool = False
 
     #: Variables, besides the arguments of the objective, that the solution depends on.
     reads: tuple[Any, ...] = ()

@@ -49,6 +49,10 @@ class StopGradient(AbstractHypergradient):
         return self.method.looks_ahead
 
     @property
+    def learns(self) -> bool:  # type: ignore[override]
+        return self.method.learns
+
+    @property
     def same_batch(self) -> bool:
         """Whether all inner steps take the same batch; see `Unrolled`."""
         return getattr(self.method, "same_batch", False)

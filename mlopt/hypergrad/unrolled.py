@@ -38,6 +38,9 @@ class Unrolled(AbstractHypergradient):
     for one more evaluation of every step. Do not use it for a problem whose optimum is reached and
     unique: `Implicit` gives its gradient without the way there.
 
+    Numbers of the optimizer that are variables (`SGD(W.parameters(), lr=H.tensor)`, with H among
+    what the problem is given) are differentiated as arguments are.
+
     Args:
         steps: K.
         truncate: differentiate through the last so many steps only, and take those before as
@@ -66,6 +69,7 @@ class Unrolled(AbstractHypergradient):
 
     traced = True
     looks_ahead = True
+    learns = True
 
     def __post_init__(self) -> None:
         check_fields(self, GraphError, steps=from_one, truncate=from_one)
@@ -161,6 +165,8 @@ class Unrolled(AbstractHypergradient):
     ) -> tuple[Tensors, State]:
         """The steps from one index to another; with a graph under grad mode."""
         rule = rule_of(response.optimizer, response.name)
+        optimizer, parameters = response.optimizer, response.parameters
+        numbers = response.numbers_at(arguments)
         graph = torch.is_grad_enabled()
         for k in range(begin, end):
             with torch.enable_grad():
@@ -171,7 +177,7 @@ class Unrolled(AbstractHypergradient):
                 }
                 loss = response.objective(own, k, arguments)
                 found = gradient(loss, own, response.name, create_graph=graph)
-            value, state = rule.step(response.optimizer, response.parameters, value, found, state)
+            value, state = rule.step(optimizer, parameters, value, found, state, numbers)
         return value, state
 
     def _segment(

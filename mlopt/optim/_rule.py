@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .._tensors import Key, Tensors
 
-__all__ = ["AbstractUpdate", "groups", "rate"]
+__all__ = ["AbstractUpdate", "groups"]
 
 
 class AbstractUpdate(abc.ABC):
@@ -18,7 +18,8 @@ class AbstractUpdate(abc.ABC):
         look_ahead(g) = w + the change that step() would make with gradient g
         derivative(g, c) = D c,    D = - d look_ahead / d g
 
-    The optimizer is read, never written: neither its state nor a parameter changes.
+    The optimizer is read, never written: neither its state nor a parameter changes. Its numbers are
+    constants, those in tensors as well.
     """
 
     @abc.abstractmethod
@@ -49,12 +50,6 @@ class AbstractUpdate(abc.ABC):
         Returns:
             Tensors by key of `cotangent`, for the parameters that the optimizer holds.
         """
-
-
-def rate(group: dict[str, Any]) -> Any:
-    """A group's learning rate: a number, or a tensor without dimensions."""
-    lr = group["lr"]
-    return lr.reshape(()) if isinstance(lr, Tensor) else lr
 
 
 def groups(

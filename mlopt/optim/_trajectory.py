@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -10,12 +11,15 @@ from torch import Tensor
 
 from .._tensors import Key, Tensors, clone, like, real
 from ._rule import groups
+from .numbers import given, resolved
 
-__all__ = ["AbstractTrajectory", "State", "new_step", "quotient", "raw", "scalar"]
+__all__ = ["AbstractTrajectory", "State", "new_step", "quotient", "raw"]
 
 #: What torch keeps in `optimizer.state`, by our key instead of by parameter: tensors by torch's own
 #: names, the count `step` among them.
 State = dict[Key, dict[str, Tensor]]
+
+_NONE: Mapping[int, Tensor] = {}
 
 
 class AbstractTrajectory(abc.ABC):
@@ -28,8 +32,8 @@ class AbstractTrajectory(abc.ABC):
     `step` is differentiable in the values, the gradients and the state, as often as one likes, and
     exactly: unlike `AbstractUpdate.derivative` it does not hold the second moment constant. The one
     exception is a coordinate that never had a gradient: see `quotient`. The options of the param
-    groups are read at every step; where the learning rate is a tensor that needs a gradient, it
-    gets one. Hooks of the optimizer are not called.
+    groups are read at every step; where one is a tensor that needs a gradient (a learning rate, a
+    momentum), it gets one. Hooks of the optimizer are not called.
 
     Do not use it for the solution of one step: `AbstractUpdate` needs no graph.
     """
@@ -57,7 +61,13 @@ class AbstractTrajectory(abc.ABC):
         }
 
     def step(
-        self, optimizer: Any, parameters: Tensors, values: Tensors, gradients: Tensors, state: State
+        self,
+        optimizer: Any,
+        parameters: Tensors,
+        values: Tensors,
+        gradients: Tensors,
+        state: State,
+        numbers: Mapping[int, Tensor] = _NONE,
     ) -> tuple[Tensors, State]:
         """What one `step()` would make of these values and this state; no argument is changed.
 
@@ -71,12 +81,14 @@ class AbstractTrajectory(abc.ABC):
             gradients: by key; a key without one keeps its value and its state, as does one whose
                 parameter the optimizer does not hold.
             state: by key; a key that it lacks, or that is empty, starts as torch starts it.
+            numbers: what stands for options that are tensors of variables, by their identity.
 
         Returns:
             The new values and the new state, by the keys of `values` and of `state`.
         """
         moved, states = dict(values), dict(state)
-        for group, keys, members in groups(optimizer, parameters, gradients):
+        for options, keys, members in groups(optimizer, parameters, gradients):
+            group = resolved(options, numbers)
             for key, parameter in zip(keys, members, strict=True):
                 value, gradient = values[key], gradients[key]
                 held = states.get(key) or self.fresh(optimizer, group, parameter)
@@ -143,7 +155,7 @@ class AbstractTrajectory(abc.ABC):
         """
 
 
-def quotient(numerator: Tensor, square: Tensor, eps: float) -> Tensor:
+def quotient(numerator: Tensor, square: Tensor, eps: Any) -> Tensor:
     """Take numerator / (sqrt(square) + eps), as a constant where the square is zero.
 
     Where every gradient so far was zero (a dead unit) the root has an infinite derivative and the
@@ -171,13 +183,7 @@ def quotient(numerator: Tensor, square: Tensor, eps: float) -> Tensor:
 def raw(group: dict[str, Any], value: Tensor, gradient: Tensor) -> Tensor:
     """The gradient after `maximize` and the L2 penalty: what torch feeds to its averages."""
     step = -gradient if group["maximize"] else gradient
-    return step + group["weight_decay"] * value if group["weight_decay"] else step
-
-
-def scalar(option: Any) -> Any:
-    """An option as a number, or as a copy of it without dimensions if it is a tensor."""
-    # torch's schedulers write into a learning rate that is a tensor; a graph needs it as it was
-    return option.reshape(()).clone() if isinstance(option, Tensor) else option
+    return step + group["weight_decay"] * value if given(group["weight_decay"]) else step
 
 
 def new_step(group: dict[str, Any], parameter: Tensor) -> Tensor:

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from .._tensors import Tensors, like, real, unrecorded
-from ._rule import AbstractUpdate, groups, rate
+from ._rule import AbstractUpdate, groups
+from .numbers import fixed, given
 
 __all__ = ["AdamUpdate"]
 
@@ -42,11 +43,10 @@ class AdamUpdate(AbstractUpdate):
             values = [real(v) for v in values]
             steps = self._raw(group, values, [real(gradient[k]) for k in keys])
             sizes, denominators, _ = self._denominators(group, states, steps)
-            means = torch._foreach_lerp(
-                _held(states, "exp_avg", steps), steps, 1 - float(group["betas"][0])
-            )
+            means = _averaged(_held(states, "exp_avg", steps), steps, _betas(group)[0])
             if self._decouples(group):
-                values = torch._foreach_mul(values, 1 - rate(group) * group["weight_decay"])
+                shrunk = 1 - fixed(group["lr"]) * fixed(group["weight_decay"])
+                values = torch._foreach_mul(values, shrunk)
             changes = torch._foreach_div(_times(means, sizes), denominators)
             moved.update(zip(keys, torch._foreach_sub(values, changes), strict=True))
         # a count without dimensions would lift a value without them to its precision
@@ -62,7 +62,7 @@ class AdamUpdate(AbstractUpdate):
                 values = [real(v) for v in values]
                 steps = self._raw(group, values, [real(gradient[k]) for k in keys])
                 sizes, denominators, seconds = self._denominators(group, states, steps)
-            fresh = 1 - float(group["betas"][0])
+            fresh = 1 - _betas(group)[0]
             factor = -fresh if group["maximize"] else fresh
             # a coordinate that never had a gradient is left out before it is divided by eps
             given = [real(cotangent[k]) for k in keys]
@@ -79,15 +79,18 @@ class AdamUpdate(AbstractUpdate):
         steps = gradients
         if group["maximize"]:
             steps = torch._foreach_neg(steps)
-        if group["weight_decay"] and not self._decouples(group):
-            steps = torch._foreach_add(steps, values, alpha=group["weight_decay"])
+        decay = fixed(group["weight_decay"])
+        if given(decay) and not self._decouples(group):
+            if isinstance(decay, Tensor):
+                return torch._foreach_add(steps, torch._foreach_mul(values, decay))
+            steps = torch._foreach_add(steps, values, alpha=decay)
         return steps
 
     def _denominators(
         self, group: dict[str, Any], states: list[dict[str, Any]], steps: Many
     ) -> tuple[list[Any], Many, Many]:
         """The sizes lr / (1 - b1^t), sqrt(v / (1 - b2^t)) + eps, and v with this gradient."""
-        b1, b2 = map(float, group["betas"])
+        b1, b2 = _betas(group)
         counts = [_count(s.get("step", 0)) + 1 for s in states]
         kept = torch._foreach_mul(_held(states, "exp_avg_sq", steps), b2)
         squares = torch._foreach_mul(torch._foreach_mul(steps, 1 - b2), steps)
@@ -99,8 +102,21 @@ class AdamUpdate(AbstractUpdate):
             seconds = torch._foreach_maximum(before, seconds)
         corrections = [1 / (1 - b2**c) ** 0.5 for c in counts]
         roots = _times(torch._foreach_sqrt(seconds), corrections)
-        sizes = [rate(group) / (1 - b1**c) for c in counts]
-        return sizes, torch._foreach_add(roots, group["eps"]), seconds
+        sizes = [fixed(group["lr"]) / (1 - b1**c) for c in counts]
+        return sizes, torch._foreach_add(roots, fixed(group["eps"])), seconds
+
+
+def _betas(group: dict[str, Any]) -> tuple[Any, Any]:
+    """Numbers, or tensors in double precision: in float32 1 - b2^t has four digits."""
+    b1, b2 = (b.double() if isinstance(b, Tensor) else b for b in map(fixed, group["betas"]))
+    return b1, b2
+
+
+def _averaged(means: Many, steps: Many, b1: Any) -> Many:
+    """Of each pair b1 m + (1 - b1) d."""
+    if isinstance(b1, Tensor):  # by which not every torch interpolates
+        return torch._foreach_add(torch._foreach_mul(means, b1), torch._foreach_mul(steps, 1 - b1))
+    return torch._foreach_lerp(means, steps, 1 - b1)
 
 
 def _held(states: list[dict[str, Any]], name: str, steps: Many) -> list[Tensor]:

@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 
 from .._tensors import Many, Tensors, added, multiplied, subtracted, unrecorded
-from ._rule import AbstractUpdate, groups, rate
+from ._rule import AbstractUpdate, groups
+from .numbers import fixed, given
 
-__all__ = ["SGDUpdate"]
+__all__ = ["SGDUpdate", "undampened"]
 
 
 class SGDUpdate(AbstractUpdate):
@@ -27,25 +28,27 @@ class SGDUpdate(AbstractUpdate):
     def look_ahead(self, optimizer: Any, parameters: Tensors, gradient: Tensors) -> Tensors:
         moved: Tensors = {}
         for group, keys, values in groups(optimizer, parameters, gradient):
-            lr, momentum = rate(group), group["momentum"]
+            lr, momentum, decay = map(
+                fixed, (group["lr"], group["momentum"], group["weight_decay"])
+            )
             steps: Any = [gradient[k] for k in keys]
             if group["maximize"]:
                 steps = torch._foreach_neg(steps)
-            if group["weight_decay"]:
-                steps = added(steps, values, group["weight_decay"])
-            if momentum:
+            if given(decay):
+                steps = _plus(steps, values, decay)
+            if given(momentum):
                 buffers = [
                     optimizer.state.get(parameters[k], {}).get("momentum_buffer") for k in keys
                 ]
-                fresh = 1 - group["dampening"]
+                fresh = undampened(momentum, fixed(group["dampening"]))
                 if all(b is not None for b in buffers):
-                    averaged = added(multiplied(buffers, momentum), steps, fresh)
+                    averaged = _plus(multiplied(buffers, momentum), steps, fresh)
                 else:
                     averaged = [
                         d if b is None else momentum * b + fresh * d
                         for b, d in zip(buffers, steps, strict=True)
                     ]
-                steps = added(steps, averaged, momentum) if group["nesterov"] else averaged
+                steps = _plus(steps, averaged, momentum) if group["nesterov"] else averaged
             moved.update(zip(keys, _stepped(values, steps, lr), strict=True))
         return moved
 
@@ -55,17 +58,41 @@ class SGDUpdate(AbstractUpdate):
         del gradient  # the update is linear in it
         out: Tensors = {}
         for group, keys, _ in groups(optimizer, parameters, cotangent):
-            factor = -rate(group) if group["maximize"] else rate(group)
+            lr, momentum, dampening = map(
+                fixed, (group["lr"], group["momentum"], group["dampening"])
+            )
+            factor = -lr if group["maximize"] else lr
             values = [cotangent[k] for k in keys]
             if group["nesterov"]:  # torch allows it without dampening only
-                factor = factor * (1 + group["momentum"])
-            elif group["momentum"] and group["dampening"]:
-                fresh = 1 - group["dampening"]
+                factor = factor * (1 + momentum)
+            elif given(momentum) and given(dampening):
+                fresh = undampened(momentum, dampening)
                 states = [optimizer.state.get(parameters[k], {}) for k in keys]
                 kept = [s.get("momentum_buffer") is not None for s in states]
                 values = [v * fresh if k else v for v, k in zip(values, kept, strict=True)]
             out.update(zip(keys, multiplied(values, factor), strict=True))
         return out
+
+
+def undampened(momentum: Any, dampening: Any) -> Any:
+    """By how much a gradient enters an average that there is already.
+
+    Args:
+        momentum: a number, or a tensor without dimensions, which may be zero: then torch keeps no
+            average, and dampens nothing.
+        dampening: likewise.
+
+    Returns:
+        The factor.
+    """
+    if isinstance(momentum, Tensor) and given(dampening):
+        dampening = dampening * (momentum != 0).to(momentum.dtype)
+    return 1 - dampening
+
+
+def _plus(a: Many, b: Many, factor: Any) -> Many:
+    """Of each pair a + factor b; `alpha=` takes numbers alone, and waits for those of a device."""
+    return added(a, multiplied(b, factor)) if isinstance(factor, Tensor) else added(a, b, factor)
 
 
 def _stepped(values: Many, steps: Many, lr: Any) -> Many:

@@ -9,7 +9,9 @@ import torch
 from torch import Tensor
 
 from .._errors import GraphError
-from ._trajectory import AbstractTrajectory, State, new_step, quotient, raw, scalar
+from ._trajectory import AbstractTrajectory, State, new_step, quotient, raw
+from .numbers import given
+from .sgd import undampened
 
 __all__ = ["AbstractTrajectory", "State", "rule_of"]
 
@@ -32,14 +34,14 @@ class SGDTrajectory(AbstractTrajectory):
     ) -> tuple[Tensor, Held]:
         step = raw(group, value, gradient)
         momentum = group["momentum"]
-        if momentum:
+        if given(momentum):
             before = state.get("momentum_buffer")
             after = step
             if before is not None:
-                after = momentum * before + (1 - group["dampening"]) * step
+                after = momentum * before + undampened(momentum, group["dampening"]) * step
             state = {**state, "momentum_buffer": after}
             step = step + momentum * after if group["nesterov"] else after
-        return value - scalar(group["lr"]) * step, state
+        return value - group["lr"] * step, state
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,7 @@ class AdamTrajectory(AbstractTrajectory):
     def update(
         self, group: dict[str, Any], value: Tensor, gradient: Tensor, state: Held
     ) -> tuple[Tensor, Held]:
-        lr, b1, b2 = scalar(group["lr"]), *map(scalar, group["betas"])
+        lr, (b1, b2) = group["lr"], group["betas"]
         if group.get("decoupled_weight_decay", self.decoupled):
             step = raw({**group, "weight_decay": 0}, value, gradient)
             value = value * (1 - lr * group["weight_decay"])
@@ -102,7 +104,7 @@ class RMSpropTrajectory(AbstractTrajectory):
     def fresh(self, optimizer: Any, group: dict[str, Any], parameter: Tensor) -> Held:
         zero = torch.zeros_like(parameter)
         state = {"step": new_step(group, parameter), "square_avg": zero}
-        if group["momentum"]:
+        if given(group["momentum"]):
             state["momentum_buffer"] = zero
         if group["centered"]:
             state["grad_avg"] = zero
@@ -119,10 +121,11 @@ class RMSpropTrajectory(AbstractTrajectory):
             state["grad_avg"] = mean
             second = second - mean * mean
         change = quotient(step, second, group["eps"])
-        if group["momentum"]:
-            change = group["momentum"] * state["momentum_buffer"] + change
+        if given(group["momentum"]):
+            before = state.get("momentum_buffer", 0.0)  # none where torch has seen a zero
+            change = group["momentum"] * before + change
             state["momentum_buffer"] = change
-        return value - scalar(group["lr"]) * change, state
+        return value - group["lr"] * change, state
 
 
 @dataclass(frozen=True)
@@ -146,7 +149,7 @@ class AdagradTrajectory(AbstractTrajectory):
     ) -> tuple[Tensor, Held]:
         step = raw(group, value, gradient)
         state = {**state, "step": state["step"] + 1, "sum": state["sum"] + step * step}
-        size = scalar(group["lr"]) / (1 + (_count(state["step"]) - 1) * group["lr_decay"])
+        size = group["lr"] / (1 + (_count(state["step"]) - 1) * group["lr_decay"])
         return value - size * quotient(step, state["sum"], group["eps"]), state
 
 
@@ -170,7 +173,7 @@ class AdadeltaTrajectory(AbstractTrajectory):
         step, rho, eps = raw(group, value, gradient), group["rho"], group["eps"]
         second = rho * state["square_avg"] + (1 - rho) * step * step
         change = (state["acc_delta"] + eps).sqrt() / (second + eps).sqrt() * step
-        return value - scalar(group["lr"]) * change, {
+        return value - group["lr"] * change, {
             **state,
             "step": state["step"] + 1,
             "square_avg": second,

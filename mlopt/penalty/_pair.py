@@ -18,6 +18,7 @@ from .._graph.stream import Stream
 from .._replay import derive_seed, replay
 from .._variable import Stop, Variable
 from ..hypergrad import Frozen
+from ..optim.numbers import numbers_in
 from ._swap import lent_buffers
 
 __all__ = ["Pair", "Penalty"]
@@ -61,6 +62,7 @@ class Pair:
     def __init__(self, method: str, lower: Problem, upper: Problem) -> None:
         _check_problems(method, lower, upper)
         _check_reads(method, lower, upper)
+        _check_numbers(method, lower, upper)
         self.lower, self.upper = lower, upper
         self.y = lower.over[0]
         reads = [*lower.reads, *upper.reads]
@@ -227,6 +229,19 @@ def _check_reads(method: str, lower: Problem, upper: Problem) -> None:
                     f"{method}: {reader.name} reads the signal {source.name}, which depends on "
                     f"{', '.join(v.name for v in behind)} and cannot be computed anew for a second "
                     "copy. Compute it inside the function, from the variable."
+                )
+
+
+def _check_numbers(method: str, lower: Problem, upper: Problem) -> None:
+    owned = {id(t): v for p in (lower, upper) for v in p.over for t in v.parameters()}
+    for p in (lower, upper):
+        for option, tensor in numbers_in(p.optimizer) if p.optimizer else ():
+            if id(tensor) in owned:
+                raise GraphError(
+                    f"{method}: {p.name}'s optimizer takes {owned[id(tensor)].name} as its "
+                    f"{option}, and a penalty method passes no gradient through steps: it knows "
+                    "the lower problem by its objective. Give the optimizer a number, or take "
+                    "Unrolled(...) in an engine of the two problems."
                 )
 
 

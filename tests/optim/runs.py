@@ -43,6 +43,12 @@ BUILDS: dict[str, Build] = {
     "sgd_nesterov": build(SGD, lr=0.05, momentum=0.7, nesterov=True, weight_decay=0.1),
     "sgd_nesterov_maximize": build(SGD, lr=0.02, momentum=0.5, nesterov=True, maximize=True),
     "sgd_lr_tensor": build(SGD, lr=lr(0.1), momentum=0.8, foreach=False),
+    "sgd_tensors": build(
+        SGD, lr=lr(0.05), momentum=lr(0.8), dampening=lr(0.3), weight_decay=lr(0.1), foreach=False
+    ),
+    "sgd_zeros": build(
+        SGD, lr=lr(0.05), momentum=lr(0.0), dampening=lr(0.3), weight_decay=lr(0.0), foreach=False
+    ),
     "sgd_groups": two_groups(
         SGD,
         {"lr": 0.05, "momentum": 0.8, "dampening": 0.2},
@@ -56,6 +62,9 @@ BUILDS: dict[str, Build] = {
         RMSprop, lr=0.01, momentum=0.6, centered=True, weight_decay=0.1, maximize=True
     ),
     "rmsprop_lr_tensor": build(RMSprop, lr=lr(0.03)),
+    "rmsprop_tensors": build(
+        RMSprop, lr=lr(0.02), alpha=lr(0.9), momentum=lr(0.7), eps=lr(1e-3), weight_decay=lr(0.1)
+    ),
     "rmsprop_groups": two_groups(
         RMSprop, {"momentum": 0.5, "eps": 1e-3}, {"lr": 0.02, "centered": True, "alpha": 0.9}
     ),
@@ -64,6 +73,9 @@ BUILDS: dict[str, Build] = {
     "adagrad_initial": build(Adagrad, lr=0.2, initial_accumulator_value=0.3),
     "adagrad_maximize": build(Adagrad, lr=0.1, lr_decay=0.05, weight_decay=0.2, maximize=True),
     "adagrad_lr_tensor": build(Adagrad, lr=lr(0.2), lr_decay=0.1),
+    "adagrad_tensors": build(
+        Adagrad, lr=lr(0.2), lr_decay=lr(0.1), eps=lr(1e-3), weight_decay=lr(0.1)
+    ),
     "adagrad_groups": two_groups(
         Adagrad,
         {"lr_decay": 0.2},
@@ -72,6 +84,9 @@ BUILDS: dict[str, Build] = {
     ),
     "adadelta": build(Adadelta, lr=1.0),
     "adadelta_decay": build(Adadelta, lr=0.7, rho=0.8, weight_decay=0.2, eps=1e-3),
+    "adadelta_tensors": build(
+        Adadelta, lr=lr(0.7), rho=lr(0.8), eps=lr(1e-3), weight_decay=lr(0.1)
+    ),
     "adadelta_maximize": build(Adadelta, lr=0.5, weight_decay=0.2, maximize=True),
 }
 for kind in (Adam, AdamW):
@@ -82,6 +97,14 @@ for kind in (Adam, AdamW):
         f"{name}_amsgrad": build(kind, lr=0.05, weight_decay=0.1, betas=(0.8, 0.9), amsgrad=True),
         f"{name}_maximize": build(kind, lr=0.02, weight_decay=0.2, maximize=True),
         f"{name}_lr_tensor": build(kind, lr=lr(0.05), foreach=False),
+        f"{name}_tensors": build(
+            kind,
+            lr=lr(0.05),
+            betas=(lr(0.5), lr(0.9)),
+            eps=lr(1e-3),
+            weight_decay=lr(0.1),
+            foreach=False,
+        ),
         f"{name}_fused": build(kind, lr=0.05, fused=True),
         f"{name}_groups": two_groups(
             kind,

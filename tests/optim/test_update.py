@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 from collections.abc import Callable
 from typing import Any
@@ -26,7 +27,7 @@ def build(kind: type, steps: int, **options: Any) -> Build:
     def made(parameters: list[Tensor]) -> torch.optim.Optimizer:
         if isinstance(options.get("lr"), Tensor):
             lr = options["lr"].to(parameters[0].device)
-            return warmed(kind(parameters, **{**options, "lr": lr}), steps)
+            return warmed(kind(parameters, **copy.deepcopy({**options, "lr": lr})), steps)
         return warmed(kind(parameters, **options), steps)
 
     return made
@@ -75,6 +76,15 @@ SGDS: dict[str, Build] = {
     "decay": build(SGD, 0, lr=0.3, weight_decay=0.2),
     "maximize": build(SGD, 0, lr=0.3, weight_decay=0.2, maximize=True),
     "lr_tensor": build(SGD, 1, lr=lr(0.3), momentum=0.9, weight_decay=0.1, foreach=False),
+    "tensors": build(
+        SGD, 2, lr=lr(0.3), momentum=lr(0.9), dampening=lr(0.4), weight_decay=lr(0.1), foreach=False
+    ),
+    "tensors_nesterov": build(
+        SGD, 2, lr=lr(0.3), momentum=lr(0.9), nesterov=True, weight_decay=lr(0.1), foreach=False
+    ),
+    "zeros": build(
+        SGD, 2, lr=lr(0.3), momentum=lr(0.0), dampening=lr(0.4), weight_decay=lr(0.0), foreach=False
+    ),
     "two_groups": two_groups(
         SGD,
         2,
@@ -117,6 +127,10 @@ for kind in (Adam, AdamW):
         {"lr": 0.05, "weight_decay": 0.3, "amsgrad": True, "eps": 1e-3},
     )
     ADAMS[f"{kind.__name__}_lr_tensor"] = build(kind, 2, lr=lr(0.1), foreach=False)
+    ADAMS[f"{kind.__name__}_tensors"] = build(
+        kind, 2, lr=lr(0.1), betas=(lr(0.5), lr(0.9)), eps=lr(1e-3), weight_decay=lr(0.3),
+        foreach=False,
+    )  # fmt: skip
     if takes_rates_of_one_number():
         ADAMS[f"{kind.__name__}_lr_of_one"] = build(
             kind, 2, lr=lr(0.1).reshape(1), weight_decay=0.3, foreach=False
@@ -181,6 +195,27 @@ def test_look_ahead_is_torchs_own_update(name: str, device: torch.device) -> Non
     assert torch.equal(expected[0], setup.tensors[0])
     assert set(partial) == {("v", "1")}
     exact(partial["v", "1"], expected[1], rounding(30))
+
+
+@pytest.mark.parametrize("name", [n for n in (*SGDS, *ADAMS) if "tensor" in n or "zeros" in n])
+def test_numbers_in_tensors_of_a_device_are_not_waited_for(
+    name: str, device: torch.device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They stay tensors, as they do on a GPU, and give what numbers give."""
+    made = {**SGDS, **ADAMS}[name]
+    expected = Setup(made, device)
+    steps = [expected.named(expected.tensors), expected.named(expected.gradients)]
+    moved, derivative = expected.rule.look_ahead(expected.optimizer, *steps), expected.derivative()
+    setup = Setup(made, device)
+    with monkeypatch.context() as patch:
+        for module in (mlopt.optim.sgd, mlopt.optim.adam):
+            patch.setattr(module, "fixed", lambda x: x.reshape(()) if torch.is_tensor(x) else x)
+        patch.setattr(Tensor, "__bool__", None)
+        patch.setattr(Tensor, "__float__", None)
+        steps = [setup.named(setup.tensors), setup.named(setup.gradients)]
+        found, d = setup.rule.look_ahead(setup.optimizer, *steps), setup.derivative()
+    exact(found, moved, rounding(30, condition=10))
+    exact(d, derivative, rounding(30, condition=10))
 
 
 @pytest.mark.parametrize("name", SGDS)
