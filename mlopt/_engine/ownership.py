@@ -144,11 +144,12 @@ class Ownership:
 
     def _look(self) -> Listed:
         """What is in problems, in the parts of modules, and in optimizers' groups and hooks now."""
-        held = [*map(_in_group, _joined(map(_groups, self._own)))]
+        groups = [*_joined(map(_groups, self._own))]
+        held = [*map(_in_group, groups)]
         sizes, things = self._listed()
         declared = _joined(map(_declared, self.graph.problems))
         things += [*declared, *dicts_of(self._parts), *held, *_joined(held)]
-        numbers = [*_joined(map(learned, self._own))]
+        numbers = learned(groups)
         things += numbers
         return [*sizes, *map(len, held), len(numbers)], things
 

@@ -35,7 +35,8 @@ def numbers_of(graph: Levels) -> dict[Problem, dict[int, Number]]:
     found: dict[Problem, dict[int, Number]] = {}
     for problem in graph.problems:
         stopped = {read.source: read.stopped for read in problem.reads}
-        for option, tensor in numbers_in(problem.optimizer) if problem.optimizer else ():
+        groups = problem.optimizer.param_groups if problem.optimizer is not None else ()
+        for option, tensor in numbers_in(groups):
             if tensor.requires_grad and (key := keys.get(id(tensor))) is not None:
                 _check_declared(graph, problem, option, key)
                 number = Number(option, key, stopped[key[0]])

@@ -25,7 +25,7 @@ def check_steps(graph: Levels) -> None:
             )
         if not (method.traced or (method.looks_ahead and graph.participates(problem))):
             continue
-        for option, tensor in numbers_in(problem.optimizer):
+        for option, tensor in numbers_in(problem.optimizer.param_groups):
             if tensor.numel() != 1:
                 raise GraphError(
                     f"{problem.name}: its optimizer has a {option} of shape {tuple(tensor.shape)}, "

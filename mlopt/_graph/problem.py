@@ -116,7 +116,7 @@ class Problem(Node):
             pass
         if self.scheduler is not None:
             check_scheduler(self.name, self.scheduler, self.optimizer)
-        for option, number in numbers_in(self.optimizer):
+        for option, number in numbers_in(self.optimizer.param_groups):
             if number.requires_grad and not number.is_leaf:
                 raise GraphError(
                     f"{self.name}: the {option} of its optimizer is computed from tensors that "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,7 @@ from .._tensors import Key
 
 __all__ = ["Number", "fixed", "given", "learned", "numbers_in", "resolved"]
 
-
+#: What options are made of nearly always; lists are of parameters.
 _PLAIN = frozenset({float, int, bool, type(None), list})
 
 
@@ -31,20 +31,19 @@ class Number:
     stopped: bool
 
 
-def numbers_in(optimizer: Any) -> Iterator[tuple[str, Tensor]]:
+def numbers_in(groups: Iterable[dict[str, Any]]) -> Iterator[tuple[str, Tensor]]:
     """The tensors among the options of param groups, by the options' names."""
-    for group in optimizer.param_groups:
+    for group in groups:
         for name, option in group.items():
-            if type(option) in _PLAIN:  # nearly all, and this is asked before each step
-                continue
             for number in option if type(option) is tuple else (option,):
                 if isinstance(number, Tensor):
                     yield name, number
 
 
-def learned(optimizer: Any) -> list[Tensor]:
-    """Those of them that require grad."""
-    return [number for _, number in numbers_in(optimizer) if number.requires_grad]
+def learned(groups: Iterable[dict[str, Any]]) -> list[Tensor]:
+    """Those of them that require grad: it is asked before each step, and takes little."""
+    odd = [g for g in groups if not _PLAIN.issuperset(map(type, g.values()))]
+    return [t for _, t in numbers_in(odd) if t.requires_grad] if odd else []
 
 
 def resolved(group: dict[str, Any], numbers: Mapping[int, Tensor]) -> dict[str, Any]:

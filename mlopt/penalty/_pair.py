@@ -235,7 +235,7 @@ def _check_reads(method: str, lower: Problem, upper: Problem) -> None:
 def _check_numbers(method: str, lower: Problem, upper: Problem) -> None:
     owned = {id(t): v for p in (lower, upper) for v in p.over for t in v.parameters()}
     for p in (lower, upper):
-        for option, tensor in numbers_in(p.optimizer) if p.optimizer else ():
+        for option, tensor in numbers_in(p.optimizer.param_groups if p.optimizer else ()):
             if id(tensor) in owned:
                 raise GraphError(
                     f"{method}: {p.name}'s optimizer takes {owned[id(tensor)].name} as its "
