@@ -121,7 +121,7 @@ class NodeCheck:
         touched |= {watched[id(t)] for t in leaves(self.result) if id(t) in watched}
         with self.hear("reads"):
             hidden.check_read(node.name, self.result)
-            check_touched(node, touched, free)
+            check_touched(self.graph, node, touched, free)
             check_frozen(self.graph, node, (s for s, t in learn if not t.requires_grad))
         gradient: Tensors | None = None
         with self.hear("derivatives"):
