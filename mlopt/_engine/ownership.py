@@ -20,7 +20,7 @@ from .._graph.problem import Problem
 from .._graph.refusals import check_modules, check_parameters
 from .._tensors import Tensors
 from .reach import replaced_step
-from .transaction import trainable
+from .transaction import resting, trainable
 
 __all__ = ["Ownership"]
 
@@ -63,6 +63,8 @@ class Ownership:
 
     Attributes:
         trains: whether any problem has an optimizer.
+        resting: of problems whose steps start at another variable, what is not trained of their
+            own, by key; as of the last call of `trained`.
     """
 
     trains: bool
@@ -80,6 +82,7 @@ class Ownership:
         self._inside: Listed = ([], [])
         self._learning: list[bool] | None = None
         self._trained: dict[Problem, Tensors] = {}
+        self.resting: dict[Problem, Tensors] = {}
         self._note()
 
     def changed(self) -> bool:
@@ -92,6 +95,9 @@ class Ownership:
         if learning != self._learning:
             named = self.evaluator.parameters
             self._trained = {p: trainable(p, named) for p in self.graph.problems}
+            self.resting.clear()  # it is the transaction's, too
+            found = ((p, resting(p, self.graph.methods[p], named)) for p in self.graph.problems)
+            self.resting.update((p, held) for p, held in found if held)
             self._learning = learning
         return self._trained
 

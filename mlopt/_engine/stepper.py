@@ -231,7 +231,8 @@ class Stepper:
         if not self._ownership.trains:
             raise GraphError("Engine: no problem has an optimizer, so there is nothing to step.")
         first = self.measurement is None
-        with Transaction(self._evaluator, self._holdings if self._undo else None) as transaction:
+        holdings, resting = self._holdings if self._undo else None, self._ownership.resting
+        with Transaction(self._evaluator, holdings, resting) as transaction:
             memory = transaction.memory
             memory.keep_attributes(
                 self, "steps", "epoch", "signals", "skipped", "_failures", "measurement"
