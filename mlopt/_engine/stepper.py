@@ -317,26 +317,30 @@ class Stepper:
 
     def _look(self, hear: Aloud) -> None:
         """The check itself; what is heard of refusals and does not end it leaves it to be made."""
-        self._checked = False
-        with hear("graph", ""):
-            self._ownership.check()
-            self._schedule.check(self.graph)
-            check_epochs(self.graph, self._feed.streams, self._epoch_stream, self.epoch)
-        self._plans.clear()
-        self._feed.begin()
-        batches = Batches(self.graph, self._feed)
-        try:
-            with self._compiler.paused():
-                shallow = check_nodes(self.graph, self._evaluator, batches, self._seed_of, hear)
-                if hear.refused:
-                    return
-                with hear("reads", ""):
-                    compare_stacks(self.graph, self._evaluator, batches, self._seed_of)
-        finally:
-            self._evaluator.release()
-            self._feed.give_back()
+        self._checked, shallow = False, None
+        for first in (True, False):  # functions may give modules other parts when first called
+            with hear("graph", ""):
+                self._ownership.check()
+                self._schedule.check(self.graph)
+                check_epochs(self.graph, self._feed.streams, self._epoch_stream, self.epoch)
+            self._plans.clear()
+            self._feed.begin()
+            at = self.graph, self._evaluator, Batches(self.graph, self._feed), self._seed_of
+            try:
+                with self._compiler.paused():
+                    shallow = check_nodes(*at, hear, first)
+                    if shallow is None:
+                        continue
+                    if hear.refused:
+                        return
+                    with hear("reads", ""):
+                        compare_stacks(*at)
+                break
+            finally:
+                self._evaluator.release()
+                self._feed.give_back()
         with self._compiler.paused(), hear("derivatives", ""):
-            mend_nested(self.graph, self._evaluator, shallow, self._attempt)
+            mend_nested(self.graph, self._evaluator, shallow or {}, self._attempt)
         self._checked = not hear.refused
 
     def _attempt(self, problem: Problem) -> None:

@@ -27,7 +27,8 @@ def check_nodes(
     batch: Callable[[Node], Any],
     seed: Callable[[Node, int], int],
     hear: Aloud | None = None,
-) -> dict[Node, Lack]:
+    first: bool = False,
+) -> dict[Node, Lack] | None:
     """Evaluate each node with copies of what it reads, and look at what it does.
 
     Changes nothing of the user's: no buffer is committed, no gradient taken for an update. The
@@ -40,9 +41,11 @@ def check_nodes(
         batch: (node) -> a batch.
         seed: (node, inner step) -> the seed of the first evaluation.
         hear: where refusals and warnings go; by default they are raised and given.
+        first: end at once where a function gives its modules other parts.
 
     Returns:
-        The nodes that cannot be differentiated as often as nested levels may need, and why.
+        The nodes that cannot be differentiated as often as nested levels may need, and why; None
+        where the modules have to be looked at anew.
 
     Raises:
         GraphError: a hidden read, a given that is never touched, a value that is not a scalar, an
@@ -72,7 +75,9 @@ def check_nodes(
         at = (signals, batch(node), seed(node, 0))
         check = NodeCheck(graph, evaluator, node, *at, hear, enclosed)
         with standing.kept():
-            check.run(own, often[node] if isinstance(node, Problem) else deepest)
+            check.run(own, often[node] if isinstance(node, Problem) else deepest, first)
+        if first and not evaluator.stands():
+            return None
         if isinstance(node, Signal) and check.sound:
             signals[node] = check.result
         if check.shallow is not None:

@@ -75,7 +75,9 @@ class NodeCheck:
         heard = dict(signals)
         for source in (read.source for read in node.reads):
             signal = isinstance(source, Signal)
-            tensors = split(signals[source], source.name) if signal else source.named_parameters()
+            tensors = (
+                split(signals[source], source.name) if signal else evaluator.parameters(source)
+            )
             fresh = {k: self.copies.leaf(t, source.name) for k, t in tensors.items()}
             self.leaves.update({(source, k): t for k, t in fresh.items()})
             if signal:
@@ -89,12 +91,13 @@ class NodeCheck:
         self.sound = False  # whether the result is one
         self.shallow: Lack | None = None
 
-    def run(self, own: dict[int, tuple[Any, bool]], often: int) -> None:
+    def run(self, own: dict[int, tuple[Any, bool]], often: int, first: bool = False) -> None:
         """All of it.
 
         Args:
             own: the variables' own tensors, by identity.
             often: how often the node may be differentiated.
+            first: end at once where the function gives its modules other parts.
         """
         node = self.node
         # An upper problem may depend on its own variables through the lower ones alone.
@@ -111,6 +114,8 @@ class NodeCheck:
                 touched = self._evaluate_first(watched)
             finally:
                 hidden.end()
+            if first and not self.evaluator.stands():
+                return
             check_shared_buffers(self.evaluator, node, self.point)
             with self.hear("value"):
                 self._check_returned()

@@ -210,6 +210,10 @@ class Evaluator:
                 binding.mark()
         self._places = {node: Place.of(node, self.bindings) for node in self._nodes}
 
+    def stands(self) -> bool:
+        """Whether all modules have the parts that were found."""
+        return all(binding.stands() for binding in self.bindings.values())
+
     def parameters(self, variable: Variable) -> dict[str, Tensor]:
         """A variable's parameters by name, found without a walk through its module."""
         if variable not in self.bindings:
