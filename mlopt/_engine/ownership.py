@@ -93,6 +93,7 @@ class Ownership:
         """The parameters that each problem updates, by key; found anew where some are frozen."""
         learning = [*map(_learns, self._parameters)]
         if learning != self._learning:
+            check_parameters(self.graph)  # one that several variables hold may have thawed
             named = self.evaluator.parameters
             self._trained = {p: trainable(p, named) for p in self.graph.problems}
             self.resting.clear()  # it is the transaction's, too

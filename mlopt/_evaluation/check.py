@@ -10,6 +10,7 @@ from .._graph.node import Node
 from .._graph.orders import moved_with, orders
 from .._graph.problem import Problem
 from .._graph.signal import Signal
+from .._variable import Variable
 from .capability import Lack
 from .causes import Aloud
 from .enclosed import Enclosed
@@ -55,8 +56,13 @@ def check_nodes(
     for source, binding in evaluator.bindings.items():
         check_copies(source.name, binding.module)
     # What arrives as an argument has another identity than the variable's own tensors: whoever
-    # touches those has gone past the arguments.
-    own = {id(p): (v, False) for v in graph.variables for p in v.named_parameters().values()}
+    # touches those has gone past the arguments. A frozen one in several variables is nobody's own.
+    holders: dict[int, tuple[Variable, ...]] = {}
+    for v in graph.variables:
+        for p in v.parameters():
+            holders[id(p)] = (*holders.get(id(p), ()), v)
+    own = {i: (held[0], False) for i, held in holders.items() if len(held) == 1}
+    common = {i: (held, True) for i, held in holders.items() if len(held) > 1}
     # Functions are given copies, and may get at the variables' own tensors past them.
     standing = Copies()
     for v in graph.variables:
@@ -73,7 +79,7 @@ def check_nodes(
         if any(isinstance(r.source, Signal) and r.source not in signals for r in node.reads):
             continue  # of which nothing is known, as has been heard
         at = (signals, batch(node), seed(node, 0))
-        check = NodeCheck(graph, evaluator, node, *at, hear, enclosed)
+        check = NodeCheck(graph, evaluator, node, *at, hear, enclosed, common)
         with standing.kept():
             check.run(own, often[node] if isinstance(node, Problem) else deepest, first)
         if first and not evaluator.stands():

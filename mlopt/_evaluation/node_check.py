@@ -53,6 +53,7 @@ class NodeCheck:
         seed: of its evaluations.
         hear: where refusals and warnings go.
         enclosed: of middle problems, what is inside of them.
+        common: frozen parameters that several variables hold, by identity: these, and True.
     """
 
     def __init__(
@@ -65,9 +66,10 @@ class NodeCheck:
         seed: int,
         hear: Aloud,
         enclosed: Enclosed,
+        common: dict[int, tuple[tuple[Variable, ...], bool]],
     ) -> None:
         self.graph, self.evaluator, self.node = graph, evaluator, node
-        self.enclosed = enclosed
+        self.enclosed, self._common = enclosed, common
         self._hear, self._label = hear, graph.labels[node]
         self.copies = Copies()
         self.leaves: Tensors = {}
@@ -75,9 +77,11 @@ class NodeCheck:
         heard = dict(signals)
         for source in (read.source for read in node.reads):
             signal = isinstance(source, Signal)
-            tensors = (
-                split(signals[source], source.name) if signal else evaluator.parameters(source)
-            )
+            if signal:
+                tensors = split(signals[source], source.name)
+            else:
+                found = evaluator.parameters(source).items()
+                tensors = {k: t for k, t in found if id(t) not in common}
             fresh = {k: self.copies.leaf(t, source.name) for k, t in tensors.items()}
             self.leaves.update({(source, k): t for k, t in fresh.items()})
             if signal:
@@ -103,7 +107,7 @@ class NodeCheck:
         # An upper problem may depend on its own variables through the lower ones alone.
         below = isinstance(node, Problem) and bool(self.graph.sweeps[node].nodes)
         free = set(node.over) if isinstance(node, Problem) and below else set()
-        watched = {**own, **self._arguments()}
+        watched = {**own, **self._arguments(), **self._common}
         learn = [(source, t) for (source, _), t in self.leaves.items() if t.requires_grad]
         touched: set[tuple[Any, bool]] = set()
         attributes = Attributes(self._modules())
@@ -124,6 +128,9 @@ class NodeCheck:
             return
         # What other threads did has not been watched.
         touched |= {watched[id(t)] for t in leaves(self.result) if id(t) in watched}
+        touched = {
+            (s, d) for held, d in touched for s in (held if type(held) is tuple else (held,))
+        }
         with self.hear("reads"):
             hidden.check_read(node.name, self.result)
             check_touched(self.graph, node, touched, free)
