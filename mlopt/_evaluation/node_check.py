@@ -34,7 +34,7 @@ from .shared_buffers import check_shared_buffers
 from .slope import check_precision, check_slope
 from .sparse import check_sparse
 from .symmetry import check_symmetry
-from .versions import written_in_place
+from .versions import shortened, written_in_place
 from .ways import HOOK, Ways, bent_operations
 from .written_out import Calls, check_written_out
 
@@ -229,7 +229,7 @@ class NodeCheck:
                 result, _ = self._evaluate()
         except RuntimeError as error:  # torch has no type of its own for it
             if "in-place" in str(error) and "leaf" in str(error):
-                raise GraphError(written_in_place(self.node)) from error
+                raise GraphError(written_in_place(self.node, self.evaluator.bindings)) from error
             raise
         except AttributeError as error:
             if "is not an nn.Parameter" not in str(error):
@@ -257,10 +257,22 @@ class NodeCheck:
 
     def _check_written(self) -> None:
         if written := self.copies.written():
+            others = [
+                n.name
+                for n in self.graph.nodes
+                if n is not self.node
+                and (
+                    any(read.source.name in written for read in n.reads)
+                    or ("its batch" in written and not set(n.streams).isdisjoint(self.node.streams))
+                )
+            ]
+            verb = "reads" if len(others) == 1 else "read"
             raise GraphError(
-                f"{self.node.name} writes {' and '.join(written)} in place, which others read "
-                "after it. Compute a new tensor: x = x / 2 instead of x.div_(2), or copy it "
-                "before: x.clone(); weights are written by the optimizer alone."
+                shortened(self.node, self.evaluator.bindings, written)
+                or f"{self.node.name} writes {' and '.join(written)} in place"
+                + (f", which {' and '.join(others)} {verb} as well" if others else "")
+                + ". Compute a new tensor: x = x / 2 instead of x.div_(2), or copy it before: "
+                "x.clone(); weights are written by the optimizer alone."
             )
 
     def _differentiate(self, own: dict[int, Any], again: Calls) -> Tensors:

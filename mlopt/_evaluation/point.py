@@ -161,7 +161,7 @@ class Evaluator:
                 else:
                     result = function(*arguments)
             if versions(read) != before:
-                raise GraphError(written_in_place(node))
+                raise GraphError(written_in_place(node, self.bindings))
             if not is_computed(result):
                 for _, _, copies in lent:
                     read = read + copies
