@@ -18,6 +18,7 @@ from .layouts import check_copies
 from .node_check import NodeCheck
 from .point import Evaluator
 from .purity import Copies
+from .unwritten import Unwritten
 
 __all__ = ["check_nodes"]
 
@@ -75,6 +76,7 @@ def check_nodes(
     hear = hear or Aloud()
     inside = {p: moved_with(graph, p) for p in graph.problems} if nested else {}
     enclosed = Enclosed(graph, evaluator, inside, hear)
+    unwritten = Unwritten(graph, evaluator)
     for node in graph.nodes:
         if any(isinstance(r.source, Signal) and r.source not in signals for r in node.reads):
             continue  # of which nothing is known, as has been heard
@@ -82,6 +84,7 @@ def check_nodes(
         check = NodeCheck(graph, evaluator, node, *at, hear, enclosed, common)
         with standing.kept():
             check.run(own, often[node] if isinstance(node, Problem) else deepest, first)
+        unwritten.note(node, check.written)
         if first and not evaluator.stands():
             return None
         if isinstance(node, Signal) and check.sound:
@@ -90,4 +93,5 @@ def check_nodes(
             shallow[node] = check.shallow
         del check  # and what it has copied
     evaluator.release()
+    unwritten.check(hear)
     return shallow

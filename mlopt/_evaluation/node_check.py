@@ -91,6 +91,7 @@ class NodeCheck:
         self.copies.remember(batch, "its batch")
         self.point = Point(values, heard, batch, seed)
         self.result: Any = None
+        self.written: dict[Any, list[Tensor]] = {}  # the buffers after its first evaluation
         self.ways: list[str] = []  # in which it leaves autograd
         self.sound = False  # whether the result is one
         self.shallow: Lack | None = None
@@ -221,12 +222,13 @@ class NodeCheck:
 
     def _evaluate(self) -> tuple[Any, Any]:
         with torch.enable_grad():
-            return self.evaluator(self.node, self.point, keep=True)
+            bound = self.evaluator.bound(self.node)
+            return self.evaluator(self.node, self.point, owner=bound, keep=True)
 
     def _watched(self, watched: dict[int, Any]) -> tuple[Any, set[Any]]:
         try:
             with eager(), Touches(watched) as touches, Ways() as ways:
-                result, _ = self._evaluate()
+                result, self.written = self._evaluate()
         except RuntimeError as error:  # torch has no type of its own for it
             if "in-place" in str(error) and "leaf" in str(error):
                 raise GraphError(written_in_place(self.node, self.evaluator.bindings)) from error
