@@ -148,3 +148,18 @@ def test_the_audit_sees_the_whole_start() -> None:
     report = mlopt.audit(declared("optimizer").engine)
     assert [f.edge for f in report.findings] == ["adapt -> theta", "meta: theta"]
     exact(report.worst, 0.0, 1e-6, scale=1.0)
+
+
+def test_a_start_is_no_default_of_an_engine() -> None:
+    """The edge to theta would be missing, and with it the gradient: a problem's own it has."""
+    TH, W = (mlopt.Variable(nn.Parameter(torch.full((3,), x, dtype=F64)), n)
+             for x, n in ((2.0, "theta"), (0.0, "w")))  # fmt: skip
+    start = mlopt.Unrolled(2, init=TH)
+    low = mlopt.problem(over=W, optimizer=torch.optim.SGD(W.parameters(), lr=0.1), name="low")(
+        lambda w: ((w - 1) ** 2).sum())  # fmt: skip
+    up = mlopt.problem(over=TH, given=[W], name="up")(lambda t, w: w.sum() + 0 * t.sum())
+    with pytest.raises(mlopt.GraphError, match=r"reads theta, .* give it to each problem"):
+        mlopt.Engine([low, up], hypergrad=start)
+    low.hypergrad = start
+    found = mlopt.Engine([low, up]).hypergradient(up)[TH][""]
+    exact(found, torch.full((3,), 0.8**2, dtype=F64), rounding(10))
