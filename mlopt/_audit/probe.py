@@ -11,7 +11,7 @@ import torch
 from .._engine.engine import Engine
 from .._evaluation.point import Evaluator
 from .._graph.problem import Problem
-from .._tensors import Key, Tensors, dense, like, real
+from .._tensors import Key, Tensors, continuous, dense, like, real
 from ..hypergrad.interface import Response
 from .cost import Took, costs
 
@@ -53,7 +53,7 @@ class Probe:
         found = self.probed.pullback(response, cotangent, wanted)
         if not self.keys and wanted:
             self.keys = list(wanted)
-            self._draw(response)
+            self._draw(response.value)
             with torch.no_grad():
                 with costs(self._evaluator) as self.took:
                     for c in self.cotangents:
@@ -71,7 +71,7 @@ class Probe:
         outputs = [k for k, t in value.items() if t.requires_grad]
         if not self.keys and torch.is_grad_enabled() and wanted and outputs:
             self.keys = wanted
-            self._draw(response)
+            self._draw({k: t for k, t in value.items() if continuous(t)})
             with costs(self._evaluator) as self.took:
                 for c in self.cotangents:
                     grads = torch.autograd.grad(
@@ -82,16 +82,16 @@ class Probe:
                     self.found.append(dense({k: g for k, g in pairs if g is not None}))
         return value, state
 
-    def _draw(self, response: Response) -> None:
+    def _draw(self, value: Tensors) -> None:
         generator = torch.Generator().manual_seed(self._seed)
-        self.size = sum(t.numel() for t in response.value.values())
+        self.size = sum(t.numel() for t in value.values())
         for _ in range(self._count):
             self.cotangents.append(
                 {
                     k: like(
                         torch.randn(real(t).shape, generator=generator, dtype=torch.float64), t
                     ).to(t.device)
-                    for k, t in response.value.items()
+                    for k, t in value.items()
                 }
             )
 

@@ -84,18 +84,21 @@ def _steps(
     values: Values, problem: Problem, frame: Frame, order: int, steps: int, method: Any = None
 ) -> Tensors:
     """Several updates of the problem's own optimizer."""
-    w, state, written = values.standing(problem), None, None
+    w, state, written, rest = values.standing(problem), None, None, Tensors()
     if method is not None and method.init is not None:
-        value = frame.value(method.init)
+        held = {name: p.detach() for name, p in method.init.named_parameters().items()}
+        value = {**held, **frame.value(method.init)}
+        names = [(v, name) for v in problem.over for name in v.named_parameters()]
+        rest = {k: value[k[1]] for k in names if k not in w}
         w, state = {k: value[k[1]] for k in w}, {}
     constant = max(0, steps - method.truncate) if method and method.truncate else 0
     for k in range(steps):
         if constant and k == constant:
             w, state = values.hold((frame.path, problem, "truncated"), (w, state))
         at = order if k >= constant else 0
-        _, g, written = values.slope(problem, w, frame, at, k, written)
+        _, g, written = values.slope(problem, w, frame, at, k, written, rest)
         w, state = _update(values, problem, frame, w, g, state)
-    return w
+    return {**rest, **w}
 
 
 def _played(values: Values, problem: Problem, game: Game, frame: Frame, order: int) -> Tensors:

@@ -25,7 +25,8 @@ def first_check(
     seed: Callable[[Node, int], int],
     attempt: Callable[[Problem], None],
     hear: Aloud,
-) -> None:
+    first: bool,
+) -> bool:
     """Look at the functions one by one, at stacks, and at whole gradients of nested levels.
 
     What the functions leave behind is put back. It ends early where something is refused.
@@ -37,14 +38,22 @@ def first_check(
         seed: (node, inner step) -> the seed of the first evaluation.
         attempt: takes the whole gradient of a problem.
         hear: where refusals and warnings go.
+        first: end at once where a function gives its modules other parts.
+
+    Returns:
+        Whether it has come to its end; if not, the modules have to be looked at anew.
     """
     with put_back_after() as around:
-        shallow, enclosed = check_nodes(graph, evaluator, batch, seed, around, hear)
+        found = check_nodes(graph, evaluator, batch, seed, around, hear, first)
+        if found is None:
+            return False
+        shallow, enclosed = found
         if hear.refused:
-            return
+            return True
         with hear("reads", ""):
             compare_stacks(graph, evaluator, batch, seed)
         with hear("derivatives", ""):
             mend_nested(graph, evaluator, shallow, attempt)
         if not hear.refused:
             check_again(enclosed, batch, seed, hear)
+    return True

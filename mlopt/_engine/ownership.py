@@ -21,7 +21,7 @@ from .._graph.refusals import check_modules, check_parameters
 from .._tensors import Tensors
 from ..optim.numbers import learned
 from .reach import replaced_step
-from .transaction import trainable
+from .transaction import resting, trainable
 
 __all__ = ["Ownership"]
 
@@ -64,6 +64,8 @@ class Ownership:
 
     Attributes:
         trains: whether any problem has an optimizer.
+        resting: of problems whose steps start at another variable, what is not trained of their
+            own, by key; as of the last call of `trained`.
     """
 
     trains: bool
@@ -81,6 +83,7 @@ class Ownership:
         self._inside: Listed = ([], [])
         self._learning: list[bool] | None = None
         self._trained: dict[Problem, Tensors] = {}
+        self.resting: dict[Problem, Tensors] = {}
         self._note()
 
     def changed(self) -> bool:
@@ -91,8 +94,12 @@ class Ownership:
         """The parameters that each problem updates, by key; found anew where some are frozen."""
         learning = [*map(_learns, self._parameters)]
         if learning != self._learning:
+            check_parameters(self.graph)  # one that several variables hold may have thawed
             named = self.evaluator.parameters
             self._trained = {p: trainable(p, named) for p in self.graph.problems}
+            self.resting.clear()  # it is the transaction's, too
+            found = ((p, resting(p, self.graph.methods[p], named)) for p in self.graph.problems)
+            self.resting.update((p, held) for p, held in found if held)
             self._learning = learning
         return self._trained
 

@@ -15,6 +15,7 @@ from .._graph.node import Node
 from .._graph.problem import Problem
 from .operations import Commit, Evaluate, Iterate, Nest, Operation, Total
 from .reach import reach
+from .transaction import resting
 
 __all__ = ["Plan"]
 
@@ -76,6 +77,8 @@ class Plan:
         tensors: list[Tensor] = []
         for problem in {o.problem for o in self.operations if isinstance(o, Commit) and self.undo}:
             tensors += reach(problem.optimizer, "", known).tensors
+            still = resting(problem, self.graph.methods[problem])
+            tensors += reach([*still.values()], "", known).tensors
             modules = [v.value for v in problem.over if isinstance(v.value, nn.Module)]
             tensors += reach([b for m in modules for b in m.buffers()], "", known).tensors
         memories = [s.state for s in self.graph.signals if s.state is not None] if tensors else []

@@ -285,7 +285,7 @@ class Step:
         self._note_signals()
         self._report(problem, trajectory.losses[0], trajectory.metrics)
         if not self.transaction.copies:
-            self.watch.note(problem, "value", norm(trajectory.value, self.care.norms))
+            self.watch.note(problem, "value", norm(trajectory.numbers, self.care.norms))
 
     def _note_signals(self) -> None:
         """What the total objectives computed, before an early commit makes them begin anew."""

@@ -231,8 +231,9 @@ class Stepper:
         if not self._ownership.trains:
             raise GraphError("Engine: no problem has an optimizer, so there is nothing to step.")
         first = self.measurement is None
-        holdings = self._holdings if self._undo else None
-        with Transaction(self._evaluator, self._interrupts, holdings) as transaction:
+        holdings, resting = self._holdings if self._undo else None, self._ownership.resting
+        block = Transaction(self._evaluator, self._interrupts, holdings, resting)
+        with block as transaction:
             memory = transaction.memory
             memory.keep_attributes(
                 self, "steps", "epoch", "signals", "skipped", "_failures", "measurement"
@@ -318,19 +319,21 @@ class Stepper:
     def _look(self, hear: Aloud) -> None:
         """The check itself; what is heard of refusals and does not end it leaves it to be made."""
         self._checked = False
-        with hear("graph", ""):
-            self._ownership.check()
-            self._schedule.check(self.graph)
-            check_epochs(self.graph, self._feed.streams, self._epoch_stream, self.epoch)
-        self._plans.clear()
-        self._feed.begin()
-        at = self.graph, self._evaluator, Batches(self.graph, self._feed), self._seed_of
-        try:
-            with self._compiler.paused():
-                first_check(*at, self._attempt, hear)
-        finally:
-            self._evaluator.release()
-            self._feed.give_back()
+        for first in (True, False):  # functions may give modules other parts when first called
+            with hear("graph", ""):
+                self._ownership.check()
+                self._schedule.check(self.graph)
+                check_epochs(self.graph, self._feed.streams, self._epoch_stream, self.epoch)
+            self._plans.clear()
+            self._feed.begin()
+            at = self.graph, self._evaluator, Batches(self.graph, self._feed), self._seed_of
+            try:
+                with self._compiler.paused():
+                    if first_check(*at, self._attempt, hear, first):
+                        break
+            finally:
+                self._evaluator.release()
+                self._feed.give_back()
         self._checked = not hear.refused
 
     def _attempt(self, problem: Problem) -> None:

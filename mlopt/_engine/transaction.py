@@ -16,13 +16,17 @@ from .._graph.node import Node
 from .._graph.problem import PerStep, Problem
 from .._tensors import Tensors
 from .._variable import Variable
+from ..hypergrad.interface import AbstractHypergradient
 from ..optim import rule_of
 from .gradients import given
 from .holding import Holdings
 from .interrupts import Deferral
 from .memory import Memory
 
-__all__ = ["News", "Transaction", "say_what_stays", "trainable"]
+__all__ = ["News", "Transaction", "resting", "say_what_stays", "trainable"]
+
+
+_NOTHING: Mapping[Problem, Tensors] = {}
 
 
 class News(NamedTuple):
@@ -49,12 +53,18 @@ class Transaction:
         evaluator: of the graph; it knows the modules' buffers.
         interrupts: of the engine.
         holdings: of the engine; None if no copies are kept, without which `undo` can do nothing.
+        resting: what the steps of problems place though it is not trained, by key.
     """
 
     def __init__(
-        self, evaluator: Evaluator, interrupts: Deferral, holdings: Holdings | None
+        self,
+        evaluator: Evaluator,
+        interrupts: Deferral,
+        holdings: Holdings | None,
+        resting: Mapping[Problem, Tensors] = _NOTHING,
     ) -> None:
         self.evaluator, self.copies = evaluator, holdings is not None
+        self.resting = resting
         self.updated: set[Problem] = set()
         self.memory = Memory(holdings or Holdings())
         self.interrupts = interrupts
@@ -114,12 +124,11 @@ class Transaction:
         self.keep(problem)
         assert problem.optimizer is not None
         self.updated.add(problem)
-        keys = [k for k in parameters if k in trajectory.value]
+        places = {**self.resting.get(problem, {}), **parameters}
+        keys = [k for k in places if k in trajectory.value]
         if keys:  # none is where all have been frozen
             with torch.no_grad():
-                torch._foreach_copy_(
-                    [parameters[k] for k in keys], [trajectory.value[k] for k in keys]
-                )
+                torch._foreach_copy_([places[k] for k in keys], [trajectory.value[k] for k in keys])
         rule_of(problem.optimizer, problem.name).write(
             problem.optimizer, parameters, trajectory.state
         )
@@ -229,6 +238,7 @@ class Transaction:
             if isinstance(node, Problem):
                 sources = node.over
                 owned.append((node, node.optimizer, "optimizer"))
+                tensors += [(node, t) for t in self.resting.get(node, {}).values()]
             held[node] = {}
             for source in sources:  # the buffers of its variables, or its memory
                 if source in bindings and bindings[source].buffers:
@@ -256,6 +266,24 @@ def trainable(
         for v in problem.over
         for name, p in named(v).items()
         if p.requires_grad and (held is None or id(p) in held)
+    }
+
+
+def resting(
+    problem: Problem,
+    method: AbstractHypergradient,
+    named: Callable[[Variable], dict[str, Tensor]] = Variable.named_parameters,
+) -> Tensors:
+    """What a problem does not train of its variables, where it follows what its steps start at."""
+    if not (method.traced and method.reads):
+        return {}
+    trained = trainable(problem, named)
+    starts = {id(p) for v in method.reads for p in named(v).values()}
+    return {
+        (v, name): p
+        for v in problem.over
+        for name, p in named(v).items()
+        if (v, name) not in trained and id(p) not in starts
     }
 
 

@@ -10,6 +10,7 @@ from .._graph.node import Node
 from .._graph.orders import moved_with, orders
 from .._graph.problem import Problem
 from .._graph.signal import Signal
+from .._variable import Variable
 from .capability import Lack
 from .causes import Aloud
 from .enclosed import Enclosed
@@ -18,6 +19,7 @@ from .left import Left
 from .node_check import NodeCheck
 from .point import Evaluator
 from .purity import Copies
+from .unwritten import Unwritten
 
 __all__ = ["check_again", "check_nodes"]
 
@@ -29,7 +31,8 @@ def check_nodes(
     seed: Callable[[Node, int], int],
     around: list[Left],
     hear: Aloud | None = None,
-) -> tuple[dict[Node, Lack], Enclosed]:
+    first: bool = False,
+) -> tuple[dict[Node, Lack], Enclosed] | None:
     """Evaluate each node with copies of what it reads, and look at what it does.
 
     Changes nothing of the user's: no buffer is committed, no gradient taken for an update. The
@@ -43,10 +46,12 @@ def check_nodes(
         seed: (node, inner step) -> the seed of the first evaluation.
         around: takes what is put back after all checks, see `put_back_after`.
         hear: where refusals and warnings go; by default they are raised and given.
+        first: end at once where a function gives its modules other parts.
 
     Returns:
         The nodes that cannot be differentiated as often as nested levels may need, and why; and
-        what is known of those inside of middle problems.
+        what is known of those inside of middle problems. None where the modules have to be looked
+        at anew.
 
     Raises:
         GraphError: a hidden read, a given that is never touched, a value that is not a scalar, an
@@ -56,8 +61,8 @@ def check_nodes(
     for source, binding in evaluator.bindings.items():
         check_copies(source.name, binding.module)
     # What arrives as an argument has another identity than the variable's own tensors: whoever
-    # touches those has gone past the arguments.
-    own = {id(p): (v, False) for v in graph.variables for p in v.named_parameters().values()}
+    # touches those has gone past the arguments. A frozen one in several variables is nobody's own.
+    own, common = _held(graph)
     # Functions are given copies, and may get at the variables' own tensors past them.
     standing = Copies()
     for v in graph.variables:
@@ -70,19 +75,24 @@ def check_nodes(
     hear = hear or Aloud()
     inside = {p: moved_with(graph, p) for p in graph.problems} if nested else {}
     enclosed = Enclosed(graph, evaluator, inside, hear)
+    unwritten = Unwritten(graph, evaluator)
     for node in graph.nodes:
         if any(isinstance(r.source, Signal) and r.source not in signals for r in node.reads):
             continue  # of which nothing is known, as has been heard
         at = (signals, batch(node), seed(node, 0))
-        check = NodeCheck(graph, evaluator, node, *at, hear, enclosed, around)
+        check = NodeCheck(graph, evaluator, node, *at, hear, enclosed, common)
         with standing.kept():
-            check.run(own, often[node] if isinstance(node, Problem) else deepest)
+            check.run(own, often[node] if isinstance(node, Problem) else deepest, around, first)
+        unwritten.note(node, check.written)
+        if first and not evaluator.stands():
+            return None
         if isinstance(node, Signal) and check.sound:
             signals[node] = check.result
         if check.shallow is not None:
             shallow[node] = check.shallow
         del check  # and what it has copied
     evaluator.release()
+    unwritten.check(hear)
     return shallow, enclosed
 
 
@@ -102,13 +112,25 @@ def check_again(
     """
     graph, evaluator = enclosed.graph, enclosed.evaluator
     signals: dict[Signal, Any] = {}
-    asked = enclosed.again()
+    asked, common = enclosed.again(), _held(graph)[1]
     for node in graph.nodes if asked else ():
         check = NodeCheck(
-            graph, evaluator, node, signals, batch(node), seed(node, 0), hear, enclosed, []
+            graph, evaluator, node, signals, batch(node), seed(node, 0), hear, enclosed, common
         )
         if node in asked:
             check.ask_again()
         if isinstance(node, Signal):
             signals[node] = check.result if node in asked else check.value()
     evaluator.release()
+
+
+def _held(
+    graph: Graph,
+) -> tuple[dict[int, tuple[Variable, bool]], dict[int, tuple[tuple[Variable, ...], bool]]]:
+    """Whose parameters are: those of one variable, and frozen ones that several hold, by id."""
+    holders: dict[int, tuple[Variable, ...]] = {}
+    for v in graph.variables:
+        for p in v.parameters():
+            holders[id(p)] = (*holders.get(id(p), ()), v)
+    own = {i: (held[0], False) for i, held in holders.items() if len(held) == 1}
+    return own, {i: (held, True) for i, held in holders.items() if len(held) > 1}

@@ -23,6 +23,7 @@ from .binding import Swap
 from .capability import Lack, check_second_order
 from .causes import Aloud
 from .curvature_check import check_gauss_newton
+from .difference_check import check_differences
 from .enclosed import Enclosed
 from .hidden_state import HiddenState
 from .left import Left
@@ -32,10 +33,8 @@ from .purity import Attributes, Copies, foreign_draws
 from .reads import Touches, check_frozen, check_touched, eager
 from .repeats import Repeats
 from .shared_buffers import check_shared_buffers
-from .slope import check_precision, check_slope
 from .sparse import check_sparse
-from .symmetry import check_symmetry
-from .versions import written_in_place
+from .versions import written_among, written_in_place
 from .ways import HOOK, Ways, bent_operations
 from .written_out import Calls, check_written_out
 
@@ -54,7 +53,7 @@ class NodeCheck:
         seed: of its evaluations.
         hear: where refusals and warnings go.
         enclosed: of middle problems, what is inside of them.
-        around: takes what is put back after all checks.
+        common: frozen parameters that several variables hold, by identity: these, and True.
     """
 
     def __init__(
@@ -67,10 +66,10 @@ class NodeCheck:
         seed: int,
         hear: Aloud,
         enclosed: Enclosed,
-        around: list[Left],
+        common: dict[int, tuple[tuple[Variable, ...], bool]],
     ) -> None:
         self.graph, self.evaluator, self.node = graph, evaluator, node
-        self.enclosed, self._around = enclosed, around
+        self.enclosed, self._common = enclosed, common
         self._hear, self._label = hear, graph.labels[node]
         self.copies = Copies()
         self.leaves: Tensors = {}
@@ -78,7 +77,11 @@ class NodeCheck:
         heard = dict(signals)
         for source in (read.source for read in node.reads):
             signal = isinstance(source, Signal)
-            tensors = split(signals[source], source.name) if signal else source.named_parameters()
+            if signal:
+                tensors = split(signals[source], source.name)
+            else:
+                found = evaluator.parameters(source).items()
+                tensors = {k: t for k, t in found if id(t) not in common}
             fresh = {k: self.copies.leaf(t, source.name) for k, t in tensors.items()}
             self.leaves.update({(source, k): t for k, t in fresh.items()})
             if signal:
@@ -88,16 +91,21 @@ class NodeCheck:
         self.copies.remember(batch, "its batch")
         self.point = Point(values, heard, batch, seed)
         self.result: Any = None
+        self.written: dict[Any, list[Tensor]] = {}  # the buffers after its first evaluation
         self.ways: list[str] = []  # in which it leaves autograd
         self.sound = False  # whether the result is one
         self.shallow: Lack | None = None
 
-    def run(self, own: dict[int, tuple[Any, bool]], often: int) -> None:
+    def run(
+        self, own: dict[int, tuple[Any, bool]], often: int, around: list[Left], first: bool
+    ) -> None:
         """All of it.
 
         Args:
             own: the variables' own tensors, by identity.
             often: how often the node may be differentiated.
+            around: takes what is put back after all checks.
+            first: end at once where the function gives its modules other parts.
         """
         node = self.node
         # An upper problem may depend on its own variables through the lower ones alone.
@@ -105,7 +113,7 @@ class NodeCheck:
         free = set(node.over) if isinstance(node, Problem) and below else set()
         if isinstance(node, Problem):  # numbers of its optimizer are used in its steps
             free.update(n.key[0] for n in self.graph.numbers.get(node, {}).values())
-        watched = {**own, **self._arguments()}
+        watched = {**own, **self._arguments(), **self._common}
         learn = [(source, t) for (source, _), t in self.leaves.items() if t.requires_grad]
         touched: set[tuple[Any, bool]] = set()
         attributes = Attributes(self._modules())
@@ -113,12 +121,14 @@ class NodeCheck:
         with self.hear("writes"):
             hidden.begin()
             loaders = [s.loader for n in self.graph.nodes for s in n.streams]
-            self._around.append(left := Left(node.fn, self._modules(), own, loaders))
+            around.append(left := Left(node.fn, self._modules(), own, loaders))
             try:
                 with left.watch:
                     touched = self._evaluate_first(watched)
             finally:
                 hidden.end()
+            if first and not self.evaluator.stands():
+                return
             check_shared_buffers(self.evaluator, node, self.point)
             with self.hear("value"):
                 self._check_returned()
@@ -127,9 +137,12 @@ class NodeCheck:
             return
         # What other threads did has not been watched.
         touched |= {watched[id(t)] for t in leaves(self.result) if id(t) in watched}
+        touched = {
+            (s, d) for held, d in touched for s in (held if type(held) is tuple else (held,))
+        }
         with self.hear("reads"):
             hidden.check_read(node.name, self.result)
-            check_touched(node, touched, free)
+            check_touched(self.graph, node, touched, free)
             check_frozen(self.graph, node, (s for s, t in learn if not t.requires_grad))
         gradient: Tensors | None = None
         with self.hear("derivatives"):
@@ -213,20 +226,8 @@ class NodeCheck:
     def _ask(self, node: Problem, wanted: Tensors, gradient: Tensors) -> None:
         self._check_enclosed(wanted, gradient)
         if node not in self.enclosed.said:
-            self._check_differences(node, wanted, gradient)
-
-    def _check_differences(self, node: Problem, wanted: Tensors, gradient: Tensors) -> None:
-        """Are the differences of the problem's method those of the function that trains?"""
-        enclosed, moving = self.enclosed, self.enclosed.moving(node)
-        at = (self.graph, self.evaluator, node, self.point, wanted, gradient, moving)
-        with self.hear("precision"):
-            narrow = enclosed.narrow(node)
-            if check_precision(self.graph, node, wanted, gradient, moving, narrow):
-                enclosed.said.add(node)
-                return
-        with self.hear("backward"):
-            if check_slope(*at) or check_symmetry(*at, self.ways):
-                enclosed.said.add(node)
+            at = (node, self.point, wanted, gradient)
+            check_differences(self.enclosed, *at, self.ways, self.hear)
 
     def _check_enclosed(self, wanted: Tensors, gradient: Tensors) -> None:
         if self.node not in self.evaluator.narrow:
@@ -241,15 +242,16 @@ class NodeCheck:
 
     def _evaluate(self) -> tuple[Any, Any]:
         with torch.enable_grad():
-            return self.evaluator(self.node, self.point, keep=True)
+            bound = self.evaluator.bound(self.node)
+            return self.evaluator(self.node, self.point, owner=bound, keep=True)
 
     def _watched(self, watched: dict[int, Any]) -> tuple[Any, set[Any]]:
         try:
             with eager(), Touches(watched) as touches, Ways() as ways:
-                result, _ = self._evaluate()
+                result, self.written = self._evaluate()
         except RuntimeError as error:  # torch has no type of its own for it
             if "in-place" in str(error) and "leaf" in str(error):
-                raise GraphError(written_in_place(self.node)) from error
+                raise GraphError(written_in_place(self.node, self.evaluator.bindings)) from error
             raise
         except AttributeError as error:
             if "is not an nn.Parameter" not in str(error):
@@ -277,11 +279,8 @@ class NodeCheck:
 
     def _check_written(self) -> None:
         if written := self.copies.written():
-            raise GraphError(
-                f"{self.node.name} writes {' and '.join(written)} in place, which others read "
-                "after it. Compute a new tensor: x = x / 2 instead of x.div_(2), or copy it "
-                "before: x.clone(); weights are written by the optimizer alone."
-            )
+            bindings = self.evaluator.bindings
+            raise GraphError(written_among(self.graph.nodes, self.node, bindings, written))
 
     def _differentiate(self, own: dict[int, Any], again: Calls) -> Tensors:
         """The gradient by all that the function reads; who computes anything again is noted."""

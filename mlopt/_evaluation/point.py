@@ -165,7 +165,7 @@ class Evaluator:
                 else:
                     result = function(*arguments)
             if versions(read) != before:
-                raise GraphError(written_in_place(node))
+                raise GraphError(written_in_place(node, self.bindings))
             if not is_computed(result):
                 for _, _, copies in lent:
                     read = read + copies
@@ -217,6 +217,10 @@ class Evaluator:
                 binding.mark()
         self._places = {node: Place.of(node, self.bindings) for node in self._nodes}
 
+    def stands(self) -> bool:
+        """Whether all modules have the parts that were found."""
+        return all(binding.stands() for binding in self.bindings.values())
+
     def parameters(self, variable: Variable) -> dict[str, Tensor]:
         """A variable's parameters by name, found without a walk through its module."""
         if variable not in self.bindings:
@@ -235,8 +239,6 @@ class Evaluator:
 
     def commit(self, written: Mapping[Any, list[Tensor]]) -> None:
         """Write buffers into the modules they belong to."""
-        if not written:
-            return
         with torch.no_grad():
             for source, tensors in written.items():
                 self.bindings[source].write(tensors)
@@ -323,10 +325,9 @@ class Evaluator:
 
     def _opened(self, batch: Any) -> Opened:
         """What a batch leads to, which takes long where it leads far: once a step."""
-        known = self._batches.get(id(batch))
-        if known is None:
-            known = self._batches[id(batch)] = batch, opened(batch)
-        return known[1]
+        if id(batch) not in self._batches:
+            self._batches[id(batch)] = batch, opened(batch)
+        return self._batches[id(batch)][1]
 
 
 def _parts(value: Any) -> list[Tensor]:

@@ -16,6 +16,7 @@ from torch.utils._pytree import tree_leaves
 from .._errors import GraphError
 from .._graph.graph import Graph
 from .._graph.node import Node
+from .._graph.obstacles import obstacle
 from .._graph.problem import Problem
 from .._variable import Variable
 
@@ -86,10 +87,13 @@ _HANDED = {
 }  # fmt: skip
 
 
-def check_touched(node: Node, touched: set[tuple[Any, bool]], free: set[Variable]) -> None:
+def check_touched(
+    graph: Graph, node: Node, touched: set[tuple[Any, bool]], free: set[Variable]
+) -> None:
     """Compare what a function has touched to what it declares.
 
     Args:
+        graph: the graph.
         node: its node.
         touched: sources, and whether as an argument or past it.
         free: variables that it need not touch.
@@ -112,10 +116,12 @@ def check_touched(node: Node, touched: set[tuple[Any, bool]], free: set[Variable
     for source in reads:
         if (source, True) not in touched and source not in free:
             if isinstance(node, Problem) and source in node.over:
+                way = obstacle(graph, node, source)
                 raise GraphError(
-                    f"{node.name} never uses {source.name}, which it is minimised over: use the "
-                    "argument."
-                )
+                    f"{node.name} never uses {source.name}, which it is minimised over"
+                    + (f". {way}. If that is not meant, use the argument." if way else
+                       ": use the argument.")
+                )  # fmt: skip
             raise GraphError(
                 f"{node.name} is given {source.name} and never uses it. Remove it from given=, or "
                 "use the argument: in a branch that is taken later, as after a warm-up, with "

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from .._errors import GraphError
 from ..hypergrad import Frozen
 from ..hypergrad.interface import AbstractHypergradient
+from .brief import brief
 from .drawing import mermaid, text
 from .group import Group, flatten
 from .levels import Levels
@@ -46,6 +47,12 @@ class Graph(Levels):
     ) -> None:
         if default is not None and not isinstance(default, AbstractHypergradient):
             raise GraphError(f"Graph: default= takes a method such as OneStep(), got {default!r}.")
+        if default is not None and default.reads:
+            names = " and ".join(v.name for v in default.reads)
+            raise GraphError(
+                f"Engine: hypergrad={brief(default)} reads {names}, which is an edge of the graph: "
+                "give it to each problem that starts there, problem(..., hypergrad=...)."
+            )
         nodes, groups = flatten(entries)
         check_nodes(nodes)
         super().__init__(nodes, groups)

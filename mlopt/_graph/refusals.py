@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Container, Sequence
+from typing import Any
 
 from torch import nn
 from torch.nn.parameter import is_lazy
@@ -95,18 +96,22 @@ def check_modules(graph: Levels) -> None:
 
 
 def check_parameters(graph: Levels) -> None:
-    """A parameter belongs to one variable, an optimizer to one problem."""
-    holder: dict[int, tuple[Variable, str]] = {}
+    """A parameter that moves belongs to one variable, an optimizer to one problem."""
+    holder: dict[int, tuple[Variable, str, Any]] = {}
     for v in graph.variables:
+        method = graph.methods.get(graph.owner[v])
+        starts = method.reads if method is not None and method.traced else ()
+        stay = {id(p) for start in starts for p in start.parameters()}
         for name, p in v.named_parameters().items():
-            if id(p) in holder:
-                other, other_name = holder[id(p)]
+            follows = () if id(p) in stay else starts  # it is placed where these are
+            other, other_name, others = holder.setdefault(id(p), (v, name, follows))
+            if other is not v and (p.requires_grad or others != follows):
+                where = "" if p.requires_grad else ", whose steps do not start at the same variable"
                 raise GraphError(
-                    f"the parameter {_path(v, name)} is also {_path(other, other_name)}: a "
-                    "parameter belongs to one variable. Tie parameters inside one variable, or "
-                    "copy it."
+                    f"the parameter {_path(v, name)} is also {_path(other, other_name)}{where}: a "
+                    "parameter that is trained belongs to one variable. Tie parameters inside one "
+                    "variable, or copy it" + ("; or freeze it." if p.requires_grad else ".")
                 )
-            holder[id(p)] = (v, name)
     optimizers: dict[int, Problem] = {}
     for p in graph.problems:
         other = optimizers.setdefault(id(p.optimizer), p)

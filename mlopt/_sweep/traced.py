@@ -12,7 +12,7 @@ from torch import Tensor
 from .._evaluation.loss import split_loss
 from .._graph.game import Game, Table
 from .._graph.problem import Problem
-from .._tensors import Tensors
+from .._tensors import Tensors, continuous
 from .._variable import Variable
 from ..hypergrad.interface import Response
 from ..optim import State
@@ -44,6 +44,11 @@ class Trajectory:
     metrics: dict[str, Any] = field(default_factory=dict)
     written: dict[Any, list[Tensor]] = field(default_factory=dict)
     starts: list[dict[Any, list[Tensor]]] = field(default_factory=list)
+
+    @property
+    def numbers(self) -> Tensors:
+        """Those of the value that may be other than finite: a frozen index may not."""
+        return {k: t for k, t in self.value.items() if continuous(t)}
 
     def arrive(self, value: Tensors, state: State) -> None:
         """Note where the steps have led.
@@ -89,7 +94,16 @@ def _steps(
     trajectory = Trajectory()
     objective = _objective(evaluations, problem, cut, trajectory)
     response = _response(evaluations, problem, cut, objective)
-    response.arguments.update({(v, n): t for v in method.reads for n, t in cut.value(v).items()})
+    for v in method.reads:  # frozen parameters of theirs, too
+        held = {n: p.detach() for n, p in evaluations.evaluator.parameters(v).items()}
+        response.arguments.update({(v, n): t for n, t in {**held, **cut.value(v)}.items()})
+    if method.reads:
+        response.resting = {
+            (v, n): p.detach()
+            for v in problem.over
+            for n, p in evaluations.evaluator.parameters(v).items()
+            if (v, n) not in response.value
+        }
     with torch.set_grad_enabled(not constant):
         value, state = method.trace(response)
     trajectory.arrive(value, state)

@@ -70,6 +70,8 @@ class Response:
         numbers: numbers of the optimizer that are variables, by the identity of their tensors.
         reference: dF/dw at w and at the standing value of all that is above, where r is not that:
             then a solution that was taken as optimal has to follow. None where it is.
+        resting: of a traced method that reads variables of its own, the parameters of the problem's
+            variables that are not trained, by key: frozen ones, and those not in the optimizer.
     """
 
     name: str
@@ -83,6 +85,7 @@ class Response:
     objective: Callable[..., Tensor]
     reference: Tensors | None = None
     upstream: Tensors = field(default_factory=dict)
+    resting: Tensors = field(default_factory=dict)
     seed: int = 0
     solved: Callable[[float, str], None] = _unheard
     numbers: Mapping[int, Number] = field(default_factory=dict)
@@ -248,7 +251,8 @@ class AbstractHypergradient(abc.ABC):
             response: the problem at this point.
 
         Returns:
-            Tensors with the keys of `response.value`, and what the optimizer's rule can write.
+            Tensors with the keys of `response.value` (and of `response.resting`, where those follow
+            what the method reads), and what the optimizer's rule can write.
         """
         raise NotImplementedError(f"{type(self).__name__} is not traced")
 

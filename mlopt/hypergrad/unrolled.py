@@ -31,8 +31,10 @@ class Unrolled(AbstractHypergradient):
     F_k is the objective on the k-th inner batch; the signals that the problem reads are made from
     that batch as well. The steps start at the standing value, with the optimizer's present state,
     both constants of the step; with `init` they start at another variable, to which the gradient
-    flows (the meta-learned initialisation of MAML), and from a fresh state. Exact; a coordinate
-    whose second moment in Adam and its like is zero passes no gradient.
+    flows (the meta-learned initialisation of MAML), and from a fresh state. What the optimizer does
+    not hold, and what is frozen, is at that variable in every step, too: its gradient passes
+    straight on (the body of ANIL). Exact; a coordinate whose second moment in Adam and its like is
+    zero passes no gradient.
 
     Stored, the memory is K times that of a step; recomputed, it grows with the square root of K,
     for one more evaluation of every step. Do not use it for a problem whose optimum is reached and
@@ -129,20 +131,20 @@ class Unrolled(AbstractHypergradient):
                 value, state = self._run(response, value, state, 0, constant)
         first = max(constant, 0)
         if not (self.recompute and torch.is_grad_enabled()):
-            return self._run(response, value, state, first, self.steps)
+            value, state = self._run(response, value, state, first, self.steps)
+            return {**self._resting(response, response.arguments), **value}, state
         length = math.isqrt(self.steps - first - 1) + 1
         for begin in range(first, self.steps, length):
             end = min(begin + length, self.steps)
             value, state = self._segment(response, value, state, begin, end)
-        return value, state
+        return {**self._resting(response, response.arguments), **value}, state
 
     def _start(self, response: Response) -> tuple[Tensors, State]:
         rule = rule_of(response.optimizer, response.name)
         if self.init is None:
             state = rule.begin(response.optimizer, response.parameters)
             return dict(response.value), {k: s for k, s in state.items() if k in response.value}
-        value: Tensors = {}
-        for key, own in response.value.items():
+        for key, own in (*response.value.items(), *response.resting.items()):
             given = response.arguments.get((self.init, key[1]))
             if given is None or (given.shape, given.dtype) != (own.shape, own.dtype):
                 there = "nothing" if given is None else f"{given.dtype} {tuple(given.shape)}"
@@ -151,8 +153,13 @@ class Unrolled(AbstractHypergradient):
                     f"variable, which has {there} where {key[0].name} has {key[1]!r}, {own.dtype} "
                     f"{tuple(own.shape)}. Give it a variable of the same names, shapes and types."
                 )
-            value[key] = given
-        return value, {}
+        return {k: response.arguments[self.init, k[1]] for k in response.value}, {}
+
+    def _resting(self, response: Response, arguments: Tensors) -> Tensors:
+        """What no step moves, which stands where the steps start."""
+        if self.init is None:
+            return {}
+        return {key: arguments[self.init, key[1]] for key in response.resting}
 
     def _run(
         self,
@@ -168,6 +175,7 @@ class Unrolled(AbstractHypergradient):
         optimizer, parameters = response.optimizer, response.parameters
         numbers = response.numbers_at(arguments)
         graph = torch.is_grad_enabled()
+        resting = self._resting(response, arguments or response.arguments)
         for k in range(begin, end):
             with torch.enable_grad():
                 # aliases: a parameter without gradient keeps its very tensor over the steps
@@ -175,7 +183,7 @@ class Unrolled(AbstractHypergradient):
                     key: t.view_as(t) if graph and t.requires_grad else t.detach().requires_grad_()
                     for key, t in value.items()
                 }
-                loss = response.objective(own, k, arguments)
+                loss = response.objective({**resting, **own}, k, arguments)
                 found = gradient(loss, own, response.name, create_graph=graph)
             value, state = rule.step(optimizer, parameters, value, found, state, numbers)
         return value, state

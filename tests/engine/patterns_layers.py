@@ -191,7 +191,9 @@ LAYERS = {
         second="embedding_bag",
     ),
     "embedding that renormalises": Pattern(
-        lambda: embedded(sparse=False, max_norm=0.1), tokens, refused="low writes .* in place"
+        lambda: embedded(sparse=False, max_norm=0.1),
+        tokens,
+        refused="low writes .* in place.*max_norm",
     ),
     "batch norm": Pattern(lambda: normed(nn.BatchNorm1d(4))),
     "batch norm, mean of all batches": Pattern(lambda: normed(nn.BatchNorm1d(4, momentum=None))),
