@@ -73,8 +73,9 @@ class Closing:
         Returns:
             Whether it is; if not, the outcome says what is not.
         """
-        new = News()
-        if self.transaction.copies:
+        if not self.transaction.copies:
+            new = News()
+        else:
             self.write_signals(written)
             new = self.transaction.news()
             if self.care.masks:

@@ -107,7 +107,7 @@ def joined(tensors: Sequence[Tensor]) -> Tensor:
     """
     if len(tensors) == 1:
         return copy(tensors[0])
-    if all(t.dim() == 1 for t in tensors):  # flat as they are
+    if {*map(Tensor.dim, tensors)} == {1}:  # flat as they are
         return torch.cat(tensors)  # type: ignore[arg-type]
     return _flatten_dense_tensors(tensors)
 

@@ -8,7 +8,7 @@ seen where they are made, and what is written is displaced to see whether the va
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -131,7 +131,7 @@ class Left:
         self._reached, self._own = (function, list(modules)), own
         self._around = Surroundings(*self._reached, apart)
         self._held = self._look()
-        self.watch = _Writes(self._held)
+        self.watch = _watch(self._held)
         self._written: list[_Held] = []  # by the first evaluation, if each writes any of it
 
     def read(
@@ -151,7 +151,7 @@ class Left:
         if not first:
             return []
         held = self._look()
-        with eager(), _Writes(held):
+        with eager(), _watch(held):
             evaluate()
         again = {h.name for h in self._changed(held)}
         each = [h for h in first if h.name in again]
@@ -213,6 +213,10 @@ def put_back_after() -> Iterator[list[Left]]:
     finally:
         for left in reversed(around):
             left.put_back()
+
+
+def _watch(held: list[_Held]) -> AbstractContextManager[Any]:
+    return _Writes(held) if held else nullcontext()  # as it takes as long as an evaluation
 
 
 def _hold(name: str, tensor: Tensor) -> _Held:

@@ -20,6 +20,8 @@ from .layouts import plain
 __all__ = ["Place", "Surroundings", "around"]
 
 _PLAIN = (type(None), bool, int, float, str)
+_ATOMS = frozenset(_PLAIN)
+_NONE: frozenset[str] = frozenset()
 _BITS = (torch.Generator, random.Random, np.random.RandomState, np.random.Generator)
 _CONTAINERS = (list, deque, dict, set, bytearray)
 _TENSORS = frozenset({Tensor, nn.Parameter})
@@ -102,6 +104,8 @@ class Surroundings:
     ) -> None:
         #: a name, what is there now, what was there, and how to put it back
         self._held: list[tuple[str, Callable[[], Any], Any, Callable[[Any], None] | None]] = []
+        #: the name of an object, its attributes now, which of them are left out, and the others
+        self._open: list[tuple[str, dict[str, Any], frozenset[str], dict[str, Any]]] = []
         self._seen: set[int] = set(map(id, apart))
         for name, module in modules:
             self._module(name, module, 0)
@@ -109,10 +113,9 @@ class Surroundings:
 
     def changed(self) -> list[str]:
         """The names of what has changed since."""
-        names: list[str] = []
-        for name, now, then, _ in self._held:
-            if not _same(here := now(), then):  # of new attributes the name ends with a dot
-                names += [name + key for key in here] if name.endswith(".") else [name]
+        names = [name for name, now, then, _ in self._held if not _same(now(), then)]
+        for name, own, left_out, then in self._open:
+            names += [f"{name}.{key}" for key in _differ(own, left_out, then)]
         return list(dict.fromkeys(names))
 
     def put_back(self) -> None:
@@ -120,6 +123,12 @@ class Surroundings:
         for _, now, then, write in self._held:
             if write is not None and not _same(now(), then):
                 write(then)
+        for _, own, left_out, then in self._open:
+            for key in _differ(own, left_out, then):
+                if key in then:
+                    own[key] = then[key]
+                else:
+                    del own[key]
 
     def _keep(self, name: str, now: Callable[[], Any], write: Any) -> None:
         self._held.append((name, now, now(), write))
@@ -172,13 +181,12 @@ class Surroundings:
     def _attributes(self, name: str, held: Any, depth: int) -> None:
         """Those of an object; of a module all but what torch keeps there, and its mode."""
         own = held.__dict__
-        left_out = _TORCHS if issubclass(type(held), nn.Module) else frozenset()
-        keys = [key for key in own if key not in left_out]
-        for key in keys:
-            self._keep(f"{name}.{key}", partial(own.get, key), partial(own.__setitem__, key))
-            self._object(f"{name}.{key}", own[key], depth + 1)
-        known = left_out.union(keys)
-        self._keep(f"{name}.", partial(_new, own, known), partial(_without, own, known))
+        left_out = _TORCHS if issubclass(type(held), nn.Module) else _NONE
+        then = {key: value for key, value in own.items() if key not in left_out}
+        self._open.append((name, own, left_out, then))
+        for key, value in then.items():
+            if type(value) not in _ATOMS:  # of which there are many
+                self._object(f"{name}.{key}", value, depth + 1)
 
 
 def _is_open(held: Any) -> bool:
@@ -195,14 +203,11 @@ def _find(function: Any, name: str) -> Any:
     return next((p.value for p in around(function) if p.name == name), None)
 
 
-def _new(own: dict[str, Any], known: frozenset[str]) -> list[str]:
-    """Attributes that an object did not have."""
-    return [key for key in own if key not in known]
-
-
-def _without(own: dict[str, Any], known: frozenset[str], _: Any) -> None:
-    for key in _new(own, known):
-        del own[key]
+def _differ(own: dict[str, Any], left_out: frozenset[str], then: dict[str, Any]) -> list[str]:
+    """Which attributes an object has otherwise than it had, or did not have."""
+    lost = [key for key in then if key not in own]
+    now = [(key, value) for key, value in own.items() if key not in left_out]
+    return lost + [k for k, value in now if k not in then or not _same(value, then[k])]
 
 
 def _content(held: Any) -> Any:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .._tensors import Tensors, like, real, unrecorded
 from ._rule import AbstractUpdate, groups
-from .numbers import fixed, given
+from .numbers import constants, given
 
 __all__ = ["AdamUpdate"]
 
@@ -39,13 +39,14 @@ class AdamUpdate(AbstractUpdate):
     def look_ahead(self, optimizer: Any, parameters: Tensors, gradient: Tensors) -> Tensors:
         moved: Tensors = {}
         for group, keys, values in groups(optimizer, parameters, gradient):
+            group = constants(group)
             states = [optimizer.state.get(parameters[k], {}) for k in keys]
             values = [real(v) for v in values]
             steps = self._raw(group, values, [real(gradient[k]) for k in keys])
             sizes, denominators, _ = self._denominators(group, states, steps)
             means = _averaged(_held(states, "exp_avg", steps), steps, _betas(group)[0])
             if self._decouples(group):
-                shrunk = 1 - fixed(group["lr"]) * fixed(group["weight_decay"])
+                shrunk = 1 - group["lr"] * group["weight_decay"]
                 values = torch._foreach_mul(values, shrunk)
             changes = torch._foreach_div(_times(means, sizes), denominators)
             moved.update(zip(keys, torch._foreach_sub(values, changes), strict=True))
@@ -57,6 +58,7 @@ class AdamUpdate(AbstractUpdate):
     ) -> Tensors:
         out: Tensors = {}
         for group, keys, values in groups(optimizer, parameters, cotangent):
+            group = constants(group)
             states = [optimizer.state.get(parameters[k], {}) for k in keys]
             with torch.no_grad():
                 values = [real(v) for v in values]
@@ -79,7 +81,7 @@ class AdamUpdate(AbstractUpdate):
         steps = gradients
         if group["maximize"]:
             steps = torch._foreach_neg(steps)
-        decay = fixed(group["weight_decay"])
+        decay = group["weight_decay"]
         if given(decay) and not self._decouples(group):
             if isinstance(decay, Tensor):
                 return torch._foreach_add(steps, torch._foreach_mul(values, decay))
@@ -102,13 +104,13 @@ class AdamUpdate(AbstractUpdate):
             seconds = torch._foreach_maximum(before, seconds)
         corrections = [1 / (1 - b2**c) ** 0.5 for c in counts]
         roots = _times(torch._foreach_sqrt(seconds), corrections)
-        sizes = [fixed(group["lr"]) / (1 - b1**c) for c in counts]
-        return sizes, torch._foreach_add(roots, fixed(group["eps"])), seconds
+        sizes = [group["lr"] / (1 - b1**c) for c in counts]
+        return sizes, torch._foreach_add(roots, group["eps"]), seconds
 
 
 def _betas(group: dict[str, Any]) -> tuple[Any, Any]:
     """Numbers, or tensors in double precision: in float32 1 - b2^t has four digits."""
-    b1, b2 = (b.double() if isinstance(b, Tensor) else b for b in map(fixed, group["betas"]))
+    b1, b2 = (b.double() if isinstance(b, Tensor) else b for b in group["betas"])
     return b1, b2
 
 

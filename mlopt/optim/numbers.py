@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .._tensors import Key
 
-__all__ = ["Number", "fixed", "given", "learned", "numbers_in", "resolved"]
+__all__ = ["Number", "constants", "given", "learned", "numbers_in", "resolved"]
 
 #: What options are made of nearly always; lists are of parameters.
 _PLAIN = frozenset({float, int, bool, type(None), list})
@@ -62,14 +62,25 @@ def resolved(group: dict[str, Any], numbers: Mapping[int, Tensor]) -> dict[str, 
             return tuple(map(seen, option)) if type(option) is tuple else option
         number = numbers.get(id(option), option)
         if number is option and not option.requires_grad:
-            number = fixed(option)
+            number = _fixed(option)
         # torch's schedulers write into a learning rate that is a tensor; a graph needs it as it was
         return number.reshape(()).clone() if isinstance(number, Tensor) else number
 
     return {name: seen(option) for name, option in group.items()}
 
 
-def fixed(option: Any) -> Any:
+def constants(group: dict[str, Any]) -> dict[str, Any]:
+    """A param group as constants: the very group, where none of its options is a tensor."""
+    if _PLAIN.issuperset(map(type, group.values())) or not any(True for _ in numbers_in([group])):
+        return group
+
+    def fixed(option: Any) -> Any:
+        return tuple(map(fixed, option)) if type(option) is tuple else _fixed(option)
+
+    return {name: fixed(option) for name, option in group.items()}
+
+
+def _fixed(option: Any) -> Any:
     """An option as a constant: a number, or a tensor without dimensions where that is far away."""
     if not isinstance(option, Tensor):
         return option

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .._tensors import Many, Tensors, added, multiplied, subtracted, unrecorded
 from ._rule import AbstractUpdate, groups
-from .numbers import fixed, given
+from .numbers import constants, given
 
 __all__ = ["SGDUpdate", "undampened"]
 
@@ -28,9 +28,8 @@ class SGDUpdate(AbstractUpdate):
     def look_ahead(self, optimizer: Any, parameters: Tensors, gradient: Tensors) -> Tensors:
         moved: Tensors = {}
         for group, keys, values in groups(optimizer, parameters, gradient):
-            lr, momentum, decay = map(
-                fixed, (group["lr"], group["momentum"], group["weight_decay"])
-            )
+            group = constants(group)
+            lr, momentum, decay = group["lr"], group["momentum"], group["weight_decay"]
             steps: Any = [gradient[k] for k in keys]
             if group["maximize"]:
                 steps = torch._foreach_neg(steps)
@@ -40,7 +39,7 @@ class SGDUpdate(AbstractUpdate):
                 buffers = [
                     optimizer.state.get(parameters[k], {}).get("momentum_buffer") for k in keys
                 ]
-                fresh = undampened(momentum, fixed(group["dampening"]))
+                fresh = undampened(momentum, group["dampening"])
                 if all(b is not None for b in buffers):
                     averaged = _plus(multiplied(buffers, momentum), steps, fresh)
                 else:
@@ -58,9 +57,8 @@ class SGDUpdate(AbstractUpdate):
         del gradient  # the update is linear in it
         out: Tensors = {}
         for group, keys, _ in groups(optimizer, parameters, cotangent):
-            lr, momentum, dampening = map(
-                fixed, (group["lr"], group["momentum"], group["dampening"])
-            )
+            group = constants(group)
+            lr, momentum, dampening = group["lr"], group["momentum"], group["dampening"]
             factor = -lr if group["maximize"] else lr
             values = [cotangent[k] for k in keys]
             if group["nesterov"]:  # torch allows it without dampening only
