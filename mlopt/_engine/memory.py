@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Container, Iterator, Sequence
 from functools import partial
+from itertools import chain
 from operator import itemgetter
 from typing import Any
 
@@ -110,9 +111,10 @@ class Memory:
         return tensors, spoilt
 
     def peaks(self, new: Sequence[Tensor]) -> list[Tensor]:
-        """The greatest numbers of what is remembered, as it is now, and of what is new.
+        """The least and greatest numbers of what is remembered, as it is now, and of what is new.
 
-        They are not finite if anything is not.
+        One is not finite if anything is not. Other than a sum they do not overflow, and than the
+        greatest absolute value they take a tenth of the time.
 
         Args:
             new: other tensors.
@@ -128,7 +130,7 @@ class Memory:
                 for group in groups
                 if may_spoil(group[0])
             ]
-            return [torch.linalg.vector_norm(t, torch.inf) for t in pieces if t.numel()]
+            return [*chain.from_iterable(torch.aminmax(t) for t in pieces if t.numel())]
 
     def spoilt(
         self, new: Sequence[tuple[Any, Tensor]], among: Container[int] | None = None
