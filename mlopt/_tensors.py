@@ -84,11 +84,12 @@ _is_sparse = operator.attrgetter("is_sparse")
 FLOAT8 = frozenset(
     d for n, d in vars(torch).items() if n.startswith("float8_") and isinstance(d, torch.dtype)
 )
+_REAL = frozenset({torch.float16, torch.bfloat16, torch.float32, torch.float64})
 #: What torch's kernels for many tensors at once compute in.
-_COMPUTED = frozenset({
-    torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.complex64, torch.complex128,
+_COMPUTED = _REAL | {
+    torch.complex64, torch.complex128,
     torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64,
-})  # fmt: skip
+}  # fmt: skip
 
 
 # As a list of one, a lone tensor would cost twice as much: architecture weights are often lone.
@@ -216,6 +217,8 @@ def dense(tensors: Tensors) -> Tensors:
 
 def numbers(tensor: Tensor) -> Tensor:
     """All of its real numbers that may be other than zero, each once, as torch takes norms of."""
+    if tensor.dtype in _REAL and tensor.layout is torch.strided and not tensor.is_nested:
+        return tensor
     if tensor.is_mkldnn:
         tensor = tensor.to_dense()
     elif tensor.layout is not torch.strided or tensor.is_nested:
