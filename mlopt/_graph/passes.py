@@ -6,7 +6,6 @@ import operator
 import random
 import sys
 import warnings
-import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -22,16 +21,17 @@ from .containers import rebuilt
 from .held import attributes, counts, holds
 from .known import certain, makes_anew
 from .lent import Lent
+from .living import Living
 from .stream import describe, length_of
 from .workers import Workers
 
 __all__ = ["Passes"]
 
 # Who is in the middle of a pass, by the identity of its iterator.
-_running: weakref.WeakValueDictionary[int, Passes] = weakref.WeakValueDictionary()
+_running: Living[Passes] = Living()
 
 # Who has begun a pass.
-_begun: weakref.WeakSet[Passes] = weakref.WeakSet()
+_begun: Living[Passes] = Living()
 
 
 @dataclass(frozen=True)
@@ -212,7 +212,7 @@ class Passes:
         others = not self._said and any(p is not self and p._loader is self._loader for p in _begun)
         before = counts(self._parts) if others else {}
         self._begin()
-        _begun.add(self)
+        _begun.put(id(self), self)
         assert self._iterator is not None
         found = [next(self._iterator)]
         told = {type(part).__name__ for part in self._told}
@@ -241,7 +241,7 @@ class Passes:
             part.set_epoch(start.number)
         iterator = iter(self._loader)
         self._check_free(iterator)
-        _running[id(iterator)] = self
+        _running.put(id(iterator), self)
         self._length = (length_of(self._loader) or 0) if self._believed else 0
         self._iterator = iterator
 
@@ -257,7 +257,7 @@ class Passes:
 
     def _end(self, index: int) -> None:
         """A pass has ended before the batch with this index."""
-        _running.pop(id(self._iterator), None)
+        _running.drop(id(self._iterator))
         self._iterator = None
         starts = self._starts
         while len(starts) > 1 and starts[1].index <= self._since:

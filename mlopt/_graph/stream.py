@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Iterable, Mapping, Set
 from typing import Any
 
@@ -10,10 +9,11 @@ from torch.utils.data import Dataset
 
 from .._errors import DataError
 from .iterators import moves_on
+from .living import Living
 
 __all__ = ["Stream", "describe", "length_of", "stream_of"]
 
-_streams: weakref.WeakValueDictionary[int, Stream] = weakref.WeakValueDictionary()
+_streams: Living[Stream] = Living()
 
 
 class Stream:
@@ -85,7 +85,8 @@ def stream_of(loader: Any, where: str) -> Stream:
     known = _streams.get(id(loader))
     if known is None or known.loader is not loader:
         _check(loader, where)
-        known = _streams[id(loader)] = Stream(loader)
+        known = Stream(loader)
+        _streams.put(id(loader), known)
     return known
 
 
