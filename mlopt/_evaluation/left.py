@@ -200,7 +200,7 @@ class Left:
         return [_hold(name, t) for name, t in now if id(t) not in self._own and _is_kept(t)]
 
     def _changed(self, held: list[_Held]) -> list[_Held]:
-        now = self._now()
+        now = self._now() if held else {}
         return [h for h in held if h.changed(now.get(h.name))]
 
 

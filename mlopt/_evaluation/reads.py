@@ -23,6 +23,8 @@ from .._variable import Variable
 __all__ = ["Touches", "check_frozen", "check_touched", "eager", "tell_frozen"]
 
 _NARROW = (torch.float16, torch.bfloat16)
+#: What most lists are of, such as strides: to walk through them would take longest.
+_WORDS = frozenset({int, bool, float, type(None)})
 
 
 class Touches(TorchDispatchMode):
@@ -59,7 +61,9 @@ class Touches(TorchDispatchMode):
         for argument in (*args, *kwargs.values()):
             if id(argument) in watched:
                 self.found.add(watched[id(argument)])
-            elif isinstance(argument, (list, tuple, dict)):  # hardly any, and to walk takes longest
+            elif isinstance(argument, dict) or (
+                isinstance(argument, list | tuple) and not _WORDS.issuperset(map(type, argument))
+            ):
                 self.found.update(watched[id(x)] for x in tree_leaves(argument) if id(x) in watched)
         out = func(*args, **kwargs)
         if isinstance(out, Tensor) and out.dtype in _NARROW:
