@@ -22,6 +22,7 @@ from .gradients import given
 from .holding import Holdings
 from .interrupts import Deferral
 from .memory import Memory
+from .optimizer_step import optimizer_step
 
 __all__ = ["News", "Transaction", "resting", "say_what_stays", "trainable"]
 
@@ -109,7 +110,7 @@ class Transaction:
                 if parameter.grad is not None and not parameter.grad.is_sparse:
                     parameter.grad = parameter.grad.to_sparse(1)
         self.updated.add(problem)
-        problem.optimizer.step()
+        optimizer_step(problem.optimizer)
         if written:
             self.evaluator.commit(written)
 

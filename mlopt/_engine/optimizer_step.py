@@ -1,0 +1,50 @@
+"""`optimizer_step`: an optimizer's step, without what torch puts around it for others."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch.autograd import profiler
+from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
+
+__all__ = ["optimizer_step"]
+
+
+def _wrapping() -> Any:
+    """The code of what torch puts around each `step`, which calls hooks and tells profilers."""
+    try:
+        return torch.optim.Optimizer.profile_hook_step(lambda: None).__code__
+    except Exception:  # of a torch that has no such thing
+        return None
+
+
+_WRAPPING = _wrapping()
+
+
+def optimizer_step(optimizer: Any) -> None:
+    """Let an optimizer step.
+
+    Where no profiler asks and there are no hooks, what torch's wrapper is around is called by
+    itself: in a small step the wrapper takes longer than that.
+
+    Args:
+        optimizer: any that has a `step()`.
+    """
+    step = getattr(type(optimizer), "step", None)
+    if _is_wrapped(step) and not (
+        "step" in vars(optimizer)  # its own, or counted by a scheduler
+        or optimizer._optimizer_step_pre_hooks
+        or optimizer._optimizer_step_post_hooks
+        or _global_optimizer_pre_hooks
+        or _global_optimizer_post_hooks
+        or getattr(profiler, "_is_profiler_enabled", True)
+    ):
+        step.__wrapped__(optimizer)  # type: ignore[union-attr]
+    else:
+        optimizer.step()
+
+
+def _is_wrapped(step: Any) -> bool:
+    """Whether it is torch's wrapper: the same code is around each step, and is nobody else's."""
+    return _WRAPPING is not None and getattr(step, "__code__", None) is _WRAPPING
