@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
-__all__ = ["has_dead_end", "leaves", "operations"]
+__all__ = ["has_dead_end", "leaves", "operations", "runs_python"]
 
 
 def operations(results: Any, until: Any = ()) -> Iterator[Any]:
@@ -44,6 +44,18 @@ def leaves(results: Any) -> Iterator[Tensor]:
     for node in operations(results):
         if (tensor := getattr(node, "variable", None)) is not None:
             yield tensor
+
+
+def runs_python(tensors: Any) -> bool:
+    """Whether Python is called when a graph is gone back through: by a `Function`, of anybody's.
+
+    Args:
+        tensors: whose graph it is.
+
+    Returns:
+        Whether there is one; hooks are not seen.
+    """
+    return any(hasattr(node, "_forward_cls") for node in operations(tensors))
 
 
 def has_dead_end(tensors: Any) -> bool:

@@ -14,7 +14,7 @@ from .._errors import GraphError
 from .._tensors import continuous
 from .autograd_graph import leaves
 from .purity import change
-from .spots import Spot, spots
+from .spots import TENSORS, VALUES, Spot, spots
 
 __all__ = ["HiddenState"]
 
@@ -83,16 +83,16 @@ class HiddenState:
         """
         self.end()
         self._stand_ins, before, self._then = [], self._then, {}
-        for spot in self._now().values():
+        for spot in self._now(TENSORS if keep else VALUES).values():
             value = spot.value
             computed = type(value) is Tensor and value.grad_fn is not None
-            if computed and spot.write and self._is_left(value):
+            if computed and spot.put and self._is_left(value):
                 again = keep or any(value is t for t in self._put_back)
                 value = self._stand_in(spot, again)
             self._then[spot.name] = _seen(spot._replace(value=value), before.get(spot.name))
 
-    def _now(self) -> dict[str, Spot]:
-        return {s.name: s for s in spots(self._function, self._modules)}
+    def _now(self, kinds: tuple[type, ...] = VALUES) -> dict[str, Spot]:
+        return {s.name: s for s in spots(self._function, self._modules, kinds)}
 
     def _is_left(self, value: Tensor) -> bool:
         """Whether it was computed from variables."""
@@ -103,8 +103,8 @@ class HiddenState:
         if not keep:
             self._left.add(spot.name)
         self._stand_ins.append(_StandIn(spot, leaf, tensor, spot.value if keep else None))
-        assert spot.write is not None
-        spot.write(tensor)
+        assert spot.put is not None
+        spot.put(spot.key, tensor)
         return tensor
 
     def any(self) -> bool:
@@ -137,19 +137,19 @@ class HiddenState:
 
     def end(self) -> None:
         """Put back what is to be kept, if nobody has written anew what stands in its place."""
-        now = self._now() if self._stand_ins else {}
+        now = self._now(TENSORS) if self._stand_ins else {}
         for stood, _, tensor, original in self._stand_ins:
             spot = now.get(stood.name)
             if original is not None and spot is not None and spot.value is tensor:
-                stood.write(original)  # type: ignore[misc]
+                stood.put(stood.key, original)  # type: ignore[misc]
                 self._put_back.append(original)
 
     def mark(self) -> None:
         """What the evaluations have left is read by other functions neither: have them know it."""
-        now = self._now() if self._left else {}
+        now = self._now(TENSORS) if self._left else {}
         for spot in (now[name] for name in self._left if name in now):
-            if spot.write is not None and type(spot.value) is Tensor and continuous(spot.value):
-                spot.write(_traceable(spot.value)[1])
+            if spot.put is not None and type(spot.value) is Tensor and continuous(spot.value):
+                spot.put(spot.key, _traceable(spot.value)[1])
 
     def moved(self) -> list[str]:
         """What modules hold that has other values than at the last `begin`, by name."""

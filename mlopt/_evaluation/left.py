@@ -22,7 +22,7 @@ from .aliases import address
 from .copies import overlaps
 from .layouts import copy_into, plain, same
 from .reads import eager
-from .spots import spots
+from .spots import TENSORS, spots
 from .surroundings import Surroundings
 
 __all__ = ["Left", "put_back_after"]
@@ -192,7 +192,7 @@ class Left:
                 held.put_back()
 
     def _now(self) -> dict[str, Any]:
-        return {s.name: s.value for s in spots(*self._reached)}
+        return {s.name: s.value for s in spots(*self._reached, TENSORS)}
 
     def _look(self) -> list[_Held]:
         """What is there."""

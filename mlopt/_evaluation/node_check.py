@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -18,7 +18,7 @@ from .._graph.signal import Signal, join, split
 from .._tensors import Tensors, grouped
 from .._variable import Variable
 from ..hypergrad.derivatives import derivatives
-from .autograd_graph import leaves, operations
+from .autograd_graph import leaves, operations, runs_python
 from .binding import Swap
 from .capability import Lack, check_second_order
 from .causes import Aloud
@@ -34,8 +34,9 @@ from .reads import Touches, check_frozen, check_touched, eager
 from .repeats import Repeats
 from .shared_buffers import check_shared_buffers
 from .sparse import check_sparse
-from .versions import written_among, written_in_place
-from .ways import HOOK, Ways, bent_operations
+from .versions import written_among
+from .watched import watched
+from .ways import HOOK, bent_operations
 from .written_out import Calls, check_written_out
 
 __all__ = ["NodeCheck"]
@@ -93,6 +94,7 @@ class NodeCheck:
         self.result: Any = None
         self.written: dict[Any, list[Tensor]] = {}  # the buffers after its first evaluation
         self.ways: list[str] = []  # in which it leaves autograd
+        self._python = True  # whether Python may be called in its backward
         self.sound = False  # whether the result is one
         self.shallow: Lack | None = None
 
@@ -113,7 +115,7 @@ class NodeCheck:
         free = set(node.over) if isinstance(node, Problem) and below else set()
         if isinstance(node, Problem):  # numbers of its optimizer are used in its steps
             free.update(n.key[0] for n in self.graph.numbers.get(node, {}).values())
-        watched = {**own, **self._arguments(), **self._common}
+        tensors = {**own, **self._arguments(), **self._common}
         learn = [(source, t) for (source, _), t in self.leaves.items() if t.requires_grad]
         touched: set[tuple[Any, bool]] = set()
         attributes = Attributes(self._modules())
@@ -123,8 +125,7 @@ class NodeCheck:
             loaders = [s.loader for n in self.graph.nodes for s in n.streams]
             around.append(left := Left(node.fn, self._modules(), own, loaders))
             try:
-                with left.watch:
-                    touched = self._evaluate_first(watched)
+                touched = self._evaluate_first(tensors, left.watch)
             finally:
                 hidden.end()
             if first and not self.evaluator.stands():
@@ -136,7 +137,7 @@ class NodeCheck:
         if not self.sound:
             return
         # What other threads did has not been watched.
-        touched |= {watched[id(t)] for t in leaves(self.result) if id(t) in watched}
+        touched |= {tensors[id(t)] for t in leaves(self.result) if id(t) in tensors}
         touched = {
             (s, d) for held, d in touched for s in (held if type(held) is tuple else (held,))
         }
@@ -152,9 +153,6 @@ class NodeCheck:
             if isinstance(node, Problem):
                 self._check_depends(found, below)
                 gradient = found if self.graph.methods[node].responds else {}
-            parts = differentiable(node, self.result)
-            self.ways += [way for t in parts for way in bent_operations(t)]
-            del parts  # with their graph
         # One graph at a time, as in a step, and no gradient beside it that nobody asks for.
         self.result, found = rebuilt(self.result, _leaf), {}
         repeats = False
@@ -179,11 +177,10 @@ class NodeCheck:
     def ask_again(self) -> None:
         """The questions of differences alone, for methods that take them by now."""
         node = self.node
-        self._evaluate_first({})
+        self._evaluate_first({}, nullcontext())
         if node not in self.enclosed.repeating:
             return
         gradient = self._differentiate({}, Calls())
-        self.ways += [w for t in differentiable(node, self.result) for w in bent_operations(t)]
         self.result = rebuilt(self.result, _leaf)
         wanted = {k: t for k, t in self.leaves.items() if t.requires_grad}
         if not isinstance(node, Problem):
@@ -195,12 +192,17 @@ class NodeCheck:
         """A block of one kind of checks."""
         return self._hear(kind, self._label)
 
-    def _evaluate_first(self, watched: dict[int, tuple[Any, bool]]) -> set[tuple[Any, bool]]:
+    def _evaluate_first(
+        self, tensors: dict[int, tuple[Any, bool]], also: AbstractContextManager[Any]
+    ) -> set[tuple[Any, bool]]:
         """Evaluate; what has been touched."""
         drawn = foreign_draws()
         try:
             try:
-                self.result, touched = self._watched(watched)
+                at = (self.evaluator, self.node, self._evaluate)
+                seen = watched(*at, tensors, also)
+                self.result, self.written, self.ways = seen.result, seen.written, seen.ways
+                self._python = seen.python
             except GraphError:  # the evaluation has seen it, and not of what
                 self._check_written()
                 raise
@@ -211,7 +213,7 @@ class NodeCheck:
         if drawn():
             self.evaluator.generators.foreign = True
             self.result, _ = self._evaluate()
-        return touched
+        return seen.touched
 
     def _check_twice(self, node: Problem, gradient: Tensors, often: int, repeats: bool) -> None:
         wanted = {k: t for k, t in self.leaves.items() if t.requires_grad}
@@ -245,28 +247,6 @@ class NodeCheck:
             bound = self.evaluator.bound(self.node)
             return self.evaluator(self.node, self.point, owner=bound, keep=True)
 
-    def _watched(self, watched: dict[int, Any]) -> tuple[Any, set[Any]]:
-        try:
-            with eager(), Touches(watched) as touches, Ways() as ways:
-                result, self.written = self._evaluate()
-        except RuntimeError as error:  # torch has no type of its own for it
-            if "in-place" in str(error) and "leaf" in str(error):
-                raise GraphError(written_in_place(self.node, self.evaluator.bindings)) from error
-            raise
-        except AttributeError as error:
-            if "is not an nn.Parameter" not in str(error):
-                raise
-            raise GraphError(
-                f"{self.node.name}: {error}. In a function, modules hold the values that they are "
-                "evaluated at, which are tensors: get_parameter() does not take them. Write the "
-                "attribute: w[0].weight instead of w.get_parameter('0.weight')."
-            ) from error
-        self.evaluator.narrow.pop(self.node, None)
-        if touches.narrow is not None:
-            self.evaluator.narrow[self.node] = touches.narrow
-        self.ways = list(ways.found)
-        return result, touches.found
-
     def _modules(self) -> Iterator[tuple[str, nn.Module]]:
         bound = self.evaluator.bound(self.node)
         return ((s.name, self.evaluator.bindings[s].module) for s in bound)
@@ -285,16 +265,22 @@ class NodeCheck:
     def _differentiate(self, own: dict[int, Any], again: Calls) -> Tensors:
         """The gradient by all that the function reads; who computes anything again is noted."""
         outputs = [t for t in differentiable(self.node, self.result) if t.requires_grad]
-        self.evaluator.bent |= HOOK in " ".join(self.ways) or any(map(bent_operations, outputs))
+        bent = [way for t in outputs for way in bent_operations(t)]
+        hooks = HOOK in " ".join(self.ways)
+        self.evaluator.bent |= hooks or bool(bent)
+        self.ways += bent
         inputs = {k: t for k, t in self.leaves.items() if t.requires_grad}
         lent = self.evaluator.open()
         self._lend_buffers(lent)
         # Only tensors: a buffer may be None, as may be an argument of any operation.
         inside = ((slot[key], key) for slot, key, _ in lent.slots)
-        watched = {**own, **{id(t): key for t, key in inside if t is not None}}
+        tensors = {**own, **{id(t): key for t, key in inside if t is not None}}
+        # To watch a backward pass takes half as long as the pass, and only Python computes again.
+        python = self._python or hooks or runs_python(outputs)
+        touches, along = Touches(tensors, backward=True), [torch.ones_like(t) for t in outputs]
         try:
-            with torch.enable_grad(), eager(), Touches(watched) as touches, again:
-                found = derivatives(outputs, inputs, [torch.ones_like(t) for t in outputs])
+            with torch.enable_grad(), eager(), touches if python else nullcontext(), again:
+                found = derivatives(outputs, inputs, along)
         except RuntimeError as error:  # torch has no type of its own for it
             if exhausted(error):
                 raise
@@ -305,7 +291,7 @@ class NodeCheck:
             ) from error
         finally:
             self.evaluator.shut()
-        if touches.found:
+        if touches.found or (again.backward and not python):  # by a hook that nobody has seen
             self.evaluator.recomputing.add(self.node)
         if len(found) < len(inputs) and _has_reentrant(outputs):
             raise GraphError(

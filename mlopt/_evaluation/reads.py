@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -25,6 +25,12 @@ __all__ = ["Touches", "check_frozen", "check_touched", "eager", "tell_frozen"]
 _NARROW = (torch.float16, torch.bfloat16)
 #: What most lists are of, such as strides: to walk through them would take longest.
 _WORDS = frozenset({int, bool, float, type(None)})
+#: (whether to tell while tracing) -> the hooks for saved tensors in effect; not in every torch.
+_top_hooks: Any = getattr(
+    getattr(torch._C, "_autograd", None), "_top_saved_tensors_default_hooks", None
+)
+#: What most arguments are.
+_LONE = _WORDS | {Tensor, nn.Parameter, torch.dtype, torch.device}
 
 
 class Touches(TorchDispatchMode):
@@ -32,18 +38,27 @@ class Touches(TorchDispatchMode):
 
     Args:
         watched: what is noted, by the identity of the tensor.
+        backward: whether it is a backward pass that is watched.
 
     Attributes:
         found: what has been touched so far.
         narrow: a dtype of low precision that something was computed in, if any.
+        python: whether Python may be called in the backward of anything that was computed, other
+            than by a `Function`: by hooks that keep tensors, a class of tensors, another mode.
     """
 
-    def __init__(self, watched: Mapping[int, Any]) -> None:
+    def __init__(self, watched: Mapping[int, Any], backward: bool = False) -> None:
         super().__init__()
-        self.watched = watched
+        self.watched, self._backward = watched, backward
+        self.python = _top_hooks is None or torch._C._len_torch_dispatch_stack() > 0
         self.found: set[Any] = set()
         self.narrow: torch.dtype | None = None
         self._out = _Out(watched, self.found)
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Torch would put its compiler's wrapper around each call, and nothing is compiled."""
+        return False
 
     def __enter__(self) -> Touches:
         super().__enter__()
@@ -55,19 +70,29 @@ class Touches(TorchDispatchMode):
         super().__exit__(*exception)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        del types
         kwargs = kwargs or {}
         watched = self.watched
-        for argument in (*args, *kwargs.values()):
+        for argument in (*args, *kwargs.values()) if kwargs else args:
             if id(argument) in watched:
                 self.found.add(watched[id(argument)])
-            elif isinstance(argument, dict) or (
-                isinstance(argument, list | tuple) and not _WORDS.issuperset(map(type, argument))
+            elif type(argument) not in _LONE and (
+                isinstance(argument, dict)
+                or (
+                    isinstance(argument, list | tuple)
+                    and not _WORDS.issuperset(map(type, argument))
+                )
             ):
                 self.found.update(watched[id(x)] for x in tree_leaves(argument) if id(x) in watched)
-        out = func(*args, **kwargs)
+        # Modes of functions have seen what Python has called, but for a script without gradients.
+        if getattr(func, "namespace", "") == "aten" and (self._backward or torch.is_grad_enabled()):
+            with torch._C.DisableTorchFunction():
+                out = func(*args, **kwargs)
+        else:
+            out = func(*args, **kwargs)
         if isinstance(out, Tensor) and out.dtype in _NARROW:
             self.narrow = out.dtype
+        if not self.python:
+            self.python = not _LONE.issuperset(types) or _top_hooks(True) is not None
         return out
 
 

@@ -89,9 +89,7 @@ def custom_functions(result: Tensor) -> list[str]:
     Returns:
         Those that are not torch's own, each once.
     """
-    classes = (getattr(node, "_forward_cls", None) for node in operations(result))
-    own = (c for c in classes if c is not None and not c.__module__.startswith("torch."))
-    return list(dict.fromkeys(c.__name__ for c in own))
+    return list(dict.fromkeys(name for node in operations(result) if (name := _custom(node))))
 
 
 def bent_operations(result: Tensor) -> list[str]:
@@ -103,6 +101,16 @@ def bent_operations(result: Tensor) -> list[str]:
     Returns:
         The custom functions, and torch's own that quantise or call hooks; each once.
     """
-    names = (node.name() for node in operations(result))
-    own = [name for name in names if name.startswith(_BENT)]
-    return list(dict.fromkeys([*custom_functions(result), *own]))
+    found = {_custom(node) or _bent(node) for node in operations(result)}
+    return sorted(found - {""})
+
+
+def _custom(node: Any) -> str:
+    """The name of the function that a node of autograd is of, if it is none of torch's own."""
+    kind = getattr(node, "_forward_cls", None)
+    return "" if kind is None or kind.__module__.startswith("torch.") else kind.__name__
+
+
+def _bent(node: Any) -> str:
+    name = node.name()
+    return name if name.startswith(_BENT) else ""

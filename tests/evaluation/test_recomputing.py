@@ -74,7 +74,14 @@ class Net(nn.Module):
             h = Again.apply(self.middle, h, *self.middle.parameters())
         else:
             h = self.middle(h)
+        if self.again == "hook":
+            h.register_hook(lambda g: g * self._length())
+        elif self.again == "operation's hook":  # which is no function of torch's, as calls go
+            h.grad_fn.register_prehook(lambda g: (g[0] * self._length(),))
         return self.last(h)
+
+    def _length(self) -> Tensor:
+        return torch.linalg.vector_norm(self.middle[0].weight)
 
 
 def two_levels(net: nn.Module, method: Any) -> tuple[mlopt.Engine, mlopt.Variable]:
@@ -198,12 +205,21 @@ class WithNone(nn.Module):
         return x * self.weight
 
 
+class Offloaded(nn.Linear):
+    """A layer of which other memory holds what its backward needs: nothing is computed again."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.autograd.graph.save_on_cpu():
+            return super().forward(x).exp()
+
+
 PLAIN = {
     "linear": lambda: nn.Linear(3, 1),
     "batch norm": lambda: nn.BatchNorm1d(3),
     "no statistics": lambda: nn.BatchNorm1d(3, track_running_stats=False),
     "no weights": lambda: nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3, affine=False)),
     "none": WithNone,
+    "offloaded": lambda: Offloaded(3, 1),
     "layer norm": lambda: nn.LayerNorm(3),
     "dropout": lambda: nn.Sequential(nn.Linear(3, 3), nn.Dropout(0.2)),
     "spectral norm": lambda: spectral_norm(nn.Linear(3, 3)),
@@ -220,8 +236,16 @@ def test_what_is_computed_once_is_not_taken_for_more(name: str) -> None:
     assert not engine._evaluator.recomputing
 
 
+@pytest.mark.parametrize("method", ["exact", "unrolled"])
+def test_a_hook_reads_the_point_wherever_it_hangs(method: str) -> None:
+    one, other = found("hook", "none", method), found("operation's hook", "none", method)
+    assert all(map(torch.equal, one, other))
+    assert not torch.equal(one[0], found("", "none", method)[0])
+
+
+@pytest.mark.filterwarnings("ignore::mlopt.CapabilityWarning")  # of differences with hooks
 def test_what_is_computed_again_is_noticed() -> None:
-    for again in ("checkpoint", "function"):
+    for again in ("checkpoint", "function", "hook", "operation's hook"):
         engine, _ = two_levels(
             seeded(4, lambda again=again: Net(again, "batch")), METHODS["central"]
         )
