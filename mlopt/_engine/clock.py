@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from operator import attrgetter
 from typing import Any
 
@@ -40,6 +40,15 @@ class Clock:
         self.means: dict[str, float] = {}
         self._sums: dict[str, Tensor | float] = {}
         self._counts: dict[str, int] = {}
+
+    @property
+    def state(self) -> dict[str, Any]:
+        """The means of the last epoch, and what those of this one are made of."""
+        return {"means": self.means, "sums": self._sums, "counts": self._counts}
+
+    @state.setter
+    def state(self, state: Mapping[str, Any]) -> None:
+        self.means, self._sums, self._counts = state["means"], state["sums"], state["counts"]
 
     def after_step(
         self, outcome: Outcome, transaction: Transaction, epochs: bool, ended: bool

@@ -16,8 +16,9 @@ from .._graph.stream import Stream
 from .clock import still
 from .loop import Loop
 from .schedule import AbstractSchedule
+from .state import load_state, save_state
 from .stepper import Stepper
-from .turns import have_turn, refuse_inside
+from .turns import have_turn, in_turn, refuse_inside
 
 __all__ = ["Callback", "Engine"]
 
@@ -201,6 +202,42 @@ class Engine(Stepper):
                 "drawn: it waits for its start, or has no optimizer and no reader. Give epoch= the "
                 "loader of another problem."
             )
+
+    @in_turn("state_dict()")
+    def state_dict(self) -> dict[str, Any]:
+        """All that the next steps depend on, of this engine and what it was made of.
+
+        Variables and buffers, optimizers and schedulers, memories of signals, counters, where each
+        loader stands and in which pass, the means of this epoch, and the random numbers of torch,
+        NumPy and Python that come next. An engine that is made in the same way goes on from it to
+        the bit, in another process, too.
+
+        Batches are not saved: a loader is gone through again to where it stood, with the same
+        random numbers. Nothing of the state is shared with the engine, and
+        `torch.load(weights_only=True)` reads it. To be called between steps, in callbacks too.
+
+        Returns:
+            Tensors and plain values, for `load_state_dict`.
+
+        Raises:
+            SettingsError: an optimizer or scheduler holds something that cannot be read back so,
+                or has no `state_dict()`.
+        """
+        return save_state(self)
+
+    @in_turn("load_state_dict()")
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from where another engine stood.
+
+        Args:
+            state: what `state_dict` gave, of an engine that was made of the same graph, optimizers
+                and loaders.
+
+        Raises:
+            SettingsError: it is not the state of such an engine, and nothing has changed; the
+                message says what differs.
+        """
+        load_state(self, state)
 
     @property
     def schedule(self) -> AbstractSchedule:

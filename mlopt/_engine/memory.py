@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Container, Iterator, Sequence
 from functools import partial
 from itertools import chain
-from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -89,7 +88,7 @@ class Memory:
     def keep_attributes(self, held: Any, *names: str) -> None:
         """Remember which objects some attributes are; these are not followed."""
         attributes = vars(held)
-        self._attributes.append((attributes, names, itemgetter(*names)(attributes)))
+        self._attributes.append((attributes, names, [*map(attributes.__getitem__, names)]))
 
     def news(self) -> tuple[list[tuple[Any, Tensor]], Any]:
         """What has come since it was remembered.

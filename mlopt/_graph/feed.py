@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -94,6 +94,27 @@ class Feed:
                 passes[s] = self._sources[s].passed(used[s], self._used[s])
         self.passes, self._used, self._ready = passes, used, ready
         self.read = dict.fromkeys(self.streams, 0)
+
+    def save(self) -> list[dict[str, Any]]:
+        """Where each stream stands, as it is saved: batches that wait are drawn again."""
+        return [
+            {"passes": self.passes[s], "used": self._used[s], **self._sources[s].save()}
+            for s in self.streams
+        ]
+
+    def differs(self, stream: Stream, saved: Mapping[str, Any]) -> str:
+        """How a stream is not the one of which this was saved; empty if it may be that."""
+        return self._sources[stream].differs(saved)
+
+    def load(self, saved: Sequence[Mapping[str, Any]]) -> None:
+        """Let each stand where those of another process did."""
+        found = dict(zip(self.streams, saved, strict=True))
+        for stream, state in found.items():
+            self._sources[stream].load(state)
+        self.passes = {s: state["passes"] for s, state in found.items()}
+        self._used = {s: state["used"] for s, state in found.items()}
+        self._ready = {s: [] for s in found}
+        self.read = dict.fromkeys(found, 0)
 
     def keep(self, keep: Callable[..., None]) -> None:
         """Have remembered what `finish` changes.

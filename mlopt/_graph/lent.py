@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import pickle
-import random
 from collections.abc import Sequence
 from itertools import count
 from typing import Any
 
-import numpy as np
-import torch
-
-from .._replay import derive_seed
+from .generators import get_state, load_state, other_state, save_state, seed_of, set_state
 
 __all__ = ["Lent"]
 
@@ -30,9 +25,9 @@ class _Loan:
 
     def begin(self) -> None:
         """Go on from where it stands, outside of the blocks."""
-        found = _state(self.generator)
-        self.state = _other(self.generator, found, self.order) if self.order else found
-        self.seed = _seed(self.generator)
+        found = get_state(self.generator)
+        self.state = other_state(self.generator, found, self.order) if self.order else found
+        self.seed = seed_of(self.generator)
 
 
 class Lent:
@@ -79,63 +74,35 @@ class Lent:
         taken = {loan.order for loan in loans if loan.generator is generator}
         return next(n for n in count() if n not in taken)
 
+    def save(self, states: tuple[tuple[Any, Any], ...] | None) -> list[Any] | None:
+        """Where they stood, as it is saved; None for None."""
+        return None if states is None else [save_state(state) for _, state in states]
+
+    def load(self, saved: Sequence[Any] | None) -> tuple[tuple[Any, Any], ...] | None:
+        """The way back, for those that are lent now, in the same order."""
+        if saved is None:
+            return None
+        generators = (loan.generator for loan in self._loans)
+        return tuple((g, load_state(g, s)) for g, s in zip(generators, saved, strict=True))
+
     def begin(self) -> None:
         """A pass begins: who has another seed since the last one did goes on from there."""
         for loan in self._loans:
-            if _seed(loan.generator) != loan.seed:
+            if seed_of(loan.generator) != loan.seed:
                 loan.begin()
 
     def __enter__(self) -> None:
-        self._before = [_state(loan.generator) for loan in self._loans]
+        self._before = [get_state(loan.generator) for loan in self._loans]
         for loan in self._loans:
-            _set(loan.generator, loan.state)
+            set_state(loan.generator, loan.state)
 
     def __exit__(self, *exception: object) -> None:
         for loan in self._loans:
-            loan.state = _state(loan.generator)
+            loan.state = get_state(loan.generator)
         self.close()
 
     def close(self) -> None:
         """Put the generators back, if an exception in the block's own end has kept it from that."""
         for loan, state in zip(self._loans, self._before, strict=False):
-            _set(loan.generator, state)
+            set_state(loan.generator, state)
         self._before = []  # of a block that has ended
-
-
-def _state(generator: Any) -> Any:
-    if isinstance(generator, torch.Generator):
-        return generator.get_state()
-    if isinstance(generator, random.Random):
-        return generator.getstate()
-    if isinstance(generator, np.random.RandomState):
-        return generator.get_state(legacy=False)
-    return generator.state
-
-
-def _set(generator: Any, state: Any) -> None:
-    if isinstance(generator, torch.Generator):
-        generator.set_state(state)
-    elif isinstance(generator, random.Random):
-        generator.setstate(state)
-    elif isinstance(generator, np.random.RandomState):
-        generator.set_state(state)
-    else:
-        generator.state = state
-
-
-def _seed(generator: Any) -> int | None:
-    """Of a generator of torch. Nothing tells of others whether they were seeded or used."""
-    return generator.initial_seed() if isinstance(generator, torch.Generator) else None
-
-
-def _other(generator: Any, state: Any, number: int) -> Any:
-    """Another state of such a generator, made from its own and a number."""
-    text = state.numpy().tobytes() if isinstance(state, torch.Tensor) else pickle.dumps(state)
-    seed = derive_seed("lent", text.hex(), number)
-    if isinstance(generator, torch.Generator):
-        return torch.Generator(generator.device).manual_seed(seed).get_state()
-    if isinstance(generator, random.Random):
-        return random.Random(seed).getstate()
-    if isinstance(generator, np.random.RandomState):
-        return np.random.RandomState(seed % 2**32).get_state(legacy=False)
-    return type(generator)(seed).state

@@ -6,14 +6,12 @@ import operator
 import random
 import sys
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from torch import Tensor
-from torch.utils.data import DataLoader
 
 from .._errors import CapabilityWarning, DataError
 from .._replay import replay
@@ -22,6 +20,7 @@ from .held import attributes, counts, holds
 from .known import certain, makes_anew
 from .lent import Lent
 from .living import Living
+from .starts import Start, load_others, others_at, save_others
 from .stream import describe, length_of
 from .workers import Workers
 
@@ -32,21 +31,6 @@ _running: Living[Passes] = Living()
 
 # Who has begun a pass.
 _begun: Living[Passes] = Living()
-
-
-@dataclass(frozen=True)
-class _Start:
-    """Where a pass began: the index of its first batch, its number, and generators' states.
-
-    Those of the loader's generators, and of Python's and NumPy's, by which a loader may shuffle.
-    And which data loaders had workers already.
-    """
-
-    index: int
-    number: int
-    made: tuple[DataLoader, ...] = ()
-    states: tuple[Any, ...] | None = None
-    others: tuple[Any, Any] | None = None
 
 
 class Passes:
@@ -82,7 +66,7 @@ class Passes:
         self._ahead: list[Any] = []
         self._believed = True  # the loader's length
         self._length = 0  # of this pass, as the loader says it; 0: unknown
-        self._starts = [_Start(0, 0)]  # of this pass, and of those before that are still in use
+        self._starts = [Start(0, 0)]  # of this pass, and of those before that are still in use
         self._said = False  # that the loader changes under another's hands
         self._since = 0  # the index of the first batch that may be asked for again
         self._next = 0  # the index of the batch that comes next; -1: unknown
@@ -134,6 +118,46 @@ class Passes:
     def stands(self, index: int) -> bool:
         """Whether the next batch is the one with this index: no draw has failed on the way."""
         return self._next == index
+
+    def save(self) -> dict[str, Any]:
+        """Where the passes stand, as it is saved: enough to go through the last one again."""
+        return {
+            "believed": self._believed,
+            "generators": self._lent.save(self._lent.states),
+            "starts": [
+                {
+                    "index": start.index,
+                    "number": start.number,
+                    "workers": self._workers.places(start.made),
+                    "generators": self._lent.save(start.states),
+                    "others": save_others(start.others),
+                }
+                for start in self._starts
+            ],
+        }
+
+    def differs(self, saved: Mapping[str, Any]) -> str:
+        """How the loader is not the one of which this was saved; empty if it may be that."""
+        here, there = len(self._lent.states), len(saved["generators"] or ())
+        if here != there:
+            return f"has {there} generators of random numbers in it, not {here}"
+        return ""
+
+    def load(self, saved: Mapping[str, Any]) -> None:
+        """Let them stand where those of another process did: the next draw goes there."""
+        states = self._lent.load(saved["generators"])
+        starts = [
+            Start(
+                found["index"],
+                found["number"],
+                self._workers.at(found["workers"]),
+                self._lent.load(found["generators"]),
+                load_others(found["others"]),
+            )
+            for found in saved["starts"]
+        ]
+        self._iterator, self._ahead, self._next = None, [], -1
+        self._believed, self._starts, self._lent.states = saved["believed"], starts, states or ()
 
     def _look(self) -> None:
         """See what the loader is made of, if a part of it is another than the last time."""
@@ -262,7 +286,7 @@ class Passes:
         starts = self._starts
         while len(starts) > 1 and starts[1].index <= self._since:
             del starts[0]
-        starts.append(_Start(index, starts[-1].number + 1, self._workers.made))
+        starts.append(Start(index, starts[-1].number + 1, self._workers.made))
 
     def _go_to(self, index: int) -> None:
         """Go through the pass again, up to the batch with this index."""
@@ -281,18 +305,18 @@ class Passes:
                 CapabilityWarning,
                 stacklevel=2,
             )
-        with _others_at(start.others):
+        with others_at(start.others):
             for i in range(start.index, index):
                 found = self._advance(i)
                 if not found:
                     raise self._ended_early(i - start.index)
 
-    def _renew(self, start: _Start) -> None:
+    def _renew(self, start: Start) -> None:
         """Have workers made anew, which may have died, and the generators where the pass begins."""
         states = self._lent.states if start.states is None else start.states
         replayed = replay(0)
         try:
-            with _others_at(None), replayed, self._lent:
+            with others_at(None), replayed, self._lent:
                 self._workers.renew(start.made)
         finally:
             self._lent.close()
@@ -312,20 +336,6 @@ class Passes:
             "begins with iter(loader), which has to begin anew."
         )
         return DataError(f"{loader} gave no batch in a whole pass{again if number else '.'}")
-
-
-@contextmanager
-def _others_at(states: tuple[Any, Any] | None) -> Iterator[None]:
-    """Python's and NumPy's generators at these states for a block."""
-    before = (random.getstate(), np.random.get_state())
-    try:
-        if states is not None:
-            random.setstate(states[0])
-            np.random.set_state(states[1])
-        yield
-    finally:
-        random.setstate(before[0])
-        np.random.set_state(before[1])
 
 
 def _copied(held: Any) -> Any:

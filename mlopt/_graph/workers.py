@@ -42,6 +42,14 @@ class Workers:
         """Those that have workers now."""
         return tuple(loader for loader, iterator in self._kept if iterator is not None)
 
+    def places(self, made: Sequence[DataLoader]) -> list[int]:
+        """Which of them these are, by number."""
+        return [i for i, (loader, _) in enumerate(self._kept) if any(loader is m for m in made)]
+
+    def at(self, places: Sequence[int]) -> tuple[DataLoader, ...]:
+        """The way back."""
+        return tuple(self._kept[i][0] for i in places)
+
     def renew(self, made: Sequence[DataLoader]) -> None:
         """Have others made, for these may have died.
 
