@@ -24,6 +24,10 @@ if TYPE_CHECKING:
 __all__ = ["load_state", "save_state"]
 
 FORMAT = 1
+_KEYS = (
+    "steps", "epoch", "epoch_stream", "failures", "signals", "measurement", "care", "variables",
+    "optimizers", "schedulers", "clock", "streams", "generators",
+)  # fmt: skip
 
 
 def save_state(engine: Stepper) -> dict[str, Any]:
@@ -71,6 +75,7 @@ def load_state(engine: Stepper, state: Mapping[str, Any]) -> None:
     block = Transaction(engine._evaluator, engine._interrupts, engine._holdings)
     with block as transaction, torch.no_grad():
         _keep(engine, transaction)
+        engine._interrupts.begin()
         for name, source in _sources(engine):
             _write(engine, source, state["variables"][name])
         for problem in engine.graph.problems:
@@ -80,7 +85,6 @@ def load_state(engine: Stepper, state: Mapping[str, Any]) -> None:
             if problem.scheduler is not None:
                 scheduler = _scheduler(problem)
                 _load(scheduler, state["schedulers"][label], f"{problem.name}.scheduler")
-        engine._feed.load(state["streams"])
         engine.clock.state = portable(state["clock"], "a mean", copy)
         engine.steps, engine.epoch = state["steps"], state["epoch"]
         at = state["epoch_stream"]
@@ -93,6 +97,8 @@ def load_state(engine: Stepper, state: Mapping[str, Any]) -> None:
         nodes = {label: node for node, label in engine.graph.labels.items()}
         engine._care.unsolved = {nodes[label] for label in state["care"]["unsolved"]}
         engine._ownership.check()
+        with engine._interrupts.lifted():
+            engine._feed.load(state["streams"])  # which may take long, and is whole by itself
     _set_generators(engine, state["generators"])
 
 
@@ -108,7 +114,15 @@ def compare(engine: Stepper, state: Mapping[str, Any]) -> None:
             f"load_state_dict: its format is {state['format']}, and this mlopt reads {FORMAT}. "
             "Load it with the version that has written it."
         )
-    other = [*_differences(engine, state)]
+    try:
+        if missing := [key for key in _KEYS if key not in state]:
+            raise KeyError(", ".join(missing))
+        other = [*_differences(engine, state)]
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise SettingsError(
+            f"load_state_dict: this is no whole state of an engine ({type(error).__name__}: "
+            f"{error}). Give what state_dict() has given."
+        ) from error
     if other:
         more = f"; and {len(other) - 5} more" if len(other) > 5 else ""
         raise SettingsError(

@@ -97,23 +97,35 @@ class Feed:
 
     def save(self) -> list[dict[str, Any]]:
         """Where each stream stands, as it is saved: batches that wait are drawn again."""
-        return [
-            {"passes": self.passes[s], "used": self._used[s], **self._sources[s].save()}
-            for s in self.streams
-        ]
+        saved = []
+        for stream, source in self._sources.items():
+            used, waiting = self._used[stream], len(self._ready[stream])
+            waiting = waiting if source.stands(used + waiting) else 0
+            at = {"passes": self.passes[stream], "used": used, "waiting": waiting}
+            saved.append({**at, **source.save()})
+        return saved
 
     def differs(self, stream: Stream, saved: Mapping[str, Any]) -> str:
         """How a stream is not the one of which this was saved; empty if it may be that."""
         return self._sources[stream].differs(saved)
 
     def load(self, saved: Sequence[Mapping[str, Any]]) -> None:
-        """Let each stand where those of another process did."""
+        """Let each stand where those of another process did; or all as they are, if it raises."""
+        ready: dict[Stream, list[tuple[Any, int]]] = {}
         found = dict(zip(self.streams, saved, strict=True))
-        for stream, state in found.items():
-            self._sources[stream].load(state)
-        self.passes = {s: state["passes"] for s, state in found.items()}
-        self._used = {s: state["used"] for s, state in found.items()}
-        self._ready = {s: [] for s in found}
+        undo = [source.remember() for source in self._sources.values()]
+        try:
+            for stream, state in found.items():
+                at = (state["used"], state["waiting"])
+                waiting = self._sources[stream].load(state, *at)
+                ready[stream] = [(move(batch, self._device), number) for batch, number in waiting]
+        except BaseException:
+            for put_back in undo:
+                put_back()
+            raise
+        passes = {s: state["passes"] for s, state in found.items()}
+        used = {s: state["used"] for s, state in found.items()}
+        self.passes, self._used, self._ready = passes, used, ready
         self.read = dict.fromkeys(found, 0)
 
     def keep(self, keep: Callable[..., None]) -> None:

@@ -20,7 +20,7 @@ from .held import attributes, counts, holds
 from .known import certain, makes_anew
 from .lent import Lent
 from .living import Living
-from .starts import Start, load_others, others_at, save_others
+from .starts import Start, load_start, others_at, save_start, set_others
 from .stream import describe, length_of
 from .workers import Workers
 
@@ -123,17 +123,9 @@ class Passes:
         """Where the passes stand, as it is saved: enough to go through the last one again."""
         return {
             "believed": self._believed,
+            "ahead": len(self._ahead),
             "generators": self._lent.save(self._lent.states),
-            "starts": [
-                {
-                    "index": start.index,
-                    "number": start.number,
-                    "workers": self._workers.places(start.made),
-                    "generators": self._lent.save(start.states),
-                    "others": save_others(start.others),
-                }
-                for start in self._starts
-            ],
+            "starts": [save_start(start, self._lent, self._workers) for start in self._starts],
         }
 
     def differs(self, saved: Mapping[str, Any]) -> str:
@@ -143,21 +135,44 @@ class Passes:
             return f"has {there} generators of random numbers in it, not {here}"
         return ""
 
-    def load(self, saved: Mapping[str, Any]) -> None:
-        """Let them stand where those of another process did: the next draw goes there."""
-        states = self._lent.load(saved["generators"])
-        starts = [
-            Start(
-                found["index"],
-                found["number"],
-                self._workers.at(found["workers"]),
-                self._lent.load(found["generators"]),
-                load_others(found["others"]),
-            )
-            for found in saved["starts"]
-        ]
-        self._iterator, self._ahead, self._next = None, [], -1
-        self._believed, self._starts, self._lent.states = saved["believed"], starts, states or ()
+    def load(self, saved: Mapping[str, Any], index: int, drawn: int) -> list[tuple[Any, int]]:
+        """Let them stand where those of another process did.
+
+        The pass is gone through again, with the generators' states of then, those of Python and
+        NumPy among them: batches that were drawn already, and not used, are drawn with these.
+
+        Args:
+            saved: what `save` gave.
+            index: of the batch that comes next.
+            drawn: how many had been drawn that were not used.
+
+        Returns:
+            These, and the numbers of their passes.
+        """
+        starts = [load_start(found, self._lent, self._workers) for found in saved["starts"]]
+        later = {start.index: start.others for start in starts if start.index > index}
+        self._believed, self._starts = saved["believed"], starts[: len(starts) - len(later)]
+        self._lent.states = self._lent.load(saved["generators"]) or ()
+        waiting: list[tuple[Any, int]] = []
+        with others_at(self._starts[-1].others):
+            self._replay(index)
+            self._next = index
+            for i in range(index, index + drawn):
+                set_others(later.get(i))
+                waiting.append(self.draw(i))
+            if saved["ahead"]:
+                self._ahead = self._advance(index + drawn)
+        return waiting
+
+    def remember(self) -> Callable[[], None]:
+        """What puts back where the passes stand now."""
+        believed, starts, states = self._believed, [*self._starts], self._lent.states
+
+        def put_back() -> None:
+            self._next = -1  # so that the pass is gone through again
+            self._believed, self._starts, self._lent.states = believed, starts, states
+
+        return put_back
 
     def _look(self) -> None:
         """See what the loader is made of, if a part of it is another than the last time."""
@@ -289,9 +304,14 @@ class Passes:
         starts.append(Start(index, starts[-1].number + 1, self._workers.made))
 
     def _go_to(self, index: int) -> None:
-        """Go through the pass again, up to the batch with this index."""
+        """Go back to the batch with this index."""
         while len(self._starts) > 1 and self._starts[-1].index > index:
             del self._starts[-1]
+        with others_at(self._starts[-1].others):
+            self._replay(index)
+
+    def _replay(self, index: int) -> None:
+        """Go through the pass again, up to the batch with this index."""
         start = self._starts[-1]
         self._iterator, self._ahead = None, []
         self._renew(start)
@@ -305,11 +325,10 @@ class Passes:
                 CapabilityWarning,
                 stacklevel=2,
             )
-        with others_at(start.others):
-            for i in range(start.index, index):
-                found = self._advance(i)
-                if not found:
-                    raise self._ended_early(i - start.index)
+        for i in range(start.index, index):
+            found = self._advance(i)
+            if not found:
+                raise self._ended_early(i - start.index)
 
     def _renew(self, start: Start) -> None:
         """Have workers made anew, which may have died, and the generators where the pass begins."""

@@ -13,13 +13,17 @@ from .._errors import SettingsError
 
 __all__ = ["arrays", "portable"]
 
-_WORDS = (type(None), bool, int, float, complex, str, bytes, torch.dtype, torch.device, torch.Size)
+#: What is immutable, and read back as it is: of these very classes.
+_WORDS = frozenset({
+    type(None), bool, int, float, complex, str, bytes, torch.dtype, torch.device, torch.Size,
+})  # fmt: skip
+_BASES = (bool, int, float, complex, str, bytes)
 
 
 def portable(held: Any, name: str, copy: Callable[[Tensor], Tensor] = torch.clone) -> Any:
     """The same state as tensors, numbers, words, lists, tuples, sets and dicts.
 
-    Scalars of NumPy become numbers, its arrays tensors, containers of other classes plain ones.
+    Scalars of NumPy become numbers, its arrays tensors, what is of subclasses plain.
 
     Args:
         held: state.
@@ -34,10 +38,12 @@ def portable(held: Any, name: str, copy: Callable[[Tensor], Tensor] = torch.clon
     """
     if isinstance(held, Tensor):
         return copy(held.detach())
-    if isinstance(held, _WORDS):
+    if type(held) in _WORDS:
         return held
-    if isinstance(held, np.generic) and isinstance(item := held.item(), _WORDS):
-        return item
+    if isinstance(held, np.generic) and type(held.item()) in _WORDS:
+        return held.item()
+    if isinstance(held, _BASES):  # of a class of its own
+        return next(kind for kind in _BASES if isinstance(held, kind))(held)
     if isinstance(held, np.ndarray) and held.dtype.kind in "biufc":
         return torch.from_numpy(np.array(held, order="C"))
     if isinstance(held, dict):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -11,9 +11,11 @@ from typing import Any
 import numpy as np
 from torch.utils.data import DataLoader
 
+from .lent import Lent
 from .portable import arrays, portable
+from .workers import Workers
 
-__all__ = ["Start", "load_others", "others_at", "save_others"]
+__all__ = ["Start", "load_start", "others_at", "save_start", "set_others"]
 
 
 @dataclass(frozen=True)
@@ -36,25 +38,42 @@ def others_at(states: tuple[Any, Any] | None) -> Iterator[None]:
     """Python's and NumPy's generators at these states for a block."""
     before = (random.getstate(), np.random.get_state())
     try:
-        if states is not None:
-            random.setstate(states[0])
-            np.random.set_state(states[1])
+        set_others(states)
         yield
     finally:
-        random.setstate(before[0])
-        np.random.set_state(before[1])
+        set_others(before)
 
 
-def save_others(states: tuple[Any, Any] | None) -> Any:
-    """These states, as they are saved."""
-    if states is None:
-        return None
-    python, numpy = states
-    with others_at((python, numpy)):
-        numpy = np.random.get_state(legacy=False)
-    return {"python": python, "numpy": portable(numpy, "NumPy's generator")}
+def set_others(states: tuple[Any, Any] | None) -> None:
+    """Let Python's and NumPy's generators stand at these states; for None as they are."""
+    if states is not None:
+        random.setstate(states[0])
+        np.random.set_state(states[1])
 
 
-def load_others(saved: Any) -> tuple[Any, Any] | None:
+def save_start(start: Start, lent: Lent, workers: Workers) -> dict[str, Any]:
+    """A start as it is saved, with what the same loader of another process can be told."""
+    others = start.others
+    if others is not None:
+        with others_at(others):
+            numpy = np.random.get_state(legacy=False)
+        others = {"python": others[0], "numpy": portable(numpy, "NumPy's generator")}
+    return {
+        "index": start.index,
+        "number": start.number,
+        "workers": workers.places(start.made),
+        "generators": lent.save(start.states),
+        "others": others,
+    }
+
+
+def load_start(saved: Mapping[str, Any], lent: Lent, workers: Workers) -> Start:
     """The way back."""
-    return None if saved is None else (saved["python"], arrays(saved["numpy"]))
+    others = saved["others"]
+    return Start(
+        saved["index"],
+        saved["number"],
+        workers.at(saved["workers"]),
+        lent.load(saved["generators"]),
+        None if others is None else (others["python"], arrays(others["numpy"])),
+    )
