@@ -264,22 +264,37 @@ class NodeCheck:
 
     def _differentiate(self, own: dict[int, Any], again: Calls) -> Tensors:
         """The gradient by all that the function reads; who computes anything again is noted."""
-        outputs = [t for t in differentiable(self.node, self.result) if t.requires_grad]
+        outputs = self._outputs()
         bent = [way for t in outputs for way in bent_operations(t)]
         hooks = HOOK in " ".join(self.ways)
         self.evaluator.bent |= hooks or bool(bent)
         self.ways += bent
+        # To watch a backward pass takes half as long as the pass, and only Python computes again.
+        python = self._python or hooks or runs_python(outputs)
+        found, touched = self._gradient(outputs, own, again, python)
+        if again.backward and not python:  # by a hook, it may be, that nobody has seen
+            self.result, _ = self._evaluate()
+            found, touched = self._gradient(self._outputs(), own, again, True)
+        if touched:
+            self.evaluator.recomputing.add(self.node)
+        return found
+
+    def _outputs(self) -> list[Tensor]:
+        return [t for t in differentiable(self.node, self.result) if t.requires_grad]
+
+    def _gradient(
+        self, outputs: list[Tensor], own: dict[int, Any], again: Calls, watch: bool
+    ) -> tuple[Tensors, set[Any]]:
+        """The gradient, and what its pass has touched of the variables' own, if it is watched."""
         inputs = {k: t for k, t in self.leaves.items() if t.requires_grad}
         lent = self.evaluator.open()
         self._lend_buffers(lent)
         # Only tensors: a buffer may be None, as may be an argument of any operation.
         inside = ((slot[key], key) for slot, key, _ in lent.slots)
         tensors = {**own, **{id(t): key for t, key in inside if t is not None}}
-        # To watch a backward pass takes half as long as the pass, and only Python computes again.
-        python = self._python or hooks or runs_python(outputs)
         touches, along = Touches(tensors, backward=True), [torch.ones_like(t) for t in outputs]
         try:
-            with torch.enable_grad(), eager(), touches if python else nullcontext(), again:
+            with torch.enable_grad(), eager(), touches if watch else nullcontext(), again:
                 found = derivatives(outputs, inputs, along)
         except RuntimeError as error:  # torch has no type of its own for it
             if exhausted(error):
@@ -291,14 +306,12 @@ class NodeCheck:
             ) from error
         finally:
             self.evaluator.shut()
-        if touches.found or (again.backward and not python):  # by a hook that nobody has seen
-            self.evaluator.recomputing.add(self.node)
         if len(found) < len(inputs) and _has_reentrant(outputs):
             raise GraphError(
                 f"{self.node.name}: a reentrant checkpoint hides what is used inside of it from "
                 "its gradient. Give use_reentrant=False."
             )
-        return found
+        return found, touches.found
 
     def _lend_buffers(self, lent: Swap) -> None:
         """Copies in the places of buffers, for what is computed again where nobody knows it yet."""
