@@ -5,16 +5,17 @@ Each is declared in terms of the other, so they share this file.
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 from .._arguments import checked, from_one, from_zero, in_body, take
 from .._errors import GraphError, NonFiniteError, SettingsError
-from .._graph.options import listed
 from .._graph.stream import Stream
 from .clock import still
+from .hooks import observers_of, takes
 from .loop import Loop
+from .resuming import Course, check_override, go_on
 from .schedule import AbstractSchedule
 from .state import load_state, save_state
 from .stepper import Stepper
@@ -56,8 +57,18 @@ class Callback:
     def on_skip(self, engine: Engine, error: NonFiniteError) -> None:
         """After a step of which nothing was committed, if the engine goes on."""
 
+    def on_between(self, engine: Engine) -> None:
+        """After all other hooks of a step: here the states of engine and callbacks are whole."""
+
     def on_end(self, engine: Engine) -> None:
         """After the last step, also if an error ends the run, which is what is raised then."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """What this has to know again where a run is resumed, as tensors and plain values."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from what `state_dict` gave, in the run that is resumed; before `on_start`."""
 
 
 class Engine(Stepper):
@@ -103,6 +114,7 @@ class Engine(Stepper):
     """
 
     _stopping = False
+    _course = Course((), (0, 0), None)
 
     @checked(
         SettingsError,
@@ -123,6 +135,8 @@ class Engine(Stepper):
         callbacks: Iterable[Callback] = (),
         log_every: int = 50,
         progress: bool = True,
+        resume: str | Path | None = None,
+        override: Collection[str] = (),
     ) -> None:
         """Take steps.
 
@@ -137,11 +151,15 @@ class Engine(Stepper):
             callbacks: observers.
             log_every: steps between logging steps, on which metrics become numbers.
             progress: show a progress bar.
+            resume: a folder of checkpoints, see `Checkpoint`: the run goes on from the newest one,
+                and steps and epochs count from where it first began. In an empty folder it begins.
+            override: what may be another than in the checkpoint: "graph", "objectives" (the text of
+                their functions), "optimizers", "data", "seed". Devices and lengths always may.
 
         Raises:
             SettingsError: not exactly one of steps and epochs, no stream to count epochs by, an
                 option that is not what it must be, a callback whose methods named on_ are no hooks
-                or take other arguments, or a run inside a run.
+                or take other arguments, a run inside a run, or a checkpoint of another run.
             NonFiniteError: as `step`.
         """
         have_turn("run()", refuse_inside, self, "run()")
@@ -157,14 +175,18 @@ class Engine(Stepper):
                 f"run: validate_every={validate_every} counts epochs, and nothing here has data to "
                 "count them by. Leave it out, and validate every n steps in Callback.on_step."
             )
-        if validate is not None and not _takes(validate):
+        if validate is not None and not takes(validate):
             raise SettingsError(
                 "run: validate= is called without arguments, and this function asks for some. Give "
                 "lambda: validate(engine)."
             )
-        observers = _observers(callbacks)
+        observers = observers_of(callbacks, Callback)
+        allowed = check_override(override)
         if stream is not None and epochs:
             self._check_drawn(stream)
+        began, folder = (self.steps, self.epoch), None if resume is None else Path(resume)
+        if folder is not None:
+            began = go_on(self, self.load_state_dict, observers, folder, allowed)
         if epoch is not None and stream is not None:
             self._epoch_stream, self.epoch = stream, self._feed.passes[stream]
 
@@ -178,7 +200,8 @@ class Engine(Stepper):
         loop = Loop(self, tell, lambda: self._stopping, validate, validate_every, log_every)
         try:
             self._running, self._stopping = True, False
-            loop.run(steps, epochs, stream, progress)
+            self._course = Course(observers, began, folder)
+            loop.run(began, steps, epochs, stream, progress)
         finally:
             self._running = False
 
@@ -271,52 +294,3 @@ class Engine(Stepper):
     def stopping(self) -> bool:
         """Whether `stop` was called in this run."""
         return self._stopping
-
-
-def _observers(callbacks: Any) -> tuple[Callback, ...]:
-    observers = listed("run", "callbacks", callbacks, "[MyCallback()]", SettingsError)
-    for callback in observers:
-        if not isinstance(callback, Callback):
-            raise SettingsError(
-                f"run: callbacks= holds {callback!r}; it takes objects of classes derived from "
-                "mlopt.Callback."
-            )
-        _check_hooks(callback)
-    return observers
-
-
-def _check_hooks(callback: Callback) -> None:
-    """All that is named like a hook is one, and can be called as one."""
-    kind = type(callback).__name__
-    for name in dir(callback):
-        if not name.startswith("on_") or not callable(hook := getattr(callback, name)):
-            continue
-        if name not in _HOOKS:
-            raise SettingsError(
-                f"run: {kind}.{name} is no hook and would never be called. The hooks are "
-                f"{', '.join(_HOOKS)}; give a method of your own a name without on_."
-            )
-        if not _takes(hook, *_HOOKS[name]):
-            raise SettingsError(
-                f"run: {kind}.{name} is called with ({', '.join(_HOOKS[name])}), which its "
-                "signature does not take. Give it these arguments, behind self."
-            )
-
-
-#: What each hook of a callback is called with.
-_HOOKS = {
-    name: tuple(inspect.signature(hook).parameters)[1:]
-    for name, hook in vars(Callback).items()
-    if name.startswith("on_")
-}
-
-
-def _takes(function: Callable[..., Any], *arguments: object) -> bool:
-    """Whether a function can be called with so many arguments."""
-    try:
-        inspect.signature(function).bind(*arguments)
-    except TypeError:
-        return False
-    except ValueError:  # some callables in C have no signature
-        pass
-    return True

@@ -50,27 +50,34 @@ class Loop:
         self._left_out: set[str] = set()
 
     def run(
-        self, steps: int | None, epochs: int | None, stream: Stream | None, progress: bool
+        self,
+        began: tuple[int, int],
+        steps: int | None,
+        epochs: int | None,
+        stream: Stream | None,
+        progress: bool,
     ) -> None:
         """Take steps until there are enough, or a callback stops the engine.
 
         Args:
-            steps: how many, or None.
-            epochs: how many, or None.
+            began: the step and the epoch at which the run has begun, in another process it may be.
+            steps: how many from there, or None.
+            epochs: how many from there, or None.
             stream: that counts epochs.
             progress: show a bar.
         """
         engine = self.engine
-        last_step = None if steps is None else engine.steps + steps
-        last_epoch = None if epochs is None else engine.epoch + epochs
+        first_step, first_epoch = began
+        last_step = None if steps is None else first_step + steps
+        last_epoch = None if epochs is None else first_epoch + epochs
         unsure = None
         if epochs is not None and stream is not None:
             if stream.length is None:
                 unsure = stream
             else:
                 steps = epochs * stream.length
-        bar = tqdm(total=steps, disable=not progress, unit="step")
-        began = engine.steps
+        here = engine.steps
+        bar = tqdm(total=steps, initial=here - first_step, disable=not progress, unit="step")
         try:
             self.tell("on_start")
             while not self.stopping():
@@ -79,7 +86,7 @@ class Loop:
                 if last_epoch is not None and engine.epoch >= last_epoch:
                     break
                 ended = have_turn("a step of run() and its callbacks", self._step, bar)
-                if unsure is not None and (ended or engine.steps - began == _LONG):
+                if unsure is not None and (ended or engine.steps - here == _LONG):
                     self._wonder(unsure, ended)
                     unsure = None
             if self._validated != engine.steps:
@@ -114,6 +121,7 @@ class Loop:
             self.tell("on_epoch", dict(engine.clock.means))
             if engine.epoch % self.validate_every == 0:
                 self._validate()
+        self.tell("on_between")
         return ended
 
     def _log(self, metrics: dict[str, Any], bar: Any) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,10 +16,8 @@ from .._graph.portable import arrays, portable
 from .._graph.problem import PerStep, Problem
 from .._variable import Variable
 from .measure import Measurement
+from .stepper import Stepper
 from .transaction import Transaction
-
-if TYPE_CHECKING:
-    from .stepper import Stepper
 
 __all__ = ["load_state", "save_state"]
 

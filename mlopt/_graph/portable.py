@@ -17,7 +17,7 @@ __all__ = ["arrays", "portable"]
 _WORDS = frozenset({
     type(None), bool, int, float, complex, str, bytes, torch.dtype, torch.device, torch.Size,
 })  # fmt: skip
-_BASES = (bool, int, float, complex, str, bytes)
+_BASES: tuple[Any, ...] = (bool, int, float, complex, str, bytes)
 
 
 def portable(held: Any, name: str, copy: Callable[[Tensor], Tensor] = torch.clone) -> Any:

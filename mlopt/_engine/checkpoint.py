@@ -1,0 +1,87 @@
+"""`Checkpoint`: saves the state of a run now and then, so that the run can be resumed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from .._arguments import checked, from_one
+from .._errors import SettingsError
+from .._files import Lock, is_part, said
+from .checkpoint_files import checkpoints, remove_old, write_checkpoint
+from .engine import Callback, Engine
+from .resuming import run_state
+
+__all__ = ["Checkpoint"]
+
+
+class Checkpoint(Callback):
+    """Saves a run every so many steps and at its end; `run(resume=folder)` goes on from there.
+
+        engine.run(steps=10_000, resume="runs/a", callbacks=[mlopt.Checkpoint("runs/a")])
+
+    That line starts the run and resumes it: an empty folder is a start. What a checkpoint holds is
+    `Engine.state_dict` and the states of all callbacks, after everything that belongs to a step has
+    been done; the run that goes on is the run that was interrupted, to the bit.
+
+    Each file is whole or not there, with a checksum over all of it; a damaged one is passed over
+    for the one before. One run at a time writes to a folder: its lock ends with its process.
+
+    Args:
+        folder: the checkpoints' own; made if it is not there.
+        every: steps from one checkpoint to the next.
+        keep: how many of the newest stay.
+
+    Raises:
+        SettingsError: `every` or `keep` is less than one.
+    """
+
+    @checked(SettingsError, every=from_one, keep=from_one)
+    def __init__(self, folder: str | Path, *, every: int = 100, keep: int = 3) -> None:
+        self.folder, self.every, self.keep = Path(folder), every, keep
+        self._lock = Lock(self.folder / ".lock", self.folder)
+        self._whole = self._saved = -1  # after which step the state was whole, and was saved
+
+    def on_start(self, engine: Engine) -> None:
+        """Take the folder; refuse one with checkpoints of a run that this one does not go on."""
+        self._lock.acquire()
+        found = checkpoints(self.folder)
+        if found and self._saved < 0 and engine._course.folder != self.folder:
+            self._lock.release()
+            raise SettingsError(
+                f"Checkpoint: {self.folder} holds checkpoints of an earlier run, such as "
+                f"{found[0][1].name}. To go on with it, call run(resume={str(self.folder)!r}); for "
+                "a new run give another folder, or remove them."
+            )
+        self._whole = self._saved = engine.steps if found else -1
+        with said(self.folder, "read"):
+            for part in filter(is_part, self.folder.iterdir()):
+                part.unlink(missing_ok=True)
+
+    def on_between(self, engine: Engine) -> None:
+        """Save, if it is time."""
+        self._whole = engine.steps
+        if engine.steps % self.every == 0:
+            self.save(engine)
+
+    def on_end(self, engine: Engine) -> None:
+        """Save where the run ends, if its state is whole there, and give the folder back."""
+        try:
+            if self._lock.held and self._whole == engine.steps != self._saved:
+                self.save(engine)
+        finally:
+            self._lock.release()
+
+    def save(self, engine: Engine) -> None:
+        """Save now; between two steps of the run.
+
+        Args:
+            engine: that is run.
+
+        Raises:
+            SettingsError: the file cannot be written; earlier ones are as they were.
+        """
+        content: dict[str, Any] = run_state(engine, engine._course)
+        write_checkpoint(self.folder, engine.steps, content)
+        self._saved = engine.steps
+        remove_old(self.folder, self.keep)

@@ -1,0 +1,77 @@
+"""The hooks of callbacks: that all which are named like one can be called as one."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from .._errors import SettingsError
+from .._graph.options import listed
+
+__all__ = ["observers_of", "takes"]
+
+_C = TypeVar("_C")
+
+
+def observers_of(callbacks: Any, kind: type[_C]) -> tuple[_C, ...]:
+    """The callbacks of a run, all of whose hooks can be called.
+
+    Args:
+        callbacks: what was given.
+        kind: the class that they derive from.
+
+    Returns:
+        They.
+
+    Raises:
+        SettingsError: one is no callback, or has a method that is named like a hook and is none.
+    """
+    hooks = _hooks(kind)
+    observers = listed("run", "callbacks", callbacks, "[MyCallback()]", SettingsError)
+    for callback in observers:
+        if not isinstance(callback, kind):
+            raise SettingsError(
+                f"run: callbacks= holds {callback!r}; it takes objects of classes derived from "
+                "mlopt.Callback."
+            )
+        _check_hooks(callback, hooks)
+    return observers
+
+
+def _check_hooks(callback: Any, hooks: dict[str, tuple[str, ...]]) -> None:
+    """All that is named like a hook is one, and can be called as one."""
+    kind = type(callback).__name__
+    for name in dir(callback):
+        if not name.startswith("on_") or not callable(hook := getattr(callback, name)):
+            continue
+        if name not in hooks:
+            raise SettingsError(
+                f"run: {kind}.{name} is no hook and would never be called. The hooks are "
+                f"{', '.join(hooks)}; give a method of your own a name without on_."
+            )
+        if not takes(hook, *hooks[name]):
+            raise SettingsError(
+                f"run: {kind}.{name} is called with ({', '.join(hooks[name])}), which its "
+                "signature does not take. Give it these arguments, behind self."
+            )
+
+
+def _hooks(kind: type) -> dict[str, tuple[str, ...]]:
+    """What each hook of a callback is called with."""
+    return {
+        name: tuple(inspect.signature(hook).parameters)[1:]
+        for name, hook in vars(kind).items()
+        if name.startswith("on_")
+    }
+
+
+def takes(function: Callable[..., Any], *arguments: object) -> bool:
+    """Whether a function can be called with so many arguments."""
+    try:
+        inspect.signature(function).bind(*arguments)
+    except TypeError:
+        return False
+    except ValueError:  # some callables in C have no signature
+        pass
+    return True

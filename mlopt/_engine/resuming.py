@@ -1,0 +1,137 @@
+"""A run that goes on where another process left it: engine, callbacks, and where it began."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+from .._errors import SettingsError, exhausted
+from .._graph.portable import portable
+from .checkpoint_files import newest
+from .fingerprint import PARTS, check_fingerprint, fingerprint
+from .state import save_state
+from .stepper import Stepper
+
+__all__ = ["Course", "Stateful", "check_override", "go_on", "run_state"]
+
+
+class Stateful(Protocol):
+    """What has a state, as `torch.distributed.checkpoint` calls it."""
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state: Any) -> None: ...
+
+
+class Course(NamedTuple):
+    """The run that an engine is in, or was in last.
+
+    Attributes:
+        observers: its callbacks.
+        began: at which step and epoch it began, in another process it may be.
+        folder: from which it has been resumed, or would have been.
+    """
+
+    observers: Sequence[Stateful]
+    began: tuple[int, int]
+    folder: Path | None
+
+
+def run_state(engine: Stepper, course: Course) -> dict[str, Any]:
+    """All of a run that a checkpoint holds.
+
+    Args:
+        engine: between two steps.
+        course: the run.
+
+    Returns:
+        Tensors and plain values.
+
+    Raises:
+        SettingsError: somebody holds something that cannot be read back so.
+    """
+    return {
+        "fingerprint": fingerprint(engine),
+        "began": course.began,
+        "engine": save_state(engine),
+        "callbacks": {
+            name: state
+            for name, callback in _named(course.observers)
+            if (state := portable(callback.state_dict(), f"{name}.state_dict()"))
+        },
+    }
+
+
+def go_on(
+    engine: Stepper,
+    load: Callable[[Any], None],
+    observers: Sequence[Stateful],
+    folder: Path,
+    override: Collection[str],
+) -> tuple[int, int]:
+    """Go on from the newest checkpoint of a folder, if there is one.
+
+    Args:
+        engine: made as the one that was saved.
+        load: gives it its state.
+        observers: the callbacks of the run.
+        folder: of the run.
+        override: parts of the fingerprint that may differ.
+
+    Returns:
+        The step and the epoch at which the run began.
+
+    Raises:
+        SettingsError: the checkpoint is of another run, or none of them can be read.
+    """
+    found = newest(folder)
+    if found is None:
+        return engine.steps, engine.epoch
+    path, content = found
+    check_fingerprint(str(path), content["fingerprint"], fingerprint(engine), override)
+    callbacks = dict(_named(observers))
+    if missing := [name for name in content["callbacks"] if name not in callbacks]:
+        raise SettingsError(
+            f"{path}: holds the state of {' and '.join(missing)}, and the run has no such callback. "
+            "Give callbacks= as before, or a new folder."
+        )
+    try:
+        load(content["engine"])
+    except SettingsError as error:
+        raise SettingsError(f"{path}: {error}") from error
+    for name, state in content["callbacks"].items():
+        try:
+            callbacks[name].load_state_dict(state)
+        except Exception as error:  # of whoever has written it
+            if exhausted(error):
+                raise
+            raise SettingsError(
+                f"{path}: {name} does not take its state: {type(error).__name__}: {error}"
+            ) from error
+    steps, epoch = content["began"]
+    return steps, epoch
+
+
+def check_override(override: Any) -> tuple[str, ...]:
+    """The parts that may differ, as they were given.
+
+    Raises:
+        SettingsError: there is no such part.
+    """
+    parts = (override,) if isinstance(override, str) else tuple(override)
+    if wrong := [part for part in parts if part not in PARTS]:
+        raise SettingsError(
+            f"run: override= names {wrong[0]!r}; it takes any of {', '.join(map(repr, PARTS))}."
+        )
+    return parts
+
+
+def _named(observers: Sequence[Stateful]) -> Iterator[tuple[str, Stateful]]:
+    """The callbacks by their classes, and numbers where there are several of one."""
+    count = Counter[str]()
+    for callback in observers:
+        kind = type(callback).__name__
+        count[kind] += 1
+        yield kind if count[kind] == 1 else f"{kind} {count[kind]}", callback
