@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -18,7 +19,7 @@ from .._graph.signal import Signal, join, split
 from .._tensors import Tensors, grouped
 from .._variable import Variable
 from ..hypergrad.derivatives import derivatives
-from .autograd_graph import leaves, operations, runs_python
+from .autograd_graph import PythonRuns, leaves, operations, runs_python
 from .binding import Swap
 from .capability import Lack, check_second_order
 from .causes import Aloud
@@ -270,37 +271,45 @@ class NodeCheck:
         self.evaluator.bent |= hooks or bool(bent)
         self.ways += bent
         # To watch a backward pass takes half as long as the pass, and only Python computes again.
-        python = self._python or hooks or runs_python(outputs)
-        found, touched = self._gradient(outputs, own, again, python)
-        if again.backward and not python:  # by a hook, it may be, that nobody has seen
-            self.result, _ = self._evaluate()
-            found, touched = self._gradient(self._outputs(), own, again, True)
-        if touched:
+        python = self._python or hooks or runs_python(outputs) or sys.getprofile() is not None
+        if not (python or any(not t.is_cpu for t in outputs)):  # elsewhere other threads go back
+            runs = PythonRuns()
+            found = self._gradient(outputs, runs)
+            if not runs.noted:
+                return found
+            self.result, _ = self._evaluate()  # a hook, it may be, that nobody has seen
+        with again:
+            touches = Touches(dict(own), backward=True)
+            found = self._gradient(self._outputs(), touches)
+        if touches.found:
             self.evaluator.recomputing.add(self.node)
         return found
 
     def _outputs(self) -> list[Tensor]:
         return [t for t in differentiable(self.node, self.result) if t.requires_grad]
 
-    def _gradient(
-        self, outputs: list[Tensor], own: dict[int, Any], again: Calls, watch: bool
-    ) -> tuple[Tensors, set[Any]]:
-        """The gradient, and what its pass has touched of the variables' own, if it is watched."""
+    def _gradient(self, outputs: list[Tensor], watch: Touches | PythonRuns) -> Tensors:
         inputs = {k: t for k, t in self.leaves.items() if t.requires_grad}
         lent = self.evaluator.open()
         self._lend_buffers(lent)
-        # Only tensors: a buffer may be None, as may be an argument of any operation.
-        inside = ((slot[key], key) for slot, key, _ in lent.slots)
-        tensors = {**own, **{id(t): key for t, key in inside if t is not None}}
-        touches, along = Touches(tensors, backward=True), [torch.ones_like(t) for t in outputs]
+        if isinstance(watch, Touches):
+            # Only tensors: a buffer may be None, as may be an argument of any operation.
+            inside = ((slot[key], key) for slot, key, _ in lent.slots)
+            watch.watched.update({id(t): key for t, key in inside if t is not None})
+        along = [torch.ones_like(t) for t in outputs]
         try:
-            with torch.enable_grad(), eager(), touches if watch else nullcontext(), again:
+            with torch.enable_grad(), eager(), watch:
                 found = derivatives(outputs, inputs, along)
         except RuntimeError as error:  # torch has no type of its own for it
             if exhausted(error):
                 raise
             said = str(error).strip().splitlines()[0].rstrip(".")
             hint = " Give use_reentrant=False." if "use_reentrant=True" in said else ""
+            if "through the graph a second time" in said:
+                hint = (
+                    " Something is kept from another evaluation, by a cache, say: compute it in "
+                    "each evaluation."
+                )
             raise GraphError(
                 f"{self.node.name}: its gradient cannot be taken: {said}.{hint}"
             ) from error
@@ -311,7 +320,7 @@ class NodeCheck:
                 f"{self.node.name}: a reentrant checkpoint hides what is used inside of it from "
                 "its gradient. Give use_reentrant=False."
             )
-        return found, touches.found
+        return found
 
     def _lend_buffers(self, lent: Swap) -> None:
         """Copies in the places of buffers, for what is computed again where nobody knows it yet."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -39,6 +39,7 @@ class Touches(TorchDispatchMode):
     Args:
         watched: what is noted, by the identity of the tensor.
         backward: whether it is a backward pass that is watched.
+        note: is told of each operation, and its arguments.
 
     Attributes:
         found: what has been touched so far.
@@ -47,9 +48,14 @@ class Touches(TorchDispatchMode):
             than by a `Function`: by hooks that keep tensors, a class of tensors, another mode.
     """
 
-    def __init__(self, watched: Mapping[int, Any], backward: bool = False) -> None:
+    def __init__(
+        self,
+        watched: dict[int, Any],
+        backward: bool = False,
+        note: Callable[[Any, Sequence[Any]], None] | None = None,
+    ) -> None:
         super().__init__()
-        self.watched, self._backward = watched, backward
+        self.watched, self._backward, self._note = watched, backward, note
         self.python = _top_hooks is None or torch._C._len_torch_dispatch_stack() > 0
         self.found: set[Any] = set()
         self.narrow: torch.dtype | None = None
@@ -83,6 +89,8 @@ class Touches(TorchDispatchMode):
                 )
             ):
                 self.found.update(watched[id(x)] for x in tree_leaves(argument) if id(x) in watched)
+        if self._note is not None:
+            self._note(func, args)
         # Modes of functions have seen what Python has called, but for a script without gradients.
         if getattr(func, "namespace", "") == "aten" and (self._backward or torch.is_grad_enabled()):
             with torch._C.DisableTorchFunction():

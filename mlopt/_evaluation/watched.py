@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
@@ -40,7 +40,7 @@ def watched(
     evaluator: Evaluator,
     node: Node,
     evaluate: Callable[[], tuple[Any, dict[Any, list[Tensor]]]],
-    tensors: Mapping[int, Any],
+    tensors: dict[int, Any],
     also: AbstractContextManager[Any] | None = None,
 ) -> Seen:
     """Evaluate a node; its function alone is watched, which takes longer than to call it.
@@ -61,7 +61,8 @@ def watched(
         RuntimeError: the function's own.
         AttributeError: likewise.
     """
-    touches, ways, choose = Touches(tensors), Ways(), evaluator.choose
+    ways, choose = Ways(), evaluator.choose
+    touches = Touches(tensors, note=ways.note_script)
 
     def function(*arguments: Any) -> Any:
         with eager(), also or nullcontext(), touches, ways:
