@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
@@ -42,6 +42,7 @@ def watched(
     evaluate: Callable[[], tuple[Any, dict[Any, list[Tensor]]]],
     tensors: dict[int, Any],
     also: AbstractContextManager[Any] | None = None,
+    memory: Mapping[int, Any] | None = None,
 ) -> Seen:
     """Evaluate a node; its function alone is watched, which takes longer than to call it.
 
@@ -51,6 +52,7 @@ def watched(
         evaluate: evaluates it by that evaluator.
         tensors: those in question, by identity, and what is noted of each.
         also: is entered around the function, too.
+        memory: what is noted of tensors that begin at these addresses.
 
     Returns:
         What was seen.
@@ -62,7 +64,7 @@ def watched(
         AttributeError: likewise.
     """
     ways, choose = Ways(), evaluator.choose
-    touches = Touches(tensors, note=ways.note_script)
+    touches = Touches(tensors, note=ways.note_script, memory=memory or {})
 
     def function(*arguments: Any) -> Any:
         with eager(), also or nullcontext(), touches, ways:
