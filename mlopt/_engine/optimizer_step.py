@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import chain
 from typing import Any
 
 import torch
@@ -26,14 +27,17 @@ def optimizer_step(optimizer: Any) -> None:
     """Let an optimizer step.
 
     Where no profiler asks and there are no hooks, what torch's wrapper is around is called by
-    itself: in a small step the wrapper takes longer than that.
+    itself: in a small step the wrapper takes longer than that. An observer that is none of torch's
+    profilers (`ExecutionTraceObserver` alone) then sees the operations without the step's name.
 
     Args:
         optimizer: any that has a `step()`.
     """
-    step = getattr(type(optimizer), "step", None)
+    kind = type(optimizer)
+    step = getattr(kind, "step", None)
     if _is_wrapped(step) and not (
-        "step" in vars(optimizer)  # its own, or counted by a scheduler
+        kind.__getattribute__ is not object.__getattribute__  # which may give another
+        or "step" in vars(optimizer)  # its own, or counted by a scheduler
         or optimizer._optimizer_step_pre_hooks
         or optimizer._optimizer_step_post_hooks
         or _global_optimizer_pre_hooks
@@ -41,6 +45,10 @@ def optimizer_step(optimizer: Any) -> None:
         or getattr(profiler, "_is_profiler_enabled", True)
     ):
         step.__wrapped__(optimizer)  # type: ignore[union-attr]
+        if optimizer._optimizer_step_post_hooks or _global_optimizer_post_hooks:  # by this step
+            own = optimizer._optimizer_step_post_hooks.values()
+            for hook in chain(own, _global_optimizer_post_hooks.values()):
+                hook(optimizer, (optimizer,), {})
     else:
         optimizer.step()
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
-__all__ = ["has_dead_end", "leaves", "operations", "runs_python"]
+__all__ = ["PythonRuns", "has_dead_end", "leaves", "operations", "runs_python"]
 
 
 def operations(results: Any, until: Any = ()) -> Iterator[Any]:
@@ -56,6 +58,31 @@ def runs_python(tensors: Any) -> bool:
         Whether there is one; hooks are not seen.
     """
     return any(hasattr(node, "_forward_cls") for node in operations(tensors))
+
+
+class PythonRuns:
+    """Notes whether a function of Python is called inside of a backward pass in a block.
+
+    It is noticed in the thread of the block, which goes through what is on the host; and not where
+    somebody else has a profiler there.
+
+    Attributes:
+        noted: whether one was.
+    """
+
+    def __init__(self) -> None:
+        self.noted = False
+
+    def __enter__(self) -> PythonRuns:
+        sys.setprofile(self._note)
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        sys.setprofile(None)
+
+    def _note(self, frame: Any, event: str, argument: Any) -> None:
+        del frame, argument
+        self.noted = self.noted or (event == "call" and torch._C._current_graph_task_id() != -1)
 
 
 def has_dead_end(tensors: Any) -> bool:

@@ -245,7 +245,15 @@ def _failure(
         along = [torch.ones_like(t, requires_grad=True) for t in outputs]
         signal = isinstance(node, Signal)
         by, again = list(first.values()), [*leaves.values(), *(along if signal else ())]
-        grads = torch.autograd.grad(outputs, by, along, create_graph=True, allow_unused=True)
+        try:
+            grads = torch.autograd.grad(outputs, by, along, create_graph=True, allow_unused=True)
+        except RuntimeError as error:
+            if "through the graph a second time" not in str(error):
+                raise
+            raise GraphError(
+                f"{node.name}: it gives what another evaluation has computed, whose graph is gone: "
+                "something is kept, by a cache, say. Compute it in each evaluation."
+            ) from error
         found = [g.to_dense() if g.is_sparse else g for g in grads if g is not None]
         for count in range(2, often + 1):
             outputs = [g for g in found if g.requires_grad]

@@ -10,10 +10,10 @@ from .._graph.node import Node
 from .._graph.orders import moved_with, orders
 from .._graph.problem import Problem
 from .._graph.signal import Signal
-from .._variable import Variable
 from .capability import Lack
 from .causes import Aloud
 from .enclosed import Enclosed
+from .holders import holders_of
 from .layouts import check_copies
 from .left import Left
 from .node_check import NodeCheck
@@ -62,7 +62,7 @@ def check_nodes(
         check_copies(source.name, binding.module)
     # What arrives as an argument has another identity than the variable's own tensors: whoever
     # touches those has gone past the arguments. A frozen one in several variables is nobody's own.
-    own, common = _held(graph)
+    holders = holders_of(graph)
     # Functions are given copies, and may get at the variables' own tensors past them.
     standing = Copies()
     for v in graph.variables:
@@ -80,9 +80,9 @@ def check_nodes(
         if any(isinstance(r.source, Signal) and r.source not in signals for r in node.reads):
             continue  # of which nothing is known, as has been heard
         at = (signals, batch(node), seed(node, 0))
-        check = NodeCheck(graph, evaluator, node, *at, hear, enclosed, common)
+        check = NodeCheck(graph, evaluator, node, *at, hear, enclosed, holders)
         with standing.kept():
-            check.run(own, often[node] if isinstance(node, Problem) else deepest, around, first)
+            check.run(often[node] if isinstance(node, Problem) else deepest, around, first)
         unwritten.note(node, check.written)
         if first and not evaluator.stands():
             return None
@@ -112,25 +112,13 @@ def check_again(
     """
     graph, evaluator = enclosed.graph, enclosed.evaluator
     signals: dict[Signal, Any] = {}
-    asked, common = enclosed.again(), _held(graph)[1]
+    asked, holders = enclosed.again(), holders_of(graph)
     for node in graph.nodes if asked else ():
         check = NodeCheck(
-            graph, evaluator, node, signals, batch(node), seed(node, 0), hear, enclosed, common
+            graph, evaluator, node, signals, batch(node), seed(node, 0), hear, enclosed, holders
         )
         if node in asked:
             check.ask_again()
         if isinstance(node, Signal):
             signals[node] = check.result if node in asked else check.value()
     evaluator.release()
-
-
-def _held(
-    graph: Graph,
-) -> tuple[dict[int, tuple[Variable, bool]], dict[int, tuple[tuple[Variable, ...], bool]]]:
-    """Whose parameters are: those of one variable, and frozen ones that several hold, by id."""
-    holders: dict[int, tuple[Variable, ...]] = {}
-    for v in graph.variables:
-        for p in v.parameters():
-            holders[id(p)] = (*holders.get(id(p), ()), v)
-    own = {i: (held[0], False) for i, held in holders.items() if len(held) == 1}
-    return own, {i: (held, True) for i, held in holders.items() if len(held) > 1}

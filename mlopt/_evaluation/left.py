@@ -1,17 +1,21 @@
-"""`Left`: tensors past its arguments that each evaluation of a function writes, and the next reads.
+"""`Left`: numbers past its arguments that each evaluation of a function writes, and the next reads.
 
 A teacher that follows a student, a queue, a running mean: the next evaluation is of another
-function. Values tell nothing of it where the teacher starts as the student's copy. So writes are
-seen where they are made, and what is written is displaced to see whether the value depends on it.
+function. Values tell nothing of it where the teacher starts as the student's copy, or the mean with
+the first of its numbers. So writes are seen where they are made, and what one evaluation has left
+is displaced to see whether the value of the next depends on it.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -22,12 +26,14 @@ from .aliases import address
 from .copies import overlaps
 from .layouts import copy_into, plain, same
 from .reads import eager
-from .spots import TENSORS, spots
+from .spots import Spot, spots
 from .surroundings import Surroundings
 
 __all__ = ["Left", "put_back_after"]
 
 _SMALL = 2**16  # numbers of a tensor that is copied before anybody is seen to write it
+_NUMBERS = (Tensor, float, np.ndarray)
+_ENTRY = re.compile(r"(.*)\[\d+\]")
 _FEW = 8  # tensors that are displaced one by one, to tell which is read
 
 
@@ -109,7 +115,7 @@ class _Writes(TorchDispatchMode):
 
 
 class Left:
-    """The tensors around a function.
+    """The tensors, arrays and numbers around a function.
 
     Args:
         function: the function.
@@ -130,9 +136,10 @@ class Left:
     ) -> None:
         self._reached, self._own = (function, list(modules)), own
         self._around = Surroundings(*self._reached, apart)
-        self._held = self._look()
+        self._then = self._now()
+        self._held = self._look(self._then)
         self.watch = _watch(self._held)
-        self._written: list[_Held] = []  # by the first evaluation, if each writes any of it
+        self._leaves = False  # whether each evaluation writes any of it
 
     def read(
         self, result: Any, evaluate: Callable[[], Any], change: Callable[[Any, Any], float]
@@ -145,63 +152,102 @@ class Left:
             change: how much two differ.
 
         Returns:
-            The names of the tensors.
+            The names.
         """
-        first = self._changed(self._held)
+        then = self._now()
+        first = self._changed(self._then, self._held, then)
         if not first:
             return []
-        held = self._look()
+        held = self._look(then)
         with eager(), _watch(held):
             evaluate()
-        again = {h.name for h in self._changed(held)}
-        each = [h for h in first if h.name in again]
+        again = self._changed(then, held, self._now())
+        each = [name for name in first if name in again or _in_one(name, again)]
         if not each:  # what is made once, to begin with, stays
             return []
-        self._written = first
+        self._leaves = True
         self.put_back()
-        once = evaluate()
-        if change(result, once):  # because of something else
+        if change(result, evaluate()):  # because of something else
             return []
+        usual = evaluate()  # which reads what that one has left
 
-        def depends(on: list[_Held]) -> bool:
+        def depends(on: list[str]) -> bool:
             self.put_back()
-            for one in on:
-                one.memory.copy_(_displaced(one.keep()))
+            evaluate()
+            back = self._displace(on)
             try:
-                return change(once, evaluate()) > 0
+                return change(usual, evaluate()) > 0
             except Exception as error:  # of whatever the function makes of these values
                 if exhausted(error):
                     raise
                 return True
+            finally:
+                back()
 
-        found = [h for h in each if h.memory.is_floating_point() or h.memory.is_complex()]
+        found: list[str] = []
         try:
-            if not (found and depends(found)):
-                return []
-            if 1 < len(found) <= _FEW:
-                found = [h for h in found if depends([h])] or found
+            if depends(each):
+                found = each
+                if 1 < len(each) <= _FEW:
+                    found = [name for name in each if depends([name])] or each
         finally:
             self.put_back()
-        return [h.name for h in found]
+        if not found:  # the next evaluations go on from the first one
+            self._leaves = False
+            evaluate()
+        return found
 
     def put_back(self) -> None:
         """Have all as it was before the first evaluation, if each leaves something behind."""
-        if self._written:
+        if self._leaves:
             self._around.put_back()
-            for held in self._written:
+            for held in self._held:
                 held.put_back()
 
-    def _now(self) -> dict[str, Any]:
-        return {s.name: s.value for s in spots(*self._reached, TENSORS)}
-
-    def _look(self) -> list[_Held]:
+    def _now(self) -> dict[str, Spot]:
         """What is there."""
-        now = self._now().items()
-        return [_hold(name, t) for name, t in now if id(t) not in self._own and _is_kept(t)]
+        return {s.name: s for s in spots(*self._reached, _NUMBERS)}
 
-    def _changed(self, held: list[_Held]) -> list[_Held]:
-        now = self._now() if held else {}
-        return [h for h in held if h.changed(now.get(h.name))]
+    def _look(self, now: dict[str, Spot]) -> list[_Held]:
+        """The tensors in it."""
+        found = ((name, s.value) for name, s in now.items())
+        return [_hold(name, t) for name, t in found if id(t) not in self._own and _is_kept(t)]
+
+    def _changed(self, then: dict[str, Spot], held: list[_Held], now: dict[str, Spot]) -> list[str]:
+        """The names of what has been written since, or is new there."""
+        values = {name: spot.value for name, spot in now.items()}
+        written = {h.name for h in held if h.changed(values.get(h.name))}
+        return [
+            name for name, value in values.items()
+            if name in written or (
+                _is_movable(value) and (name not in then or then[name].value is not value)
+            )
+        ]  # fmt: skip
+
+    def _displace(self, names: list[str]) -> Callable[[], None]:
+        """Put other numbers there; what puts those back that are in memory of somebody's."""
+        undo: list[Callable[[], None]] = []
+        now = self._now()
+        for spot in (now[name] for name in names if name in now):
+            value = spot.value
+            if isinstance(value, Tensor) and (value.is_floating_point() or value.is_complex()):
+                if spot.put is not None and type(value) is Tensor:
+                    spot.put(spot.key, _displaced(value.detach()))
+                elif _is_kept(value):
+                    before = value.detach().clone()
+                    undo.append(partial(copy_into, value.detach(), before))
+                    copy_into(value.detach(), _displaced(before))
+            elif isinstance(value, float) and spot.put is not None:
+                spot.put(spot.key, 0.75 * value if value else 0.5)
+            elif isinstance(value, np.ndarray) and value.dtype.kind in "fc":
+                undo.append(partial(np.copyto, value, value.copy()))
+                np.copyto(value, np.where(value == 0, 0.5, 0.75 * value))
+
+        def back() -> None:
+            for put_back in undo:
+                put_back()
+
+        return back
 
 
 @contextmanager
@@ -213,6 +259,19 @@ def put_back_after() -> Iterator[list[Left]]:
     finally:
         for left in reversed(around):
             left.put_back()
+
+
+def _in_one(name: str, others: Collection[str]) -> bool:
+    """Whether it is in a list, or a queue, of which another entry is among these."""
+    entry = _ENTRY.fullmatch(name)
+    return entry is not None and any(
+        (other := _ENTRY.fullmatch(o)) is not None and other[1] == entry[1] for o in others
+    )
+
+
+def _is_movable(value: Any) -> bool:
+    """Whether it may be what an evaluation hands on; what has a graph is looked at elsewhere."""
+    return not isinstance(value, Tensor) or _is_kept(value)
 
 
 def _watch(held: list[_Held]) -> AbstractContextManager[Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -18,7 +19,7 @@ from .._graph.signal import Signal, join, split
 from .._tensors import Tensors, grouped
 from .._variable import Variable
 from ..hypergrad.derivatives import derivatives
-from .autograd_graph import leaves, operations, runs_python
+from .autograd_graph import PythonRuns, leaves, operations, runs_python
 from .binding import Swap
 from .capability import Lack, check_second_order
 from .causes import Aloud
@@ -26,6 +27,7 @@ from .curvature_check import check_gauss_newton
 from .difference_check import check_differences
 from .enclosed import Enclosed
 from .hidden_state import HiddenState
+from .holders import Holders
 from .left import Left
 from .loss import differentiable, split_loss
 from .point import Evaluator, Point
@@ -54,7 +56,7 @@ class NodeCheck:
         seed: of its evaluations.
         hear: where refusals and warnings go.
         enclosed: of middle problems, what is inside of them.
-        common: frozen parameters that several variables hold, by identity: these, and True.
+        holders: whose the graph's parameters are.
     """
 
     def __init__(
@@ -67,10 +69,10 @@ class NodeCheck:
         seed: int,
         hear: Aloud,
         enclosed: Enclosed,
-        common: dict[int, tuple[tuple[Variable, ...], bool]],
+        holders: Holders,
     ) -> None:
         self.graph, self.evaluator, self.node = graph, evaluator, node
-        self.enclosed, self._common = enclosed, common
+        self.enclosed, self._holders = enclosed, holders
         self._hear, self._label = hear, graph.labels[node]
         self.copies = Copies()
         self.leaves: Tensors = {}
@@ -82,7 +84,7 @@ class NodeCheck:
                 tensors = split(signals[source], source.name)
             else:
                 found = evaluator.parameters(source).items()
-                tensors = {k: t for k, t in found if id(t) not in common}
+                tensors = {k: t for k, t in found if id(t) not in holders.common}
             fresh = {k: self.copies.leaf(t, source.name) for k, t in tensors.items()}
             self.leaves.update({(source, k): t for k, t in fresh.items()})
             if signal:
@@ -98,13 +100,10 @@ class NodeCheck:
         self.sound = False  # whether the result is one
         self.shallow: Lack | None = None
 
-    def run(
-        self, own: dict[int, tuple[Any, bool]], often: int, around: list[Left], first: bool
-    ) -> None:
+    def run(self, often: int, around: list[Left], first: bool) -> None:
         """All of it.
 
         Args:
-            own: the variables' own tensors, by identity.
             often: how often the node may be differentiated.
             around: takes what is put back after all checks.
             first: end at once where the function gives its modules other parts.
@@ -115,7 +114,8 @@ class NodeCheck:
         free = set(node.over) if isinstance(node, Problem) and below else set()
         if isinstance(node, Problem):  # numbers of its optimizer are used in its steps
             free.update(n.key[0] for n in self.graph.numbers.get(node, {}).values())
-        tensors = {**own, **self._arguments(), **self._common}
+        own, common, _ = self._holders
+        tensors = {**own, **self._arguments(), **common}
         learn = [(source, t) for (source, _), t in self.leaves.items() if t.requires_grad]
         touched: set[tuple[Any, bool]] = set()
         attributes = Attributes(self._modules())
@@ -148,7 +148,7 @@ class NodeCheck:
         gradient: Tensors | None = None
         with self.hear("derivatives"):
             check_sparse(self.graph, self.evaluator, node, self.point, self.result)
-            found = self._differentiate(own, again := Calls())
+            found = self._differentiate(again := Calls())
             check_written_out(self.evaluator, node, self.result, often, again)
             if isinstance(node, Problem):
                 self._check_depends(found, below)
@@ -180,7 +180,7 @@ class NodeCheck:
         self._evaluate_first({}, nullcontext())
         if node not in self.enclosed.repeating:
             return
-        gradient = self._differentiate({}, Calls())
+        gradient = self._differentiate(Calls())
         self.result = rebuilt(self.result, _leaf)
         wanted = {k: t for k, t in self.leaves.items() if t.requires_grad}
         if not isinstance(node, Problem):
@@ -200,7 +200,7 @@ class NodeCheck:
         try:
             try:
                 at = (self.evaluator, self.node, self._evaluate)
-                seen = watched(*at, tensors, also)
+                seen = watched(*at, tensors, also, self._holders.memory)
                 self.result, self.written, self.ways = seen.result, seen.written, seen.ways
                 self._python = seen.python
             except GraphError:  # the evaluation has seen it, and not of what
@@ -262,7 +262,7 @@ class NodeCheck:
             bindings = self.evaluator.bindings
             raise GraphError(written_among(self.graph.nodes, self.node, bindings, written))
 
-    def _differentiate(self, own: dict[int, Any], again: Calls) -> Tensors:
+    def _differentiate(self, again: Calls) -> Tensors:
         """The gradient by all that the function reads; who computes anything again is noted."""
         outputs = self._outputs()
         bent = [way for t in outputs for way in bent_operations(t)]
@@ -270,37 +270,42 @@ class NodeCheck:
         self.evaluator.bent |= hooks or bool(bent)
         self.ways += bent
         # To watch a backward pass takes half as long as the pass, and only Python computes again.
-        python = self._python or hooks or runs_python(outputs)
-        found, touched = self._gradient(outputs, own, again, python)
-        if again.backward and not python:  # by a hook, it may be, that nobody has seen
-            self.result, _ = self._evaluate()
-            found, touched = self._gradient(self._outputs(), own, again, True)
-        if touched:
+        python = self._python or hooks or runs_python(outputs) or sys.getprofile() is not None
+        if not (python or any(not t.is_cpu for t in outputs)):  # elsewhere other threads go back
+            runs = PythonRuns()
+            found = self._gradient(outputs, runs)
+            if not runs.noted:
+                return found
+            self.result, _ = self._evaluate()  # a hook, it may be, that nobody has seen
+        with again:
+            touches = Touches(dict(self._holders.own), backward=True)
+            found = self._gradient(self._outputs(), touches)
+        if touches.found:
             self.evaluator.recomputing.add(self.node)
         return found
 
     def _outputs(self) -> list[Tensor]:
         return [t for t in differentiable(self.node, self.result) if t.requires_grad]
 
-    def _gradient(
-        self, outputs: list[Tensor], own: dict[int, Any], again: Calls, watch: bool
-    ) -> tuple[Tensors, set[Any]]:
-        """The gradient, and what its pass has touched of the variables' own, if it is watched."""
+    def _gradient(self, outputs: list[Tensor], watch: Touches | PythonRuns) -> Tensors:
         inputs = {k: t for k, t in self.leaves.items() if t.requires_grad}
         lent = self.evaluator.open()
         self._lend_buffers(lent)
-        # Only tensors: a buffer may be None, as may be an argument of any operation.
-        inside = ((slot[key], key) for slot, key, _ in lent.slots)
-        tensors = {**own, **{id(t): key for t, key in inside if t is not None}}
-        touches, along = Touches(tensors, backward=True), [torch.ones_like(t) for t in outputs]
+        if isinstance(watch, Touches):
+            # Only tensors: a buffer may be None, as may be an argument of any operation.
+            inside = ((slot[key], key) for slot, key, _ in lent.slots)
+            watch.watched.update({id(t): key for t, key in inside if t is not None})
         try:
-            with torch.enable_grad(), eager(), touches if watch else nullcontext(), again:
+            along = [torch.ones_like(t) for t in outputs]
+            with torch.enable_grad(), eager(), watch:
                 found = derivatives(outputs, inputs, along)
         except RuntimeError as error:  # torch has no type of its own for it
             if exhausted(error):
                 raise
             said = str(error).strip().splitlines()[0].rstrip(".")
             hint = " Give use_reentrant=False." if "use_reentrant=True" in said else ""
+            if "through the graph a second time" in said:
+                hint = " Something is kept by a cache, say: compute it in each evaluation."
             raise GraphError(
                 f"{self.node.name}: its gradient cannot be taken: {said}.{hint}"
             ) from error
@@ -311,7 +316,7 @@ class NodeCheck:
                 f"{self.node.name}: a reentrant checkpoint hides what is used inside of it from "
                 "its gradient. Give use_reentrant=False."
             )
-        return found, touches.found
+        return found
 
     def _lend_buffers(self, lent: Swap) -> None:
         """Copies in the places of buffers, for what is computed again where nobody knows it yet."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -20,7 +20,7 @@ from .._graph.obstacles import obstacle
 from .._graph.problem import Problem
 from .._variable import Variable
 
-__all__ = ["Touches", "check_frozen", "check_touched", "eager", "tell_frozen"]
+__all__ = ["Touches", "begin", "check_frozen", "check_touched", "eager", "tell_frozen"]
 
 _NARROW = (torch.float16, torch.bfloat16)
 #: What most lists are of, such as strides: to walk through them would take longest.
@@ -33,12 +33,28 @@ _top_hooks: Any = getattr(
 _LONE = _WORDS | {Tensor, nn.Parameter, torch.dtype, torch.device}
 
 
+_NOWHERE: Mapping[int, Any] = {}
+
+
+def begin(tensor: Tensor) -> int:
+    """The address where a tensor's numbers begin; zero for one that has none."""
+    if tensor.layout is not torch.strided or tensor.is_nested:
+        return 0
+    with torch._C.DisableTorchFunction():
+        try:
+            return tensor.data_ptr()
+        except RuntimeError:  # of a kind without memory
+            return 0
+
+
 class Touches(TorchDispatchMode):
     """Notes which of some tensors any operation takes as an input, even without gradient.
 
     Args:
         watched: what is noted, by the identity of the tensor.
         backward: whether it is a backward pass that is watched.
+        note: is told of each operation, and its arguments.
+        memory: what is noted of a tensor that begins where this address is.
 
     Attributes:
         found: what has been touched so far.
@@ -47,9 +63,16 @@ class Touches(TorchDispatchMode):
             than by a `Function`: by hooks that keep tensors, a class of tensors, another mode.
     """
 
-    def __init__(self, watched: Mapping[int, Any], backward: bool = False) -> None:
+    def __init__(
+        self,
+        watched: dict[int, Any],
+        backward: bool = False,
+        note: Callable[[Any, Sequence[Any]], None] | None = None,
+        memory: Mapping[int, Any] = _NOWHERE,
+    ) -> None:
         super().__init__()
-        self.watched, self._backward = watched, backward
+        self._memory = memory
+        self.watched, self._backward, self._note = watched, backward, note
         self.python = _top_hooks is None or torch._C._len_torch_dispatch_stack() > 0
         self.found: set[Any] = set()
         self.narrow: torch.dtype | None = None
@@ -75,6 +98,9 @@ class Touches(TorchDispatchMode):
         for argument in (*args, *kwargs.values()) if kwargs else args:
             if id(argument) in watched:
                 self.found.add(watched[id(argument)])
+            elif type(argument) is Tensor:
+                if self._memory and (found := self._memory.get(begin(argument))) is not None:
+                    self.found.add(found)
             elif type(argument) not in _LONE and (
                 isinstance(argument, dict)
                 or (
@@ -83,6 +109,8 @@ class Touches(TorchDispatchMode):
                 )
             ):
                 self.found.update(watched[id(x)] for x in tree_leaves(argument) if id(x) in watched)
+        if self._note is not None:
+            self._note(func, args)
         # Modes of functions have seen what Python has called, but for a script without gradients.
         if getattr(func, "namespace", "") == "aten" and (self._backward or torch.is_grad_enabled()):
             with torch._C.DisableTorchFunction():

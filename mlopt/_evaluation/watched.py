@@ -40,8 +40,9 @@ def watched(
     evaluator: Evaluator,
     node: Node,
     evaluate: Callable[[], tuple[Any, dict[Any, list[Tensor]]]],
-    tensors: Mapping[int, Any],
+    tensors: dict[int, Any],
     also: AbstractContextManager[Any] | None = None,
+    memory: Mapping[int, Any] | None = None,
 ) -> Seen:
     """Evaluate a node; its function alone is watched, which takes longer than to call it.
 
@@ -51,6 +52,7 @@ def watched(
         evaluate: evaluates it by that evaluator.
         tensors: those in question, by identity, and what is noted of each.
         also: is entered around the function, too.
+        memory: what is noted of tensors that begin at these addresses.
 
     Returns:
         What was seen.
@@ -61,7 +63,8 @@ def watched(
         RuntimeError: the function's own.
         AttributeError: likewise.
     """
-    touches, ways, choose = Touches(tensors), Ways(), evaluator.choose
+    ways, choose = Ways(), evaluator.choose
+    touches = Touches(tensors, note=ways.note_script, memory=memory or {})
 
     def function(*arguments: Any) -> Any:
         with eager(), also or nullcontext(), touches, ways:

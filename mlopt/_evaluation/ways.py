@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -30,6 +30,7 @@ _OUT = {
     Tensor.__array__: "NumPy",
     Tensor.register_hook: HOOK,
 }
+_DETACHING = frozenset({torch.ops.aten.detach.default, torch.ops.aten.detach_.default})
 #: Operations of torch's own whose backward is none of theirs, or a user's.
 _BENT = ("FakeQuantize", "FusedMovingAvgObsFakeQuant", "BackwardHookFunction")
 _TORCH = os.path.dirname(torch.__file__)
@@ -46,38 +47,86 @@ class Ways(TorchFunctionMode):
     def __init__(self) -> None:
         super().__init__()
         self.found: dict[str, None] = {}
+        self._inside = 0  # of calls by Python, one in another
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         del types
-        out = func(*args, **(kwargs or {}))
         how = _OUT.get(func) or ("" if torch.is_grad_enabled() else "no_grad")
+        graded = bool(how) and any(_graded((args, kwargs)))  # before: it may be in place
+        self._inside += 1
+        try:
+            out = func(*args, **(kwargs or {}))
+        finally:
+            self._inside -= 1
         if func is torch.autograd.grad and not any(_graded(out)):
-            how = "autograd.grad() without create_graph"
-        if how and any(_graded((args, kwargs))) and (line := _line()):
-            self.found[f"{how} in {line}"] = None
+            how, graded = "autograd.grad() without create_graph", any(_graded((args, kwargs)))
+        elif not how and _is_cut(func, out) and any(_graded((args, kwargs))):
+            how, graded = f"{func.__name__}()", True
+        self._note(how if graded else "")
         return out
+
+    def note_script(self, func: Any, args: Sequence[Any]) -> None:
+        """Note what a script detaches, which calls no function of torch by Python.
+
+        Args:
+            func: of torch, as it is dispatched.
+            args: of it.
+        """
+        if not self._inside and func in _DETACHING and any(_graded(args[:1])):
+            self._note("detach()")  # operations of torch detach inside, too
+
+    def _note(self, how: str) -> None:
+        if how and (line := _line()):
+            self.found[f"{how} in {line}"] = None
+
+
+def _is_cut(func: Any, out: Any) -> bool:
+    """Whether what an operation gives has no gradient though it might, or is rounded."""
+    # New arrays are not meant, nor truths and places of numbers, which change by jumps alone.
+    name = getattr(func, "__name__", "")
+    if not isinstance(out, Tensor) or not torch.is_grad_enabled():
+        return False
+    if out.requires_grad:
+        return name in _ROUNDING
+    new = not name or name.endswith("_like") or name.startswith(("new_", "__get__"))
+    return not (new or out.dtype is torch.bool or name.startswith(_PLACES))
+
+
+_ROUNDING = frozenset({"round", "round_", "floor", "floor_", "ceil", "ceil_", "trunc", "trunc_"})
+_PLACES = ("arg", "nonzero", "count_nonzero", "multinomial", "size", "stride", "data_ptr")
 
 
 def _graded(held: Any) -> Iterator[bool]:
-    """Of the tensors in containers, whether they require a gradient."""
-    return (t.requires_grad for t in tree_leaves(held) if isinstance(t, Tensor))
+    """Of the tensors in containers, whether they require a gradient; under vmap none says so."""
+    found = (t for t in tree_leaves(held) if isinstance(t, Tensor))
+    return (t.requires_grad or _is_batched(t) for t in found)
+
+
+_is_batched: Callable[[Tensor], bool] = getattr(
+    getattr(torch._C, "_functorch", None), "is_batchedtensor", lambda tensor: False
+)
 
 
 def _line() -> str:
     """The place in the user's code that is run; empty in the engine's own, or in a `Function`."""
-    frame: Any = sys._getframe(2)
+    frame: Any = sys._getframe(1)
     place = ""
     while frame is not None:
         file = frame.f_code.co_filename
         first = frame.f_locals.get(next(iter(frame.f_code.co_varnames), ""))
         if isinstance(first, torch.autograd.function.FunctionCtx):
             return ""
-        if file.startswith(_CORE):
-            break
-        if not place and not file.startswith(_TORCH):
-            place = f"{os.path.basename(file)}, line {frame.f_lineno}"
+        if frame.f_code.co_name not in _WATCHING:
+            if file.startswith(_CORE):
+                break
+            if not place and not file.startswith(_TORCH):
+                place = f"{os.path.basename(file)}, line {frame.f_lineno}"
         frame = frame.f_back
     return place
+
+
+#: Between the user's code and this there are modes, and what they call.
+_WATCHING = frozenset({"__torch_function__", "__torch_dispatch__", "note_script", "_note"})
 
 
 def custom_functions(result: Tensor) -> list[str]:

@@ -50,19 +50,16 @@ class Calls(TorchFunctionMode):
 
     Attributes:
         true: how often each that was called can be differentiated.
-        backward: whether any operation at all was called inside of a backward pass.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.true: set[int] = set()
-        self.backward = False
 
     def __torch_function__(
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None
     ) -> Any:
         del types
-        self.backward |= torch._C._current_graph_task_id() != -1
         if func in _OTHERS:
             self.true.add(1 if func is torch._weight_norm else 2)
         return func(*args, **(kwargs or {}))

@@ -169,3 +169,41 @@ def test_a_subclass_steps_as_it_says() -> None:
 
     mlopt.Engine([inner]).step()
     assert w.item() == 1 - 0.5 * 1.5
+
+
+class GivesAnother(torch.optim.SGD):
+    """Whose `step` is not that of the class, which is found first by who asks the class."""
+
+    def __getattribute__(self, name: str) -> object:
+        if name == "step":
+            return lambda: self.param_groups[0]["params"][0].data.sub_(0.25)
+        return super().__getattribute__(name)
+
+
+class HooksItself(torch.optim.SGD):
+    """Which gets a hook in its first step; torch calls it after that step already."""
+
+    def step(self) -> None:  # type: ignore[override]
+        super().step()
+        if not self._optimizer_step_post_hooks:
+            self.register_step_post_hook(lambda sgd, args, kwargs: self._halve(args, kwargs))
+
+    def _halve(self, args: tuple[object, ...], kwargs: dict[str, object]) -> None:
+        assert args == (self,)
+        assert not kwargs
+        self.param_groups[0]["params"][0].data.mul_(0.5)
+
+
+@pytest.mark.parametrize(("kind", "end"), [(GivesAnother, 0.75), (HooksItself, 0.125)])
+def test_whatever_torch_would_call_is_called(kind: type[torch.optim.SGD], end: float) -> None:
+    for plain in (True, False):
+        w = torch.nn.Parameter(torch.tensor(1.0, dtype=torch.float64))
+        sgd = kind([w], lr=0.25)
+        if plain:
+            (3 * w).backward()
+            sgd.step()
+        else:
+            W = mlopt.Variable(w, "w")
+            inner = mlopt.problem(over=W, optimizer=sgd)(lambda w: 3 * w)
+            mlopt.Engine([inner]).step()
+        assert w.item() == end

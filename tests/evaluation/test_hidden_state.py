@@ -41,11 +41,6 @@ def average(own: Any, x: Tensor, out: Tensor) -> None:
     own.mean = 0.9 * own.mean + 0.1 * x.mean(0)
 
 
-def anneal(own: Any, x: Tensor, out: Tensor) -> Tensor:
-    own.factor *= 1 + 1e-5
-    return out * own.factor**1e-5  # below what a kernel may lose
-
-
 def of_method() -> mlopt.Engine:
     class Trainer:
         def __init__(self) -> None:
@@ -73,7 +68,6 @@ def of_partial() -> mlopt.Engine:
 COUNTED = {
     "a counter": (lambda: layer(lambda m, x, h: put(m, n=m.n + 1), n=0), "w.n"),
     "a flag that flips": (lambda: layer(lambda m, x, h: put(m, odd=not m.odd), odd=False), "w.odd"),
-    "a factor": (lambda: layer(anneal, factor=1.0), "w.factor"),
     "a mean": (lambda: layer(average, mean=torch.zeros(3, dtype=F64)), "w.mean"),
     "in place": (lambda: layer(lambda m, x, h: put(m, mean=m.mean.mul_(0.9).add_(x.mean(0))),
                                mean=torch.zeros(3, dtype=F64)), "w.mean"),

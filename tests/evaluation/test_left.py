@@ -227,6 +227,15 @@ def test_in_an_attribute_of_a_variable_it_is_refused() -> None:
         assert torch.equal(engine.graph.variables[0].value.teacher, STUDENT)
 
 
+def test_a_factor_that_is_annealed_there_is_refused_however_little_it_does() -> None:
+    def anneal(m: Any, x: Tensor, h: Tensor) -> Tensor:
+        m.factor *= 1 + 1e-5
+        return h * m.factor**1e-5
+
+    with pytest.raises(GraphError, match=r"evaluation writes w\.factor,.*register_buffer"):
+        layer(anneal, factor=1.0).step()
+
+
 def test_of_a_signal_and_its_reader() -> None:
     centre = torch.zeros(1, dtype=F64)
 

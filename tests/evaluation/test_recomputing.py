@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from functools import cache
 from typing import Any
 
@@ -29,6 +30,17 @@ METHODS = {
     "recomputed": mlopt.Unrolled(3, recompute=True),
     "implicit": mlopt.Implicit(mlopt.CG(max_steps=3), damping=1.0),
 }
+
+
+def _scale(g: Tensor, weight: Tensor) -> Tensor:
+    return g * torch.linalg.vector_norm(weight)
+
+
+@cache
+def scaled() -> Any:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch would have it compiled
+        return torch.jit.script(_scale)
 
 
 class Again(torch.autograd.Function):
@@ -78,6 +90,8 @@ class Net(nn.Module):
             h.register_hook(lambda g: g * self._length())
         elif self.again == "operation's hook":  # which is no function of torch's, as calls go
             h.grad_fn.register_prehook(lambda g: (g[0] * self._length(),))
+        elif self.again == "a script's":  # of which nothing can be seen
+            h.grad_fn.register_prehook(lambda g: (scaled()(g[0], self.middle[0].weight),))
         return self.last(h)
 
     def _length(self) -> Tensor:
@@ -238,14 +252,15 @@ def test_what_is_computed_once_is_not_taken_for_more(name: str) -> None:
 
 @pytest.mark.parametrize("method", ["exact", "unrolled"])
 def test_a_hook_reads_the_point_wherever_it_hangs(method: str) -> None:
-    one, other = found("hook", "none", method), found("operation's hook", "none", method)
-    assert all(map(torch.equal, one, other))
+    one = found("hook", "none", method)
+    for again in ("operation's hook", "a script's"):
+        assert all(map(torch.equal, one, found(again, "none", method)))
     assert not torch.equal(one[0], found("", "none", method)[0])
 
 
 @pytest.mark.filterwarnings("ignore::mlopt.CapabilityWarning")  # of differences with hooks
 def test_what_is_computed_again_is_noticed() -> None:
-    for again in ("checkpoint", "function", "hook", "operation's hook"):
+    for again in ("checkpoint", "function", "hook", "operation's hook", "a script's"):
         engine, _ = two_levels(
             seeded(4, lambda again=again: Net(again, "batch")), METHODS["central"]
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import pytest
@@ -94,9 +95,25 @@ def hooked(w: Any, r: Any) -> Tensor:
     return 100 * losses(w).mean() + (part * r(torch.ones_like(w.bias).reshape(1, 1))).sum()
 
 
+@cache
+def scripted() -> Any:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch would have it compiled
+        return torch.jit.script(constant_of_a_script)
+
+
+def constant_of_a_script(each: Tensor) -> Tensor:
+    return each.detach() * 1
+
+
 ASYMMETRIC: dict[str, Low] = {
     "detached": weighted(lambda e: e.detach()), "data": weighted(lambda e: e.data),
-    "no_grad": weighted(without_gradient),
+    "no_grad": weighted(without_gradient), "in place": weighted(lambda e: e.clone().detach_()),
+    "under vmap": weighted(torch.func.vmap(lambda e: e.detach())),
+    "dispatched": weighted(torch.ops.aten.detach),
+    "by a script": weighted(lambda e: scripted()(e)),
+    "to integers": weighted(lambda e: (1e4 * e).long().to(e) / 1e4),
+    "rounded": weighted(lambda e: (1e4 * e).round() / 1e4),
     "numbers": weighted(lambda e: torch.tensor(e.tolist(), dtype=e.dtype)),
     "a gradient": from_gradient, "small share": small_share, "native": native, "hooked": hooked,
 }  # fmt: skip
@@ -123,7 +140,7 @@ def bent_above(w: Any, r: Any) -> Tensor:
 
 SYMMETRIC: dict[str, Low] = {
     "attached": weighted(lambda e: e), "shifted": shifted, "metric": monitored,
-    "bent above": bent_above,
+    "bent above": bent_above, "a mask": weighted(lambda e: (e > e.mean()).to(e)),
     "own backward": lambda w, r: (Sine.apply(w.weight) * r(w.bias.reshape(1, 1))).sum(),
     "no second one": lambda w, r: (SineOnce.apply(w.weight) * r(w.bias.reshape(1, 1))).sum(),
 }  # fmt: skip
