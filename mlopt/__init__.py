@@ -2,6 +2,7 @@
 
 from . import games
 from ._audit import Audit, AuditError, Cause, Finding, audit
+from ._engine.checkpoint import Checkpoint
 from ._engine.engine import Callback, Engine
 from ._engine.loops import Loops
 from ._engine.plan import Plan
@@ -58,6 +59,7 @@ __all__ = [
     "CapabilityWarning",
     "Cause",
     "Central",
+    "Checkpoint",
     "ConvergenceError",
     "ConvergenceWarning",
     "Cost",

@@ -72,6 +72,7 @@ class Checkpoint(Callback):
         finally:
             self._lock.release()
 
+    @checked(SettingsError)
     def save(self, engine: Engine) -> None:
         """Save now; between two steps of the run.
 

@@ -184,11 +184,13 @@ class Engine(Stepper):
         allowed = check_override(override)
         if stream is not None and epochs:
             self._check_drawn(stream)
-        began, folder = (self.steps, self.epoch), None if resume is None else Path(resume)
+        folder = None if resume is None else Path(resume)
+        began = None
         if folder is not None:
             began = go_on(self, self.load_state_dict, observers, folder, allowed)
         if epoch is not None and stream is not None:
             self._epoch_stream, self.epoch = stream, self._feed.passes[stream]
+        began = began or (self.steps, self.epoch)
 
         def tell_all(hook: str, *what: Any) -> None:
             for callback in observers:

@@ -70,7 +70,7 @@ def go_on(
     observers: Sequence[Stateful],
     folder: Path,
     override: Collection[str],
-) -> tuple[int, int]:
+) -> tuple[int, int] | None:
     """Go on from the newest checkpoint of a folder, if there is one.
 
     Args:
@@ -81,21 +81,21 @@ def go_on(
         override: parts of the fingerprint that may differ.
 
     Returns:
-        The step and the epoch at which the run began.
+        The step and the epoch at which the run began; None if it begins now.
 
     Raises:
         SettingsError: the checkpoint is of another run, or none of them can be read.
     """
     found = newest(folder)
     if found is None:
-        return engine.steps, engine.epoch
+        return None
     path, content = found
     check_fingerprint(str(path), content["fingerprint"], fingerprint(engine), override)
     callbacks = dict(_named(observers))
     if missing := [name for name in content["callbacks"] if name not in callbacks]:
         raise SettingsError(
-            f"{path}: holds the state of {' and '.join(missing)}, and the run has no such callback. "
-            "Give callbacks= as before, or a new folder."
+            f"{path}: holds the state of {' and '.join(missing)}, and no callback of this run is "
+            "that. Give callbacks= as before, or a new folder."
         )
     try:
         load(content["engine"])
@@ -114,13 +114,19 @@ def go_on(
     return steps, epoch
 
 
-def check_override(override: Any) -> tuple[str, ...]:
-    """The parts that may differ, as they were given.
+def check_override(override: Collection[str]) -> tuple[str, ...]:
+    """The parts that may differ, each of which there is.
+
+    Args:
+        override: as it was given to `run`.
+
+    Returns:
+        The parts.
 
     Raises:
         SettingsError: there is no such part.
     """
-    parts = (override,) if isinstance(override, str) else tuple(override)
+    parts = tuple(override)
     if wrong := [part for part in parts if part not in PARTS]:
         raise SettingsError(
             f"run: override= names {wrong[0]!r}; it takes any of {', '.join(map(repr, PARTS))}."

@@ -20,7 +20,7 @@ from .contents import contents, entries, has_slots, put, slots
 from .homes import home
 from .iterators import moves_on
 
-__all__ = ["Opened", "opened", "rebuilt", "ways"]
+__all__ = ["Opened", "opened", "own_copy", "rebuilt", "ways"]
 
 #: What holds others, and can be written to.
 _WRITTEN = (dict, list, deque, set)
@@ -318,3 +318,12 @@ def _leads_to_numbers(held: Any) -> bool:
         seen[id(one)] = one
         waiting += _inside(one, _places(one))
     return False
+
+
+def own_copy(held: Any) -> Any:
+    """A copy of a tensor or array of a batch, with its attributes; anything else as it is."""
+    if isinstance(held, Tensor) and (held.is_leaf or not held.requires_grad):
+        other = held.detach().clone().requires_grad_(held.requires_grad)
+        vars(other).update(vars(held))  # attributes of the user's
+        return other
+    return held.copy() if isinstance(held, np.ndarray) else held

@@ -11,13 +11,12 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from torch import Tensor
 
 from .._errors import CapabilityWarning, DataError
 from .._replay import replay
-from .containers import rebuilt
+from .containers import own_copy, rebuilt
 from .held import attributes, counts, holds
-from .known import certain, makes_anew
+from .known import certain, makes_anew, say_moved
 from .lent import Lent
 from .living import Living
 from .starts import Start, load_start, others_at, save_start, set_others
@@ -224,7 +223,7 @@ class Passes:
         try:
             with replayed, self._lent, self._workers:
                 found = self._pull(index)
-                return found if self._anew else [rebuilt(batch, _copied) for batch in found]
+                return found if self._anew else [rebuilt(batch, own_copy) for batch in found]
         finally:  # an interrupt may have kept them from ending
             self._workers.close()
             self._lent.close()
@@ -259,14 +258,7 @@ class Passes:
         moved = [k for k, v in after.items() if before.get(k, v) != v and k[0] not in told]
         if moved:
             self._said = True
-            warnings.warn(
-                f"{describe(self._loader)} changes {', '.join('.'.join(k) for k in moved)} while "
-                "it is read, and another engine or stream reads it, too: each sees what the other "
-                "has changed. If the batches depend on it, give each a loader of its own, or a "
-                "method set_epoch(), which is told the pass.",
-                CapabilityWarning,
-                stacklevel=2,
-            )
+            say_moved(self._loader, moved)
         return found
 
     def _begin(self) -> None:
@@ -355,11 +347,3 @@ class Passes:
             "begins with iter(loader), which has to begin anew."
         )
         return DataError(f"{loader} gave no batch in a whole pass{again if number else '.'}")
-
-
-def _copied(held: Any) -> Any:
-    if isinstance(held, Tensor) and (held.is_leaf or not held.requires_grad):
-        other = held.detach().clone().requires_grad_(held.requires_grad)
-        vars(other).update(vars(held))  # attributes of the user's
-        return other
-    return held.copy() if isinstance(held, np.ndarray) else held

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from arguments.core import engine, levels, sgd, variable
-from arguments.example import Example, of
+from arguments.example import Example, folder, of
 from torch import nn
 
 import mlopt
@@ -52,7 +52,21 @@ EXAMPLES: dict[str, Example] = {
     ),
     "mlopt.Engine.plan": of(on=engine),
     "mlopt.Engine.run": of(
-        lambda: {"steps": 1, "progress": False}, on=engine, epoch="anything", steps="0"
+        lambda: {"steps": 1, "progress": False, "resume": folder()},
+        on=engine,
+        wrong={"override": (["loss"], [3])},
+        epoch="anything",
+        steps="0",
+        resume="empty, unknown",
+        override="empty",
+    ),
+    "mlopt.Engine.state_dict": of(on=engine),
+    "mlopt.Engine.load_state_dict": of(
+        lambda: {"state": STANDING.state_dict()}, on=engine, wrong={"state": (3, {}, {"format": 1})}
+    ),
+    "mlopt.Checkpoint": of(lambda: {"folder": folder()}, folder="empty, unknown"),
+    "mlopt.Checkpoint.save": of(
+        lambda: {"engine": STANDING}, on=lambda: mlopt.Checkpoint(folder()), wrong={"engine": (3,)}
     ),
     "mlopt.Engine.step": of(on=engine),
     "mlopt.Engine.stop": of(on=engine),
