@@ -8,10 +8,10 @@ from typing import Any
 
 from torch.utils.data import DataLoader, IterableDataset, default_collate
 
-from .._errors import CapabilityWarning
+from .._errors import CapabilityWarning, DataError
 from .stream import describe
 
-__all__ = ["certain", "makes_anew", "say_moved"]
+__all__ = ["certain", "ended_early", "makes_anew", "say_moved"]
 
 
 def makes_anew(loader: Any) -> bool:
@@ -47,3 +47,27 @@ def say_moved(loader: Any, moved: Sequence[tuple[str, str]]) -> None:
         CapabilityWarning,
         stacklevel=2,
     )
+
+
+def ended_early(loader: Any, number: int, taken: int) -> DataError:
+    """The error of a pass that has ended before it should.
+
+    Args:
+        loader: the loader.
+        number: of the pass.
+        taken: how many batches it has given.
+
+    Returns:
+        The error.
+    """
+    name = describe(loader)
+    if taken:
+        return DataError(
+            f"{name} ended its pass after {taken} batches, where it has more by its length, or by "
+            "the same pass before. Does it raise StopIteration, or change while it is read?"
+        )
+    again = (
+        f"; pass {number} was the first to be empty. Can it be read once only? Each pass begins "
+        "with iter(loader), which has to begin anew."
+    )
+    return DataError(f"{name} gave no batch in a whole pass{again if number else '.'}")

@@ -16,7 +16,7 @@ from .._errors import CapabilityWarning, DataError
 from .._replay import replay
 from .containers import own_copy, rebuilt
 from .held import attributes, counts, holds
-from .known import certain, makes_anew, say_moved
+from .known import certain, ended_early, makes_anew, say_moved
 from .lent import Lent
 from .living import Living
 from .starts import Start, load_start, others_at, save_start, set_others
@@ -159,7 +159,7 @@ class Passes:
             for i in range(index, index + drawn):
                 set_others(later.get(i))
                 waiting.append(self.draw(i))
-            if saved["ahead"]:
+            if saved["ahead"] and not self._ahead:
                 self._ahead = self._advance(index + drawn)
         return waiting
 
@@ -202,7 +202,7 @@ class Passes:
                 )
             found, taken = self._advance(index), 0
         if not found:
-            raise self._ended_early(taken)
+            raise ended_early(self._loader, self._starts[-1].number, taken)
         return found[0]
 
     def _advance(self, index: int) -> list[Any]:
@@ -317,10 +317,15 @@ class Passes:
                 CapabilityWarning,
                 stacklevel=2,
             )
+        begin_after = getattr(self._loader, "begin_after", None)
+        if callable(begin_after):  # as the loaders of mlopt.data have it: nothing is read again
+            begin_after(index - start.index)
+            self._ahead = self._advance(start.index)  # with the seed with which the pass began
+            return
         for i in range(start.index, index):
             found = self._advance(i)
             if not found:
-                raise self._ended_early(i - start.index)
+                raise ended_early(self._loader, start.number, i - start.index)
 
     def _renew(self, start: Start) -> None:
         """Have workers made anew, which may have died, and the generators where the pass begins."""
@@ -333,17 +338,3 @@ class Passes:
             self._lent.close()
             replayed.close()
             self._lent.states = states
-
-    def _ended_early(self, taken: int) -> DataError:
-        loader, number = describe(self._loader), self._starts[-1].number
-        if taken:
-            return DataError(
-                f"{loader} ended its pass after {taken} batches, where it has more by its length, "
-                "or by the same pass before. Does it raise StopIteration, or change while it is "
-                "read?"
-            )
-        again = (
-            f"; pass {number} was the first to be empty. Can it be read once only? Each pass "
-            "begins with iter(loader), which has to begin anew."
-        )
-        return DataError(f"{loader} gave no batch in a whole pass{again if number else '.'}")

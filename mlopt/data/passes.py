@@ -105,6 +105,12 @@ def loader(
 
 
 class _Passes(Sampler[Draw]):
+    """The batches of a pass: which images, and a seed of each.
+
+    Attributes:
+        begin_after: how many batches the next pass leaves out, though their numbers are drawn.
+    """
+
     def __init__(
         self,
         count: int,
@@ -115,6 +121,7 @@ class _Passes(Sampler[Draw]):
     ) -> None:
         self.count, self.batch_size = count, batch_size
         self.shuffle, self.drop_last, self.generator = shuffle, drop_last, generator
+        self.begin_after = 0
 
     def __len__(self) -> int:
         whole, rest = divmod(self.count, self.batch_size)
@@ -126,12 +133,23 @@ class _Passes(Sampler[Draw]):
         own = torch.Generator().manual_seed(_number(self.generator))
         order = torch.randperm(self.count, generator=own) if self.shuffle else None
         indices = list(range(self.count)) if order is None else order.tolist()
+        first, self.begin_after = self.begin_after, 0
         for k in range(len(self)):
-            yield Draw(_number(own), indices[k * self.batch_size : (k + 1) * self.batch_size])
+            draw = Draw(_number(own), indices[k * self.batch_size : (k + 1) * self.batch_size])
+            if k >= first:
+                yield draw
 
 
 class _Loader(DataLoader[Any]):
     _running = False
+
+    def begin_after(self, batches: int) -> None:
+        """Have the next pass begin after so many batches, which are not read.
+
+        Args:
+            batches: how many; what they draw is drawn, so that the others are as ever.
+        """
+        self.sampler.begin_after = batches  # type: ignore[attr-defined]
 
     def __iter__(self) -> Any:
         return self._kept_workers() if self.persistent_workers else super().__iter__()

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, RandomSampler, TensorDataset
 
 import mlopt
+from mlopt.data import load, loader, search_split
 
 STEPS, AT = 9, 4
 
@@ -293,4 +294,41 @@ def test_frozen_parts_and_modes_come_back() -> None:
     again = other.graph.variables[0].value
     assert not again[0].weight.requires_grad
     assert not again[1].training
+    assert_same(held(engine), held(other))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("at", [1, 4, 6])
+def test_the_loaders_of_mlopt_read_nothing_again(workers: int, at: int) -> None:
+    read: list[int] = []
+
+    def make() -> mlopt.Engine:
+        part = search_split(load("digits"))[0]
+
+        def noisy(image: Tensor) -> Tensor:
+            read.append(1)
+            return image + torch.rand(())
+
+        data = loader(part, 200, augment=noisy, workers=workers)
+        w = torch.nn.Parameter(torch.zeros(10, 64))
+        W = mlopt.Variable(w, "w")
+
+        @mlopt.problem(over=W, data=data, optimizer=torch.optim.SGD([w], lr=0.1))
+        def fit(w: Tensor, batch: Any) -> Tensor:
+            x, y = batch
+            return torch.nn.functional.cross_entropy(x.flatten(1) @ w.t(), y)
+
+        return mlopt.Engine([fit])
+
+    engine = make()
+    take(engine, at)
+    state = saved(engine.state_dict())
+    take(engine, 4)
+
+    other = make()
+    other.step()  # its check, on other batches
+    read.clear()
+    other.load_state_dict(state)
+    assert len(read) <= 200  # the next batch alone
+    take(other, 4)
     assert_same(held(engine), held(other))
