@@ -14,6 +14,7 @@ from ._engine.schedule import (
     Until,
     UpperFirst,
 )
+from ._engine.verify import Resumption, verify_resume
 from ._errors import (
     CapabilityWarning,
     ConvergenceError,
@@ -88,6 +89,7 @@ __all__ = [
     "Plan",
     "Problem",
     "Response",
+    "Resumption",
     "Sama",
     "Sequential",
     "SettingsError",
@@ -109,4 +111,5 @@ __all__ = [
     "problem",
     "signal",
     "stop",
+    "verify_resume",
 ]

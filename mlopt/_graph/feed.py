@@ -29,6 +29,7 @@ class Feed:
     Attributes:
         passes: how many of each stream have ended.
         read: how many batches of each stream have been read since `begin`.
+        sources: the passes through each stream's loader.
     """
 
     def __init__(
@@ -41,7 +42,7 @@ class Feed:
         self.passes = dict.fromkeys(self.streams, 0)
         self._device = device
         lenders: list[Lent] = []
-        self._sources = {
+        self.sources = {
             s: Passes(s.loader, lambda i, n=n: derive_seed(seed, "stream", n, i), lenders)
             for n, s in enumerate(self.streams)
         }
@@ -55,7 +56,7 @@ class Feed:
         """The stream's next batch."""
         ready, read = self._ready[stream], self.read[stream]
         if read == len(ready):
-            batch, number = self._sources[stream].draw(self._used[stream] + read)
+            batch, number = self.sources[stream].draw(self._used[stream] + read)
             ready.append((move(batch, self._device), number))
         self.read[stream] += 1
         return ready[read][0]
@@ -64,7 +65,7 @@ class Feed:
         """A step begins."""
         self.read = dict.fromkeys(self.streams, 0)
         for stream, ready in self._ready.items():
-            if ready and not self._sources[stream].stands(self._used[stream] + len(ready)):
+            if ready and not self.sources[stream].stands(self._used[stream] + len(ready)):
                 ready.clear()
 
     def give_back(self) -> None:
@@ -74,7 +75,7 @@ class Feed:
     def unsure(self) -> bool:
         """Whether `finish` has to draw batches."""
         return bool(self.streams) and any(
-            self.read[s] == len(ready) > 0 and self._sources[s].unsure(self._used[s] + len(ready))
+            self.read[s] == len(ready) > 0 and self.sources[s].unsure(self._used[s] + len(ready))
             for s, ready in self._ready.items()
         )
 
@@ -91,14 +92,14 @@ class Feed:
             if ready[s]:
                 passes[s] = ready[s][0][1]
             elif read[s]:
-                passes[s] = self._sources[s].passed(used[s], self._used[s])
+                passes[s] = self.sources[s].passed(used[s], self._used[s])
         self.passes, self._used, self._ready = passes, used, ready
         self.read = dict.fromkeys(self.streams, 0)
 
     def save(self) -> list[dict[str, Any]]:
         """Where each stream stands, as it is saved: batches that wait are drawn again."""
         saved = []
-        for stream, source in self._sources.items():
+        for stream, source in self.sources.items():
             used, waiting = self._used[stream], len(self._ready[stream])
             waiting = waiting if source.stands(used + waiting) else 0
             at = {"passes": self.passes[stream], "used": used, "waiting": waiting}
@@ -107,17 +108,17 @@ class Feed:
 
     def differs(self, stream: Stream, saved: Mapping[str, Any]) -> str:
         """How a stream is not the one of which this was saved; empty if it may be that."""
-        return self._sources[stream].differs(saved)
+        return self.sources[stream].differs(saved)
 
     def load(self, saved: Sequence[Mapping[str, Any]]) -> None:
         """Let each stand where those of another process did; or all as they are, if it raises."""
         ready: dict[Stream, list[tuple[Any, int]]] = {}
         found = dict(zip(self.streams, saved, strict=True))
-        undo = [source.remember() for source in self._sources.values()]
+        undo = [source.remember() for source in self.sources.values()]
         try:
             for stream, state in found.items():
                 at = (state["used"], state["waiting"])
-                waiting = self._sources[stream].load(state, *at)
+                waiting = self.sources[stream].load(state, *at)
                 ready[stream] = [(move(batch, self._device), number) for batch, number in waiting]
         except BaseException:
             for put_back in undo:

@@ -64,6 +64,11 @@ EXAMPLES: dict[str, Example] = {
     "mlopt.Engine.load_state_dict": of(
         lambda: {"state": STANDING.state_dict()}, on=engine, wrong={"state": (3, {}, {"format": 1})}
     ),
+    "mlopt.verify_resume": of(
+        lambda: {"make_engine": engine, "steps": 1, "at": 0},
+        at="0",
+        wrong={"make_engine": (3, int)},
+    ),
     "mlopt.Checkpoint": of(lambda: {"folder": folder()}, folder="empty, unknown"),
     "mlopt.Checkpoint.save": of(
         lambda: {"engine": STANDING}, on=lambda: mlopt.Checkpoint(folder()), wrong={"engine": (3,)}

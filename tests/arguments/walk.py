@@ -24,7 +24,7 @@ PACKAGES = ["mlopt"] + sorted(
 #: What mlopt fills in and hands out, and what a method says to the engine at every step.
 RECORDS = {
     "Cost",
-    "Audit", "Cause", "Finding", "Penalty", "Plan", "Response", "Solution",
+    "Audit", "Cause", "Finding", "Penalty", "Plan", "Response", "Resumption", "Solution",
     "Alarm", "ArchitectureWeights", "Spread", "Draw",
 }  # fmt: skip
 

@@ -42,7 +42,7 @@ def test_no_callback_runs_where_an_engine_or_a_stream_dies() -> None:
     engine = ALL["loaders, foreign"]()
     take(engine, 2)
     streams = [*engine._feed.streams]
-    passes = [engine._feed._sources[s] for s in streams]
+    passes = [engine._feed.sources[s] for s in streams]
     assert streams
     for held in (*streams, *passes):
         references = weakref.getweakrefs(held)
