@@ -50,7 +50,7 @@ class Draws:
             yield torch.rand(1, dtype=F64) + self.random.random()
 
 
-@pytest.mark.parametrize("part", ["__exit__", "close", "__enter__", "seed", "_set"])
+@pytest.mark.parametrize("part", ["__exit__", "close", "__enter__", "seed", "set_state"])
 def test_a_draw_leaves_generators_as_they_were(part: str) -> None:
     def made() -> tuple[Draws, mlopt.Engine]:
         W = mlopt.Variable(nn.Parameter(torch.zeros(1, dtype=F64)), "w")
