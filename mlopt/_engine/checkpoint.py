@@ -46,7 +46,7 @@ class Checkpoint(Callback):
         """Take the folder; refuse one with checkpoints of a run that this one does not go on."""
         self._lock.acquire()
         found = checkpoints(self.folder)
-        if found and self._saved < 0 and engine._course.folder != self.folder:
+        if found and self._saved < 0 and not _is_one(engine._course.folder, self.folder):
             self._lock.release()
             raise SettingsError(
                 f"Checkpoint: {self.folder} holds checkpoints of an earlier run, such as "
@@ -86,3 +86,8 @@ class Checkpoint(Callback):
         write_checkpoint(self.folder, engine.steps, content)
         self._saved = engine.steps
         remove_old(self.folder, self.keep)
+
+
+def _is_one(resumed: Path | None, folder: Path) -> bool:
+    """Whether a run has been resumed from this folder, by whatever name."""
+    return resumed is not None and resumed.resolve() == folder.resolve()

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from .._errors import CapabilityWarning, SettingsError
+from .._errors import CapabilityWarning, SettingsError, exhausted
 from .._files import read_checked, said, write_file
 
 __all__ = ["checkpoints", "newest", "remove_old", "write_checkpoint"]
@@ -102,13 +102,16 @@ def _read(path: Path) -> dict[str, Any]:
         content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
         if content["mlopt"] != "checkpoint":
             raise KeyError("mlopt")
+        version = content["format"]
     except Exception as error:  # whatever a file can hold that is no checkpoint
+        if exhausted(error):
+            raise
         raise SettingsError(
             f"{path}: is no checkpoint of an engine ({type(error).__name__})."
         ) from error
-    if content["format"] != FORMAT:
+    if version != FORMAT:
         raise SettingsError(
-            f"{path}: has the format {content['format']}, and this mlopt reads {FORMAT}. Go on "
+            f"{path}: has the format {version}, and this mlopt reads {FORMAT}. Go on "
             "with the version that has written it."
         )
     return content

@@ -7,14 +7,18 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-from .._errors import SettingsError, exhausted
+from .._errors import SettingsError
 from .._graph.portable import portable
 from .checkpoint_files import newest
 from .fingerprint import PARTS, check_fingerprint, fingerprint
-from .state import save_state
+from .state import give_state, save_state
 from .stepper import Stepper
 
 __all__ = ["Course", "Stateful", "check_override", "go_on", "run_state"]
+
+
+#: What `run_state` gives.
+_PARTS = ("fingerprint", "began", "engine", "callbacks")
 
 
 class Stateful(Protocol):
@@ -90,6 +94,10 @@ def go_on(
     if found is None:
         return None
     path, content = found
+    if missing := [part for part in _PARTS if part not in content]:
+        raise SettingsError(
+            f"{path}: is no checkpoint of a run: {', '.join(missing)} is not in it."
+        )
     check_fingerprint(str(path), content["fingerprint"], fingerprint(engine), override)
     callbacks = dict(_named(observers))
     if missing := [name for name in content["callbacks"] if name not in callbacks]:
@@ -102,14 +110,7 @@ def go_on(
     except SettingsError as error:
         raise SettingsError(f"{path}: {error}") from error
     for name, state in content["callbacks"].items():
-        try:
-            callbacks[name].load_state_dict(state)
-        except Exception as error:  # of whoever has written it
-            if exhausted(error):
-                raise
-            raise SettingsError(
-                f"{path}: {name} does not take its state: {type(error).__name__}: {error}"
-            ) from error
+        give_state(callbacks[name], state, f"{path}: {name}")
     steps, epoch = content["began"]
     return steps, epoch
 

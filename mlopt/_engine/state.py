@@ -19,7 +19,7 @@ from .measure import Measurement
 from .stepper import Stepper
 from .transaction import Transaction
 
-__all__ = ["load_state", "save_state"]
+__all__ = ["give_state", "load_state", "save_state"]
 
 FORMAT = 1
 _KEYS = (
@@ -71,33 +71,53 @@ def load_state(engine: Stepper, state: Mapping[str, Any]) -> None:
     engine._check()  # functions may make parts of modules when they are first called
     compare(engine, state)
     block = Transaction(engine._evaluator, engine._interrupts, engine._holdings)
-    with block as transaction, torch.no_grad():
-        _keep(engine, transaction)
-        engine._interrupts.begin()
-        for name, source in _sources(engine):
-            _write(engine, source, state["variables"][name])
-        for problem in engine.graph.problems:
-            label = engine.graph.labels[problem]
-            if problem.optimizer is not None:
-                _load_optimizer(problem, state["optimizers"][label])
-            if problem.scheduler is not None:
-                scheduler = _scheduler(problem)
-                _load(scheduler, state["schedulers"][label], f"{problem.name}.scheduler")
-        engine.clock.state = portable(state["clock"], "a mean", copy)
-        engine.steps, engine.epoch = state["steps"], state["epoch"]
-        at = state["epoch_stream"]
-        engine._epoch_stream = None if at is None else engine._feed.streams[at]
-        engine._failures, engine.skipped = state["failures"], None
-        engine.signals = portable(state["signals"], "a signal", copy)
-        measured = state["measurement"]
-        engine.measurement = None if measured is None else Measurement(**measured)
-        engine._care.norms, engine._care.masks = state["care"]["norms"], state["care"]["masks"]
-        nodes = {label: node for node, label in engine.graph.labels.items()}
-        engine._care.unsolved = {nodes[label] for label in state["care"]["unsolved"]}
-        engine._ownership.check()
-        with engine._interrupts.lifted():
-            engine._feed.load(state["streams"])  # which may take long, and is whole by itself
+    numbers = _generators(engine)
+    try:
+        with block as transaction, torch.no_grad():
+            _keep(engine, transaction)
+            engine._interrupts.begin()
+            try:
+                _take(engine, state)
+            except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+                raise SettingsError(_no_state(error)) from error
+            engine._ownership.check()
+            with engine._interrupts.lifted():
+                engine._feed.load(state["streams"])  # which may take long, and is whole by itself
+    except BaseException:
+        _set_generators(engine, numbers)
+        raise
+
+
+def _take(engine: Stepper, state: Mapping[str, Any]) -> None:
+    """All of it but for the loaders."""
+    for name, source in _sources(engine):
+        _write(engine, source, state["variables"][name])
+    for problem in engine.graph.problems:
+        label = engine.graph.labels[problem]
+        if problem.optimizer is not None:
+            _load_optimizer(problem, state["optimizers"][label])
+        if problem.scheduler is not None:
+            where = f"load_state_dict: {problem.name}.scheduler"
+            give_state(_scheduler(problem), state["schedulers"][label], where)
+    engine.clock.state = portable(state["clock"], "a mean", copy)
+    engine.steps, engine.epoch = state["steps"], state["epoch"]
+    at = state["epoch_stream"]
+    engine._epoch_stream = None if at is None else engine._feed.streams[at]
+    engine._failures, engine.skipped = state["failures"], None
+    engine.signals = portable(state["signals"], "a signal", copy)
+    measured = state["measurement"]
+    engine.measurement = None if measured is None else Measurement(**measured)
+    engine._care.norms, engine._care.masks = state["care"]["norms"], state["care"]["masks"]
+    nodes = {label: node for node, label in engine.graph.labels.items()}
+    engine._care.unsolved = {nodes[label] for label in state["care"]["unsolved"]}
     _set_generators(engine, state["generators"])
+
+
+def _no_state(error: Exception) -> str:
+    return (
+        f"load_state_dict: this is no whole state of an engine ({type(error).__name__}: {error}). "
+        "Give what state_dict() has given."
+    )
 
 
 def compare(engine: Stepper, state: Mapping[str, Any]) -> None:
@@ -117,10 +137,7 @@ def compare(engine: Stepper, state: Mapping[str, Any]) -> None:
             raise KeyError(", ".join(missing))
         other = [*_differences(engine, state)]
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise SettingsError(
-            f"load_state_dict: this is no whole state of an engine ({type(error).__name__}: "
-            f"{error}). Give what state_dict() has given."
-        ) from error
+        raise SettingsError(_no_state(error)) from error
     if other:
         more = f"; and {len(other) - 5} more" if len(other) > 5 else ""
         raise SettingsError(
@@ -260,20 +277,30 @@ def _state(held: Any, name: str) -> Any:
     return portable(held.state_dict(), f"{name}.state_dict()", copy)
 
 
-def _load(held: Any, state: Any, name: str) -> None:
+def give_state(held: Any, state: Any, where: str) -> None:
+    """Let an object take its state.
+
+    Args:
+        held: has `load_state_dict`; it gets a copy.
+        state: what its `state_dict` gave.
+        where: whose it is, for the error.
+
+    Raises:
+        SettingsError: it does not take it.
+    """
     try:
-        held.load_state_dict(portable(state, name, copy))
+        held.load_state_dict(portable(state, where, copy))
     except Exception as error:  # of whoever has written it
         if exhausted(error):
             raise
         raise SettingsError(
-            f"load_state_dict: {name} does not take its state: {type(error).__name__}: {error}"
+            f"{where} does not take its state: {type(error).__name__}: {error}"
         ) from error
 
 
 def _load_optimizer(problem: Problem, state: Any) -> None:
-    optimizer, name = problem.optimizer, f"{problem.name}.optimizer"
-    _load(optimizer, state, name)
+    optimizer = problem.optimizer
+    give_state(optimizer, state, f"load_state_dict: {problem.name}.optimizer")
     if not isinstance(optimizer, torch.optim.Optimizer) or "param_groups" not in state:
         return
     # torch casts floating state to the dtype of its parameter, whatever it was.

@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import mlopt
 from mlopt import Checkpoint, SettingsError
+from mlopt._engine.checkpoint_files import write_checkpoint
 
 X = torch.linspace(-1, 1, 33, dtype=torch.float64).reshape(11, 3)
 Y = X.sum(1, keepdim=True).sin()
@@ -253,10 +254,23 @@ def test_nothing_is_run_that_a_file_holds(tmp_path: Path) -> None:
         def __reduce__(self) -> Any:
             return print, ("gone off",)
 
-    from mlopt._engine.checkpoint_files import write_checkpoint
-
     write_checkpoint(tmp_path, 3, {"engine": Bomb()})
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         with pytest.raises(SettingsError, match="is no checkpoint of an engine"):
             run(tmp_path, Counts())
+
+
+def test_what_is_no_run_is_refused(tmp_path: Path) -> None:
+    write_checkpoint(tmp_path, 3, {"engine": made().engine().state_dict()})
+    with pytest.raises(SettingsError, match="fingerprint, began, callbacks is not in it"):
+        run(tmp_path, Counts())
+
+
+def test_a_folder_has_many_names(tmp_path: Path) -> None:
+    run(tmp_path, Counts(), steps=3)
+    other = tmp_path / ".." / tmp_path.name
+    engine = made().engine()
+    saves = [Counts(), Checkpoint(other, every=1)]
+    engine.run(steps=4, resume=tmp_path, callbacks=saves, progress=False)
+    assert engine.steps == 4

@@ -187,6 +187,8 @@ OTHERS: dict[str, tuple[Any, str]] = {
     "no clock": (without("clock"), "no whole state"),
     "no steps": (without("steps"), "no whole state"),
     "no modes": (without("variables", "w", "modes"), "no whole state"),
+    "no numbers": (without("generators", "numpy"), "no whole state"),
+    "no such loader": (put(7, "epoch_stream"), "no whole state"),
     "a number": (put(3, "variables"), "no whole state"),
     "an optimizer's": (lambda state: state.clear(), "no state of an engine"),
 }
