@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal as signals
+
 import torch
 
 __all__ = [
@@ -10,6 +12,7 @@ __all__ = [
     "ConvergenceWarning",
     "DataError",
     "GraphError",
+    "Interrupted",
     "MloptError",
     "NonFiniteError",
     "SettingsError",
@@ -50,6 +53,21 @@ class NonFiniteError(MloptError):
 
 class ConvergenceError(MloptError):
     """An iterative method diverged, or has nothing to work on; nothing was committed."""
+
+
+class Interrupted(KeyboardInterrupt):
+    """A run was ended by SIGINT (Ctrl-C) or SIGTERM, after the step that was being taken.
+
+    It is no `Exception`, so that what handles errors does not go on with an engine whose run is not
+    over. The message says how many steps were taken, where they are saved, and how to go on.
+
+    Attributes:
+        signal: that came. A program ends with the status 128 + signal: 130 or 143.
+    """
+
+    def __init__(self, message: str, *, signal: signals.Signals) -> None:
+        super().__init__(message)
+        self.signal = signal
 
 
 class ConvergenceWarning(UserWarning):

@@ -54,6 +54,8 @@ class Checkpoint(Callback):
                 "a new run give another folder, or remove them."
             )
         self._whole = self._saved = engine.steps if found else -1
+        if found:
+            engine._saved = engine.steps, self.folder
         with said(self.folder, "read"):
             for part in filter(is_part, self.folder.iterdir()):
                 part.unlink(missing_ok=True)
@@ -85,6 +87,7 @@ class Checkpoint(Callback):
         content: dict[str, Any] = run_state(engine, engine._course)
         write_checkpoint(self.folder, engine.steps, content)
         self._saved = engine.steps
+        engine._saved = engine.steps, self.folder
         remove_old(self.folder, self.keep)
 
 

@@ -13,6 +13,7 @@ from .._arguments import checked, from_one, from_zero, in_body, take
 from .._errors import GraphError, NonFiniteError, SettingsError
 from .._graph.stream import Stream
 from .clock import still
+from .halt import Halt
 from .hooks import observers_of, takes
 from .loop import Loop
 from .resuming import Course, check_override, go_on
@@ -161,6 +162,10 @@ class Engine(Stepper):
                 option that is not what it must be, a callback whose methods named on_ are no hooks
                 or take other arguments, a run inside a run, or a checkpoint of another run.
             NonFiniteError: as `step`.
+            Interrupted: SIGINT (Ctrl-C) or SIGTERM came while the run was in the main thread, and
+                the handler was Python's own. The step was finished, callbacks were told of it and
+                of the end; or, if a worker of a loader was killed as well, nothing of it is left. A
+                second signal ends at once.
         """
         have_turn("run()", refuse_inside, self, "run()")
         if self._running:
@@ -193,19 +198,29 @@ class Engine(Stepper):
         began = began or (self.steps, self.epoch)
 
         def tell_all(hook: str, *what: Any) -> None:
+            failed: Exception | None = None
             for callback in observers:
-                getattr(callback, hook)(self, *what)
+                try:
+                    getattr(callback, hook)(self, *what)
+                except Exception as error:
+                    if hook != "on_end":
+                        raise
+                    failed = failed or error  # the others close what they have open
+            if failed is not None:
+                raise failed
 
         def tell(hook: str, *what: Any) -> None:
             have_turn(f"{hook}() of callbacks", tell_all, hook, *what)
 
-        loop = Loop(self, tell, lambda: self._stopping, validate, validate_every, log_every)
-        try:
-            self._running, self._stopping = True, False
-            self._course = Course(observers, began, folder)
-            loop.run(began, steps, epochs, stream, progress)
-        finally:
-            self._running = False
+        halt = Halt(self)
+        loop = Loop(self, tell, lambda: self._stopping, halt, validate, validate_every, log_every)
+        with halt:
+            try:
+                self._running, self._stopping, self._saved = True, False, None
+                self._course = Course(observers, began, folder)
+                loop.run(began, steps, epochs, stream, progress)
+            finally:
+                self._running = False
 
     def _stream(self, epoch: Any) -> Stream:
         """The stream that was named to count epochs."""

@@ -19,6 +19,7 @@ _get, _set = _behind.getsignal, _behind.signal
 class Deferral:
     """An interrupt (SIGINT) that arrives between `begin` and `end` is raised by `end`.
 
+    In a run the handler that it was meant for is that of `Halt`, which ends the run after the step.
     Python interrupts its main thread alone, so in others nothing is done, nor where the handler is
     not one of Python's. Whatever else is raised in the middle of any of this, by the handler of
     another signal say, leaves it known what is to be put back: so `end`, once more, does that.
@@ -29,7 +30,7 @@ class Deferral:
 
     def __init__(self) -> None:
         self.handler: Any = None
-        self._waiting = False
+        self._waiting = 0
 
     def begin(self) -> None:
         """From here on interrupts wait; again, to no effect."""
@@ -48,8 +49,8 @@ class Deferral:
         handler = self.handler
         if handler is not None:
             _set(signal.SIGINT, handler)
-            waiting, self.handler, self._waiting = self._waiting, None, False
-            if waiting:
+            waiting, self.handler, self._waiting = self._waiting, None, 0
+            for _ in range(waiting):
                 handler(signal.SIGINT, None)
 
     @contextmanager
@@ -65,4 +66,4 @@ class Deferral:
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         del number, frame
-        self._waiting = True
+        self._waiting += 1

@@ -10,6 +10,7 @@ from tqdm import tqdm
 
 from .._errors import CapabilityWarning, SettingsError
 from .._graph.stream import Stream, describe
+from .halt import Halt
 from .numbers import LONGEST, readable
 from .stepper import Stepper
 from .turns import have_turn
@@ -27,6 +28,7 @@ class Loop:
         engine: takes the steps.
         tell: (hook, arguments): calls the hook of every observer.
         stopping: whether one of them has ended the run.
+        halt: whether a signal has.
         validate: as of `Engine.run`.
         validate_every: likewise.
         log_every: likewise.
@@ -37,12 +39,13 @@ class Loop:
         engine: Stepper,
         tell: Callable[..., None],
         stopping: Callable[[], bool],
+        halt: Halt,
         validate: Callable[[], Mapping[str, Any] | None] | None,
         validate_every: int,
         log_every: int,
     ) -> None:
         self.engine = engine
-        self.tell, self.stopping = tell, stopping
+        self.tell, self.stopping, self.halt = tell, stopping, halt
         self.validate = validate
         self.validate_every = validate_every
         self.log_every = log_every
@@ -80,7 +83,7 @@ class Loop:
         bar = tqdm(total=steps, initial=here - first_step, disable=not progress, unit="step")
         try:
             self.tell("on_start")
-            while not self.stopping():
+            while not self.stopping() and self.halt.came is None:
                 if last_step is not None and engine.steps >= last_step:
                     break
                 if last_epoch is not None and engine.epoch >= last_epoch:
@@ -89,9 +92,11 @@ class Loop:
                 if unsure is not None and (ended or engine.steps - here == _LONG):
                     self._wonder(unsure, ended)
                     unsure = None
-            if self._validated != engine.steps:
+            if self._validated != engine.steps and self.halt.came is None:
                 have_turn("validate()", self._validate)
+            self.halt.quiet()
         except BaseException as error:
+            self.halt.quiet()
             bar.close()
             self._end_after(error)
             raise

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -76,6 +77,7 @@ class Stepper:
             )
         self.device = usable(device)
         self._doing, self._running = "", False  # which verb is at work, and `run` around it
+        self._saved: tuple[int, Path] | None = None  # its run: after which step, and where
         self.graph = Graph(problems, hypergrad)
         self._schedule = schedule or Simultaneous()
         self._schedule.check(self.graph)

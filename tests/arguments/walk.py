@@ -57,7 +57,7 @@ def public_callables() -> dict[str, Any]:
             seen.add(id(public))
             if not inspect.isclass(public):
                 found[f"{package}.{name}"] = public
-            elif not issubclass(public, (Exception, Warning)):
+            elif not issubclass(public, BaseException):
                 found |= _of_class(f"{package}.{name}", public)
     return found
 

@@ -1,0 +1,176 @@
+"""`Halt`: SIGINT and SIGTERM end a run after the step that is being taken."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import threading
+from types import FrameType
+from typing import Any
+
+from .._errors import Interrupted
+from .stepper import Stepper
+
+__all__ = ["Halt"]
+
+_ENDING = (signal.SIGINT, signal.SIGTERM)
+_CHILD = getattr(signal, "SIGCHLD", None)  # not on Windows
+#: What stands where nobody has set another.
+_DEFAULTS = (signal.SIG_DFL, signal.default_int_handler)
+
+
+class _Signals:
+    """What the runs of the main thread, which may be nested, do with signals.
+
+    Attributes:
+        came: the first that asks for the end.
+    """
+
+    def __init__(self) -> None:
+        self.came: signal.Signals | None = None
+        self._runs = 0
+        self._before: dict[int, Any] = {}  # handlers, by signal
+        self._deaf = False  # to children that die
+        self._masks = threading.local()
+
+    def begin(self) -> None:
+        self._runs += 1
+        for number in _ENDING if self._runs == 1 else ():
+            handler = signal.getsignal(number)
+            if handler in _DEFAULTS:
+                self._before[number] = handler
+                signal.signal(number, self._note)
+
+    def end(self) -> signal.Signals | None:
+        """A run ends; the last one puts back the handlers that stand as it has set them.
+
+        Returns:
+            What came.
+        """
+        self._runs -= 1
+        if self._runs:
+            return self.came
+        self._put_back()
+        came, self.came, self._deaf = self.came, None, False
+        return came
+
+    def quiet(self) -> None:
+        """From here on no child's death raises anything, where it would keep a run from saving."""
+        self._deaf = True
+        with contextlib.suppress(RuntimeError):  # of one that has just died
+            self._hear_children()
+        self._hear_children()
+
+    def before_fork(self) -> None:
+        """A signal to the child waits until `in_child`: before, Python would lose it."""
+        if self._before:
+            self._masks.held = signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
+
+    def after_fork(self) -> None:
+        """Here, and in the child, signals no longer wait."""
+        held = vars(self._masks).pop("held", None)
+        if held is not None:
+            signal.pthread_sigmask(signal.SIG_SETMASK, held)
+
+    def in_child(self) -> None:
+        """A forked child, of a loader or a user, is ended by a signal as any process is."""
+        with contextlib.suppress(ValueError):
+            self._put_back()
+        self._runs, self.came, self._deaf = 0, None, False
+        self.after_fork()
+
+    def _put_back(self) -> None:
+        for number in [*self._before]:
+            ours = self._child if number == _CHILD else self._note
+            handler = self._before.pop(number)
+            if signal.getsignal(number) == ours:
+                signal.signal(number, handler)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if self.came is None:
+            self.came = signal.Signals(number)
+            self._hear_children()
+            return
+        handler = self._before.get(number, signal.SIG_DFL)
+        self._put_back()
+        if callable(handler):
+            handler(number, frame)
+        else:
+            signal.signal(number, handler)
+            signal.raise_signal(number)
+
+    def _hear_children(self) -> None:
+        """Stand before the handler by which a loader raises, anywhere, that a worker has died."""
+        if _CHILD is not None and _CHILD not in self._before:
+            handler = signal.getsignal(_CHILD)
+            if callable(handler):
+                self._before[_CHILD] = handler
+                signal.signal(_CHILD, self._child)
+
+    def _child(self, number: int, frame: FrameType | None) -> None:
+        if self._deaf:
+            return
+        try:
+            self._before[number](number, frame)
+        except BaseException:  # the step cannot be finished: once said is enough
+            self._deaf = True
+            raise
+
+
+_signals = _Signals()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(
+        before=_signals.before_fork,
+        after_in_parent=_signals.after_fork,
+        after_in_child=_signals.in_child,
+    )
+
+
+class Halt:
+    """A block in which the first SIGINT or SIGTERM is noted, for a run to end after its step.
+
+    The next one does what it does by default, at once. It is so in the main thread, which Python
+    interrupts, and where the handler is the default one; another is its owner's. A block inside of
+    another one, of a run in a callback or in `validate`, is ended by the same signal.
+
+    Raises:
+        Interrupted: a signal came, at the end of the block; from what was raised in it.
+    """
+
+    def __init__(self, engine: Stepper) -> None:
+        self._engine = engine
+        self._main = threading.current_thread() is threading.main_thread()
+
+    @property
+    def came(self) -> signal.Signals | None:
+        """The signal that asks for the end; None if none has come."""
+        return _signals.came if self._main else None
+
+    def quiet(self) -> None:
+        """The run ends: loaders' workers, which a signal may have reached too, no longer matter."""
+        if self._main:
+            _signals.quiet()
+
+    def __enter__(self) -> Halt:
+        if self._main:
+            _signals.begin()
+        return self
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        came = _signals.end() if self._main else None
+        if came is not None and (error is None or isinstance(error, Exception | Interrupted)):
+            raise Interrupted(_said(self._engine, came), signal=came) from error
+
+
+def _said(engine: Stepper, came: signal.Signals) -> str:
+    n, saved = engine.steps, engine._saved
+    text = f"run: ended by {came.name} after {n} step{'s' * (n != 1)}"
+    if saved is None:
+        return (
+            f"{text}, of which nothing is saved. To be able to go on, give "
+            "callbacks=[mlopt.Checkpoint(folder)], and resume=folder in the same call."
+        )
+    step, folder = saved
+    where = "saved" if step == n else f"of which the first {step} are saved"
+    return f"{text}, {where} in {folder}. To go on, call run(resume={str(folder)!r}) as before."
