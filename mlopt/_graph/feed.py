@@ -103,7 +103,7 @@ class Feed:
             used, waiting = self._used[stream], len(self._ready[stream])
             waiting = waiting if source.stands(used + waiting) else 0
             at = {"passes": self.passes[stream], "used": used, "waiting": waiting}
-            saved.append({**at, **source.save()})
+            saved.append({**at, **source.save(used)})
         return saved
 
     def differs(self, stream: Stream, saved: Mapping[str, Any]) -> str:

@@ -4,23 +4,22 @@ from __future__ import annotations
 
 import operator
 import random
-import sys
-import warnings
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from .._errors import CapabilityWarning, DataError
 from .._replay import replay
+from . import known
 from .containers import own_copy, rebuilt
 from .held import attributes, counts, holds
-from .known import certain, ended_early, makes_anew, say_moved
 from .lent import Lent
 from .living import Living
+from .own_place import own_place, says_place, take_place
 from .starts import Start, load_start, others_at, save_start, set_others
-from .stream import describe, length_of
+from .stream import length_of
 from .workers import Workers
 
 __all__ = ["Passes"]
@@ -58,7 +57,7 @@ class Passes:
         self._workers = Workers()
         self._parts: list[Any] = []
         self._told: list[Any] = []  # those that have `set_epoch`
-        self._attributes: list[Any] = []  # of the parts, when they were looked for
+        self._attributes: list[Any] = []  # of the parts, when looked for
         if not self._plain:
             self._look()
         self._iterator: Iterator[Any] | None = None
@@ -118,9 +117,20 @@ class Passes:
         """Whether the next batch is the one with this index: no draw has failed on the way."""
         return self._next == index
 
-    def save(self) -> dict[str, Any]:
-        """Where the passes stand, as it is saved: enough to go through the last one again."""
+    def save(self, index: int) -> dict[str, Any]:
+        """Where the passes stand, as it is saved: enough to go through the last one again.
+
+        Args:
+            index: of the batch that comes next.
+
+        Returns:
+            Tensors and plain values.
+        """
+        own = None
+        if self._next == index and self._iterator is not None and not self._others():
+            own = self._within(index, own_place, self._loader, self._iterator, self._ahead)
         return {
+            "own": own,
             "believed": self._believed,
             "ahead": len(self._ahead),
             "generators": self._lent.save(self._lent.states),
@@ -137,8 +147,8 @@ class Passes:
     def load(self, saved: Mapping[str, Any], index: int, drawn: int) -> list[tuple[Any, int]]:
         """Let them stand where those of another process did.
 
-        The pass is gone through again, with the generators' states of then, those of Python and
-        NumPy among them: batches that were drawn already, and not used, are drawn with these.
+        A loader that has said where it stands goes there. Else the pass is gone through again, from
+        where generators stood then, Python's and NumPy's among them.
 
         Args:
             saved: what `save` gave.
@@ -154,7 +164,7 @@ class Passes:
         self._lent.states = self._lent.load(saved["generators"]) or ()
         waiting: list[tuple[Any, int]] = []
         with others_at(self._starts[-1].others):
-            self._replay(index)
+            self._go(index, saved["own"])
             self._next = index
             for i in range(index, index + drawn):
                 set_others(later.get(i))
@@ -162,6 +172,18 @@ class Passes:
             if saved["ahead"] and not self._ahead:
                 self._ahead = self._advance(index + drawn)
         return waiting
+
+    def _go(self, index: int, own: Mapping[str, Any] | None) -> None:
+        """Go to a batch of the pass that has begun in another process."""
+        start, states = self._starts[-1].index, self._lent.states
+        if own is None or not says_place(self._loader):
+            began = time.monotonic()
+            self._replay(index)
+            known.say_long(self._loader, index - start, time.monotonic() - began)
+            return
+        self._within(start, self._begin, lambda loader: take_place(loader, own))
+        self._ahead = list(own["ahead"])
+        self._lent.states = states
 
     def remember(self) -> Callable[[], None]:
         """What puts back where the passes stand now."""
@@ -182,27 +204,21 @@ class Passes:
         self._lent.lend(generators)
         self._workers.lend(self._parts)
         self._told = [p for p in self._parts if callable(getattr(p, "set_epoch", None))]
-        self._anew = makes_anew(self._loader)
+        self._anew = known.makes_anew(self._loader)
         self._attributes = attributes(self._parts)
 
     def _take(self, index: int) -> Any:
         found = self._ahead or self._advance(index)
         self._ahead = []
         taken = index - self._starts[-1].index
-        if not found and taken and not (taken < self._length and certain(self._loader)):
+        if not found and taken and not (taken < self._length and known.certain(self._loader)):
             length, self._believed = self._length, self._length <= taken and self._believed
             self._end(index)
             if length > taken:
-                warnings.warn(
-                    f"{describe(self._loader)} ended its pass after {taken} batches, where its "
-                    f"length says {length}. The pass is counted one step late, and the length is "
-                    "not believed again.",
-                    CapabilityWarning,
-                    stacklevel=2,
-                )
+                known.say_short(self._loader, taken, length)
             found, taken = self._advance(index), 0
         if not found:
-            raise ended_early(self._loader, self._starts[-1].number, taken)
+            raise known.ended_early(self._loader, self._starts[-1].number, taken)
         return found[0]
 
     def _advance(self, index: int) -> list[Any]:
@@ -219,11 +235,15 @@ class Passes:
             self._look()
             if self._starts[-1].states is None:  # else the pass is gone through again
                 self._lent.begin()
+        found = self._within(index, self._pull, index)
+        return found if self._anew else [rebuilt(batch, own_copy) for batch in found]
+
+    def _within(self, index: int, work: Callable[..., Any], *arguments: Any) -> Any:
+        """Do something where the batch of this index is drawn: generators and workers are lent."""
         replayed = replay(self._seed(index))
         try:
             with replayed, self._lent, self._workers:
-                found = self._pull(index)
-                return found if self._anew else [rebuilt(batch, own_copy) for batch in found]
+                return work(*arguments)
         finally:  # an interrupt may have kept them from ending
             self._workers.close()
             self._lent.close()
@@ -237,20 +257,15 @@ class Passes:
         except StopIteration:
             return []
         except Exception as error:
-            if sys.version_info >= (3, 11):  # before, errors take no notes
-                start = self._starts[-1]
-                error.add_note(
-                    f"mlopt: raised by {describe(self._loader)}, pass {start.number}, batch "
-                    f"{index - start.index} (both from 0)."
-                )
+            start = self._starts[-1]
+            known.say_where(error, self._loader, start.number, index - start.index)
             raise
 
     def _first(self) -> list[Any]:
         """Begin the pass, and see what the loader changes of itself by it."""
-        others = not self._said and any(p is not self and p._loader is self._loader for p in _begun)
+        others = not self._said and self._others()
         before = counts(self._parts) if others else {}
         self._begin()
-        _begun.put(id(self), self)
         assert self._iterator is not None
         found = [next(self._iterator)]
         told = {type(part).__name__ for part in self._told}
@@ -258,21 +273,26 @@ class Passes:
         moved = [k for k, v in after.items() if before.get(k, v) != v and k[0] not in told]
         if moved:
             self._said = True
-            say_moved(self._loader, moved)
+            known.say_moved(self._loader, moved)
         return found
 
-    def _begin(self) -> None:
-        """Begin the pass, as loaders and samplers of torch are told of it."""
+    def _others(self) -> bool:
+        """Whether others have begun a pass of the same loader."""
+        return any(p is not self and p._loader is self._loader for p in _begun)
+
+    def _begin(self, begin: Callable[[Any], Iterator[Any]] = iter) -> None:
+        """Begin the pass, or go on in it, as loaders and samplers of torch are told of it."""
         self._check_free(self._loader)  # if it is its own iterator: `iter` may begin it anew
         start = self._starts[-1]
-        if not self._plain:
+        if not self._plain and begin is iter:
             others = (random.getstate(), np.random.get_state())
             self._starts[-1] = replace(start, states=self._lent.states, others=others)
         for part in self._told:
             part.set_epoch(start.number)
-        iterator = iter(self._loader)
+        iterator = begin(self._loader)
         self._check_free(iterator)
         _running.put(id(iterator), self)
+        _begun.put(id(self), self)
         self._length = (length_of(self._loader) or 0) if self._believed else 0
         self._iterator = iterator
 
@@ -280,11 +300,7 @@ class Passes:
         """Refuse to go on in another's pass."""
         other = _running.get(id(iterator))
         if other is not None and other is not self and other._iterator is iterator:
-            raise DataError(
-                f"{describe(self._loader)} hands out one iterator to all who iterate over it, and "
-                "another engine or stream is in the middle of a pass. Give each a loader of its "
-                "own."
-            )
+            raise known.not_free(self._loader)
 
     def _end(self, index: int) -> None:
         """A pass has ended before the batch with this index."""
@@ -310,13 +326,7 @@ class Passes:
         if start.index == index:
             return
         if isinstance(self._loader, Iterator):
-            warnings.warn(
-                f"A pass of {describe(self._loader)} is gone through again, after a draw that "
-                "failed or in a copy of its engine. It is its own iterator: if iter(loader) does "
-                "not begin it anew, batches are left out.",
-                CapabilityWarning,
-                stacklevel=2,
-            )
+            known.say_again(self._loader)
         begin_after = getattr(self._loader, "begin_after", None)
         if callable(begin_after):  # as the loaders of mlopt.data have it: nothing is read again
             begin_after(index - start.index)
@@ -325,7 +335,7 @@ class Passes:
         for i in range(start.index, index):
             found = self._advance(i)
             if not found:
-                raise ended_early(self._loader, start.number, i - start.index)
+                raise known.ended_early(self._loader, start.number, i - start.index)
 
     def _renew(self, start: Start) -> None:
         """Have workers made anew, which may have died, and the generators where the pass begins."""
