@@ -18,7 +18,12 @@ from .._files import read_checked, said, write_file
 __all__ = ["checkpoints", "newest", "remove_old", "write_checkpoint"]
 
 FORMAT = 1
+
 _NAME = re.compile(r"step_(\d{10,})\.ckpt")
+
+
+class _OtherFormat(SettingsError):
+    """A checkpoint is whole, and another version of mlopt has written it."""
 
 
 def checkpoints(folder: Path) -> list[tuple[int, Path]]:
@@ -67,14 +72,15 @@ def newest(folder: Path) -> tuple[Path, dict[str, Any]] | None:
         The file, and its content on the CPU; None if there is none.
 
     Raises:
-        SettingsError: none of them can be read.
+        SettingsError: none of them can be read, or the newest is of another version of mlopt.
     """
     damaged: list[str] = []
     for _, path in checkpoints(folder):
         try:
             content = _read(path)
         except SettingsError as error:
-            if isinstance(error.__cause__, OSError):  # nobody has said that it is damaged
+            # nobody has said that it is damaged
+            if isinstance(error.__cause__, OSError) or isinstance(error, _OtherFormat):
                 raise
             damaged.append(str(error))
             continue
@@ -110,9 +116,9 @@ def _read(path: Path) -> dict[str, Any]:
             f"{path}: is no checkpoint of an engine ({type(error).__name__})."
         ) from error
     if version != FORMAT:
-        raise SettingsError(
-            f"{path}: has the format {version}, and this mlopt reads {FORMAT}. Go on "
-            "with the version that has written it."
+        raise _OtherFormat(
+            f"{path}: has the format {version}, and this mlopt reads {FORMAT}. Go on with the "
+            "version of mlopt that has written it, or give another folder for a new run."
         )
     return content
 

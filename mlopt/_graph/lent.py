@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import count
 from typing import Any
 
@@ -84,6 +84,24 @@ class Lent:
             return None
         generators = (loan.generator for loan in self._loans)
         return tuple((g, load_state(g, s)) for g, s in zip(generators, saved, strict=True))
+
+    def save_all(self) -> list[dict[str, Any]]:
+        """Where each goes on, and where it stands outside of blocks; as it is saved."""
+        return [
+            {
+                "state": save_state(loan.state),
+                "outside": save_state(get_state(loan.generator)),
+                "seed": loan.seed,
+            }
+            for loan in self._loans
+        ]
+
+    def load_all(self, saved: Sequence[Mapping[str, Any]]) -> None:
+        """The way back, for those that are lent now, in the same order."""
+        for loan, found in zip(self._loans, saved, strict=True):
+            loan.state = load_state(loan.generator, found["state"])
+            loan.seed = found["seed"]  # another one outside begins the next pass
+            set_state(loan.generator, load_state(loan.generator, found["outside"]))
 
     def begin(self) -> None:
         """A pass begins: who has another seed since the last one did goes on from there."""

@@ -26,9 +26,7 @@ __all__ = ["Passes"]
 
 # Who is in the middle of a pass, by the identity of its iterator.
 _running: Living[Passes] = Living()
-
-# Who has begun a pass.
-_begun: Living[Passes] = Living()
+_begun: Living[Passes] = Living()  # who has begun one
 
 
 class Passes:
@@ -39,9 +37,8 @@ class Passes:
     next batch is drawn then. A pass that is shorter than its loader's length is found when the
     missing batch is asked for: it is counted then, and the length not believed again.
 
-    What goes wrong in the middle of a draw leaves the loader's iterator who knows where: the pass
-    is then gone through again, to the same batch, with the seeds, the generators and the number
-    that it had.
+    Where a draw fails, nobody knows where the iterator stands: the pass is gone through again, to
+    the same batch, with the seeds, the generators and the number that it had.
 
     Args:
         loader: what is iterated.
@@ -127,19 +124,21 @@ class Passes:
             Tensors and plain values.
         """
         own = None
+        if self._iterator is None and not self._plain:
+            self._look()  # as the next pass does: a generator may be another
         if self._next == index and self._iterator is not None and not self._others():
             own = self._within(index, own_place, self._loader, self._iterator, self._ahead)
         return {
             "own": own,
             "believed": self._believed,
             "ahead": len(self._ahead),
-            "generators": self._lent.save(self._lent.states),
+            "generators": self._lent.save_all(),
             "starts": [save_start(start, self._lent, self._workers) for start in self._starts],
         }
 
     def differs(self, saved: Mapping[str, Any]) -> str:
         """How the loader is not the one of which this was saved; empty if it may be that."""
-        here, there = len(self._lent.states), len(saved["generators"] or ())
+        here, there = len(self._lent.states), len(saved["generators"])
         if here != there:
             return f"has {there} generators of random numbers in it, not {here}"
         return ""
@@ -161,7 +160,7 @@ class Passes:
         starts = [load_start(found, self._lent, self._workers) for found in saved["starts"]]
         later = {start.index: start.others for start in starts if start.index > index}
         self._believed, self._starts = saved["believed"], starts[: len(starts) - len(later)]
-        self._lent.states = self._lent.load(saved["generators"]) or ()
+        self._lent.load_all(saved["generators"])
         waiting: list[tuple[Any, int]] = []
         with others_at(self._starts[-1].others):
             self._go(index, saved["own"])
@@ -187,11 +186,12 @@ class Passes:
 
     def remember(self) -> Callable[[], None]:
         """What puts back where the passes stand now."""
-        believed, starts, states = self._believed, [*self._starts], self._lent.states
+        believed, starts, lent = self._believed, [*self._starts], self._lent.save_all()
 
         def put_back() -> None:
             self._next = -1  # so that the pass is gone through again
-            self._believed, self._starts, self._lent.states = believed, starts, states
+            self._believed, self._starts = believed, starts
+            self._lent.load_all(lent)
 
         return put_back
 
@@ -263,8 +263,7 @@ class Passes:
 
     def _first(self) -> list[Any]:
         """Begin the pass, and see what the loader changes of itself by it."""
-        others = not self._said and self._others()
-        before = counts(self._parts) if others else {}
+        before = counts(self._parts) if not self._said and self._others() else {}
         self._begin()
         assert self._iterator is not None
         found = [next(self._iterator)]

@@ -274,3 +274,18 @@ def test_a_folder_has_many_names(tmp_path: Path) -> None:
     saves = [Counts(), Checkpoint(other, every=1)]
     engine.run(steps=4, resume=tmp_path, callbacks=saves, progress=False)
     assert engine.steps == 4
+
+
+def test_a_checkpoint_of_another_version_is_not_passed_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The one before could be read: a run that goes on from it would overwrite the newer."""
+    run(tmp_path, Counts(), steps=4)
+    monkeypatch.setattr("mlopt._engine.checkpoint_files.FORMAT", 7)
+    write_checkpoint(tmp_path, 5, {})
+    monkeypatch.undo()
+    with pytest.raises(SettingsError, match=r"step_0000000005.*format 7, .*reads 1.*version of"):
+        run(tmp_path, Counts())
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        "step_0000000004.ckpt", "step_0000000005.ckpt",
+    ]  # fmt: skip

@@ -99,3 +99,32 @@ def test_two_loaders_of_an_engine_stay_unlike() -> None:
         drawn.append([take(*engine) for _ in range(COUNT)])
     assert drawn[0] == drawn[2]
     assert len({x for rows in drawn[:2] for row in rows for x in row}) == 4 * COUNT
+
+
+@pytest.mark.parametrize("at", [0, 1, COUNT - 1, COUNT])
+@pytest.mark.parametrize("how", [seed, put])
+def test_a_state_knows_of_the_new_seed(how: Callable[[Generator, int], None], at: int) -> None:
+    """Which was given between two passes, or before the end of one, and then it was saved."""
+    loader = loader_of("torch")
+    engine, notes = engine_over(loader)
+    for _ in range(at):
+        take(engine, notes)
+    how(generator_of(loader), 101)
+    state = engine.state_dict()
+    expected = [take(engine, notes) for _ in range(2 * COUNT)]
+    other, notes = engine_over(loader_of("torch"))
+    other.load_state_dict(state)
+    assert [take(other, notes) for _ in range(2 * COUNT)] == expected
+
+
+def test_a_state_knows_of_another_generator() -> None:
+    loader = loader_of("torch")
+    engine, notes = engine_over(loader)
+    for _ in range(COUNT):
+        take(engine, notes)
+    loader.sampler.noise.generator = Generator().manual_seed(7)  # type: ignore[attr-defined]
+    state = engine.state_dict()
+    expected = [take(engine, notes) for _ in range(2 * COUNT)]
+    other, notes = engine_over(loader_of("torch"))
+    other.load_state_dict(state)
+    assert [take(other, notes) for _ in range(2 * COUNT)] == expected
