@@ -52,7 +52,7 @@ def test_killed_at_any_line_a_writer_leaves_the_old_file_or_the_new(tmp_path: Pa
     path, seen = tmp_path / "file", []
 
     write_file(path, OLD, checksum=True)
-    while killed_at(len(seen), "_files.py", lambda: write_file(path, NEW, checksum=True)):
+    while killed_at(len(seen), "_files/atomic.py", lambda: write_file(path, NEW, checksum=True)):
         seen.append(read_checked(path))
         write_file(path, OLD, checksum=True)
     assert read_checked(path) == NEW

@@ -2,28 +2,20 @@
 
 from __future__ import annotations
 
-import io
 import re
 import warnings
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from .._errors import CapabilityWarning, SettingsError, exhausted
-from .._files import read_checked, said, write_file
+from .._errors import CapabilityWarning, SettingsError
+from .._files import Damaged, read_archive, said, write_archive
 
 __all__ = ["checkpoints", "newest", "remove_old", "write_checkpoint"]
 
-FORMAT = 1
+KIND, FORMAT = "checkpoint of an engine", 1
 
 _NAME = re.compile(r"step_(\d{10,})\.ckpt")
-
-
-class _OtherFormat(SettingsError):
-    """A checkpoint is whole, and another version of mlopt has written it."""
 
 
 def checkpoints(folder: Path) -> list[tuple[int, Path]]:
@@ -48,10 +40,8 @@ def write_checkpoint(folder: Path, step: int, content: Mapping[str, Any]) -> Pat
     Raises:
         SettingsError: it cannot be written; the earlier ones are as they were.
     """
-    path, buffer = folder / f"step_{step:010d}.ckpt", io.BytesIO()
-    torch.save({"mlopt": "checkpoint", "format": FORMAT, **content}, buffer)
-    with buffer.getbuffer() as view:  # else an error that is kept keeps it open
-        write_file(path, view, checksum=True)
+    path = folder / f"step_{step:010d}.ckpt"
+    write_archive(path, KIND, FORMAT, content)
     return path
 
 
@@ -77,12 +67,11 @@ def newest(folder: Path) -> tuple[Path, dict[str, Any]] | None:
     damaged: list[str] = []
     for _, path in checkpoints(folder):
         try:
-            content = _read(path)
-        except SettingsError as error:
-            # nobody has said that it is damaged
-            if isinstance(error.__cause__, OSError) or isinstance(error, _OtherFormat):
-                raise
+            content = read_archive(path, KIND, FORMAT)
+        except Damaged as error:
             damaged.append(str(error))
+            continue
+        if content is None:  # somebody has removed it meanwhile
             continue
         if damaged:
             warnings.warn(
@@ -97,36 +86,3 @@ def newest(folder: Path) -> tuple[Path, dict[str, Any]] | None:
             "start anew, or give another folder."
         )
     return None
-
-
-def _read(path: Path) -> dict[str, Any]:
-    data = read_checked(path)
-    if data is None:
-        raise SettingsError(f"{path}: is gone.")
-    try:
-        _check_sizes(data)
-        content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-        if content["mlopt"] != "checkpoint":
-            raise KeyError("mlopt")
-        version = content["format"]
-    except Exception as error:  # whatever a file can hold that is no checkpoint
-        if exhausted(error):
-            raise
-        raise SettingsError(
-            f"{path}: is no checkpoint of an engine ({type(error).__name__})."
-        ) from error
-    if version != FORMAT:
-        raise _OtherFormat(
-            f"{path}: has the format {version}, and this mlopt reads {FORMAT}. Go on with the "
-            "version of mlopt that has written it, or give another folder for a new run."
-        )
-    return content
-
-
-def _check_sizes(data: bytes) -> None:
-    """Whether the parts of a file are no larger than it is, before memory is taken for them."""
-    parts = zipfile.ZipFile(io.BytesIO(data)).infolist()
-    if any(part.compress_type != zipfile.ZIP_STORED for part in parts):
-        raise ValueError("it is compressed")
-    if sum(part.file_size for part in parts) > len(data):
-        raise ValueError("its parts are larger than the file")

@@ -1,6 +1,6 @@
 """Conditional image generators, discriminators and their losses.
 
-An island of plain PyTorch: it imports nothing of mlopt but its errors, its checks and `_files.py`.
+An island of plain PyTorch: it imports nothing of mlopt but its errors, its checks and `_files`.
 Start reading at `families.py`, then `dcgan_generator.py`.
 """
 

@@ -1,6 +1,6 @@
 """Where the numbers of a run go: plain files and services, fed with rows of scalars.
 
-An island: it imports nothing of mlopt but its errors, its checks and `_files.py`. Start reading at
+An island: it imports nothing of mlopt but its errors, its checks and `_files`. Start reading at
 `jsonl.py`.
 """
 

@@ -1,6 +1,6 @@
 """Neural architecture search: supernets, genotypes, evaluation networks.
 
-An island of plain PyTorch: it imports nothing of mlopt but its errors, its checks and `_files.py`,
+An island of plain PyTorch: it imports nothing of mlopt but its errors, its checks and `_files`,
 and the core knows nothing of it. Start reading at `supernet.py`, then `spaces/darts.py`.
 """
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import os
+import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader
 
-from mlopt._errors import SettingsError, exhausted
-from mlopt._files import Lock, read_checked, remove_parts, write_file
+from mlopt._errors import CapabilityWarning, SettingsError
+from mlopt._files import Damaged, Lock, read_archive, remove_parts, write_archive
 
 __all__ = [
     "file_of",
@@ -24,6 +24,7 @@ __all__ = [
     "write_checkpoint",
 ]
 
+KIND, FORMAT = "checkpoint of a training", 3
 ADVICE = "Give another file, or remove this one to start anew."
 
 
@@ -50,19 +51,16 @@ def only_writer(path: Path) -> Iterator[None]:
 
 
 def write_checkpoint(path: Path, content: Mapping[str, Any]) -> None:
-    """Write tensors and plain values, the whole file or nothing of it.
+    """Write tensors and plain values, the whole file or nothing of it; the one before stays, too.
 
     Raises:
         SettingsError: the file cannot be written; an earlier one is as it was.
     """
-    buffer = io.BytesIO()
-    torch.save(dict(content), buffer)
-    with buffer.getbuffer() as view:  # else an error that is kept keeps it open
-        write_file(path, view, checksum=True)
+    write_archive(path, KIND, FORMAT, content, before=_before(path))
 
 
 def read_checkpoint(path: Path, settings: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Read what `write_checkpoint` wrote, on the CPU.
+    """Read what `write_checkpoint` wrote, on the CPU; of a damaged file the one before.
 
     Args:
         path: the file.
@@ -77,19 +75,13 @@ def read_checkpoint(path: Path, settings: Mapping[str, Any]) -> dict[str, Any] |
             training.
     """
     try:
-        data = read_checked(path)
-        if data is None:
-            return None
+        content = _newest(path)
     except SettingsError as error:
-        advice = "" if isinstance(error.__cause__, OSError) else f" {ADVICE}"
+        advice = f" {ADVICE}" if isinstance(error, Damaged) else ""
         raise SettingsError(f"retrain: checkpoint={error}{advice}") from error
-    try:
-        content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-        found = dict(content["settings"])
-    except Exception as error:  # whatever a file can hold that is no checkpoint
-        if exhausted(error):
-            raise
-        raise SettingsError(f"{path}: is not the checkpoint of a training. {ADVICE}") from error
+    if content is None:
+        return None
+    found = content["settings"]
     for name in (*settings, *(name for name in found if name not in settings)):
         here, there = settings.get(name), found.get(name)
         if here != there:
@@ -97,6 +89,31 @@ def read_checkpoint(path: Path, settings: Mapping[str, Any]) -> dict[str, Any] |
                 f"{path}: is the checkpoint of {_other(name, there, here)} {ADVICE}"
             )
     return content
+
+
+def _newest(path: Path) -> dict[str, Any] | None:
+    try:
+        return read_archive(path, KIND, FORMAT)
+    except Damaged as error:
+        try:
+            content = read_archive(_before(path), KIND, FORMAT)
+        except SettingsError:
+            content = None
+        if content is None:
+            raise
+        epochs = len(content["history"])
+        warnings.warn(
+            f"retrain: checkpoint={error} The training goes on from the one before, of {epochs} "
+            f"epoch{'s' * (epochs != 1)}.",
+            CapabilityWarning,
+            stacklevel=2,
+        )
+        return content
+
+
+def _before(path: Path) -> Path:
+    """Where the checkpoint of the epoch before is, beside the last one."""
+    return path.with_name(f".{path.name}.before")
 
 
 def _other(name: str, there: Any, here: Any) -> str:

@@ -50,8 +50,6 @@ from mlopt.nas.schedules import SCHEDULES, lr_schedule
 
 __all__ = ["retrain"]
 
-_FORMAT = 2  # of a checkpoint: one without a number came before
-
 
 @checked(
     SettingsError,
@@ -122,9 +120,10 @@ def retrain(
             interrupted (on the same device, and if what workers of the loader draw comes from its
             generators, as with `mlopt.data.loader`). The checkpoint of a finished training gives
             its network and metrics at once. Beside this call's arguments the file knows its
-            network and data (`data_fingerprint`), and a checksum of its bytes: if one of these is
-            another, it is refused and nothing has changed. One training at a time writes it. A link
-            stays: the file is what it leads to.
+            network and data (`data_fingerprint`): if one of these is another, it is refused and
+            nothing has changed. It ends with a checksum of its bytes; of a damaged one the file of
+            the epoch before is taken, which lies beside it, with a warning. One training at a time
+            writes it. A link stays: the file is what it leads to.
         on_epoch: called after each epoch with its metrics, before the checkpoint is written.
         progress: whether to show a progress bar.
 
@@ -304,7 +303,6 @@ class _Training:
     def resume(self, path: Path) -> None:
         """Go back to where `save` was called, if it was."""
         self._of = self._of or {
-            "format": _FORMAT,
             **asdict(self.recipe),
             **network_fingerprint(self.network),
             **data_fingerprint(self.loader),

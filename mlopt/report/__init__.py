@@ -1,6 +1,6 @@
 """The folder of a run, tables of results, and a report that a person can read.
 
-An island: it imports nothing of mlopt but its errors, its checks, `_files.py` and `loggers`.
+An island: it imports nothing of mlopt but its errors, its checks, `_files` and `loggers`.
 Start reading at `run_folder.py`, then `html.py`.
 """
 

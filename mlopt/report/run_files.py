@@ -23,7 +23,7 @@ _WRITTEN = re.compile(
     r"(settings|result|learners|genotype(_learner_\d+)?)\.json"
     r"|cells(_learner_\d+)?\.(svg|png)|samples\.png|report\.html|recognised\.md"
     r"|(generator|classifier|retrain(_learner_\d+)?_-?\d+)\.pt"
-    r"|metrics\.jsonl|\.(metrics\.jsonl|retrain_\w+\.pt)\.lock"
+    r"|metrics\.jsonl|\.(metrics\.jsonl|retrain_[\w-]+\.pt)\.lock|\.retrain_[\w-]+\.pt\.before"
 )
 _SAMPLES, _SAMPLE = "samples", re.compile(r"epoch_\d+\.png")
 

@@ -18,7 +18,13 @@ import mlopt
 from mlopt import SettingsError
 from mlopt._files import read_checked, write_file
 
-FILES = ("_files.py", "_engine/checkpoint.py", "_engine/checkpoint_files.py", "_engine/loop.py")
+FILES = (
+    "_files/atomic.py",
+    "_files/archive.py",
+    "_engine/checkpoint.py",
+    "_engine/checkpoint_files.py",
+    "_engine/loop.py",
+)
 
 
 @pytest.mark.parametrize(

@@ -14,13 +14,14 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, IterableDataset, Subset, TensorDataset
 
-from mlopt._errors import SettingsError
+from mlopt._errors import CapabilityWarning, SettingsError
 from mlopt.data import load
 from mlopt.data import loader as image_loader
 from mlopt.nas import GENOTYPES, EvaluationNetwork, Genotype, retrain
 from mlopt.nas.checkpoint import only_writer, read_checkpoint
 from mlopt.nas.fingerprint import answers, data_fingerprint, network_fingerprint, same_answers
 
+BOTH = [".retrain.pt.before", "retrain.pt"]  # the last checkpoint, and that of the epoch before
 X = torch.linspace(-1, 1, 96).view(24, 4)
 Y = torch.arange(24) % 3
 
@@ -100,7 +101,7 @@ def test_another_training_is_refused_and_nothing_has_changed(first, network, dat
         train(first, made, batches(**data), **options)
     assert all(torch.equal(v, before[k]) for k, v in made.state_dict().items())
     assert first.read_bytes() == file
-    assert [p.name for p in first.parent.iterdir()] == ["retrain.pt"]
+    assert sorted(p.name for p in first.parent.iterdir()) == BOTH
 
 
 @pytest.mark.parametrize(
@@ -170,6 +171,58 @@ def test_a_damaged_file_changes_nothing(first, tmp_path):
     assert path.read_bytes() == wrong
 
 
+def interrupted(path, at=2, **options):
+    """A training of three epochs that was interrupted before the end of one."""
+
+    def interrupt(metrics):
+        if metrics["epoch"] == at:
+            raise KeyboardInterrupt
+
+    torch.manual_seed(0)
+    with pytest.raises(KeyboardInterrupt):
+        train(path, epochs=3, on_epoch=interrupt, **options)
+
+
+def test_after_harm_the_training_goes_on_from_the_epoch_before(tmp_path):
+    torch.manual_seed(0)
+    expected = train(tmp_path / "whole.pt", epochs=3)
+    path, seen = tmp_path / "retrain.pt", []
+    interrupted(path)
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.warns(CapabilityWarning, match=r"retrain.pt: .*from the one before, of 1 epoch\."):
+        assert train(path, epochs=3, on_epoch=seen.append) == expected
+    assert [m["epoch"] for m in seen] == [1, 2]
+
+
+def test_who_removes_the_file_begins_anew(tmp_path):
+    path, seen = tmp_path / "retrain.pt", []
+    interrupted(path)
+    path.unlink()
+    train(path, epochs=3, on_epoch=seen.append)
+    assert [m["epoch"] for m in seen] == [0, 1, 2]
+
+
+def test_the_one_before_is_of_the_same_training(tmp_path):
+    path = tmp_path / "retrain.pt"
+    interrupted(path)
+    path.write_bytes(path.read_bytes()[:-1])
+    with (
+        pytest.warns(CapabilityWarning, match="from the one before"),
+        pytest.raises(SettingsError, match="training with seed=0, not 4"),
+    ):
+        train(path, epochs=3, seed=4)
+
+
+def test_a_file_of_another_version_is_refused_by_name(tmp_path, monkeypatch):
+    path = tmp_path / "retrain.pt"
+    monkeypatch.setattr("mlopt.nas.checkpoint.FORMAT", 9)
+    train(path)
+    monkeypatch.undo()
+    with pytest.raises(SettingsError, match="format 9, and this mlopt reads 3") as refused:
+        train(path)
+    assert "remove this one" not in str(refused.value)
+
+
 @pytest.mark.parametrize("content", [b"", b"PK", b"\x80\x04K\x01.", "archive", "own archive"])
 def test_what_is_no_checkpoint_is_refused(first, tmp_path, content):
     path = tmp_path / "retrain.pt"
@@ -222,7 +275,7 @@ def test_one_training_at_a_time_has_a_file(tmp_path):
     assert train(path, on_epoch=another) == seen
     with only_writer(path):
         assert train(path) == seen  # it is over: everyone may read it
-    assert [p.name for p in tmp_path.iterdir()] == ["retrain.pt"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == BOTH
 
 
 def test_a_finished_training_is_read_where_nothing_can_be_written(first, monkeypatch):

@@ -54,7 +54,8 @@ def test_a_link_stays_and_its_file_is_written(tmp_path, begun):
     assert seen == ([1] if begun else [0, 1])
     assert link.is_symlink()
     assert train(path) == history
-    assert sorted(p.name for p in tmp_path.rglob("*")) == ["disk", "first.pt", "retrain.pt"]
+    there = sorted(p.name for p in tmp_path.rglob("*"))
+    assert there == [".first.pt.before", "disk", "first.pt", "retrain.pt"]
 
 
 def test_what_a_link_leads_to_is_refused_if_it_is_no_checkpoint(tmp_path):

@@ -120,7 +120,7 @@ def test_killed_anywhere_a_beginning_does_not_block_the_next(
         if first:
             with RunFolder.create(root, {"a": 0}, overwrite=True) as old:
                 old.save("samples/epoch_0001.png", b"x")
-        if not killed_at(line, ("run_folder.py", "_files.py"), work):
+        if not killed_at(line, ("run_folder.py", "_files/atomic.py"), work):
             break
         left = files(root) if root.exists() else {}
         assert all(json.loads(left[name]) for name in left if name.endswith(".json"))
