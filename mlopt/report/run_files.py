@@ -8,19 +8,23 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from mlopt._files import Lock, is_part
+from mlopt._errors import SettingsError
+from mlopt._files import FINISHED, INTERRUPTED, RUNNING, Lock, is_part, is_taken, read_state, said
 
-__all__ = ["ENVIRONMENT", "LOCK", "METRICS", "SETTINGS", "has_begun", "is_run", "remove_run"]
+__all__ = [
+    "ENVIRONMENT", "LOCK", "METRICS", "SETTINGS", "STATE", "check_free", "is_run", "remove_run",
+    "state_of",
+]  # fmt: skip
 
-SETTINGS, ENVIRONMENT, METRICS, LOCK = (
-    "settings.json", "environment.json", "metrics.jsonl", ".run.lock",
+SETTINGS, ENVIRONMENT, METRICS, STATE, LOCK = (
+    "settings.json", "environment.json", "metrics.jsonl", "state.json", ".run.lock",
 )  # fmt: skip
 #: What `environment` always says: tells a run's file from one of that name of somebody else.
 _OF_A_RUN = {"mlopt", "command", "python", "torch"}
 #: What searches, retraining, the examples and reports write into a run's folder. Its environment
 #: and its lock are not among them: they say whose folder it is while the others are removed.
 _WRITTEN = re.compile(
-    r"(settings|result|learners|genotype(_learner_\d+)?)\.json"
+    r"(settings|state|result|learners|genotype(_learner_\d+)?)\.json"
     r"|cells(_learner_\d+)?\.(svg|png)|samples\.png|report\.html|recognised\.md"
     r"|(generator|classifier|retrain(_learner_\d+)?_-?\d+)\.pt"
     r"|metrics\.jsonl|\.(metrics\.jsonl|retrain_[\w-]+\.pt)\.lock|\.retrain_[\w-]+\.pt\.before"
@@ -37,7 +41,41 @@ def is_run(folder: Path) -> bool:
     return isinstance(content, dict) and content.keys() >= _OF_A_RUN
 
 
-def has_begun(folder: Path) -> bool:
+def state_of(folder: Path) -> str:
+    """How a run is: `running`, `interrupted` (its process has ended in it), or `finished`."""
+    state = read_state(folder / STATE, folder / LOCK)
+    if state:
+        return state
+    if is_taken(folder / LOCK):  # a run of before there were states
+        return RUNNING
+    return FINISHED if (folder / "result.json").is_file() else INTERRUPTED
+
+
+def check_free(root: Path, overwrite: bool) -> None:
+    """Refuse what cannot become the folder of a run; nothing is changed.
+
+    Raises:
+        SettingsError: it is a file, a run that may not be removed, or something else than a run.
+    """
+    with said(root, "read"):
+        if (root.exists() or root.is_symlink()) and not root.is_dir():
+            raise SettingsError(f"run folder {root}: is a file. Give another path")
+        begun = root.is_dir() and _has_begun(root)
+    if not begun:
+        return
+    if not overwrite:
+        raise SettingsError(
+            f"run folder {root}: already exists and is not empty. Give another path, or "
+            f"overwrite=True to remove the run in it"
+        )
+    if not is_run(root):
+        raise SettingsError(
+            f"run folder {root}: has no {ENVIRONMENT} of mlopt, so it is not the folder of a run "
+            f"and is not removed, overwrite=True or not. Give another path"
+        )
+
+
+def _has_begun(folder: Path) -> bool:
     """Whether there is more in it than a run leaves that is killed before it begins."""
     ours = {LOCK, ENVIRONMENT} if is_run(folder) else {LOCK}
     # a part of a file is left, too

@@ -10,7 +10,7 @@ from typing import Any
 
 from mlopt._arguments import checked, within
 from mlopt._errors import DataError, SettingsError
-from mlopt._files import Lock, said, write_file
+from mlopt._files import FINISHED, INTERRUPTED, RUNNING, Lock, said, write_file, write_state
 from mlopt.loggers import JsonlLogger, from_json, read_jsonl, to_json
 from mlopt.report.environment import environment
 from mlopt.report.run_files import (
@@ -18,9 +18,10 @@ from mlopt.report.run_files import (
     LOCK,
     METRICS,
     SETTINGS,
-    has_begun,
-    is_run,
+    STATE,
+    check_free,
     remove_run,
+    state_of,
 )
 
 __all__ = ["RunFolder"]
@@ -33,7 +34,8 @@ class RunFolder:
     """A folder that holds everything about one run; `write_report` reads nothing else.
 
     Make one with `RunFolder.create` at the start of a run, or with `RunFolder.open` to read an
-    existing run or to go on logging to it. It can be used as a context manager, which closes it.
+    existing run or to go on logging to it. It can be used as a context manager, which closes it,
+    and says of a run that it is finished, or interrupted by what was raised (`state`).
 
     Each of its files is whole or not there, whenever a process is killed. One object at a time
     writes to a folder: from `create`, or from the first row after `open`, to `close`, or to the end
@@ -44,6 +46,7 @@ class RunFolder:
     def __init__(self, path: str | Path) -> None:
         self.root = Path(path)
         self._logger: JsonlLogger | None = None
+        self._runs = False  # and says so in the folder
         self._lock = Lock(self.root / LOCK, f"run folder {self.root}")
 
     @classmethod
@@ -71,7 +74,7 @@ class RunFolder:
         """
         root = Path(path)
         plain = to_json(settings)
-        _check(root, overwrite)
+        check_free(root, overwrite)
         with said(root, "written"):
             root.mkdir(parents=True, exist_ok=True)
         folder = cls(root)
@@ -79,7 +82,7 @@ class RunFolder:
             _writing[root.resolve()].close()
         folder._begin()
         try:
-            _check(root, overwrite)  # of two that begin at once, one sees the other's files
+            check_free(root, overwrite)  # of two that begin at once, one sees the other's files
             with said(root, "written"):
                 remove_run(root)
         except BaseException:
@@ -87,6 +90,7 @@ class RunFolder:
             raise
         folder.save_json(ENVIRONMENT, environment())  # first: it tells whose folder this is
         folder.save_json(SETTINGS, plain)
+        folder._run()
         return folder
 
     @classmethod
@@ -137,11 +141,21 @@ class RunFolder:
             SettingsError: the row cannot be written, or another one writes to the folder.
         """
         self._begin()
+        self._run()
         position = {"step": step, "epoch": epoch}
         row = {"phase": phase} | {k: v for k, v in position.items() if v is not None} | metrics
         if self._logger is None:
             self._logger = JsonlLogger(self.root / METRICS)
         self._logger.log(row)
+
+    @property
+    def state(self) -> str:
+        """`running`, `interrupted` (its process has ended in the middle of it) or `finished`.
+
+        Raises:
+            SettingsError: the file that says it cannot be read.
+        """
+        return state_of(self.root)
 
     def metrics(self) -> list[dict[str, Any]]:
         """The rows of metrics.jsonl in the order they were written; empty if nothing was logged."""
@@ -185,7 +199,7 @@ class RunFolder:
                 another way, the file cannot be written, or another one writes to the folder.
         """
         path = self.path(name)
-        if path.parent == self.root and path.name in (METRICS, LOCK):
+        if path.parent == self.root and path.name in (METRICS, STATE, LOCK):
             raise SettingsError(f"{path}: is written by the run folder itself. Give another name")
         was_writing = self._lock.held
         self._begin()
@@ -193,7 +207,7 @@ class RunFolder:
             write_file(path, content)
         finally:
             if not was_writing:
-                self.close()
+                self._give_back()
         return path
 
     def read_json(self, name: str) -> Any:
@@ -270,8 +284,30 @@ class RunFolder:
                 f"run folder {self.root}: does not exist any more. Start the run anew"
             )
 
-    def close(self) -> None:
-        """Let others write to the folder; writing or logging again is possible if none does."""
+    def _run(self) -> None:
+        """Say that the run is going on."""
+        if not self._runs:
+            write_state(self.root / STATE, RUNNING)
+            self._runs = True
+
+    @checked(SettingsError)
+    def close(self, *, finished: bool = True) -> None:
+        """Let others write to the folder; writing or logging again is possible if none does.
+
+        Args:
+            finished: whether the run that was created, or logged to, is over; or interrupted.
+
+        Raises:
+            SettingsError: the folder cannot say so; it is closed all the same.
+        """
+        runs, self._runs = self._runs, False
+        try:
+            if runs and self.root.is_dir():
+                write_state(self.root / STATE, FINISHED if finished else INTERRUPTED)
+        finally:
+            self._give_back()
+
+    def _give_back(self) -> None:
         if self._logger is not None:
             self._logger.close()
             self._logger = None
@@ -282,32 +318,12 @@ class RunFolder:
     def __enter__(self) -> RunFolder:
         return self
 
-    def __exit__(self, *exception: object) -> None:
-        self.close()
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        try:
+            self.close(finished=error is None)
+        except SettingsError:
+            if error is None:  # else that is what has happened
+                raise
 
     def __repr__(self) -> str:
         return f"RunFolder({str(self.root)!r})"
-
-
-def _check(root: Path, overwrite: bool) -> None:
-    """Refuse what cannot become the folder of a run; nothing is changed.
-
-    Raises:
-        SettingsError: it is a file, a run that may not be removed, or something else than a run.
-    """
-    with said(root, "read"):
-        if (root.exists() or root.is_symlink()) and not root.is_dir():
-            raise SettingsError(f"run folder {root}: is a file. Give another path")
-        begun = root.is_dir() and has_begun(root)
-    if not begun:
-        return
-    if not overwrite:
-        raise SettingsError(
-            f"run folder {root}: already exists and is not empty. Give another path, or "
-            f"overwrite=True to remove the run in it"
-        )
-    if not is_run(root):
-        raise SettingsError(
-            f"run folder {root}: has no {ENVIRONMENT} of mlopt, so it is not the folder of a run "
-            f"and is not removed, overwrite=True or not. Give another path"
-        )

@@ -56,7 +56,7 @@ def test_overwrite_leaves_what_no_run_writes(tmp_path: Path) -> None:
         RunFolder.create(tmp_path / "run", {}, overwrite=True).close()
         left = [path for path in (tmp_path / "run").rglob("*") if not path.is_dir()]
         names = {path.relative_to(tmp_path / "run").as_posix() for path in left}
-        assert names == {*theirs, "settings.json", "environment.json"}
+        assert names == {*theirs, "settings.json", "environment.json", "state.json"}
         assert all((tmp_path / "run" / name).read_text() == "mine" for name in theirs)
     assert not (tmp_path / "run" / "plain").exists()
 

@@ -51,7 +51,8 @@ def test_a_second_object_reads_and_does_not_write(tmp_path: Path) -> None:
     second.log("search", step=2)
     second.close()
     assert [row["step"] for row in first.metrics()] == [1, 2]
-    assert set(files(first.root)) == {"settings.json", "environment.json", "metrics.jsonl"}
+    there = {"settings.json", "environment.json", "metrics.jsonl", "state.json"}
+    assert set(files(first.root)) == there
 
 
 def test_a_file_saved_after_the_run_locks_nothing(tmp_path: Path) -> None:
@@ -131,7 +132,7 @@ def test_killed_anywhere_a_beginning_does_not_block_the_next(
         RunFolder.create(root, {"a": 2}, overwrite=whole).close()
         begun.add(whole)
         assert RunFolder.open(root).read_json("settings.json") == {"a": 2}
-        assert set(files(root)) == {"settings.json", "environment.json"}
+        assert set(files(root)) == {"settings.json", "environment.json", "state.json"}
         shutil.rmtree(root)
         line += stride
     assert line > 50
