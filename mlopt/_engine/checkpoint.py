@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
 from .._arguments import checked, from_one
-from .._errors import SettingsError
+from .._errors import CapabilityWarning, SettingsError
 from .._files import Lock, is_part, said
 from .checkpoint_files import checkpoints, remove_old, write_checkpoint
 from .engine import Callback, Engine
@@ -84,11 +85,24 @@ class Checkpoint(Callback):
         Raises:
             SettingsError: the file cannot be written; earlier ones are as they were.
         """
+        if self._lock.lost:
+            self._take_again()
         content: dict[str, Any] = run_state(engine, engine._course)
         write_checkpoint(self.folder, engine.steps, content)
         self._saved = engine.steps
         engine._saved = engine.steps, self.folder
         remove_old(self.folder, self.keep)
+
+    def _take_again(self) -> None:
+        """The folder, or what is hidden in it, was removed: the run is not lost for that."""
+        warnings.warn(
+            f"Checkpoint: {self.folder} was removed, or its lock, while a run saves there. It is "
+            "made again; what was saved before may be gone.",
+            CapabilityWarning,
+            stacklevel=3,
+        )
+        self._lock.release()
+        self._lock.acquire()
 
 
 def _is_one(resumed: Path | None, folder: Path) -> bool:

@@ -71,7 +71,8 @@ def read_archive(path: Path, kind: str, version: int) -> dict[str, Any] | None:
     except Exception as error:  # whatever a file can hold that is no such archive
         if exhausted(error) and not isinstance(error, RecursionError):
             raise SettingsError(
-                f"{path}: cannot be read: that takes more memory than there is ({error})."
+                f"{path}: cannot be read: it takes more memory than there is. Make room, or give "
+                "another place to start anew."
             ) from error
         raise Damaged(f"{path}: is no {kind} ({type(error).__name__}).") from error
     if holds != kind:

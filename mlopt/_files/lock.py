@@ -54,6 +54,11 @@ class Lock:
         """Whether this object holds it."""
         return self._descriptor is not None
 
+    @property
+    def lost(self) -> bool:
+        """Whether somebody has removed its file meanwhile, so that others may take the right."""
+        return self.held and not _leads_to(self.path, self._descriptor)
+
     def acquire(self) -> Lock:
         """Take it; again is fine.
 
@@ -185,7 +190,8 @@ def _unlock(descriptor: int, path: Path | None, owner: int) -> None:
     if os.getpid() != owner:
         return
     with contextlib.suppress(OSError):
-        if path is not None and os.fstat(descriptor).st_size == 0 and sys.platform != "win32":
+        ours = path is not None and sys.platform != "win32" and _leads_to(path, descriptor)
+        if path is not None and ours and os.fstat(descriptor).st_size == 0:
             path.unlink()  # while it is still locked: who has it open finds another one
     with contextlib.suppress(OSError):
         os.close(descriptor)
