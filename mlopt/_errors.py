@@ -62,7 +62,8 @@ class Interrupted(KeyboardInterrupt):
     over. The message says how many steps were taken, where they are saved, and how to go on.
 
     Attributes:
-        signal: that came. A program ends with the status 128 + signal: 130 or 143.
+        signal: that came. By convention a program exits with 128 + signal then (130, 143), as the
+            examples do.
     """
 
     def __init__(self, message: str, *, signal: signals.Signals) -> None:

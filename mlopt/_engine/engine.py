@@ -214,13 +214,14 @@ class Engine(Stepper):
 
         halt = Halt(self)
         loop = Loop(self, tell, lambda: self._stopping, halt, validate, validate_every, log_every)
-        with halt:
-            try:
-                self._running, self._stopping, self._saved = True, False, None
-                self._course = Course(observers, began, folder)
+        try:
+            self._running, self._stopping, self._saved = True, False, None
+            self._course = Course(observers, began, folder)
+            with halt:
                 loop.run(began, steps, epochs, stream, progress)
-            finally:
-                self._running = False
+        finally:
+            self._running = False
+            halt.close()
 
     def _stream(self, epoch: Any) -> Stream:
         """The stream that was named to count epochs."""

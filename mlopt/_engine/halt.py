@@ -29,30 +29,39 @@ class _Signals:
 
     def __init__(self) -> None:
         self.came: signal.Signals | None = None
-        self._runs = 0
+        self._runs: list[Halt] = []  # the outermost first
         self._before: dict[int, Any] = {}  # handlers, by signal
         self._deaf = False  # to children that die
         self._masks = threading.local()
 
-    def begin(self) -> None:
-        self._runs += 1
-        for number in _ENDING if self._runs == 1 else ():
-            handler = signal.getsignal(number)
-            if handler in _DEFAULTS:
-                self._before[number] = handler
-                signal.signal(number, self._note)
+    def begin(self, run: Halt) -> None:
+        """A run begins; what is raised in the middle of this leaves the handlers as they were."""
+        try:
+            for number in () if self._runs else _ENDING:
+                handler = signal.getsignal(number)
+                if handler in _DEFAULTS:
+                    self._before[number] = handler
+                    signal.signal(number, self._note)
+            self._runs.append(run)
+        except BaseException as error:
+            if not self._runs:
+                self._put_back()
+            if not isinstance(error, ValueError):  # in an interpreter inside of another
+                raise
 
-    def end(self) -> signal.Signals | None:
-        """A run ends; the last one puts back the handlers that stand as it has set them.
+    def end(self, run: Halt) -> signal.Signals | None:
+        """A run ends, and with the first all: handlers that stand as they were set are put back.
 
         Returns:
             What came.
         """
-        self._runs -= 1
-        if self._runs:
-            return self.came
-        self._put_back()
-        came, self.came, self._deaf = self.came, None, False
+        came = self.came
+        if run in self._runs[:1]:
+            self._put_back()
+            self.came, self._deaf = None, False
+            self._runs.clear()
+        elif run in self._runs:
+            self._runs.remove(run)
         return came
 
     def quiet(self) -> None:
@@ -77,15 +86,16 @@ class _Signals:
         """A forked child, of a loader or a user, is ended by a signal as any process is."""
         with contextlib.suppress(ValueError):
             self._put_back()
-        self._runs, self.came, self._deaf = 0, None, False
+        self._runs.clear()
+        self.came, self._deaf = None, False
         self.after_fork()
 
     def _put_back(self) -> None:
-        for number in [*self._before]:
+        for number, handler in [*self._before.items()]:
             ours = self._child if number == _CHILD else self._note
-            handler = self._before.pop(number)
             if signal.getsignal(number) == ours:
                 signal.signal(number, handler)
+            self._before.pop(number, None)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         if self.came is None:
@@ -152,13 +162,21 @@ class Halt:
         if self._main:
             _signals.quiet()
 
+    def close(self) -> signal.Signals | None:
+        """End the block, if something that fell into its end has kept it from that.
+
+        Returns:
+            The signal that came in it.
+        """
+        return _signals.end(self) if self._main else None
+
     def __enter__(self) -> Halt:
         if self._main:
-            _signals.begin()
+            _signals.begin(self)
         return self
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        came = _signals.end() if self._main else None
+        came = self.close()
         if came is not None and (error is None or isinstance(error, Exception | Interrupted)):
             raise Interrupted(_said(self._engine, came), signal=came) from error
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
+import random
+import select
 import signal
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +17,8 @@ from typing import Any
 import pytest
 import torch
 from children import ended, fork
+from engine.chaos import Interrupted as Fallen
+from engine.chaos import falling
 from engine.test_checkpoint import Counts, X, Y, made
 from small import assert_same, state_of
 from torch.utils.data import DataLoader, Dataset, dataloader
@@ -73,27 +79,29 @@ def run(
     data: Drawn | None = None,
     workers: int = 2,
     every: int = 100,
+    steps: int = 7,
 ) -> tuple[mlopt.Engine, Counts]:
     engine, counts = engine_of(workers, data), Counts()
     callbacks = [counts, *more, Checkpoint(folder, every=every)]
-    engine.run(steps=7, resume=folder, callbacks=callbacks, progress=False, log_every=2)
+    engine.run(steps=steps, resume=folder, callbacks=callbacks, progress=False, log_every=2)
     return engine, counts
+
+
+def grouped(work: Callable[[], object]) -> None:
+    os.setpgid(0, 0)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        handler = signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
+        signal.signal(number, handler)
+    try:
+        work()
+    except KeyboardInterrupt as error:  # a plain one before the run has begun
+        os._exit(128 + getattr(error, "signal", signal.SIGINT))
 
 
 def status_of(work: Callable[[], object]) -> int:
     """That of a child, in a group of its own, which ends by it as a program does."""
 
-    def alone() -> None:
-        os.setpgid(0, 0)
-        for number in (signal.SIGINT, signal.SIGTERM):
-            handler = signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
-            signal.signal(number, handler)
-        try:
-            work()
-        except Interrupted as error:
-            os._exit(128 + error.signal)
-
-    return ended(fork(alone))
+    return ended(fork(lambda: grouped(work)))
 
 
 def itself(number: int) -> Callable[[], None]:
@@ -142,6 +150,42 @@ def test_a_step_that_lacks_its_workers_is_undone(
     saved = [int(p.stem.removeprefix("step_")) for p in folder.iterdir()]
     assert len(saved) <= 1
     same_as_in_one_go(folder, tmp_path / "whole")
+
+
+@pytest.mark.parametrize("kills", [1, pytest.param(40, marks=pytest.mark.slow)])
+def test_signals_at_any_time(tmp_path: Path, kills: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """To the process or its group, one of which no process survives: the run is the same."""
+    waits = dataloader._MultiProcessingDataLoaderIter._try_get_data
+    monkeypatch.setattr(waits, "__defaults__", (0.2,))
+    seed = random.randrange(2**32)
+    print(f"seed {seed}")
+    draw, steps = random.Random(seed), 5 * kills
+    began = time.perf_counter()
+    expected, told = run(tmp_path / "whole", every=4, steps=steps)
+    pace = (time.perf_counter() - began) / kills
+    folder, done = tmp_path / "cut", False
+    for _ in range(10 * kills):
+        read, write = os.pipe()
+        child = fork(lambda: grouped(lambda: run(folder, every=4, steps=steps)))
+        os.close(write)
+        number = draw.choice([signal.SIGINT, signal.SIGTERM, signal.SIGTERM, signal.SIGKILL])
+        if kills > 0 and not select.select([read], [], [], 0.3 + draw.random() * pace)[0]:
+            send = draw.choice([os.kill, os.killpg])
+            with contextlib.suppress(ProcessLookupError):
+                send(child, number)
+        os.close(read)
+        status = ended(child)
+        assert status in (0, 128 + number, -number, -signal.SIGTERM), f"seed {seed}"
+        if done := status == 0:
+            break
+        kills -= 1
+    assert done
+    found, again = run(folder, every=4, steps=steps)
+    assert again.told == told.told, f"seed {seed}"
+    whole, same = (  # a run that is over takes no step, which alone has gradients
+        {k: v for k, v in state_of(e).items() if "grads" not in k} for e in (expected, found)
+    )
+    assert_same(whole, same)
 
 
 @pytest.fixture
@@ -315,6 +359,24 @@ def test_a_child_of_a_run_is_ended_by_a_signal() -> None:
 
     engine_of(0).run(steps=2, callbacks=[Sends(1, child)], progress=False)
     assert status == [-signal.SIGTERM]
+
+
+@pytest.mark.usefixtures("default")
+def test_what_is_raised_where_handlers_are_set_leaves_them_as_they_were() -> None:
+    """At every call in the file that does it; a run that follows is ended by a signal."""
+    engine = engine_of(0)
+    engine.step()
+    with falling(0, Fallen, files=("halt.py",)) as count:
+        engine.run(steps=1, progress=False)
+    assert count[0] > 20
+    for at in range(1, count[0] + 1):
+        with contextlib.suppress(Fallen), falling(at, Fallen, files=("halt.py",)):
+            engine.run(steps=1, progress=False)
+        left = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+        assert left == [signal.default_int_handler, signal.SIG_DFL], f"call {at}"
+    sends = Sends(engine.steps + 1, itself(signal.SIGTERM))
+    with pytest.raises(Interrupted):
+        engine.run(steps=2, callbacks=[sends], progress=False)
 
 
 def test_all_callbacks_are_told_of_the_end_where_one_fails(tmp_path: Path) -> None:
