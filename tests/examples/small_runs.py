@@ -55,4 +55,5 @@ def search_epochs(folder: RunFolder) -> list[dict[str, Any]]:
 def left_by_overwriting(folder: Path) -> set[str]:
     """What another run would find in the folder of one, besides what it writes at once."""
     RunFolder.create(folder, {}, overwrite=True).close()
-    return {path.name for path in folder.iterdir()} - {"settings.json", "environment.json"}
+    own = {"settings.json", "environment.json", "state.json"}
+    return {path.name for path in folder.iterdir()} - own
