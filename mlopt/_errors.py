@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import signal as signals
+import warnings
+from typing import Any
 
 import torch
 
@@ -17,6 +19,7 @@ __all__ = [
     "NonFiniteError",
     "SettingsError",
     "exhausted",
+    "leave_out_failing",
 ]
 
 
@@ -100,3 +103,27 @@ def exhausted(error: BaseException) -> bool:
     if isinstance(error, MemoryError | RecursionError | torch.OutOfMemoryError):
         return True
     return isinstance(error, RuntimeError) and any(said in str(error) for said in _EXHAUSTED)
+
+
+def leave_out_failing(observers: list[Any], method: str, *what: Any) -> None:
+    """Tell several observers something; one that fails is left out from then on, and that is said.
+
+    Args:
+        observers: those who are told, each by its method of that name if it has one; who fails is
+            taken out of the list.
+        method: its name.
+        *what: its arguments.
+    """
+    for observer in tuple(observers):
+        try:
+            tell = getattr(observer, method, None)
+            if tell is not None:
+                tell(*what)
+        except Exception as error:  # it is somebody else's, and the work goes on without it
+            observers[:] = [other for other in observers if other is not observer]
+            warnings.warn(
+                f"{type(observer).__name__}.{method}() failed, and nothing more is logged there: "
+                f"{type(error).__name__}: {error}",
+                CapabilityWarning,
+                stacklevel=2,
+            )

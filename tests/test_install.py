@@ -175,7 +175,7 @@ import pathlib, sys
 
 package = pathlib.Path(sys.prefix).resolve().rglob("mlopt/__init__.py")
 folder = next(package).parent
-for name in ("betty", "matplotlib", "torchvision", "wandb"):  # of extras: not here
+for name in ("betty", "matplotlib", "tensorboard", "torchvision", "wandb"):  # of extras: not here
     sys.modules[name] = None
 
 foreign = folder / "kkt.py"

@@ -38,7 +38,7 @@ def test_public_names_are_listed_once(package: str) -> None:
     assert len(names) == len(set(names)), f"{package}.__all__ repeats a name"
 
 
-OPTIONAL = ("matplotlib", "sklearn", "torchvision", "wandb", "betty")
+OPTIONAL = ("matplotlib", "sklearn", "torchvision", "tensorboard", "wandb", "betty")
 
 
 def test_importing_mlopt_asks_for_no_optional_package(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,6 +16,8 @@ from .clock import still
 from .halt import Halt
 from .hooks import observers_of, takes
 from .loop import Loop
+from .progress import check_phases
+from .record import Logger, Record, loggers_of
 from .resuming import Course, check_override, go_on
 from .schedule import AbstractSchedule
 from .state import load_state, save_state
@@ -72,6 +74,10 @@ class Callback:
         """Go on from what `state_dict` gave, in the run that is resumed; before `on_start`."""
 
 
+class _Recorder(Record, Callback):
+    """The loggers of a run, as the last of its observers."""
+
+
 class Engine(Stepper):
     """Schedules the updates of a graph of problems and computes every hypergradient.
 
@@ -124,6 +130,7 @@ class Engine(Stepper):
         validate_every=from_one,
         log_every=from_one,
         callbacks=in_body,
+        loggers=in_body,
     )
     def run(
         self,
@@ -134,8 +141,10 @@ class Engine(Stepper):
         validate: Callable[[], Mapping[str, Any] | None] | None = None,
         validate_every: int = 1,
         callbacks: Iterable[Callback] = (),
+        loggers: Iterable[Logger] = (),
         log_every: int = 50,
         progress: bool = True,
+        phases: Mapping[str, str] | None = None,
         resume: str | Path | None = None,
         override: Collection[str] = (),
     ) -> None:
@@ -150,8 +159,13 @@ class Engine(Stepper):
                 a dict of metrics.
             validate_every: in epochs; without data to count them by, only the last step is left.
             callbacks: observers.
+            loggers: of `mlopt.loggers`, or objects with methods `log(row)` and `close(status)`:
+                they get a row for each logging step, epoch and validation, and are closed when the
+                run ends. One that fails is warned of once and left out.
             log_every: steps between logging steps, on which metrics become numbers.
-            progress: show a progress bar.
+            progress: show a progress bar, in a terminal or a notebook.
+            phases: what the bar calls a part of the run, by the label of the problem with whose
+                start it begins: {"generator": "generator alone", "architecture": "search"}.
             resume: a folder of checkpoints, see `Checkpoint`: the run goes on from the newest one,
                 and steps and epochs count from where it first began. In an empty folder it begins.
             override: what may be another than in the checkpoint: "graph", "objectives" (the text of
@@ -160,7 +174,8 @@ class Engine(Stepper):
         Raises:
             SettingsError: not exactly one of steps and epochs, no stream to count epochs by, an
                 option that is not what it must be, a callback whose methods named on_ are no hooks
-                or take other arguments, a run inside a run, or a checkpoint of another run.
+                or take other arguments, a logger without its methods, a phase of no problem, a run
+                inside a run, or a checkpoint of another run.
             NonFiniteError: as `step`.
             Interrupted: SIGINT (Ctrl-C) or SIGTERM came while the run was in the main thread, and
                 the handler was Python's own. The step was finished, callbacks were told of it and
@@ -185,7 +200,9 @@ class Engine(Stepper):
                 "run: validate= is called without arguments, and this function asks for some. Give "
                 "lambda: validate(engine)."
             )
-        observers = observers_of(callbacks, Callback)
+        record = _Recorder(loggers_of(loggers))
+        observers = observers_of(callbacks, Callback) + ((record,) if record.loggers else ())
+        named = check_phases(self.graph, phases or {})
         allowed = check_override(override)
         if stream is not None and epochs:
             self._check_drawn(stream)
@@ -213,7 +230,8 @@ class Engine(Stepper):
             have_turn(f"{hook}() of callbacks", tell_all, hook, *what)
 
         halt = Halt(self)
-        loop = Loop(self, tell, lambda: self._stopping, halt, validate, validate_every, log_every)
+        options = validate, validate_every, log_every, record, named
+        loop = Loop(self, tell, lambda: self._stopping, halt, *options)
         try:
             self._running, self._stopping, self._saved = True, False, None
             self._course = Course(observers, began, folder)
@@ -222,6 +240,7 @@ class Engine(Stepper):
         finally:
             self._running = False
             halt.close()
+            record.close(loop.status)
 
     def _stream(self, epoch: Any) -> Stream:
         """The stream that was named to count epochs."""

@@ -6,12 +6,12 @@ import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from tqdm import tqdm
-
 from .._errors import CapabilityWarning, SettingsError
 from .._graph.stream import Stream, describe
 from .halt import Halt
-from .numbers import LONGEST, readable
+from .numbers import left_out_of, readable
+from .progress import Progress
+from .record import Record
 from .stepper import Stepper
 from .turns import have_turn
 
@@ -32,6 +32,11 @@ class Loop:
         validate: as of `Engine.run`.
         validate_every: likewise.
         log_every: likewise.
+        record: of its loggers, which `tell` tells, too.
+        phases: as of `Engine.run`.
+
+    Attributes:
+        status: how the run has ended: "finished", "interrupted" or "failed".
     """
 
     def __init__(
@@ -43,6 +48,8 @@ class Loop:
         validate: Callable[[], Mapping[str, Any] | None] | None,
         validate_every: int,
         log_every: int,
+        record: Record,
+        phases: Mapping[str, str],
     ) -> None:
         self.engine = engine
         self.tell, self.stopping, self.halt = tell, stopping, halt
@@ -50,6 +57,8 @@ class Loop:
         self.validate_every = validate_every
         self.log_every = log_every
         self._validated = engine.steps  # nothing has been changed since
+        self.record, self.phases = record, phases
+        self.status = "finished"
         self._left_out: set[str] = set()
 
     def run(
@@ -80,7 +89,7 @@ class Loop:
             else:
                 steps = epochs * stream.length
         here = engine.steps
-        bar = tqdm(total=steps, initial=here - first_step, disable=not progress, unit="step")
+        bar = Progress(engine, steps, began, epochs, self.phases, progress)
         try:
             self.tell("on_start")
             while not self.stopping() and self.halt.came is None:
@@ -97,10 +106,14 @@ class Loop:
             self.halt.quiet()
         except BaseException as error:
             self.halt.quiet()
+            ended = self.halt.came is not None or not isinstance(error, Exception)
+            self.status = "interrupted" if ended else "failed"
             bar.close()
             self._end_after(error)
             raise
         bar.close()
+        if self.halt.came is not None:
+            self.status = "interrupted"
         self.tell("on_end")
 
     def _end_after(self, error: BaseException) -> None:
@@ -111,11 +124,11 @@ class Loop:
             if hasattr(error, "add_note"):  # Python 3.11
                 error.add_note(f"mlopt: on_end raised {another!r} after this.")  # type: ignore[attr-defined]
 
-    def _step(self, bar: Any) -> bool:
+    def _step(self, bar: Progress) -> bool:
         """Take a step and tell of it; whether an epoch ended with it."""
         engine, before = self.engine, self.engine.epoch
         metrics = engine._take_step()
-        bar.update()
+        bar.step()
         if engine.skipped is not None:
             self.tell("on_skip", engine.skipped)
         self.tell("on_step", metrics)
@@ -123,31 +136,24 @@ class Loop:
         if engine.steps % self.log_every == 0 or ended:
             self._log(metrics, bar)
         if ended:
+            bar.begin_epoch()
             self.tell("on_epoch", dict(engine.clock.means))
             if engine.epoch % self.validate_every == 0:
                 self._validate()
         self.tell("on_between")
         return ended
 
-    def _log(self, metrics: dict[str, Any], bar: Any) -> None:
+    def _log(self, metrics: dict[str, Any], bar: Progress) -> None:
         engine = self.engine
-        numbers, left_out = readable(metrics)
+        numbers, rest = readable(metrics)
         signals, _ = readable({f"signal/{k}": v for k, v in engine.signals.items()})
         top = f"{engine.graph.labels[engine.graph.problems[-1]]}/loss"
-        loss = f", {top} {numbers[top]:.4g}" if top in numbers else ""
-        bar.set_postfix_str(f"epoch {engine.epoch}{loss}", refresh=False)
-        new = {name: kind for name, kind in left_out.items() if name not in self._left_out}
-        if new:
-            self._left_out.update(new)
-            named = ", ".join(f"{name} (a {kind})" for name, kind in new.items())
-            warnings.warn(
-                f"run: {named} left out of the logs, which take numbers, words, lists of at most "
-                f"{LONGEST} numbers, and dicts of these. Callback.on_step has all metrics as they "
-                "are.",
-                CapabilityWarning,
-                stacklevel=2,
-            )
+        bar.say(f"{top} {numbers[top]:.4g}" if top in numbers else "")
+        pictures = self.record.pictures(rest)
+        left_out = {name: value for name, value in rest.items() if name not in pictures}
+        left_out_of("the logs", left_out, self._left_out)
         self.tell("on_log", {**numbers, **signals})
+        self.record.draw(engine, pictures)
 
     def _validate(self) -> None:
         if self.validate is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numbers
+import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -10,7 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["LONGEST", "flat", "means", "readable", "scalar"]
+from .._errors import CapabilityWarning
+
+__all__ = ["LONGEST", "flat", "is_picture", "left_out_of", "means", "readable", "scalar"]
 
 #: Lists of numbers that are longer are not logged.
 LONGEST = 1024
@@ -35,24 +38,64 @@ def flat(name: str, value: Any) -> Iterator[tuple[str, Any]]:
         yield name, value
 
 
-def readable(metrics: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
+def readable(metrics: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """Metrics as what a log can hold: numbers, words, and lists of `LONGEST` numbers at most.
 
     Args:
         metrics: by name; to read a tensor waits for its device.
 
     Returns:
-        The numbers by name, and what was left out: its name, and what it is.
+        What can be read, by name, and what was left out, as it is.
     """
     found: dict[str, Any] = {}
-    left_out: dict[str, str] = {}
+    left_out: dict[str, Any] = {}
     for name, value in (part for item in metrics.items() for part in flat(*item)):
         read = _read(value)
         if read is _LEFT_OUT:
-            left_out[name] = _kind(value)
+            left_out[name] = value
         else:
             found[name] = read
     return found, left_out
+
+
+def is_picture(value: Any) -> bool:
+    """Whether something can be drawn: numbers (height, width), in one channel or three before them.
+
+    Args:
+        value: a part of a metric.
+
+    Returns:
+        Whether it is so, and no side is longer than `LONGEST`.
+    """
+    if isinstance(value, Tensor):
+        if not _has_numbers(value) or value.is_complex():
+            return False
+    elif not (isinstance(value, np.ndarray) and value.dtype.kind in "biuf"):
+        return False
+    *channels, height, width = value.shape if value.ndim in (2, 3) else (0, 0, 0)
+    return channels in ([], [1], [3]) and 0 < height <= LONGEST and 0 < width <= LONGEST
+
+
+def left_out_of(where: str, values: Mapping[str, Any], told: set[str]) -> None:
+    """Say what is left out, each name once.
+
+    Args:
+        where: out of what.
+        values: that `readable` has left out.
+        told: names of which it has been said; gets those of now.
+    """
+    new = {name: _kind(value) for name, value in values.items() if name not in told}
+    if new:
+        told.update(new)
+        named = ", ".join(f"{name} (a {kind})" for name, kind in new.items())
+        warnings.warn(
+            f"run: {named} left out of {where}, which take numbers, words, lists of at most "
+            f"{LONGEST} numbers, dicts of these, and, with a logger that shows them, pictures: "
+            f"numbers (height, width) of at most {LONGEST} a side. Callback.on_step has all "
+            "metrics as they are.",
+            CapabilityWarning,
+            stacklevel=3,
+        )
 
 
 def means(metrics: Mapping[str, Any]) -> Iterator[tuple[str, Tensor | float]]:

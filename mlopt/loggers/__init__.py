@@ -1,9 +1,27 @@
-"""Where the numbers of a run go: plain files and services, fed with rows of scalars.
+"""Where the numbers of a run go: plain files, the console and services, fed with rows of metrics.
+
+A logger has two methods, `log(row)` and `close(status)`, and those of these three that make sense
+for it: `log_image(row, name, image)`, `log_table(name, rows)` and `log_file(path)`. A row
+is a dict of names and values with its "step" and "epoch"; a status is "finished", "interrupted" or
+"failed". `Engine.run(loggers=[...])` takes anything that has the two.
 
 An island: it imports nothing of mlopt but its errors, its checks and `_files`. Start reading at
-`jsonl.py`.
+`jsonl.py`; `rows.py` says how the others name what is in a row.
 """
 
+from mlopt.loggers.console import Console
 from mlopt.loggers.jsonl import JsonlLogger, from_json, read_jsonl, to_json
+from mlopt.loggers.several import Several
+from mlopt.loggers.tensorboard import TensorBoard
+from mlopt.loggers.wandb import WandB
 
-__all__ = ["JsonlLogger", "from_json", "read_jsonl", "to_json"]
+__all__ = [
+    "Console",
+    "JsonlLogger",
+    "Several",
+    "TensorBoard",
+    "WandB",
+    "from_json",
+    "read_jsonl",
+    "to_json",
+]

@@ -17,6 +17,7 @@ import torch
 from mlopt._arguments import checked
 from mlopt._errors import DataError, SettingsError
 from mlopt._files import Lock, said
+from mlopt.loggers.rows import Status
 
 __all__ = ["JsonlLogger", "from_json", "read_jsonl", "to_json"]
 
@@ -89,8 +90,14 @@ class JsonlLogger:
                     os.truncate(self._file.fileno(), state.st_size)
                 raise
 
-    def close(self) -> None:
-        """Close the file; closing twice is fine."""
+    @checked(SettingsError)
+    def close(self, status: Status = "finished") -> None:
+        """Close the file; closing twice is fine.
+
+        Args:
+            status: how the run ended, which a line of the file does not say.
+        """
+        del status
         self._file.close()
         self._locks.close()
 

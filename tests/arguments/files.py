@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pytest
 from arguments.example import Example, folder, of
 
 from mlopt import loggers, report
@@ -33,9 +34,80 @@ def a_file() -> Path:
     return path
 
 
+def in_tensorboard() -> Any:
+    pytest.importorskip("tensorboard")
+    return loggers.TensorBoard(folder())
+
+
+def at_wandb() -> Any:
+    pytest.importorskip("wandb")
+    return loggers.WandB(mode="disabled")
+
+
+def several() -> Any:
+    return loggers.Several([loggers.Console(only=["nothing"])])
+
+
+def row() -> dict[str, Any]:
+    return {"row": {"step": 1, "loss": 1.0}}
+
+
+def image() -> dict[str, Any]:
+    return {**row(), "name": "weights", "image": [[0.0, 1.0]]}
+
+
+def table() -> dict[str, Any]:
+    return {"name": "result", "rows": [{"a": 1}]}
+
+
+UNLIKE = {"row": ({"loss": object()},)}
+NO_PICTURE = {"image": (3, [[[[1.0]]]], [["a"]], object())}
+NO_FILE = {"path": (folder(), "no such file")}
 OUTSIDE = ("../out.json", "/tmp/out.json", "")  # no name of a file in the folder
 
 EXAMPLES: dict[str, Example] = {
+    "mlopt.loggers.Console": of(only="empty"),
+    "mlopt.loggers.Console.close": of(on=loggers.Console),
+    "mlopt.loggers.Console.log": of(row, on=loggers.Console, wrong=UNLIKE),
+    "mlopt.loggers.Several": of(
+        lambda: {"loggers": [loggers.Console()]},
+        loggers="empty",
+        wrong={"loggers": ([3], [loggers.Console])},
+    ),
+    "mlopt.loggers.Several.close": of(on=several),
+    "mlopt.loggers.Several.log": of(row, on=several),
+    "mlopt.loggers.Several.log_file": of(
+        lambda: {"path": a_file()}, on=several, path="empty, unknown"
+    ),
+    "mlopt.loggers.Several.log_image": of(
+        image, on=several, name="empty, unknown", image="anything"
+    ),
+    "mlopt.loggers.Several.log_table": of(table, on=several, name="empty, unknown", rows="empty"),
+    "mlopt.loggers.TensorBoard": of(
+        lambda: {"folder": folder()}, folder="empty, unknown", wrong={"folder": (a_file(),)}
+    ),
+    "mlopt.loggers.TensorBoard.close": of(on=in_tensorboard),
+    "mlopt.loggers.TensorBoard.log": of(row, on=in_tensorboard, wrong=UNLIKE),
+    "mlopt.loggers.TensorBoard.log_image": of(
+        image, on=in_tensorboard, name="empty, unknown", wrong=NO_PICTURE
+    ),
+    "mlopt.loggers.TensorBoard.log_table": of(
+        table, on=in_tensorboard, name="empty, unknown", rows="empty"
+    ),
+    "mlopt.loggers.WandB": of(
+        lambda: {"mode": "disabled", "folder": folder()},
+        project="empty, unknown",
+        name="empty, unknown",
+        folder="empty, unknown",
+        options="anything",
+    ),
+    "mlopt.loggers.WandB.close": of(on=at_wandb),
+    "mlopt.loggers.WandB.log": of(row, on=at_wandb, wrong=UNLIKE),
+    "mlopt.loggers.WandB.log_file": of(lambda: {"path": a_file()}, on=at_wandb, wrong=NO_FILE),
+    "mlopt.loggers.WandB.log_image": of(
+        image, on=at_wandb, name="empty, unknown", wrong=NO_PICTURE
+    ),
+    "mlopt.loggers.WandB.log_table": of(table, on=at_wandb, name="empty, unknown", rows="empty"),
     "mlopt.loggers.JsonlLogger": of(
         lambda: {"path": folder() / "metrics.jsonl"},
         path="unknown",

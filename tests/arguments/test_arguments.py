@@ -97,7 +97,7 @@ def outcome(name: str, example: Example, changed: dict[str, Any]) -> str:
 
 def close(thing: Any) -> None:
     """Close what has a file."""
-    if isinstance(thing, (loggers.JsonlLogger, report.RunFolder)):
+    if isinstance(thing, (loggers.JsonlLogger, loggers.TensorBoard, report.RunFolder)):
         thing.close()
 
 

@@ -162,20 +162,6 @@ def test_steps_and_runs_are_the_same_however_they_are_cut():
     assert_same(state_of(one), state_of(three))
 
 
-@pytest.mark.parametrize("progress", [True, False])
-def test_progress_bar(capsys, progress):
-    _, engine = metrics_case()
-    engine.run(epochs=2, progress=progress)
-    shown = capsys.readouterr()
-    assert shown.out == ""
-    if progress:
-        assert "6/6" in shown.err
-        assert "epoch 2" in shown.err
-        assert "tune/loss" in shown.err
-    else:
-        assert shown.err == ""
-
-
 def test_a_run_of_no_steps_checks_nothing_and_ends():
     _, engine = metrics_case()
     log = Log()

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import mlopt
+from mlopt.loggers import JsonlLogger, TensorBoard
 
 
 class Reads(TorchDispatchMode):
@@ -103,6 +104,32 @@ def test_one_synchronisation_a_step(reads, schedule, product, clip):
     with reads:
         engine.run(steps=5, log_every=5, progress=False)
     assert len(reads.found) > 5  # a logging step reads its numbers
+
+
+def test_logging_adds_none_to_the_steps_between(reads, tmp_path):
+    """With loggers, and a picture among the metrics."""
+    pytest.importorskip("tensorboard", reason="pip install tensorboard")
+    case = bilevel(train=batches(200, seed=1), valid=batches(200, seed=2))
+    objective = case.lower.fn
+    case.lower.fn = lambda w, a, batch: (objective(w, a, batch), {"weights": w[0].weight})
+    engine = case.engine()
+    counts = {}
+
+    class Counts(mlopt.Callback):
+        def on_between(self, engine):
+            counts[engine.steps] = len(reads.found)
+            reads.found.clear()
+
+    loggers = [JsonlLogger(tmp_path / "a.jsonl"), TensorBoard(tmp_path / "board")]
+    engine.step()
+    reads.found.clear()
+    with reads:
+        engine.run(
+            steps=149, log_every=50, callbacks=[Counts()], loggers=loggers, progress=False,
+            phases={"fit": "all"},
+        )  # fmt: skip
+    assert [step for step, found in counts.items() if found != 1] == [50, 100, 150]
+    assert counts.keys() == set(range(2, 151))
 
 
 def test_one_synchronisation_with_alternation(reads):

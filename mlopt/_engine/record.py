@@ -1,0 +1,129 @@
+"""`Record`: what happens in a run, for its loggers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, Protocol
+
+from .._errors import SettingsError, leave_out_failing
+from .._graph.options import listed
+from .hooks import takes
+from .numbers import is_picture, left_out_of, readable
+from .stepper import Stepper
+
+__all__ = ["Logger", "Record", "loggers_of"]
+
+#: Where a row stands, which is no name of a metric.
+_POSITION = ("phase", "step", "epoch")
+
+
+class Logger(Protocol):
+    """What `Engine.run(loggers=)` takes; those of `mlopt.loggers` have more methods.
+
+    A logger may also have `log_image(row, name, image)`, and is then given metrics that are
+    pictures.
+    """
+
+    def log(self, row: dict[str, Any]) -> object:
+        """Take a row: names and values, of which "step" and "epoch" say where it stands."""
+
+    def close(self, status: Any) -> object:
+        """The run has ended: "finished", "interrupted" or "failed"."""
+
+
+class Record:
+    """The hooks of a callback that gives rows to loggers; one that fails is left out, aloud.
+
+    Args:
+        loggers: who gets the rows.
+    """
+
+    def __init__(self, loggers: list[Any]) -> None:
+        self.loggers = loggers
+        self._told: set[str] = set()
+
+    def on_log(self, engine: Stepper, metrics: Mapping[str, Any]) -> None:
+        """The numbers of a step."""
+        self._row(engine, metrics)
+
+    def on_epoch(self, engine: Stepper, metrics: Mapping[str, Any]) -> None:
+        """The means of an epoch, which have names of their own."""
+        self._row(engine, {f"epoch/{name}": value for name, value in metrics.items()})
+
+    def on_validation(self, engine: Stepper, metrics: Mapping[str, Any]) -> None:
+        """What a function of the user's returned, which can be anything."""
+        numbers, rest = readable(metrics)
+        pictures = self.pictures(rest)
+        left_out_of("the logs", {n: v for n, v in rest.items() if n not in pictures}, self._told)
+        self._row(engine, numbers)
+        self.draw(engine, pictures)
+
+    def pictures(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """Those of some values that can be drawn, if there is a logger that draws.
+
+        Args:
+            values: by name.
+
+        Returns:
+            They.
+        """
+        if not any(hasattr(logger, "log_image") for logger in self.loggers):
+            return {}
+        return {name: value for name, value in values.items() if is_picture(value)}
+
+    def draw(self, engine: Stepper, pictures: Mapping[str, Any]) -> None:
+        """Give pictures to those who draw."""
+        for name, value in pictures.items():
+            leave_out_failing(self.loggers, "log_image", _position(engine), name, value)
+
+    def close(self, status: str) -> None:
+        """Tell how the run has ended."""
+        leave_out_failing(self.loggers, "close", status)
+
+    def _row(self, engine: Stepper, metrics: Mapping[str, Any]) -> None:
+        named = {
+            f"validation/{name}" if name in _POSITION else name: value
+            for item in metrics.items()
+            for name, value in _real(*item)
+        }
+        if named:
+            row = {**_position(engine), **named}
+            leave_out_failing(self.loggers, "log", row)
+
+
+def loggers_of(loggers: Any) -> list[Any]:
+    """The loggers of a run, all of which can be given rows.
+
+    Args:
+        loggers: what was given.
+
+    Returns:
+        They.
+
+    Raises:
+        SettingsError: one has no methods `log(row)` and `close(status)`.
+    """
+    found = listed("run", "loggers", loggers, "[JsonlLogger(path)]", SettingsError)
+    for logger in found:
+        methods = (getattr(logger, name, None) for name in ("log", "close"))
+        if isinstance(logger, type) or not all(callable(m) and takes(m, None) for m in methods):
+            raise SettingsError(
+                f"run: loggers= holds {logger!r}; it takes objects with the methods log(row) and "
+                "close(status), such as those of mlopt.loggers."
+            )
+    return list(found)
+
+
+def _position(engine: Stepper) -> dict[str, int]:
+    return {"step": engine.steps, "epoch": engine.epoch}
+
+
+def _real(name: str, value: Any) -> Iterator[tuple[str, Any]]:
+    """A complex number, and a list of such, is two of real ones."""
+    parts = value if isinstance(value, list) else [value]
+    if any(isinstance(v, complex) for v in parts):
+        for part in ("real", "imag"):
+            found = [getattr(v, part) for v in parts]
+            yield f"{name}/{part}", found if isinstance(value, list) else found[0]
+    else:
+        yield name, value

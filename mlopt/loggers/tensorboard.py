@@ -1,0 +1,135 @@
+"""Rows of metrics for TensorBoard."""
+
+from __future__ import annotations
+
+import math
+import numbers
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mlopt._arguments import checked
+from mlopt._errors import SettingsError
+from mlopt._files import said
+from mlopt.loggers.jsonl import from_json, to_json
+from mlopt.loggers.pictures import as_picture
+from mlopt.loggers.rows import Status, columns_of, entries, place
+
+__all__ = ["TensorBoard"]
+
+_CURVES = 128  # a longer list is a histogram
+
+
+class TensorBoard:
+    """Writes rows into a folder that `tensorboard --logdir` shows, by torch's `SummaryWriter`.
+
+    Numbers are curves in double precision, lists of up to 128 numbers a curve for each ("name/0",
+    "name/1", ...), longer ones histograms, words texts. A row stands at its step, or at its epoch
+    if it has no step.
+
+    Args:
+        folder: made if it is not there; each logger adds a file to it.
+
+    Raises:
+        SettingsError: the package `tensorboard` is not installed, or the folder cannot be written.
+    """
+
+    @checked(SettingsError)
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+        if "\0" in str(folder):
+            raise SettingsError(f"TensorBoard(folder={str(folder)!r}): is no name of a folder.")
+        try:
+            from torch.utils.tensorboard.writer import SummaryWriter
+        except ImportError as error:
+            raise SettingsError(
+                "TensorBoard: the package tensorboard is missing; install it with: "
+                "pip install tensorboard."
+            ) from error
+        with said(self.folder, "written"):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._writer = SummaryWriter(str(self.folder))
+
+    @checked(SettingsError)
+    def log(self, row: Mapping[str, object]) -> None:
+        """Write one row, and have it in the file.
+
+        Args:
+            row: names and values, as of `JsonlLogger.log`; None is nothing to show.
+
+        Raises:
+            DataError: a value is none that can be written.
+        """
+        at = _step(row)
+        for name, value in entries(row):
+            self._add(name, from_json(to_json(value)), at)
+        self._writer.flush()
+
+    def _add(self, name: str, value: Any, step: int) -> None:
+        if isinstance(value, numbers.Real):
+            self._number(name, float(value), step)
+        elif isinstance(value, list) and all(isinstance(v, numbers.Real) for v in value):
+            if len(value) <= _CURVES:
+                for i, number in enumerate(value):
+                    self._number(f"{name}/{i}", float(number), step)
+            elif finite := [v for v in value if math.isfinite(v)]:
+                self._writer.add_histogram(name, np.asarray(finite, dtype=np.float64), step)
+        elif isinstance(value, list):
+            self._writer.add_text(name, "\n".join(f"- {part}" for part in value), step)
+        elif value is not None:
+            self._writer.add_text(name, str(value), step)
+
+    def _number(self, name: str, value: float, step: int) -> None:
+        self._writer.add_scalar(name, value, step, new_style=True, double_precision=True)
+
+    @checked(SettingsError)
+    def log_image(self, row: Mapping[str, object], name: str, image: Any) -> None:
+        """Show numbers as a picture.
+
+        Args:
+            row: whose step, or epoch, it belongs to.
+            name: of it.
+            image: (height, width), or (channels, height, width); see `as_picture`.
+
+        Raises:
+            DataError: it has another shape.
+        """
+        ((full, _),) = entries({"phase": row.get("phase"), name: 0})
+        picture = as_picture(image)
+        form = "HWC" if picture.ndim == 3 else "HW"
+        self._writer.add_image(full, picture, _step(row), dataformats=form)
+        self._writer.flush()
+
+    @checked(SettingsError)
+    def log_table(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Show a table, as text.
+
+        Args:
+            name: of it.
+            rows: dicts of columns; one that a row has not is empty there.
+
+        Raises:
+            DataError: a value is none that can be written.
+        """
+        columns, cells = columns_of(to_json(rows))
+        lines = [columns, ["---"] * len(columns), *cells]
+        shown = (" | ".join("" if cell is None else str(cell) for cell in line) for line in lines)
+        self._writer.add_text(name, "\n".join(f"| {line} |" for line in shown))
+        self._writer.flush()
+
+    @checked(SettingsError)
+    def close(self, status: Status = "finished") -> None:
+        """Close the file; closing twice is fine.
+
+        Args:
+            status: how the run ended.
+        """
+        del status
+        self._writer.close()
+
+
+def _step(row: Mapping[str, Any]) -> int:
+    by = place(row)
+    return 0 if by is None else int(row[by])
