@@ -2,7 +2,9 @@
 
 from . import games
 from ._audit import Audit, AuditError, Cause, Finding, audit
+from ._engine.best_checkpoint import BestCheckpoint
 from ._engine.checkpoint import Checkpoint
+from ._engine.early_stopping import EarlyStopping
 from ._engine.engine import Callback, Engine
 from ._engine.loops import Loops
 from ._engine.plan import Plan
@@ -14,6 +16,7 @@ from ._engine.schedule import (
     Until,
     UpperFirst,
 )
+from ._engine.validation import Validation
 from ._engine.verify import Resumption, verify_resume
 from ._errors import (
     CapabilityWarning,
@@ -57,6 +60,7 @@ __all__ = [
     "Alternate",
     "Audit",
     "AuditError",
+    "BestCheckpoint",
     "Callback",
     "CapabilityWarning",
     "Cause",
@@ -67,6 +71,7 @@ __all__ = [
     "Cost",
     "DataError",
     "Dense",
+    "EarlyStopping",
     "Engine",
     "Exact",
     "Finding",
@@ -103,6 +108,7 @@ __all__ = [
     "Unrolled",
     "Until",
     "UpperFirst",
+    "Validation",
     "Variable",
     "ZerothOrder",
     "audit",

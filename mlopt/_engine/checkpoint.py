@@ -8,8 +8,8 @@ from typing import Any
 
 from .._arguments import checked, from_one
 from .._errors import CapabilityWarning, SettingsError
-from .._files import Lock, is_part, said
-from .checkpoint_files import checkpoints, remove_old, write_checkpoint
+from .._files import Lock
+from .checkpoint_files import checkpoints, remove_old, remove_rests, write_checkpoint
 from .engine import Callback, Engine
 from .resuming import run_state
 
@@ -57,9 +57,7 @@ class Checkpoint(Callback):
         self._whole = self._saved = engine.steps if found else -1
         if found:
             engine._saved = engine.steps, self.folder
-        with said(self.folder, "read"):
-            for part in filter(is_part, self.folder.iterdir()):
-                part.unlink(missing_ok=True)
+        remove_rests(self.folder)
 
     def on_between(self, engine: Engine) -> None:
         """Save, if it is time."""

@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from .._errors import CapabilityWarning, SettingsError
-from .._files import Damaged, read_archive, said, write_archive
+from .._files import Damaged, is_part, read_archive, said, write_archive
 
-__all__ = ["checkpoints", "newest", "remove_old", "write_checkpoint"]
+__all__ = [
+    "checkpoints", "newest", "remove_old", "remove_others", "remove_rests", "write_checkpoint",
+]  # fmt: skip
 
 KIND, FORMAT = "checkpoint of an engine", 1
 
@@ -50,6 +52,21 @@ def remove_old(folder: Path, keep: int) -> None:
     for _, path in checkpoints(folder)[keep:]:
         with said(path, "removed"):
             path.unlink(missing_ok=True)
+
+
+def remove_others(kept: Path) -> None:
+    """Leave one checkpoint alone in its folder."""
+    for _, path in checkpoints(kept.parent):
+        if path != kept:
+            with said(path, "removed"):
+                path.unlink(missing_ok=True)
+
+
+def remove_rests(folder: Path) -> None:
+    """Remove what killed writers have left in a folder, whose lock is held."""
+    with said(folder, "read"):
+        for part in filter(is_part, folder.iterdir()):
+            part.unlink(missing_ok=True)
 
 
 def newest(folder: Path) -> tuple[Path, dict[str, Any]] | None:

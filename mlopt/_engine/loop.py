@@ -15,7 +15,7 @@ from .record import Record
 from .stepper import Stepper
 from .turns import have_turn
 
-__all__ = ["Loop"]
+__all__ = ["Loop", "returned"]
 
 #: After so many batches, a pass of unknown length by which a run counts may well have no end.
 _LONG = 1000
@@ -160,12 +160,7 @@ class Loop:
             return
         found = self.validate()
         self._validated = self.engine.steps
-        if found is not None and not isinstance(found, Mapping):
-            raise SettingsError(
-                f"run: validate= returned a {type(found).__name__}; it returns a dict of "
-                "metrics, such as {'accuracy': 0.9}, or nothing."
-            )
-        self.tell("on_validation", dict(found or {}))
+        self.tell("on_validation", returned(found, "run: validate="))
 
     def _wonder(self, stream: Stream, ended: bool) -> None:
         """Say that a run may never end, if its first epoch is still not over."""
@@ -177,3 +172,24 @@ class Loop:
                 CapabilityWarning,
                 stacklevel=2,
             )
+
+
+def returned(found: Any, by: str) -> dict[str, Any]:
+    """The metrics that a function of validation has returned.
+
+    Args:
+        found: whatever it was.
+        by: which function it was, for the error.
+
+    Returns:
+        A dict, which nobody else has.
+
+    Raises:
+        SettingsError: it is no dict.
+    """
+    if found is not None and not isinstance(found, Mapping):
+        raise SettingsError(
+            f"{by} returned a {type(found).__name__}; it returns a dict of metrics, such as "
+            "{'accuracy': 0.9}, or nothing."
+        )
+    return dict(found or {})

@@ -32,6 +32,17 @@ def signalled(**options: Any) -> Any:
     return mlopt.signal(**options)(square)
 
 
+def best() -> Any:
+    return mlopt.BestCheckpoint(folder(), "loss")
+
+
+def kept() -> Any:
+    made = best()
+    made._due = True
+    made._save(STANDING)
+    return made
+
+
 STANDING = engine()  # for what changes nothing
 OVER = {"over": (None, 3, "w", [], nn.Linear(1, 1), [3])}
 GIVEN = {"given": (None, 3, variable(), [3], [None])}
@@ -72,6 +83,20 @@ EXAMPLES: dict[str, Example] = {
     "mlopt.Checkpoint": of(lambda: {"folder": folder()}, folder="empty, unknown"),
     "mlopt.Checkpoint.save": of(
         lambda: {"engine": STANDING}, on=lambda: mlopt.Checkpoint(folder()), wrong={"engine": (3,)}
+    ),
+    "mlopt.BestCheckpoint": of(
+        lambda: {"folder": folder(), "metric": "loss"},
+        folder="empty, unknown",
+        metric="empty, unknown",
+    ),
+    "mlopt.BestCheckpoint.restore": of(
+        lambda: {"engine": STANDING}, on=kept, wrong={"engine": (3,)}
+    ),
+    "mlopt.EarlyStopping": of(
+        lambda: {"metric": "loss", "patience": 1}, metric="empty, unknown", min_delta="0"
+    ),
+    "mlopt.Validation": of(
+        lambda: {"function": dict, "steps": 1}, wrong={"function": (lambda engine: {},)}
     ),
     "mlopt.Engine.step": of(on=engine),
     "mlopt.Engine.stop": of(on=engine),
