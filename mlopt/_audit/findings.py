@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from .._arguments import checked, within
 from .._errors import MloptError, SettingsError
 from .._evaluation.causes import Cause
+from .._graph.picture import paragraphs, table
 from .cost import Took
 
 __all__ = ["Audit", "AuditError", "Cause", "Finding"]
@@ -98,13 +99,21 @@ class Audit:
             )
 
     def __str__(self) -> str:
-        lines = [_table(self.findings)]
-        if self.precision != "float64":
-            lines.append(f"\ncompared in {self.precision}, in which small errors cannot be told")
-        lines.extend(f"\n! {text}" for text in self.warnings)
-        return "\n".join(lines)
+        return "\n\n".join([_table(self.findings), *self._notes()])
+
+    def _repr_html_(self) -> str:
+        rows = [_cells(f) for f in self.findings]
+        made = table(_HEAD, rows) if rows else paragraphs([_NOTHING])
+        return made + paragraphs(self._notes())
+
+    def _notes(self) -> list[str]:
+        """What stands below the table."""
+        coarse = f"compared in {self.precision}, in which small errors cannot be told"
+        notes = [] if self.precision == "float64" else [coarse]
+        return [*notes, *(f"! {text}" for text in self.warnings)]
 
 
+_NOTHING = "nothing to audit: no problem steers a lower one"
 _HEAD = (
     "edge", "method", "against", "relative error", "cosine", "norm ratio", "passes", "ms", "peak",
 )  # fmt: skip
@@ -112,7 +121,7 @@ _HEAD = (
 
 def _table(findings: tuple[Finding, ...]) -> str:
     if not findings:
-        return "nothing to audit: no problem steers a lower one"
+        return _NOTHING
     rows = [_HEAD, *map(_cells, findings)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     rows.insert(1, tuple("-" * width for width in widths))

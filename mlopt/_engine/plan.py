@@ -12,6 +12,7 @@ from .._evaluation.layouts import size
 from .._graph.brief import brief
 from .._graph.graph import Graph
 from .._graph.node import Node
+from .._graph.picture import paragraphs, table
 from .._graph.problem import Problem
 from .operations import Commit, Evaluate, Iterate, Nest, Operation, Total
 from .reach import reach
@@ -93,7 +94,21 @@ class Plan:
             numbers = f"{self.graph.labels[node]:{width}}  {forward:11}  {backward:15}"
             lines.append(f"{numbers}  {reasons.get(node, '')}".rstrip())
         lines.append(f"{'total':{width}}  {self.evaluations:11}  {self.backwards:15}")
-        lines += self._stacking()
+        return "\n".join([*lines, *self._notes()])
+
+    def _repr_html_(self) -> str:
+        reasons = self._reasons()
+        rows: list[tuple[object, ...]] = [
+            (self.graph.labels[node], *numbers, reasons.get(node, ""))
+            for node, numbers in self.per_node.items()
+        ]
+        rows.append(("total", self.evaluations, self.backwards, ""))
+        head = "", "evaluations", "backward passes", ""
+        return table(head, rows) + paragraphs(self._notes())
+
+    def _notes(self) -> list[str]:
+        """What stands below the table."""
+        lines = self._stacking()
         lines += [f"{self.graph.labels[p]}: {note}" for p, note in self.graph.notes.items()]
         if any(isinstance(o, Commit) for o in self.operations):
             lines.append(
@@ -101,7 +116,7 @@ class Plan:
                 if self.undo
                 else "no copies: what a step has committed when it fails cannot be undone"
             )
-        return "\n".join(lines)
+        return lines
 
     def _stacking(self) -> list[str]:
         """How the members of stacks are evaluated, a line each."""

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from .brief import brief
 from .levels import Levels
 from .node import Node
 from .problem import Problem
 from .stacking import members
 
-__all__ = ["mermaid", "text"]
+__all__ = ["arrows", "mermaid", "text"]
 
 
 def text(graph: Levels) -> str:
@@ -100,6 +102,22 @@ def mermaid(graph: Levels) -> str:
             lines.append(f'    {name[node]}["{graph.labels[node]}<br/>min over {over}"]')
         else:
             lines.append(f'    {name[node]}(["{graph.labels[node]}"])')
+    for origin, reader, read, passes in arrows(graph):
+        arrow = "-->" if passes else "-.->"
+        label = f"|{read}|" if isinstance(origin, Problem) else ""
+        lines.append(f"    {name[origin]} {arrow}{label} {name[reader]}")
+    return "\n".join(lines)
+
+
+def arrows(graph: Levels) -> Iterator[tuple[Node, Node, str, bool]]:
+    """Who reads from whom, of the nodes in their order.
+
+    Args:
+        graph: the graph.
+
+    Yields:
+        Whose value it is, who reads it, the name of what is read, and whether gradients pass.
+    """
     passing = {
         (node, source)
         for s in graph.sweeps.values()
@@ -113,7 +131,4 @@ def mermaid(graph: Levels) -> str:
                 continue
             below = graph.source_node(node, read.source)
             origin = below or graph.owner[read.source]
-            arrow = "-->" if (node, read.source) in passing else "-.->"
-            label = f"|{read.source.name}|" if isinstance(origin, Problem) else ""
-            lines.append(f"    {name[origin]} {arrow}{label} {name[node]}")
-    return "\n".join(lines)
+            yield origin, node, read.source.name, (node, read.source) in passing

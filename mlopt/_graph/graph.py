@@ -14,6 +14,7 @@ from .levels import Levels
 from .node import Node
 from .numbers import check_numbers, numbers_of
 from .optimizers import check_steps
+from .picture import picture
 from .refusals import (
     check_missing_methods,
     check_modules,
@@ -101,6 +102,9 @@ class Graph(Levels):
 
     def __str__(self) -> str:
         return text(self)
+
+    def _repr_html_(self) -> str:
+        return picture(self)
 
     def mermaid(self) -> str:
         """The graph as a Mermaid flowchart: solid edges pass gradients, dotted ones do not.
