@@ -53,6 +53,7 @@ def search(space: SearchSpace, data: ImageData, train, valid, s: Settings) -> Se
         networks=[w],
         before=s.pretrain,
         epochs=s.epochs,
+        phases={"weights": "weights alone", "architecture": "search"},
     )
 
 

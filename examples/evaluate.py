@@ -28,7 +28,15 @@ import mlopt
 from mlopt.nas import GENOTYPES, Genotype, draw, load_genotype
 from mlopt.report import RunFolder, write_report
 from support.data import load_data
-from support.results import baseline_rows, over_seeds, result_table, save_result
+from support.results import (
+    baseline_rows,
+    begin_services,
+    log_report,
+    logging_to,
+    over_seeds,
+    result_table,
+    save_result,
+)
 from support.retraining import check, retrain_seeds, size
 from support.settings import Settings, check_device, parse
 
@@ -52,7 +60,8 @@ def run(genotype: str, s: Settings, resume: bool = False) -> list[dict[str, Any]
     data = load_data(s)
     check(data, s)
     measured = size(found, data, s)
-    with open_folder(name, found, s, resume) as folder:
+    services = begin_services(s, s.run_path(f"evaluate-{name}"))
+    with open_folder(name, found, s, resume) as folder, logging_to(folder, s, services):
         draw(found, folder.path("cells.svg"), title=name)
         began = time.perf_counter() - spent_before(folder)
         results = retrain_seeds(found, data, folder, s, "", began)
@@ -69,7 +78,9 @@ def run(genotype: str, s: Settings, resume: bool = False) -> list[dict[str, Any]
         ]
         rows = [mean, *baseline_rows(data), *seeds]
         save_result(folder, data, rows)
-        print(f"report: {write_report(folder)}")
+        report = write_report(folder)
+        log_report(folder, rows, report)
+        print(f"report: {report}")
     return rows
 
 
@@ -97,7 +108,9 @@ def open_folder(name: str, genotype: Genotype, s: Settings, resume: bool) -> Run
     there, here = folder.read_json("settings.json"), json.loads(json.dumps(settings))
     there = there if isinstance(there, dict) else {}
     for key in {**here, **there}:
-        if key not in ("device", "workers", "overwrite") and here.get(key) != there.get(key):
+        if key not in ("device", "workers", "overwrite", "loggers") and here.get(key) != there.get(
+            key
+        ):
             raise mlopt.SettingsError(
                 f"--resume: the run in {path} has {key} = {there.get(key)!r}, not "
                 f"{here.get(key)!r}. Give its settings, or another --run-folder."

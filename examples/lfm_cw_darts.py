@@ -178,6 +178,12 @@ def search(space: SearchSpace, data: ImageData, train, valid, s: Settings) -> Se
         epochs=s.epochs,
         generator=average.module if average else nets.g,
         callbacks=[Follow(average)] if average else [],
+        phases={
+            "generator": "generator alone",
+            "stage1": "stage I and generator",
+            "stage2": "warm-up",
+            "stage3": "search",
+        },
     )
 
 

@@ -112,6 +112,7 @@ def search(
         networks=[net for nets in group for net in (nets.v, nets.w)],
         before=s.pretrain,
         epochs=s.epochs,
+        phases={"learner_1/stage1": "stage I", "learner_1/stage2": "warm-up", "stage3": "search"},
     )
 
 

@@ -131,7 +131,7 @@ def train_gan(
     device = next((p.device for p in generator.parameters()), torch.device("cpu"))
     stream = _endless(batches)
     losses: dict[str, Tensor] = {}
-    for done in tqdm(range(steps), desc="GAN", unit="step", disable=not progress):
+    for done in tqdm(range(steps), desc="GAN", unit="step", disable=None if progress else True):
         if decay == "linear":
             for optimizer, rate in zip(optimizers, (lr, d_lr), strict=True):
                 optimizer.param_groups[0]["lr"] = rate * (1 - done / steps)

@@ -41,6 +41,21 @@ class TensorBoard:
         self.folder = Path(folder)
         if "\0" in str(folder):
             raise SettingsError(f"TensorBoard(folder={str(folder)!r}): is no name of a folder.")
+        writer = self.check()
+        with said(self.folder, "written"):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._writer = writer(str(self.folder))
+
+    @staticmethod
+    def check() -> Any:
+        """See that the package is there, before anything is written.
+
+        Returns:
+            Torch's writer.
+
+        Raises:
+            SettingsError: `tensorboard` is not installed.
+        """
         try:
             from torch.utils.tensorboard.writer import SummaryWriter
         except ImportError as error:
@@ -48,9 +63,7 @@ class TensorBoard:
                 "TensorBoard: the package tensorboard is missing; install it with: "
                 "pip install tensorboard."
             ) from error
-        with said(self.folder, "written"):
-            self.folder.mkdir(parents=True, exist_ok=True)
-            self._writer = SummaryWriter(str(self.folder))
+        return SummaryWriter
 
     @checked(SettingsError)
     def log(self, row: Mapping[str, object]) -> None:

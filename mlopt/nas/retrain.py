@@ -172,11 +172,11 @@ def retrain(
                 training.resume(path)  # whoever had the file till now may have gone on
         steps, done = len(train_loader), len(training.history)
         with tqdm(
-            desc="retrain",
+            desc="retraining",
             unit="step",
             total=epochs * steps,
             initial=done * steps,
-            disable=not progress,
+            disable=None if progress else True,  # none where the output is no terminal
         ) as bar:
             for epoch in range(done, epochs):
                 metrics = training.epoch(epoch, bar)
@@ -231,6 +231,8 @@ class _Training:
 
     def epoch(self, epoch: int, bar: Any) -> dict[str, float]:
         """Train on all batches once; the metrics."""
+        at = f"retraining, epoch {epoch + 1} of {self.recipe.epochs}"
+        bar.set_description_str(at, refresh=False)
         lr = self.optimizer.param_groups[0]["lr"]
         drop_path = self.recipe.drop_path * epoch / self.recipe.epochs
         self.network.train()
@@ -254,9 +256,7 @@ class _Training:
             name: measured[name] for name in ("loss", "error")
         }
         self.history.append(metrics)
-        bar.set_postfix(
-            epoch=epoch + 1, loss=f"{metrics['loss']:.4f}", error=f"{metrics['error']:.2f}%"
-        )
+        bar.set_postfix(loss=f"{metrics['loss']:.4f}", error=f"{metrics['error']:.2f}%")
         return metrics
 
     def _losses(

@@ -29,7 +29,11 @@ _WRITTEN = re.compile(
     r"|(generator|classifier|retrain(_learner_\d+)?_-?\d+)\.pt"
     r"|metrics\.jsonl|\.(metrics\.jsonl|retrain_[\w-]+\.pt)\.lock|\.retrain_[\w-]+\.pt\.before"
 )
-_SAMPLES, _SAMPLE = "samples", re.compile(r"epoch_\d+\.png")
+#: Likewise in folders of it.
+_INSIDE = {
+    "samples": re.compile(r"epoch_\d+\.png"),
+    "tensorboard": re.compile(r"events\.out\.tfevents\..*"),
+}
 
 
 def is_run(folder: Path) -> bool:
@@ -112,12 +116,13 @@ def _inner(root: Path) -> Iterator[Path]:
 
 
 def _remove_files(folder: Path) -> None:
-    # Samples first: a kill in between must not leave their folder alone, which no run begins with.
-    for samples in (inner for inner in _folders(folder) if inner.name == _SAMPLES):
-        for item in list(samples.iterdir()):
-            if (_SAMPLE.fullmatch(item.name) or is_part(item)) and not _is_folder(item):
+    # These first: a kill in between must not leave such a folder alone, which no run begins with.
+    for inner in (inner for inner in _folders(folder) if inner.name in _INSIDE):
+        for item in list(inner.iterdir()):
+            ours = _INSIDE[inner.name].fullmatch(item.name) or is_part(item)
+            if ours and not _is_folder(item):
                 item.unlink()
-        _remove_if_empty(samples)
+        _remove_if_empty(inner)
     for item in list(folder.iterdir()):
         if (_WRITTEN.fullmatch(item.name) or is_part(item)) and not _is_folder(item):
             item.unlink()

@@ -11,7 +11,7 @@ from typing import Any
 from mlopt._arguments import checked, within
 from mlopt._errors import DataError, SettingsError
 from mlopt._files import FINISHED, INTERRUPTED, RUNNING, Lock, said, write_file, write_state
-from mlopt.loggers import JsonlLogger, from_json, read_jsonl, to_json
+from mlopt.loggers import JsonlLogger, Several, from_json, read_jsonl, to_json
 from mlopt.report.environment import environment
 from mlopt.report.run_files import (
     ENVIRONMENT,
@@ -40,11 +40,17 @@ class RunFolder:
     Each of its files is whole or not there, whenever a process is killed. One object at a time
     writes to a folder: from `create`, or from the first row after `open`, to `close`, or to the end
     of its process, however it ends. Everyone may read meanwhile, and write a report.
+
+    Attributes:
+        root: the folder.
+        loggers: who is given the rows of `log`, besides metrics.jsonl; nobody, at first. Whoever
+            sets it closes it.
     """
 
     @checked(SettingsError)
     def __init__(self, path: str | Path) -> None:
         self.root = Path(path)
+        self.loggers = Several([])
         self._logger: JsonlLogger | None = None
         self._runs = False  # and says so in the folder
         self._lock = Lock(self.root / LOCK, f"run folder {self.root}")
@@ -147,6 +153,7 @@ class RunFolder:
         if self._logger is None:
             self._logger = JsonlLogger(self.root / METRICS)
         self._logger.log(row)
+        self.loggers.log(row)
 
     @property
     def state(self) -> str:

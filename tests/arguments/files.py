@@ -86,6 +86,7 @@ EXAMPLES: dict[str, Example] = {
     "mlopt.loggers.TensorBoard": of(
         lambda: {"folder": folder()}, folder="empty, unknown", wrong={"folder": (a_file(),)}
     ),
+    "mlopt.loggers.TensorBoard.check": of(on=in_tensorboard),
     "mlopt.loggers.TensorBoard.close": of(on=in_tensorboard),
     "mlopt.loggers.TensorBoard.log": of(row, on=in_tensorboard, wrong=UNLIKE),
     "mlopt.loggers.TensorBoard.log_image": of(

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import math
+import sys
 
 import pytest
 import torch
 from compare import exact, kills, rounding
+from engine.test_progress import Terminal
 from torch import nn
 from torch.utils.data import DataLoader, RandomSampler, TensorDataset
 
@@ -60,7 +63,8 @@ def test_retrain_learns_and_reports():
     assert network.training
 
 
-def test_retrain_is_reproducible_and_shows_progress(capsys):
+def test_retrain_is_reproducible_and_shows_progress(monkeypatch):
+    monkeypatch.setattr(sys, "stderr", Terminal())
     runs = []
     for _ in range(2):
         torch.rand(3)
@@ -69,7 +73,11 @@ def test_retrain_is_reproducible_and_shows_progress(capsys):
     exact([m["drop_path"] for m in runs[0]], [0, 0.1, 0.2], SCHEDULE)
     other = retrain(learner(), loader(), epochs=3, drop_path=0.3, seed=6, progress=False)
     assert other != runs[0]
-    assert "loss=" in capsys.readouterr().err
+    assert "loss=" in sys.stderr.getvalue()
+    assert "retraining, epoch 3 of 3: 100%" in sys.stderr.getvalue()
+    monkeypatch.setattr(sys, "stderr", io.StringIO())
+    retrain(learner(), loader(), epochs=1)
+    assert sys.stderr.getvalue() == ""  # nobody looks
 
 
 def test_first_step_is_clipped_sgd_on_the_weighted_sum():

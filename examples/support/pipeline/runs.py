@@ -12,7 +12,15 @@ from mlopt.report import RunFolder, write_report
 
 from ..data import load_data, search_loaders
 from ..networks import TITLES
-from ..results import BASELINES, Row, baseline_rows, save_result
+from ..results import (
+    BASELINES,
+    Row,
+    baseline_rows,
+    begin_services,
+    log_report,
+    logging_to,
+    save_result,
+)
 from ..retraining import check
 from ..search import Scheme, run_stages
 from ..settings import Settings, check_device
@@ -42,6 +50,7 @@ def run(example: str, scheme: Scheme, s: Settings) -> list[Row]:
     loaders = search_loaders(data, s, plain=scheme.plain, unlabeled=scheme.unlabeled)
     torch.manual_seed(s.seed)  # of the initial weights; the engine has generators of its own
     search = scheme(data, *loaders, s)
+    services = begin_services(s, s.run_path(example))
     with (
         _threads(s.threads),
         RunFolder.create(
@@ -49,6 +58,7 @@ def run(example: str, scheme: Scheme, s: Settings) -> list[Row]:
             {"example": example, **dataclasses.asdict(s)},
             overwrite=s.overwrite,
         ) as folder,
+        logging_to(folder, s, services),
     ):
         search = run_stages(scheme, search, loaders, folder, data, s)
         title = title_of(scheme, s)
@@ -70,7 +80,9 @@ def run(example: str, scheme: Scheme, s: Settings) -> list[Row]:
         rows = [row, *others, *baseline_rows(data)]
         save_learners(search, genotypes, tested, folder)
         save_result(folder, data, rows, notes(search))
-        print(f"report: {write_report(folder)}")
+        report = write_report(folder)
+        log_report(folder, rows, report)
+        print(f"report: {report}")
     return rows
 
 

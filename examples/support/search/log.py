@@ -37,6 +37,9 @@ class Log(mlopt.Callback):
             epoch = self.search.spent.epochs + engine.epoch
             path = self.folder.path(f"samples/epoch_{epoch:04d}.png")
             save_grid(images, path, per_row=10, scale=max(1, 32 // images.shape[-1]))
+            place = {"phase": "search", "step": self.search.spent.steps + engine.steps}
+            grid = images.unflatten(0, (-1, 10)).permute(2, 0, 3, 1, 4)  # a row for each class
+            self.folder.loggers.log_image(place, "samples", grid.flatten(3).flatten(1, 2))
 
     def on_validation(self, engine: mlopt.Engine, metrics: dict[str, Any]) -> None:
         self._write("search-epoch", engine, metrics)

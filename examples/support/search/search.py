@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from torch import nn
@@ -45,6 +45,7 @@ class Search:
         before: epochs of the run before these.
         generator: whose samples are saved, if there is one.
         callbacks: further observers of the engine.
+        phases: what the progress bar calls the parts of the run, as of `Engine.run`.
         spent: by this stage and those before it.
         validation: the metrics of the last validation.
     """
@@ -56,6 +57,7 @@ class Search:
     before: int = 0
     generator: nn.Module | None = None
     callbacks: Sequence[mlopt.Callback] = ()
+    phases: Mapping[str, str] = field(default_factory=dict)
     spent: Spent = field(default_factory=Spent, init=False)
     validation: dict[str, float] = field(default_factory=dict, init=False)
 

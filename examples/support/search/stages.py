@@ -65,6 +65,8 @@ def run_search(
     for network in (*(x.architecture for x in search.learners), *search.networks):
         network.to(s.device)
     hooks = [network.register_forward_pre_hook(count) for network in search.networks]
+    at, of = search.stage
+    stage = f", stage {at} of {of}" if of > 1 else ""
     began = time.perf_counter()
     try:
         search.engine.run(
@@ -78,6 +80,7 @@ def run_search(
                 Log(search, folder, data),
             ],
             log_every=10,
+            phases={label: f"{name}{stage}" for label, name in search.phases.items()},
         )
     finally:
         for hook in hooks:

@@ -11,6 +11,7 @@ from mlopt.generators import GANS
 from mlopt.nas import SCHEDULES
 
 DATASETS = ("digits", "fashion-mnist", "cifar10", "cifar100", "imagenet")
+LOGGERS = ("console", "tensorboard", "wandb")
 SPACE_NAMES = ("darts", "p-darts", "pc-darts", "darts-minus")
 
 
@@ -34,6 +35,7 @@ class Settings:
         "", "where the run is written (default: runs/<example>-<space>-<dataset>-seed<seed>)"
     )
     overwrite: bool = option(False, "replace an earlier run in that folder")
+    loggers: str = option("", f"besides metrics.jsonl, with commas between: {', '.join(LOGGERS)}")
     train_images: int = option(0, "use that many training images only (0: all)")
 
     space: str = option("darts", "search space", *SPACE_NAMES)
@@ -147,6 +149,17 @@ class Settings:
             raise SettingsError(
                 f"min_lr = {self.min_lr} is above lr = {self.lr}, from which it falls: give both."
             )
+
+        if unknown := [name for name in self.logger_names if name not in LOGGERS]:
+            raise SettingsError(
+                f"loggers = {self.loggers!r}: there is no {unknown[0]!r}; give any of "
+                f"{', '.join(LOGGERS)}, with commas between."
+            )
+
+    @property
+    def logger_names(self) -> list[str]:
+        """The loggers besides metrics.jsonl."""
+        return [name for part in self.loggers.split(",") if (name := part.strip())]
 
     def run_path(self, example: str) -> Path:
         """The run folder."""

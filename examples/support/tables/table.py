@@ -13,7 +13,10 @@ from ..settings import Settings, read_preset
 #: What a row may run.
 RUNNABLE = ("darts", "lfm_cw_darts", "sgl_darts", "evaluate")
 #: Settings that say where and how a run is made: they are given with it, not in a table.
-FREE = ("seed", "device", "workers", "data_root", "unlabeled_root", "run_folder", "overwrite")
+FREE = (
+    "seed", "device", "workers", "data_root", "unlabeled_root", "run_folder", "overwrite",
+    "loggers",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
