@@ -39,6 +39,16 @@ def in_tensorboard() -> Any:
     return loggers.TensorBoard(folder())
 
 
+def board() -> dict[str, Any]:
+    pytest.importorskip("tensorboard")
+    return {"folder": folder()}
+
+
+def project() -> dict[str, Any]:
+    pytest.importorskip("wandb")
+    return {"mode": "disabled", "folder": folder()}
+
+
 def at_wandb() -> Any:
     pytest.importorskip("wandb")
     return loggers.WandB(mode="disabled")
@@ -83,9 +93,7 @@ EXAMPLES: dict[str, Example] = {
         image, on=several, name="empty, unknown", image="anything"
     ),
     "mlopt.loggers.Several.log_table": of(table, on=several, name="empty, unknown", rows="empty"),
-    "mlopt.loggers.TensorBoard": of(
-        lambda: {"folder": folder()}, folder="empty, unknown", wrong={"folder": (a_file(),)}
-    ),
+    "mlopt.loggers.TensorBoard": of(board, folder="empty, unknown", wrong={"folder": (a_file(),)}),
     "mlopt.loggers.TensorBoard.check": of(on=in_tensorboard),
     "mlopt.loggers.TensorBoard.close": of(on=in_tensorboard),
     "mlopt.loggers.TensorBoard.log": of(row, on=in_tensorboard, wrong=UNLIKE),
@@ -96,7 +104,7 @@ EXAMPLES: dict[str, Example] = {
         table, on=in_tensorboard, name="empty, unknown", rows="empty"
     ),
     "mlopt.loggers.WandB": of(
-        lambda: {"mode": "disabled", "folder": folder()},
+        project,
         project="empty, unknown",
         name="empty, unknown",
         folder="empty, unknown",
