@@ -193,7 +193,7 @@ class Engine(Stepper):
         if validate is not None and validate_every > 1 and stream is None:
             raise SettingsError(
                 f"run: validate_every={validate_every} counts epochs, and nothing here has data to "
-                "count them by. Give callbacks=[Validation(validate, steps=n)]."
+                "count them by. Give callbacks=[mlopt.Validation(f, steps=n)]."
             )
         if validate is not None and not takes(validate):
             raise SettingsError(

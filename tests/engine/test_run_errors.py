@@ -124,7 +124,9 @@ def test_epochs_without_data():
     )(lambda w: w.square().sum())
     with pytest.raises(GraphError, match="stepped after each epoch.*PerStep.*once in each step"):
         mlopt.Engine([paced])
-    with pytest.raises(SettingsError, match="validate_every=2 counts epochs.*on_step"):
+    with pytest.raises(
+        SettingsError, match=r"validate_every=2 counts epochs.*Validation\(.*steps=n"
+    ):
         mlopt.Engine([alone]).run(steps=1, validate=dict, validate_every=2, progress=False)
 
 
