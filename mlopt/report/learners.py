@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from mlopt.report.page import card, escape, grid, section, table
+from mlopt.report.positions import number
 from mlopt.report.result import MISSING, percent, plain
-from mlopt.report.run_data import RunData, number
+from mlopt.report.run_data import RunData
 
 __all__ = ["learners"]
 

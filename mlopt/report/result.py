@@ -8,7 +8,8 @@ from typing import Any
 
 from mlopt.report.figures import dot_chart
 from mlopt.report.page import card, escape, section, table
-from mlopt.report.run_data import RunData, number
+from mlopt.report.positions import number
+from mlopt.report.run_data import RunData
 
 __all__ = ["MISSING", "percent", "plain", "result", "result_rows"]
 

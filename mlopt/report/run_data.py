@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,15 +13,16 @@ from mlopt._errors import MloptError
 from mlopt.loggers import read_jsonl
 from mlopt.report.figures import Line
 from mlopt.report.forms import read_part
+from mlopt.report.positions import number, positions
 from mlopt.report.run_files import METRICS
 
-__all__ = ["RunData", "metric_of", "number"]
+__all__ = ["RunData", "metric_of"]
 
 _POSITION = {"phase", "stage", "step", "epoch", "seconds", "class_losses"}
 _LEARNER = re.compile(r"learner_(\d+)/(.+)")
 _FIRST_BYTES = {".png": b"\x89PNG", ".jpg": b"\xff\xd8", ".gif": b"GIF8", ".svg": b""}
-#: No chart shows numbers beyond these: its axis would overflow.
-_SMALLEST, _LARGEST = 1e-100, 1e100
+#: The phase whose rows are about steps; those of the others are about an epoch each.
+_STEPS = "search"
 
 
 @dataclass(frozen=True)
@@ -119,13 +120,8 @@ class RunData:
         Returns:
             The line, empty if nothing was logged.
         """
-        rows = self.phases.get(phase, [])
-        points = [
-            (x, value)
-            for x, row in zip(_positions(rows), rows, strict=True)
-            if (value := number(row.get(key))) is not None
-        ]
-        return Line(self.name if label is None else label, *_unzip(points), series)
+        points = self._points(phase, lambda row: row.get(key))
+        return Line(self.name if label is None else label, *points, series)
 
     def lines(self, phase: str, metric: str, *, series: int, runs: int) -> list[Line]:
         """A metric of the run and of each of its learners, which log "learner_1/<metric>".
@@ -151,22 +147,31 @@ class RunData:
 
     def class_lines(self) -> list[Line]:
         """The class losses of the search, one line per class, named from result.json."""
-        search = self.phases.get("search", [])
-        rows = [row for row in search if isinstance(row.get("class_losses"), list)]
-        classes = max((len(row["class_losses"]) for row in rows), default=0)
+        search = self.phases.get(_STEPS, [])
+        found = [row["class_losses"] for row in search if _has_classes(row)]
+        classes = max(map(len, found), default=0)
         names = self.result.get("class_names")
         names = [str(name) for name in names] if isinstance(names, list) else []
         names += [f"class {index}" for index in range(len(names), classes)]
-        lines = []
-        for index in range(classes):
-            points = [
-                (x, value)
-                for x, row in zip(_positions(rows), rows, strict=True)
-                if index < len(row["class_losses"])
-                and (value := number(row["class_losses"][index])) is not None
-            ]
-            lines.append(Line(names[index], *_unzip(points)))
-        return lines
+
+        def loss(row: dict[str, Any], index: int) -> Any:
+            there = _has_classes(row) and index < len(row["class_losses"])
+            return row["class_losses"][index] if there else None
+
+        return [
+            Line(names[index], *self._points(_STEPS, lambda row, index=index: loss(row, index)))
+            for index in range(classes)
+        ]
+
+    def _points(
+        self, phase: str, value: Callable[[dict[str, Any]], Any]
+    ) -> tuple[list[float], list[float]]:
+        """Positions among all rows of the phase, and the numbers at those rows that have one."""
+        rows = self.phases.get(phase, [])
+        places = positions(rows, each_epoch=phase != _STEPS)
+        pairs = [(x, number(value(row))) for x, row in zip(places, rows, strict=True)]
+        points = [(x, y) for x, y in pairs if y is not None]
+        return [x for x, _ in points], [y for _, y in points]
 
     def seconds(self, phase: str) -> list[float]:
         """What each step or epoch took, whether the rows say that or the time since the start."""
@@ -192,31 +197,8 @@ def metric_of(key: str) -> str:
     return match[2] if match else key
 
 
-def number(value: object) -> float | None:
-    """The value as a float that a chart can show, or None if it is none."""
-    if isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < _LARGEST:
-        return float(value) if abs(value) > _SMALLEST else 0.0
-    return None
-
-
-def _positions(rows: list[dict[str, Any]]) -> list[float]:
-    """Epochs completed at each row; steps, if the rows know no epochs."""
-    epochs = [number(row.get("epoch")) for row in rows]
-    known = [epoch for epoch in epochs if epoch is not None]
-    if len(known) < len(rows) or not rows:
-        steps = [number(row.get("step")) for row in rows]
-        return [index if step is None else step for index, step in enumerate(steps)]
-    first, most = min(known), max(known.count(epoch) for epoch in set(known))
-    seen: dict[float, int] = {}
-    positions = []
-    for epoch in known:
-        seen[epoch] = seen.get(epoch, 0) + 1
-        positions.append(epoch - first + seen[epoch] / most)
-    return positions
-
-
-def _unzip(points: list[tuple[float, float]]) -> tuple[list[float], list[float]]:
-    return [x for x, _ in points], [y for _, y in points]
+def _has_classes(row: dict[str, Any]) -> bool:
+    return isinstance(row.get("class_losses"), list)
 
 
 def _metrics(path: Path, left_out: list[str]) -> list[dict[str, Any]]:

@@ -9,8 +9,9 @@ from typing import Any
 
 from mlopt.report.figures import Line, line_chart
 from mlopt.report.page import card, escape, fold, grid, picture, section, table
+from mlopt.report.positions import number
 from mlopt.report.result import MISSING, plain, result_rows
-from mlopt.report.run_data import RunData, metric_of, number
+from mlopt.report.run_data import RunData, metric_of
 
 __all__ = ["cells", "cost", "curves", "details", "left_out", "mistakes"]
 
