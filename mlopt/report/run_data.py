@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 from collections.abc import Callable, Mapping
@@ -18,7 +19,11 @@ from mlopt.report.run_files import METRICS
 
 __all__ = ["RunData", "metric_of"]
 
-_POSITION = {"phase", "stage", "step", "epoch", "seconds", "class_losses"}
+#: Where a row stands and what it took: no curves.
+_POSITION = {
+    "phase", "stage", "step", "epoch", "seconds", "between_seconds", "passes", "between_passes",
+    "class_losses",
+}  # fmt: skip
 _LEARNER = re.compile(r"learner_(\d+)/(.+)")
 _FIRST_BYTES = {".png": b"\x89PNG", ".jpg": b"\xff\xd8", ".gif": b"GIF8", ".svg": b""}
 #: The phase whose rows are about steps; those of the others are about an epoch each.
@@ -175,14 +180,30 @@ class RunData:
 
     def seconds(self, phase: str) -> list[float]:
         """What each step or epoch took, whether the rows say that or the time since the start."""
+        return [seconds for _, _, seconds in self.timed(phase)]
+
+    def timed(self, phase: str) -> list[tuple[dict[str, Any], float, float]]:
+        """What the steps up to each row took, without what was done between epochs.
+
+        Args:
+            phase: the phase.
+
+        Returns:
+            Of each row that has a time: the row, the steps since the one before, seconds of each.
+        """
         rows = [row for row in self.phases.get(phase, []) if number(row.get("seconds")) is not None]
         times = [float(row["seconds"]) for row in rows]
-        if len(times) < 3 or any(b < a for a, b in zip(times, times[1:], strict=False)):
-            return times
+        between = [number(row.get("between_seconds")) for row in rows]
+        rising = len(times) > 2 and all(a <= b for a, b in itertools.pairwise(times))
+        if not rising and (not rows or None in between):
+            return [(row, 1.0, time) for row, time in zip(rows, times, strict=True)]
+        times = [time - (other or 0.0) for time, other in zip(times, between, strict=True)]
         at = [number(row.get("step", row.get("epoch"))) or 0.0 for row in rows]
-        gaps = [max(b - a, 1.0) for a, b in zip(at, at[1:], strict=False)]
-        pairs = zip(times, times[1:], gaps, strict=False)
-        return [times[0] / (at[0] + 1), *((b - a) / gap for a, b, gap in pairs)]
+        steps = [max(b - a, 1.0) for a, b in itertools.pairwise(at)]
+        indices = at[0] == 0 or at[0] + 1 in steps[:1]  # of steps from 0, or how many are done
+        steps = [max(at[0] + indices, 1.0), *steps]
+        spent = [b - a for a, b in itertools.pairwise([0.0, *times])]
+        return [(r, n, t / n) for r, n, t in zip(rows, steps, spent, strict=True)]
 
     def total_seconds(self, phase: str) -> float:
         """What the rows of a phase took together."""

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import json
-import statistics
 from collections.abc import Sequence
 from typing import Any
 
 from mlopt.report.figures import Line, line_chart
 from mlopt.report.page import card, escape, fold, grid, picture, section, table
-from mlopt.report.positions import number
-from mlopt.report.result import MISSING, plain, result_rows
+from mlopt.report.result import MISSING
 from mlopt.report.run_data import RunData, metric_of
 
-__all__ = ["cells", "cost", "curves", "details", "left_out", "mistakes"]
+__all__ = ["cells", "curves", "details", "left_out", "mistakes"]
 
 _MOST_CLASSES = 12
 _MOST_SAMPLES = 6
@@ -120,39 +118,6 @@ def curves(runs: Sequence[RunData]) -> str:
     )
 
 
-def cost(runs: Sequence[RunData]) -> str:
-    """What each run took: time, evaluations, memory."""
-    rows = {str(row["name"]): row for row in result_rows(runs)}
-    table_rows = []
-    for run in runs:
-        row = rows.get(run.name, {})
-        steps = run.seconds("search")
-        searched = number(row.get("search_seconds")) or run.total_seconds("search") or None
-        memory = number(row.get("memory_mb")) or _peak_memory(run)
-        table_rows.append(
-            {
-                "": run.name,
-                "search": _duration(searched),
-                "one search step (median)": _duration(statistics.median(steps)) if steps else None,
-                "retraining": _duration(run.total_seconds("retrain") or None),
-                "network passes": plain(row.get("passes")),
-                "evaluations per step": plain(row.get("evaluations")),
-                "peak memory, MB": f"{memory:,.0f}" if memory else None,
-            }
-        )
-    heads = [
-        head
-        for head in table_rows[0]
-        if not head or any(row[head] not in (None, MISSING) for row in table_rows)
-    ]
-    body = [[row[head] or MISSING for head in heads] for row in table_rows]
-    how = (
-        "Network passes are calls of a network in the whole search. An evaluation is one call of "
-        "an objective or signal."
-    )
-    return section("Cost", how, table(heads, body) if len(heads) > 1 else "")
-
-
 def details(runs: Sequence[RunData]) -> str:
     """Settings, environment and genotypes, closed until they are asked for."""
     parts = []
@@ -183,16 +148,6 @@ def left_out(sentences: Sequence[str]) -> str:
     )
 
 
-def _duration(seconds: float | None) -> str | None:
-    if seconds is None:
-        return None
-    if seconds < 1:
-        return f"{seconds * 1000:.0f} ms"
-    if seconds < 100:
-        return f"{seconds:.1f} s"
-    return f"{seconds / 60:.1f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
-
-
 def _unit(key: str) -> str:
     last = key.split("/")[-1]
     if key.startswith("entropy/"):
@@ -210,12 +165,6 @@ def _flat(value: object) -> str:
     if isinstance(value, list) and not any(isinstance(item, (dict, list)) for item in value):
         return ", ".join(str(item) for item in value) or MISSING
     return MISSING if value is None else value if isinstance(value, str) else json.dumps(value)
-
-
-def _peak_memory(run: RunData) -> float | None:
-    keys = [key for key in run.keys("search") if "memory" in key]
-    values = [value for key in keys for value in run.line("search", key).y]
-    return max(values, default=None)
 
 
 def _late(values: Sequence[float]) -> float:

@@ -53,7 +53,7 @@ def test_lfm_cw_runs_whole(tmp_path, more, capsys, no_charts):
     assert {"cells.svg", "result.json", "report.html", "samples"} <= written
     logged = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     assert any(len(row.get("class_losses", [])) == 10 for row in logged)
-    assert {"search", "search-epoch", "retrain"} == {row["phase"] for row in logged}
+    assert {"plan", "search", "search-epoch", "retrain"} == {row["phase"] for row in logged}
     assert "LFM-CW" in (folder / "report.html").read_text()
     assert "report:" in capsys.readouterr().out
     assert not left_by_overwriting(folder)

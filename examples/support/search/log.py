@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 import mlopt
@@ -14,19 +15,36 @@ from .search import Search
 
 
 class Log(mlopt.Callback):
-    """Writes a search into its run folder; steps and epochs count over all stages."""
+    """Writes a search into its run folder; steps and epochs count over all stages.
 
-    def __init__(self, search: Search, folder: RunFolder, data: ImageData) -> None:
-        self.search, self.folder, self.data = search, folder, data
+    Args:
+        search: what is logged.
+        folder: of the run.
+        data: what is searched with.
+        passes: how many forward passes the networks of this stage have made.
+    """
+
+    def __init__(
+        self, search: Search, folder: RunFolder, data: ImageData, passes: Callable[[], int]
+    ) -> None:
+        self.search, self.folder, self.data, self.passes = search, folder, data, passes
         self.began = time.perf_counter()
         self.epochs = search.before + search.epochs
+        self.logged = self._spent()
+        self.planned: dict[str, int] = {}
+
+    def on_start(self, engine: mlopt.Engine) -> None:
+        self._plan(engine)
 
     def on_log(self, engine: mlopt.Engine, metrics: dict[str, Any]) -> None:
         row = {k: v for k, v in metrics.items() if not k.startswith("signal/")}
         if "signal/class_losses" in metrics:
             row["class_losses"] = metrics["signal/class_losses"]
-        seconds = self.search.spent.seconds + time.perf_counter() - self.began
-        self._write("search", engine, {"seconds": seconds, **row})
+        self.logged = seconds, passes = self._spent()
+        between = self.search.spent.between
+        taken = {"seconds": seconds, "passes": passes}
+        taken |= {"between_seconds": between[0], "between_passes": between[1]}
+        self._write("search", engine, {**taken, **row})
 
     def on_epoch(self, engine: mlopt.Engine, metrics: dict[str, Any]) -> None:
         last = engine.epoch == self.epochs
@@ -43,6 +61,23 @@ class Log(mlopt.Callback):
 
     def on_validation(self, engine: mlopt.Engine, metrics: dict[str, Any]) -> None:
         self._write("search-epoch", engine, metrics)
+        self._plan(engine)
+        spent, now = self.search.spent, self._spent()
+        seconds, passes = spent.between
+        spent.between = seconds + now[0] - self.logged[0], passes + now[1] - self.logged[1]
+
+    def _spent(self) -> tuple[float, int]:
+        """Seconds and passes of the search up to now."""
+        spent = self.search.spent
+        return spent.seconds + time.perf_counter() - self.began, spent.passes + self.passes()
+
+    def _plan(self, engine: mlopt.Engine) -> None:
+        """Write what the next steps cost, if that has changed."""
+        plan = engine.plan()
+        cost = {"evaluations": plan.evaluations, "backwards": plan.backwards}
+        if cost != self.planned:
+            self.planned = cost
+            self._write("plan", engine, cost)
 
     def _write(self, phase: str, engine: mlopt.Engine, metrics: dict[str, Any]) -> None:
         spent, (stage, stages) = self.search.spent, self.search.stage

@@ -23,6 +23,7 @@ class Spent:
         epochs: of the engines.
         seconds: of the engines, validation included.
         passes: forward passes of the networks.
+        between: seconds, and passes, of these that were spent between epochs.
         notes: what a reader of the result must know.
     """
 
@@ -30,6 +31,7 @@ class Spent:
     epochs: int = 0
     seconds: float = 0.0
     passes: int = 0
+    between: tuple[float, int] = (0.0, 0)
     notes: list[str] = field(default_factory=list)
 
 

@@ -77,7 +77,7 @@ def run_search(
                 Epochs(search, s.warmup),
                 *search.callbacks,
                 Watch(search, s.warmup, s.stop_on_collapse),
-                Log(search, folder, data),
+                Log(search, folder, data, lambda: int(passes)),
             ],
             log_every=10,
             phases={label: f"{name}{stage}" for label, name in search.phases.items()},

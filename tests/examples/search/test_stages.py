@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,10 +12,12 @@ from examples.small_runs import ready, search_epochs
 
 import darts
 import lfm_cw_darts
+import mlopt
 import sgl_darts
 from mlopt.generators import SharedDiscriminator
 from mlopt.nas import Supernet
-from mlopt.report import RunFolder
+from mlopt.report import RunFolder, phases
+from mlopt.report.run_data import RunData
 from support.search import run_search, run_stages
 
 
@@ -92,3 +95,41 @@ def test_several_spaces_are_asked_for_only_if_several_learn() -> None:
         False,
         True,
     ]
+
+
+def test_the_log_has_the_plan_of_each_part_of_a_search_and_what_its_steps_took(
+    tmp_path: Path,
+) -> None:
+    """The generator alone, then with the first classifier, then all; a report tells them apart."""
+    search, loaders, data, s = ready(
+        tmp_path, lfm_cw_darts, "--generator-epochs", "1", "--pretrain", "1", "--batch-size", "16"
+    )
+    planned, epochs = [], []
+
+    class Plans(mlopt.Callback):
+        def on_step(self, engine: mlopt.Engine, metrics: dict[str, Any]) -> None:
+            epochs.append(engine.epoch)
+
+        def on_between(self, engine: mlopt.Engine) -> None:
+            planned.append((engine.plan().evaluations, engine.plan().backwards))
+
+    search.callbacks = [Plans()]
+    with RunFolder.create(tmp_path / "run", {}) as folder:
+        first = search.engine.plan()
+        run_search(search, loaders, folder, data, s)
+        rows = folder.metrics()
+    plans = [row for row in rows if row["phase"] == "plan"]
+    found = [(row["epoch"], row["evaluations"], row["backwards"]) for row in plans]
+    ends = [epochs.index(1), epochs.index(2)]
+    assert found == [
+        (0, first.evaluations, first.backwards), *((k + 1, *planned[e]) for k, e in enumerate(ends)),
+    ]  # fmt: skip
+    steps = [row for row in rows if row["phase"] == "search"]
+    assert all(row["seconds"] - row["between_seconds"] > 0 for row in steps)
+    assert steps[-1]["between_seconds"] > 0  # the validations after the first epochs
+    # Twice: a pass of the one classifier for each batch, and the generator's samples.
+    assert steps[-1]["between_passes"] == 2 * (len(loaders[1]) + 1)
+    parts = phases.parts(RunData.read(folder.root, "run"))
+    assert [len(part.problems) for part in parts] == [2, 3, 5]
+    assert [part.steps for part in parts] == [2, 2, 2]
+    assert [part.plan for part in parts] == [(row[1], row[2]) for row in found]
