@@ -39,12 +39,19 @@ class Line:
         x: positions.
         y: values; those that are not finite are left out.
         series: index of its colour and dash pattern; the same for the same run in every chart.
+        until: positions up to here are drawn as grey dots: what is there means nothing yet.
     """
 
     label: str
     x: Sequence[float]
     y: Sequence[float]
     series: int = 0
+    until: float = -math.inf
+
+    @property
+    def dash(self) -> Any:
+        """Its pattern; a colour comes again with another one."""
+        return DASHES[(self.series + self.series // len(SERIES)) % len(DASHES)]
 
 
 def line_chart(
@@ -88,8 +95,10 @@ def line_chart(
             if any(a != b for a, b in zip(low, high, strict=True)):
                 axes.fill_between(x, low, high, color=colour, alpha=0.16, linewidth=0)
             marker = {"marker": "o", "markersize": 2.6} if len(x) < 16 else {}
-            dash = DASHES[line.series % len(DASHES)]
-            axes.plot(x, mean, color=colour, linestyle=dash, linewidth=1.5, **marker)
+            dots = sum(place <= line.until for place in x)
+            axes.plot(x[:dots], mean[:dots], ".", color=MUTED, markersize=2.6)
+            rest = x[dots:], mean[dots:]
+            axes.plot(*rest, color=colour, linestyle=line.dash, linewidth=1.5, **marker)
         values = [v for _, _, _, low, high in thin for v in (*low, *high)]
         if log or (log is None and min(values) > 0 and max(values) > 50 * min(values)):
             axes.set_yscale("log")

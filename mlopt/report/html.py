@@ -11,12 +11,13 @@ from mlopt._errors import SettingsError
 from mlopt._files import said, write_file
 from mlopt.report.alarms import alarms
 from mlopt.report.cost import cost
+from mlopt.report.curves import curves
 from mlopt.report.learners import learners
 from mlopt.report.page import page
 from mlopt.report.result import result
 from mlopt.report.run_data import RunData
 from mlopt.report.run_folder import RunFolder
-from mlopt.report.sections import cells, curves, details, left_out, mistakes
+from mlopt.report.sections import cells, details, left_out, mistakes
 
 __all__ = ["write_report"]
 
@@ -33,12 +34,14 @@ def write_report(folder: RunFolder | str | Path, name: str = "report.html") -> P
 
     - `settings.json`, `environment.json`: as `RunFolder.create` writes them;
     - `metrics.jsonl`: rows as `RunFolder.log` writes them, of the phases "search" (a row per step:
-      `seconds`, `<problem>/loss`, `class_losses`; where they are counted, `passes` of networks up
-      to it, and `between_seconds` and `between_passes`, what of these was done between epochs),
+      `seconds`, `<problem>/loss`, `<problem>/lr`, `class_losses`; where they are counted, `passes`
+      of networks up to it, and `between_seconds` and `between_passes`, what of these was done
+      between epochs),
       "plan" (where the engine's plan of a step has changed: `step`, `evaluations`, `backwards`),
       "search-epoch" (`validation/error` in percent,
       `validation/loss`, `entropy/normal` and `entropy/reduce` in nats, `skips/normal`,
-      `none/normal` and `alarms`, a list of sentences; see `mlopt.nas.CollapseMonitor`) and
+      `none/normal`; `trained`, whether the network that is validated is trained yet; and
+      `alarms`, a list of sentences; see `mlopt.nas.CollapseMonitor`) and
       "retrain" (a row per epoch: `train/loss`, `train/error` in percent, `lr`, `seconds`);
     - `result.json`: `title`, `dataset`, `class_names`, `notes`, and `rows`, the run's own first:
       `name`, `test_error` and `standard_error` in percent, `parameters`, `search_seconds`,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import os
 import re
 from collections.abc import Callable, Mapping
@@ -126,7 +127,8 @@ class RunData:
             The line, empty if nothing was logged.
         """
         points = self._points(phase, lambda row: row.get(key))
-        return Line(self.name if label is None else label, *points, series)
+        until = self._untrained(phase, key)
+        return Line(self.name if label is None else label, *points, series, until)
 
     def lines(self, phase: str, metric: str, *, series: int, runs: int) -> list[Line]:
         """A metric of the run and of each of its learners, which log "learner_1/<metric>".
@@ -167,6 +169,15 @@ class RunData:
             Line(names[index], *self._points(_STEPS, lambda row, index=index: loss(row, index)))
             for index in range(classes)
         ]
+
+    def _untrained(self, phase: str, key: str) -> float:
+        """The last position at which a metric is that of a network which is not trained yet."""
+        metric = metric_of(key)
+        if not metric.startswith("validation/") and metric != "gap":
+            return -math.inf
+        trained = key.removesuffix(metric) + "trained"
+        places, _ = self._points(phase, lambda row: 1 if row.get(trained) is False else None)
+        return max(places, default=-math.inf)
 
     def _points(
         self, phase: str, value: Callable[[dict[str, Any]], Any]

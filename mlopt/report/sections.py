@@ -9,9 +9,9 @@ from typing import Any
 from mlopt.report.figures import Line, line_chart
 from mlopt.report.page import card, escape, fold, grid, picture, section, table
 from mlopt.report.result import MISSING
-from mlopt.report.run_data import RunData, metric_of
+from mlopt.report.run_data import RunData
 
-__all__ = ["cells", "curves", "details", "left_out", "mistakes"]
+__all__ = ["cells", "details", "left_out", "mistakes"]
 
 _MOST_CLASSES = 12
 _MOST_SAMPLES = 6
@@ -88,36 +88,6 @@ def mistakes(run: RunData) -> str:
     return section("What the network got wrong, and what was made of it", "", both)
 
 
-def curves(runs: Sequence[RunData]) -> str:
-    """Every logged number over time, runs and learners beside each other where they logged it."""
-    groups = [
-        ("Search: the architecture", "search-epoch", "search epoch"),
-        ("Search: the problems", "search", "search epoch"),
-        ("Retraining the network that was found", "retrain", "epoch of retraining"),
-    ]
-    parts = []
-    for title, phase, x_label in groups:
-        keys = dict.fromkeys(metric_of(key) for run in runs for key in run.keys(phase))
-        cards = []
-        for key in keys:
-            if "memory" in key:
-                continue
-            lines = [
-                line
-                for index, run in enumerate(runs)
-                for line in run.lines(phase, key, series=index, runs=len(runs))
-            ]
-            chart = line_chart(lines, x_label=x_label, y_label=_unit(key))
-            cards.append(card(key.replace("/", " · ").replace("_", " "), chart))
-        content = grid(cards)
-        parts.append(f"<h3>{escape(title)}</h3>\n{content}<br>" if content else "")
-    return section(
-        "Training curves",
-        "Long curves are averaged; the pale band spans the single values.",
-        *parts,
-    )
-
-
 def details(runs: Sequence[RunData]) -> str:
     """Settings, environment and genotypes, closed until they are asked for."""
     parts = []
@@ -146,19 +116,6 @@ def left_out(sentences: Sequence[str]) -> str:
         f"<ul>\n{items}\n</ul>" if items else "",
         rest,
     )
-
-
-def _unit(key: str) -> str:
-    last = key.split("/")[-1]
-    if key.startswith("entropy/"):
-        return "entropy, nats"
-    if key in ("agreement/edges", "agreement/operations"):
-        return "fraction in common"
-    if key.startswith(("skips/", "none/")):
-        return "share of what it keeps" if key.startswith("skips/") else "largest weight"
-    if key == "gap":
-        return "validation loss - training loss"
-    return {"error": "error, %", "lr": "learning rate"}.get(last, last.replace("_", " "))
 
 
 def _flat(value: object) -> str:

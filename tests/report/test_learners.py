@@ -10,9 +10,9 @@ import pytest
 from compare import exact, rounding
 
 from mlopt.report import RunFolder, write_report
+from mlopt.report.curves import curves
 from mlopt.report.learners import learners
 from mlopt.report.run_data import RunData, metric_of
-from mlopt.report.sections import curves
 
 pytest.importorskip("matplotlib")
 

@@ -32,6 +32,7 @@ class Log(mlopt.Callback):
         self.epochs = search.before + search.epochs
         self.logged = self._spent()
         self.planned: dict[str, int] = {}
+        self.updated: set[str] = set()
 
     def on_start(self, engine: mlopt.Engine) -> None:
         self._plan(engine)
@@ -40,11 +41,13 @@ class Log(mlopt.Callback):
         row = {k: v for k, v in metrics.items() if not k.startswith("signal/")}
         if "signal/class_losses" in metrics:
             row["class_losses"] = metrics["signal/class_losses"]
+        gradients = [key for key in row if key.endswith("/gradient_norm")]
+        self.updated.update(key.removesuffix("/gradient_norm") for key in gradients)
         self.logged = seconds, passes = self._spent()
         between = self.search.spent.between
         taken = {"seconds": seconds, "passes": passes}
         taken |= {"between_seconds": between[0], "between_passes": between[1]}
-        self._write("search", engine, {**taken, **row})
+        self._write("search", engine, {**taken, **row, **_rates(engine)})
 
     def on_epoch(self, engine: mlopt.Engine, metrics: dict[str, Any]) -> None:
         last = engine.epoch == self.epochs
@@ -60,11 +63,24 @@ class Log(mlopt.Callback):
             self.folder.loggers.log_image(place, "samples", grid.flatten(3).flatten(1, 2))
 
     def on_validation(self, engine: mlopt.Engine, metrics: dict[str, Any]) -> None:
-        self._write("search-epoch", engine, metrics)
+        self._write("search-epoch", engine, {**metrics, **self._trained(engine)})
         self._plan(engine)
         spent, now = self.search.spent, self._spent()
         seconds, passes = spent.between
         spent.between = seconds + now[0] - self.logged[0], passes + now[1] - self.logged[1]
+
+    def _trained(self, engine: mlopt.Engine) -> dict[str, bool]:
+        """Of each learner whether its classifier has been updated; before that it guesses."""
+        labels, found = engine.graph.labels, {}
+        for learner in self.search.learners:
+            over = [
+                labels[problem]
+                for problem in engine.graph.problems
+                if any(variable.value is learner.classifier for variable in problem.over)
+            ]
+            if over:
+                found[learner.key("trained")] = not self.updated.isdisjoint(over)
+        return found
 
     def _spent(self) -> tuple[float, int]:
         """Seconds and passes of the search up to now."""
@@ -86,3 +102,15 @@ class Log(mlopt.Callback):
         self.folder.log(
             phase, step=spent.steps + engine.steps, epoch=spent.epochs + engine.epoch, **metrics
         )
+
+
+def _rates(engine: mlopt.Engine) -> dict[str, float]:
+    """The learning rate of each problem, or those of its groups of parameters, if they differ."""
+    found = {}
+    for problem in engine.graph.problems:
+        groups = problem.optimizer.param_groups if problem.optimizer is not None else []
+        rates = dict.fromkeys(float(group["lr"]) for group in groups)
+        name = f"{engine.graph.labels[problem]}/lr"
+        for place, rate in enumerate(rates, start=1):
+            found[name if len(rates) == 1 else f"{name} {place}"] = rate
+    return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -121,10 +122,13 @@ def test_the_log_has_the_plan_of_each_part_of_a_search_and_what_its_steps_took(
     plans = [row for row in rows if row["phase"] == "plan"]
     found = [(row["epoch"], row["evaluations"], row["backwards"]) for row in plans]
     ends = [epochs.index(1), epochs.index(2)]
-    assert found == [
-        (0, first.evaluations, first.backwards), *((k + 1, *planned[e]) for k, e in enumerate(ends)),
-    ]  # fmt: skip
+    later = [(epoch, *planned[end]) for epoch, end in enumerate(ends, start=1)]
+    assert found == [(0, first.evaluations, first.backwards), *later]
     steps = [row for row in rows if row["phase"] == "search"]
+    rates = {key: value for key, value in steps[-1].items() if "/lr" in key}
+    assert rates.keys() == {f"{problem.name}/lr" for problem in search.engine.graph.problems}
+    assert (rates["stage3/lr"], rates["generator/lr"]) == (s.arch_lr, s.gan_min_lr)
+    assert steps[0]["stage1/lr"] == s.lr
     assert all(row["seconds"] - row["between_seconds"] > 0 for row in steps)
     assert steps[-1]["between_seconds"] > 0  # the validations after the first epochs
     # Twice: a pass of the one classifier for each batch, and the generator's samples.
@@ -133,3 +137,33 @@ def test_the_log_has_the_plan_of_each_part_of_a_search_and_what_its_steps_took(
     assert [len(part.problems) for part in parts] == [2, 3, 5]
     assert [part.steps for part in parts] == [2, 2, 2]
     assert [part.plan for part in parts] == [(row[1], row[2]) for row in found]
+
+
+@pytest.mark.parametrize("example", [lfm_cw_darts, sgl_darts], ids=["lfm-cw", "sgl"])
+def test_the_log_says_when_the_network_that_is_validated_is_trained(
+    tmp_path: Path, example: Any
+) -> None:
+    """LFM-CW judges by its second classifier, which waits for the generator and the first one."""
+    more = ("--generator-epochs", "1") if example is lfm_cw_darts else ("--learners", "2")
+    search, loaders, data, s = ready(tmp_path, example, "--pretrain", "1", *more)
+    start = [copy.deepcopy(x.classifier.state_dict()) for x in search.learners]
+    with RunFolder.create(tmp_path / "run", {}) as folder:
+        moved = []
+
+        class Look(mlopt.Callback):
+            def on_validation(self, engine: mlopt.Engine, metrics: dict[str, Any]) -> None:
+                now = [dict(x.classifier.named_parameters()) for x in search.learners]
+                moved.append(
+                    [
+                        any(not torch.equal(a[k], p) for k, p in b.items())
+                        for a, b in zip(start, now, strict=False)
+                    ]
+                )
+
+        search.callbacks = [Look()]
+        run_search(search, loaders, folder, data, s)
+        rows = search_epochs(folder)
+    said = [[row[x.key("trained")] for x in search.learners] for row in rows]
+    assert said == moved
+    assert [True] * len(search.learners) == said[-1]
+    assert (example is lfm_cw_darts) == (said[0] == [False])
