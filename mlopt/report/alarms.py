@@ -1,4 +1,4 @@
-"""The alarms of a search: whether its architecture collapsed, as sentences and one chart."""
+"""The alarms of a search: what makes its result doubtful, as sentences and charts."""
 
 from __future__ import annotations
 
@@ -12,6 +12,11 @@ from mlopt.report.run_data import RunData
 __all__ = ["alarms"]
 
 _PHASE = "search-epoch"
+_HOW = (
+    "Looked for after every epoch in which the architecture changed. The normal cell has collapsed "
+    "if most of what it keeps are skip connections. The other alarms are no collapse; they say "
+    "that the result may mean little."
+)
 #: What is charted: the part of the name before the cell, a title, and the axis.
 _CHARTS = (
     ("skips/normal", "Skip connections in the normal cell", "share of what it keeps"),
@@ -49,7 +54,7 @@ def alarms(runs: Sequence[RunData]) -> str:
             cards.append(card(title, chart))
     return section(
         "Alarms of the search",
-        "Signs of a collapse, looked for after every epoch in which the architecture changed.",
+        _HOW,
         f"<ul>\n{found}\n</ul>" if items else "<p>No alarm was raised.</p>",
         grid(cards),
     )
@@ -60,20 +65,33 @@ def _logged(run: RunData) -> list[tuple[Any, Any]]:
     return [(row.get("epoch"), row.get("alarms")) for row in run.phases.get(_PHASE, [])]
 
 
+def _watched(run: RunData) -> list[Any]:
+    """The epochs after which alarms were looked for."""
+    return [epoch for epoch, texts in _logged(run) if isinstance(texts, list)]
+
+
 def _sentences(run: RunData) -> list[str]:
     """One for each kind of alarm and learner: the epochs that had it, and its last words."""
     spans: dict[str, list[tuple[Any, str]]] = {}
     for epoch, texts in _logged(run):
         for text in texts if isinstance(texts, list) else []:
             spans.setdefault(_kind(str(text)), []).append((epoch, str(text)))
-    return [_sentence(found) for found in spans.values()]
+    return [_sentence(found, _watched(run)) for found in spans.values()]
 
 
-def _sentence(found: list[tuple[Any, str]]) -> str:
+def _sentence(found: list[tuple[Any, str]], epochs: Sequence[Any]) -> str:
+    """In which of the epochs it was found, and what was found at last."""
     (first, _), (last, text) = found[0], found[-1]
-    if len(found) == 1:
-        return f"In epoch {last}: {text}."
-    return f"In {len(found)} epochs, from {first} to {last}; at last: {text}."
+    between = epochs[epochs.index(first) : epochs.index(last) + 1]
+    where, at_last = f"Epoch {last}", ""
+    if len(found) > 1:
+        whole = len(between) == len(found)
+        where = (
+            f"Epochs {first} to {last}" if whole else f"{len(found)} epochs from {first} to {last}"
+        )
+        at_last = f" in epoch {last}"
+    when = " (the last)" if last == epochs[-1] else ", not after"
+    return f"{where}{when}: {text}{at_last}."
 
 
 def _kind(text: str) -> str:
