@@ -13,10 +13,8 @@ from mlopt.report.run_data import RunData
 __all__ = ["cost"]
 
 _MOST_NAMES = 4
-_HOW = (
-    "Network passes are calls of a network in the whole search, validation included. Steps that "
-    "update other problems cost something else, so they stand in rows of their own."
-)
+_PASSES = "Network passes are calls of a network in the whole search, validation included."
+_APART = "Steps that update other problems cost something else, so they stand in rows of their own."
 _PLANNED = (
     "An evaluation is one call of an objective or signal. The plan counts evaluations and backward "
     "passes as if each cost the same; where a part takes a greater share of the time than of the "
@@ -34,10 +32,11 @@ def cost(runs: Sequence[RunData]) -> str:
         HTML.
     """
     of_parts = _parts(runs)
+    totals = _totals(runs, evaluations="evaluations" not in of_parts)
     return section(
         "Cost",
-        _HOW,
-        _totals(runs, evaluations="evaluations" not in of_parts),
+        _PASSES if "network passes" in totals else "",
+        totals,
         of_parts and f"<br><h3>The parts of the search</h3>\n{of_parts}",
     )
 
@@ -100,8 +99,8 @@ def _parts(runs: Sequence[RunData]) -> str:
                 }
             )
     made = _filled(found)
-    how = f'<p class="how">{escape(_PLANNED)}</p>\n' if "planned" in made else ""
-    return how + made if made else ""
+    how = f"{_APART} {_PLANNED}" if "planned" in made else _APART
+    return f'<p class="how">{escape(how)}</p>\n{made}' if made else ""
 
 
 def _filled(rows: Sequence[dict[str, str | None]]) -> str:

@@ -97,6 +97,16 @@ def test_runs_without_times_or_rows_have_no_cost(tmp_path: Path) -> None:
     assert not cost([RunData.read(folder.root, "run")])
 
 
+def test_passes_are_explained_where_they_have_a_column_and_nowhere_else(tmp_path: Path) -> None:
+    """A note under the result spoke of "Passes", of which that table has no column."""
+    why = "Network passes are calls of a network"
+    for name, row in (("with", {"passes": 177}), ("without", {"search_seconds": 3.0})):
+        with RunFolder.create(tmp_path / name, {}) as folder:
+            folder.save_json("result.json", {"rows": [{"name": "A", **row}]})
+        page = cost([RunData.read(folder.root, "A")])
+        assert ("network passes" in text(page)[0]) == (why in page) == (name == "with")
+
+
 @pytest.mark.parametrize(
     ("seconds", "said"),
     [(0.691, "691 ms"), (2.214, "2.21 s"), (31.24, "31.2 s"), (600, "10.0 min"), (7200, "2.0 h")],

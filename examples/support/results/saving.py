@@ -19,7 +19,6 @@ def save_result(
     """Write result.json."""
     several = "deviation" in rows[0]
     seeds = "The test error is the mean over seeds, the deviation is that over seeds. "
-    passes = "Passes: forward passes of all networks in the whole search."
     folder.save_json(
         "result.json",
         {
@@ -32,7 +31,6 @@ def save_result(
                 f"scratch on all {len(data.train)} training images. {seeds if several else ''}The "
                 "standard error is that of one network on this test set"
                 + ("." if several else "; other seeds vary as well."),
-                *([passes] if "passes" in rows[0] else []),
                 *notes,
             ],
         },
