@@ -6,6 +6,7 @@ import contextlib
 import errno
 import os
 import sys
+import time
 import warnings
 import weakref
 from pathlib import Path
@@ -74,6 +75,9 @@ class Lock:
         with said(self.path, "written"):
             self.path.parent.mkdir(parents=True, exist_ok=True)
             descriptor = _locked(self.path)
+            if descriptor is None:  # somebody may only have asked, see `is_taken`
+                time.sleep(0.01)
+                descriptor = _locked(self.path)
         if descriptor is None:
             here = any(_leads_to(self.path, other._descriptor) for other in _held)
             who = "this process already writes to it" if here else "another process writes to it"
@@ -133,12 +137,20 @@ def is_taken(path: str | Path) -> bool:
     if any(_leads_to(path, lock._descriptor) for lock in _held):
         return True
     try:
-        descriptor = os.open(path, os.O_RDWR)
+        descriptor = os.open(path, os.O_RDONLY)
     except OSError:
         return False
-    with contextlib.closing(os.fdopen(descriptor, "rb", buffering=0)), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return not _try(descriptor, path)  # closing it gives it back
+    try:
+        if sys.platform == "win32":
+            msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
+            msvcrt.locking(descriptor, msvcrt.LK_UNLCK, 1)
+        else:
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)  # let go when it is closed
+    except OSError as error:
+        return error.errno not in _NO_LOCKS
+    finally:
+        os.close(descriptor)
+    return False
 
 
 def _locked(path: Path) -> int | None:

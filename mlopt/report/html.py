@@ -22,6 +22,7 @@ from mlopt.report.sections import cells, details, left_out, mistakes
 __all__ = ["write_report"]
 
 _FOOTER = "Written by mlopt"
+_AGAIN = 30  # seconds after which a browser loads the report of a run that goes on
 
 
 @checked(SettingsError)
@@ -95,6 +96,7 @@ def write_report(folder: RunFolder | str | Path, name: str = "report.html") -> P
         [*parts, left_out(lacking)],
         f"{_FOOTER}{f' {version}' if version else ''} from the files of "
         f"{root.resolve().name}. This page loads nothing and can be passed on as it is.",
+        again=_AGAIN if any(of.state.name == "running" for of in runs) else 0,
     )
     write_file(path, document)
     return path

@@ -98,13 +98,14 @@ def escape(value: object) -> str:
     return html.escape("".join(c for c in text if c.isprintable() or c in "\n\t"))
 
 
-def page(title: str, body: Iterable[str], footer: str) -> str:
+def page(title: str, body: Iterable[str], footer: str, *, again: int = 0) -> str:
     """A whole page.
 
     Args:
         title: plain text.
         body: pieces of HTML.
         footer: plain text.
+        again: seconds after which a browser loads it again; 0 for never.
 
     Returns:
         The document.
@@ -113,7 +114,8 @@ def page(title: str, body: Iterable[str], footer: str) -> str:
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{escape(title)}</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n<main>\n"
+        + (f'<meta http-equiv="refresh" content="{again:d}">\n' if again else "")
+        + f"<title>{escape(title)}</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n<main>\n"
         + "\n".join(part for part in body if part)
         + f"\n<footer>{escape(footer)}</footer>\n</main>\n</body>\n</html>\n"
     )

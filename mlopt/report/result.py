@@ -38,6 +38,7 @@ def result(title: str, runs: Sequence[RunData]) -> str:
     dataset = runs[0].result.get("dataset")
     eyebrow = " · ".join(["multi-level optimization run", *([str(dataset)] if dataset else [])])
     left = f'<p class="eyebrow">{escape(eyebrow)}</p>\n<h1>{escape(title)}</h1>'
+    left += "".join(_states(runs))
     measured = [row for row in rows if number(row.get("test_error")) is not None]
     chart = big = ""
     if measured:
@@ -68,6 +69,16 @@ def result(title: str, runs: Sequence[RunData]) -> str:
     remarks = "\n".join(["<ul>", *items, "</ul>"]) if items else ""
     top = f'<div class="hero">\n<div>\n{left}\n{big}\n</div>\n{card("", chart)}\n</div>'
     return top + "\n" + section("Result", "", table(list(columns), body), remarks)
+
+
+def _states(runs: Sequence[RunData]) -> list[str]:
+    """A line for each run that has not finished."""
+    return [
+        f'\n<p class="state {run.state.name}">'
+        f"{escape(f'{run.name}: ' if len(runs) > 1 else '')}{escape(run.state.text)}</p>"
+        for run in runs
+        if run.state.name != "finished"
+    ]
 
 
 def result_rows(runs: Sequence[RunData]) -> list[dict[str, Any]]:

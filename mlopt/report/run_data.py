@@ -17,6 +17,7 @@ from mlopt.report.figures import Line
 from mlopt.report.forms import read_part
 from mlopt.report.positions import number, positions
 from mlopt.report.run_files import METRICS
+from mlopt.report.state import State, state_of
 
 __all__ = ["RunData", "metric_of"]
 
@@ -42,6 +43,7 @@ class RunData:
             learners.json; rows of the result have text as their names.
         cells: drawings of the learned cells.
         samples: grids of generated images with their captions, in the order of the epochs.
+        state: whether it goes on.
         left_out: a sentence for each part of a file that could not be read.
     """
 
@@ -50,6 +52,7 @@ class RunData:
     files: Mapping[str, Any] = field(default_factory=dict)
     cells: list[Path] = field(default_factory=list)
     samples: list[tuple[str, Path]] = field(default_factory=list)
+    state: State = State("finished")
     left_out: list[str] = field(default_factory=list)
 
     @classmethod
@@ -65,7 +68,8 @@ class RunData:
         """
         left_out: list[str] = []
         phases: dict[str, dict[Any, dict[str, Any]]] = {}
-        for index, row in enumerate(_metrics(root / METRICS, left_out)):
+        logged = _metrics(root / METRICS, left_out)
+        for index, row in enumerate(logged):
             # a run that was killed and resumed logs some steps twice: the later value counts
             place = row.get("step", row.get("epoch", ("row", index)))
             rows = phases.setdefault(str(row.get("phase", "")), {})
@@ -81,6 +85,7 @@ class RunData:
             files=files,
             cells=_pictures(root, "cells*", left_out),
             samples=[(_caption(path), path) for path in samples],
+            state=state_of(root, logged),
             left_out=left_out,
         )
 

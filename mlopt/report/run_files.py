@@ -12,12 +12,12 @@ from mlopt._errors import SettingsError
 from mlopt._files import FINISHED, INTERRUPTED, RUNNING, Lock, is_part, is_taken, read_state, said
 
 __all__ = [
-    "ENVIRONMENT", "LOCK", "METRICS", "SETTINGS", "STATE", "check_free", "is_run", "remove_run",
-    "state_of",
+    "ENVIRONMENT", "LOCK", "METRICS", "RESULT", "SETTINGS", "STATE", "check_free", "has_begun",
+    "is_run", "remove_run", "state_of",
 ]  # fmt: skip
 
-SETTINGS, ENVIRONMENT, METRICS, STATE, LOCK = (
-    "settings.json", "environment.json", "metrics.jsonl", "state.json", ".run.lock",
+SETTINGS, ENVIRONMENT, METRICS, RESULT, STATE, LOCK = (
+    "settings.json", "environment.json", "metrics.jsonl", "result.json", "state.json", ".run.lock",
 )  # fmt: skip
 #: What `environment` always says: tells a run's file from one of that name of somebody else.
 _OF_A_RUN = {"mlopt", "command", "python", "torch"}
