@@ -6,7 +6,10 @@ BIN := $(VENV)/bin
 # Written when the installation has succeeded, so that a venv made by hand is completed, not trusted.
 STAMP := $(VENV)/.mlopt-installed
 
-.PHONY: help demo test lint wheel gpu clean
+# Where there is no network it gives up, and does not wait for minutes.
+APT := DEBIAN_FRONTEND=noninteractive apt-get -o Acquire::Retries=0 -o Acquire::http::Timeout=10
+
+.PHONY: help demo test lint browser wheel gpu clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -21,6 +24,10 @@ test: lint  ## check style and types, then run the tests
 lint: $(STAMP)  ## check style (ruff) and types (pyright)
 	$(BIN)/python -m ruff check .
 	$(BIN)/python -m pyright --pythonpath $(BIN)/python
+
+browser:  ## install Debian's Chromium, in which the tests look at reports; where that cannot be, say so
+	@command -v chromium || { $(APT) update -qq && $(APT) install -y -qq --no-install-recommends chromium; } \
+		|| echo "no browser: apt-get cannot install chromium here, so tests in a browser are skipped"
 
 wheel: $(STAMP)  ## build the wheel, dist/*.whl: pip install dist/*.whl
 	rm -rf build dist/*.whl  # nothing of an earlier build gets into this one

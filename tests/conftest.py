@@ -90,6 +90,9 @@ def pytest_runtest_call(item: pytest.Item):
 
 
 def pytest_terminal_summary(terminalreporter, config: pytest.Config) -> None:
+    if any("no browser" in str(r.longrepr) for r in terminalreporter.getreports("skipped")):
+        terminalreporter.section("reports were not looked at in a browser")
+        terminalreporter.line("There is none on this machine. To install one: make browser")
     if not config.getoption("--headroom"):
         return
     reports = [r for kind in ("passed", "failed") for r in terminalreporter.getreports(kind)]

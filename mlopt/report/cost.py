@@ -12,7 +12,7 @@ from mlopt.report.run_data import RunData
 
 __all__ = ["cost"]
 
-_MOST_NAMES = 4
+_MOST_NAMES = 6
 _PASSES = "Network passes are calls of a network in the whole search, validation included."
 _APART = "Steps that update other problems cost something else, so they stand in rows of their own."
 _PLANNED = (

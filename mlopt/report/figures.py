@@ -123,7 +123,7 @@ def dot_chart(
     x_label: str,
     texts: Sequence[str],
     series: Sequence[int | None],
-    width: float = 4.6,
+    width: float = 4.2,
 ) -> str:
     """Draw one dot per row with its error bar; the axis is logarithmic if the values call for it.
 

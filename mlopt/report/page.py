@@ -29,7 +29,10 @@ _STYLE = """
 @media (prefers-color-scheme: dark) { :root {
   --paper: #14171b; --card: #1b1f25; --ink: #e8e6e1; --muted: #9aa3ae; --rule: #2d333b;
   --band: #2a3038; --s1: #62b5f2; --s2: #f2995c; --s3: #4fcaa2; --s4: #d79acb;
-} }
+  }
+  /* Drawings on white become drawings on the card, in colours of the same hue. */
+  figure img:not(.pixels) { filter: invert(1) hue-rotate(180deg); mix-blend-mode: screen; }
+}
 * { box-sizing: border-box; }
 body { margin: 0; background: var(--paper); color: var(--ink);
   font: 16px/1.55 var(--sans); font-feature-settings: "tnum"; }
@@ -49,41 +52,61 @@ section { margin-top: 64px; padding-top: 28px; border-top: 1px solid var(--rule)
 .big { font: 600 4.4rem/1 var(--serif); color: var(--s1); margin: 28px 0 6px;
   letter-spacing: -.02em; }
 .big small { font-size: 1.35rem; color: var(--muted); letter-spacing: 0; font-weight: 400; }
-.grid { display: grid; gap: 20px; grid-template-columns: repeat(auto-fit, minmax(300px, 1fr)); }
-.grid.small { gap: 14px 12px; grid-template-columns: repeat(auto-fill, minmax(168px, 1fr)); }
+.grid { display: grid; gap: 20px;
+  grid-template-columns: repeat(auto-fit, minmax(min(300px, 100%), 1fr)); }
+.grid.small { gap: 14px 12px; grid-template-columns: repeat(auto-fill, minmax(150px, 1fr)); }
 .grid.wide { grid-template-columns: repeat(auto-fit, minmax(440px, 1fr)); }
 .split { display: grid; gap: 36px; grid-template-columns: minmax(0, 1.25fr) minmax(0, 1fr);
   align-items: start; }
 figure { margin: 0; background: var(--card); border: 1px solid var(--rule); border-radius: 10px;
   padding: 14px 14px 10px; min-width: 0; }
 figure svg { display: block; width: 100%; height: auto; }
-figure img { display: block; width: 100%; height: auto; border-radius: 5px; background: #fff; }
-figure img.pixels { image-rendering: pixelated; background: none; }
+figure img { display: block; width: 100%; height: auto; border-radius: 5px; }
+figure img.pixels { image-rendering: pixelated; }
+figure .how { font-size: .85rem; margin: 6px 0 0; }
 .small figure { padding: 9px 8px 5px; border-radius: 8px; }
 .small h3 { font-size: .84rem; margin: 0 0 .2em 4px; }
 .hero figure { border: 0; background: none; padding: 0; }
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
+tbody th { color: inherit; font-size: inherit; font-weight: inherit; line-height: inherit; }
 th, td { padding: 9px 16px 9px 0; text-align: left; border-bottom: 1px solid var(--rule);
   vertical-align: top; }
-th { color: var(--muted); font-size: .82rem; font-weight: 500; line-height: 1.3;
+thead th { color: var(--muted); font-size: .82rem; font-weight: 500; line-height: 1.3;
   vertical-align: bottom; }
 th.number, td.number { text-align: right; }
-tbody tr.first td { font-weight: 650; }
-.facts td:first-child { color: var(--muted); width: 15em; }
-.facts td { font-size: .9rem; padding: 5px 16px 5px 0; overflow-wrap: anywhere; }
+tbody tr.first { font-weight: 650; }
+.facts th { color: var(--muted); width: 15em; }
+.facts th, .facts td { font-size: .9rem; padding: 5px 16px 5px 0; overflow-wrap: anywhere; }
 ul { padding-left: 1.1em; max-width: 68ch; }
 li { margin: .25em 0; }
 details { border-bottom: 1px solid var(--rule); padding: 12px 0; }
 summary { cursor: pointer; font-weight: 600; }
 details > *:not(summary) { margin-top: 12px; }
 pre { font: .84rem/1.5 var(--mono); background: var(--card); border: 1px solid var(--rule);
-  border-radius: 8px; padding: 14px; overflow-x: auto; }
+  border-radius: 8px; padding: 14px; white-space: pre-wrap; overflow-wrap: anywhere; }
+.state { border-left: 4px solid var(--s2); padding: 2px 0 2px 14px; }
+.state.running { border-color: var(--s3); }
+:focus-visible { outline: 2px solid var(--s1); outline-offset: 3px; }
 footer { margin-top: 56px; color: var(--muted); font-size: .85rem; }
 @media (max-width: 860px) {
   main { padding-top: 32px; }
   .hero, .split { grid-template-columns: minmax(0, 1fr); }
   .grid.wide { grid-template-columns: minmax(0, 1fr); }
+}
+/* On a phone each row of a table is a block of its own, with the heads beside the values. */
+@media (max-width: 640px) {
+  main { padding: 28px 16px; }
+  .hero { gap: 20px; }
+  .rows thead { position: absolute; width: 1px; height: 1px; overflow: hidden;
+    clip-path: inset(50%); }
+  table, tbody, tr, th, td { display: block; }
+  tr { border-bottom: 1px solid var(--rule); padding: 10px 0; }
+  tbody th, td, .facts th, .facts td { border: 0; padding: 2px 0; width: auto; }
+  .rows tbody th { font-weight: 650; overflow-wrap: anywhere; }
+  .rows td { display: flex; justify-content: space-between; gap: 20px; }
+  .rows td::before { content: attr(data-head); color: var(--muted); font-weight: 400;
+    font-size: .88rem; text-align: left; }
 }
 @media print { section { break-inside: avoid-page; } body { background: #fff; } }
 """
@@ -181,17 +204,31 @@ def table(heads: Sequence[str], rows: Sequence[Sequence[str]], *, facts: bool = 
     """
     if not rows:
         return ""
-    kinds = ["" if facts or column == 0 else ' class="number"' for column in range(len(rows[0]))]
-    head = "".join(f"<th{k}>{escape(h)}</th>" for k, h in zip(kinds, heads, strict=bool(heads)))
+    kind = "" if facts else ' class="number"'
+    names = [escape(head) for head in heads or [""] * len(rows[0])]
     body = "\n".join(
-        ("<tr>" if facts or index else '<tr class="first">')
-        + "".join(f"<td{kind}>{escape(cell)}</td>" for kind, cell in zip(kinds, row, strict=True))
+        ("<tr" if facts or index else '<tr class="first"')
+        + f' role="row"><th scope="row" role="rowheader">{escape(row[0])}</th>'
+        + "".join(
+            f'<td{kind} role="cell"'
+            + ("" if facts else f' data-head="{name}"')
+            + f">{escape(cell)}</td>"
+            for name, cell in zip(names[1:], row[1:], strict=True)
+        )
         + "</tr>"
         for index, row in enumerate(rows)
     )
-    top = f"<thead><tr>{head}</tr></thead>\n" if heads else ""
-    style = ' class="facts"' if facts else ""
-    return f'<div class="scroll"><table{style}>\n{top}<tbody>\n{body}\n</tbody>\n</table></div>'
+    head = "".join(
+        f'<th scope="col" role="columnheader"{kind if place else ""}>{name}</th>'
+        for place, name in enumerate(names)
+    )
+    top = f'<thead role="rowgroup"><tr role="row">{head}</tr></thead>\n' if heads else ""
+    # With the roles said, it stays a table for a screen reader when its rows are blocks.
+    return (
+        f'<div class="scroll" tabindex="0" role="region" aria-label="table">'
+        f'<table role="table" class="{"facts" if facts else "rows"}">\n{top}'
+        f'<tbody role="rowgroup">\n{body}\n</tbody>\n</table></div>'
+    )
 
 
 def fold(title: str, content: str) -> str:

@@ -30,7 +30,7 @@ def cells(html: str) -> list[list[str]]:
 
 def test_the_learners_and_what_they_share(group: RunFolder) -> None:
     html = learners(RunData.read(group.root, "SGL"))
-    first, second = re.findall(r"<table>.*?</table>", html, re.DOTALL)
+    first, second = re.findall(r"<table .*?</table>", html, re.DOTALL)
     assert cells(first) == [
         [
             "",
