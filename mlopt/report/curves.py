@@ -62,19 +62,29 @@ def _titled(title: str, cards: Sequence[str]) -> str:
 
 def _rates(run: RunData, runs: Sequence[RunData]) -> str:
     """The learning rates of a search: one line for all problems that have the same."""
-    lines: dict[tuple[float, ...], Line] = {}
+    same: dict[tuple[float, ...], list[str]] = {}
+    found: dict[tuple[float, ...], Line] = {}
     for key in run.keys("search"):
-        if _RATE not in key:
-            continue
-        line = run.line("search", key, label=key.replace(_RATE, ""), series=len(lines))
-        points = (*line.x, *line.y)
-        if (same := lines.get(points)) is not None:
-            line = dataclasses.replace(same, label=f"{same.label}, {line.label}")
-        lines[points] = line
-    labels = [line.label for line in lines.values()]
-    chart = line_chart([*lines.values()], x_label="search epoch", y_label="learning rate")
+        if _RATE in key:
+            line = run.line("search", key)
+            points = (*line.x, *line.y)
+            same.setdefault(points, []).append(key.replace(_RATE, ""))
+            found[points] = line
+    labels = [", ".join(names) for names in _shortened([*same.values()])]
+    lines = [
+        dataclasses.replace(line, label=label, series=place)
+        for place, (line, label) in enumerate(zip(found.values(), labels, strict=True))
+    ]
+    chart = line_chart(lines, x_label="search epoch", y_label="learning rate")
     title = ": ".join([*([run.name] if len(runs) > 1 else []), "; ".join(labels)])
     return card(title, chart)
+
+
+def _shortened(groups: list[list[str]]) -> list[list[str]]:
+    """Names without their learners', unless that would be the name of two lines."""
+    short = [list(dict.fromkeys(map(metric_of, names))) for names in groups]
+    every = [name for names in short for name in names]
+    return short if len(set(every)) == len(every) else groups
 
 
 def _untrained(lines: Sequence[Line]) -> str:

@@ -18,6 +18,7 @@ from mlopt.report.result import result
 from mlopt.report.run_data import RunData
 from mlopt.report.run_folder import RunFolder
 from mlopt.report.sections import cells, details, left_out, mistakes
+from mlopt.report.weights import weights
 
 __all__ = ["write_report"]
 
@@ -41,8 +42,9 @@ def write_report(folder: RunFolder | str | Path, name: str = "report.html") -> P
       "plan" (where the engine's plan of a step has changed: `step`, `evaluations`, `backwards`),
       "search-epoch" (`validation/error` in percent,
       `validation/loss`, `entropy/normal` and `entropy/reduce` in nats, `skips/normal`,
-      `none/normal`; `trained`, whether the network that is validated is trained yet; and
-      `alarms`, a list of sentences; see `mlopt.nas.CollapseMonitor`) and
+      `none/normal`; `weights/normal` and `weights/reduce`, tables of the mixtures with a row for
+      each edge, whose columns `operations` names; `trained`, whether the network that is validated
+      is trained yet; and `alarms`, a list of sentences; see `mlopt.nas.CollapseMonitor`) and
       "retrain" (a row per epoch: `train/loss`, `train/error` in percent, `lr`, `seconds`);
     - `result.json`: `title`, `dataset`, `class_names`, `notes`, and `rows`, the run's own first:
       `name`, `test_error` and `standard_error` in percent, `parameters`, `search_seconds`,
@@ -85,6 +87,7 @@ def write_report(folder: RunFolder | str | Path, name: str = "report.html") -> P
         _part("Result", lambda: result(title, runs), lacking),
         _part("Learners", lambda: learners(run), lacking),
         _part("Cells", lambda: cells(runs), lacking),
+        _part("Architecture weights", lambda: weights(runs), lacking),
         _part("Alarms", lambda: alarms(runs), lacking),
         _part("Mistakes", lambda: mistakes(run), lacking),
         _part("Training curves", lambda: curves(runs), lacking),

@@ -56,3 +56,14 @@ def test_problems_of_the_same_learning_rate_have_one_line(tmp_path: Path) -> Non
     assert page.count("<figure>") == 1
     assert "<h3>a, b; c; c 2</h3>" in page
     assert 'aria-label="learning rate over search epoch; a, b; c; c 2"' in page
+
+
+def test_learners_of_the_same_rates_are_one_name(tmp_path: Path) -> None:
+    for name, second in (("same", 0.1), ("other", 0.2)):
+        with RunFolder.create(tmp_path / name, {}) as folder:
+            for step in range(1, 3):
+                rates = {"learner_1/a/lr": 0.1 / step, "learner_2/a/lr": second / step, "b/lr": 0.3}
+                folder.log("search", step=step, **rates)
+        page = write_report(folder).read_text(encoding="utf-8")
+        found = {"same": "a; b", "other": "learner_1/a; learner_2/a; b"}
+        assert f"<h3>{found[name]}</h3>" in page

@@ -11,6 +11,7 @@ from mlopt.data import ImageData
 from mlopt.generators import sample_grid, save_grid
 from mlopt.report import RunFolder
 
+from .measures import mixtures
 from .search import Search
 
 
@@ -63,7 +64,8 @@ class Log(mlopt.Callback):
             self.folder.loggers.log_image(place, "samples", grid.flatten(3).flatten(1, 2))
 
     def on_validation(self, engine: mlopt.Engine, metrics: dict[str, Any]) -> None:
-        self._write("search-epoch", engine, {**metrics, **self._trained(engine)})
+        shown = {**self._trained(engine), **mixtures(self.search.learners)}
+        self._write("search-epoch", engine, {**metrics, **shown})
         self._plan(engine)
         spent, now = self.search.spent, self._spent()
         seconds, passes = spent.between

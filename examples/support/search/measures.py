@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from mlopt.nas import CollapseMonitor, agreement, total_variation
+from mlopt.nas import PRIMITIVES, CollapseMonitor, agreement, total_variation
 
 from .learner import Learner
 
@@ -61,6 +61,22 @@ def pair_agreement(a: Learner, b: Learner) -> dict[str, float]:
     first, second = a.genotype(), b.genotype()
     shared = {} if first is None or second is None else agreement(first, second)
     return {**shared, "total_variation": total_variation(a.architecture, b.architecture)}
+
+
+@torch.no_grad()
+def mixtures(learners: Sequence[Learner]) -> dict[str, Any]:
+    """The architecture weights of each learner, by edge and operation, for the log."""
+    found: dict[str, Any] = {}
+    for learner in learners:
+        architecture = learner.architecture
+        weights = architecture()
+        names = architecture.operations
+        whole = len(names) == weights.normal.shape[1]  # else an edge has some of all operations
+        found[learner.key("operations")] = list(names if whole else PRIMITIVES)
+        for kind, table in (("normal", weights.normal), ("reduce", weights.reduce)):
+            rounded = [[round(weight, 4) for weight in edge] for edge in table.tolist()]
+            found[learner.key(f"weights/{kind}")] = rounded
+    return found
 
 
 @torch.no_grad()

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from compare import exact, rounding
+from compare import exact, near, rounding
 from examples.small_runs import ready, search_epochs
 
 import darts
@@ -166,4 +166,9 @@ def test_the_log_says_when_the_network_that_is_validated_is_trained(
     said = [[row[x.key("trained")] for x in search.learners] for row in rows]
     assert said == moved
     assert [True] * len(search.learners) == said[-1]
+    for learner in search.learners:
+        table = learner.architecture.normal.detach().softmax(-1)
+        logged = torch.tensor(rows[-1][learner.key("weights/normal")])
+        near(logged, table, 1e-3, why="four digits are logged")
+        assert rows[-1][learner.key("operations")] == list(learner.architecture.operations)
     assert (example is lfm_cw_darts) == (said[0] == [False])
