@@ -72,8 +72,7 @@ def _tables(run: RunData, *, several: bool) -> list[_Table]:
     for key in keys:
         learner = key.removesuffix("weights/normal")
         for kind, words in _KINDS.items():
-            logged = [(row, row.get(f"{learner}weights/{kind}")) for row in rows]
-            logged = [(row, table) for row, table in logged if _is_table(table)]
+            logged = _logged(rows, f"{learner}weights/{kind}")
             if not logged:
                 continue
             last, shape = logged[-1][0], _shape(logged[-1][1])
@@ -86,6 +85,13 @@ def _tables(run: RunData, *, several: bool) -> list[_Table]:
             x = [at[id(row)] for row, _ in logged]
             found.append(_Table(title, [str(n) for n in names], x, [t for _, t in logged]))
     return found
+
+
+def _logged(
+    rows: Sequence[dict[str, Any]], key: str
+) -> list[tuple[dict[str, Any], list[list[float]]]]:
+    """The rows that have a table there, each with it."""
+    return [(row, row[key]) for row in rows if _is_table(row.get(key))]
 
 
 def _means(table: _Table) -> str:
