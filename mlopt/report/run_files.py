@@ -12,8 +12,8 @@ from mlopt._errors import SettingsError
 from mlopt._files import FINISHED, INTERRUPTED, RUNNING, Lock, is_part, is_taken, read_state, said
 
 __all__ = [
-    "ENVIRONMENT", "LOCK", "METRICS", "RESULT", "SETTINGS", "STATE", "check_free", "has_begun",
-    "is_run", "remove_run", "state_of",
+    "ENVIRONMENT", "LOCK", "METRICS", "RESULT", "SETTINGS", "STATE", "check_free", "is_run", "remove_run",
+    "state_of",
 ]  # fmt: skip
 
 SETTINGS, ENVIRONMENT, METRICS, RESULT, STATE, LOCK = (

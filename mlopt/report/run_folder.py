@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import weakref
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from mlopt._errors import DataError, SettingsError
 from mlopt._files import FINISHED, INTERRUPTED, RUNNING, Lock, said, write_file, write_state
 from mlopt.loggers import JsonlLogger, Several, from_json, read_jsonl, to_json
 from mlopt.report.environment import environment
+from mlopt.report.refresh import Refresh
 from mlopt.report.run_files import (
     ENVIRONMENT,
     LOCK,
@@ -53,12 +54,18 @@ class RunFolder:
         self.loggers = Several([])
         self._logger: JsonlLogger | None = None
         self._runs = False  # and says so in the folder
+        self._refresh: Refresh[RunFolder] | None = None
         self._lock = Lock(self.root / LOCK, f"run folder {self.root}")
 
     @classmethod
     @checked(SettingsError)
     def create(
-        cls, path: str | Path, settings: Mapping[str, object], *, overwrite: bool = False
+        cls,
+        path: str | Path,
+        settings: Mapping[str, object],
+        *,
+        overwrite: bool = False,
+        refresh: Callable[[RunFolder], object] | None = None,
     ) -> RunFolder:
         """Make the folder and write settings.json and environment.json into it.
 
@@ -69,6 +76,10 @@ class RunFolder:
                 sub-folders, but not while another process writes to one. Files of other names than
                 searches, retraining and reports write stay, those of `save` too. Of this process,
                 the object that wrote to the folder is closed.
+            refresh: called with the folder at once, then now and then while rows are logged, and
+                when an error leaves its `with`: `write_report`, for a report that shows the run as
+                it goes. All calls together take a hundredth of the time of the run; one that fails
+                is warned of, and is the last.
 
         Returns:
             The folder, ready to be logged to.
@@ -97,6 +108,9 @@ class RunFolder:
         folder.save_json(ENVIRONMENT, environment())  # first: it tells whose folder this is
         folder.save_json(SETTINGS, plain)
         folder._run()
+        if refresh is not None:
+            folder._refresh = Refresh(refresh)
+            folder._refresh.now(folder)
         return folder
 
     @classmethod
@@ -154,6 +168,8 @@ class RunFolder:
             self._logger = JsonlLogger(self.root / METRICS)
         self._logger.log(row)
         self.loggers.log(row)
+        if self._refresh is not None:
+            self._refresh.when_due(self)
 
     @property
     def state(self) -> str:
@@ -331,6 +347,8 @@ class RunFolder:
         except SettingsError:
             if error is None:  # else that is what has happened
                 raise
+        if error is not None and self._refresh is not None:
+            self._refresh.now(self)
 
     def __repr__(self) -> str:
         return f"RunFolder({str(self.root)!r})"

@@ -57,6 +57,7 @@ def run(example: str, scheme: Scheme, s: Settings) -> list[Row]:
             s.run_path(example),
             {"example": example, **dataclasses.asdict(s)},
             overwrite=s.overwrite,
+            refresh=write_report,
         ) as folder,
         logging_to(folder, s, services),
     ):
