@@ -7,7 +7,7 @@ from typing import Any
 
 from mlopt.report.figures import line_chart
 from mlopt.report.page import card, escape, grid, section
-from mlopt.report.run_data import RunData
+from mlopt.report.run_data import RunData, lines_of
 
 __all__ = ["alarms"]
 
@@ -44,11 +44,7 @@ def alarms(runs: Sequence[RunData]) -> str:
     found = "\n".join(f"<li>{escape(item)}</li>" for item in items)
     cards = []
     for key, title, unit in _CHARTS:
-        lines = [
-            line
-            for index, run in enumerate(runs)
-            for line in run.lines(_PHASE, key, series=index, runs=len(runs))
-        ]
+        lines = lines_of(runs, _PHASE, key)
         if any(line.y for line in lines) and items:
             chart = line_chart(lines, x_label="search epoch", y_label=unit, y_range=(0.0, 1.0))
             cards.append(card(title, chart))

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from mlopt.report.figures import Line, line_chart
 from mlopt.report.page import card, escape, grid, section
-from mlopt.report.run_data import RunData, metric_of
+from mlopt.report.run_data import RunData, lines_of, metric_of
 
 __all__ = ["curves"]
 
@@ -38,11 +38,7 @@ def curves(runs: Sequence[RunData]) -> str:
         for key in keys:
             if "memory" in key or _RATE in key:
                 continue
-            lines = [
-                line
-                for index, run in enumerate(runs)
-                for line in run.lines(phase, key, series=index, runs=len(runs))
-            ]
+            lines = lines_of(runs, phase, key)
             chart = line_chart(lines, x_label=x_label, y_label=_unit(key))
             title = key.replace("/", " · ").replace("_", " ")
             cards.append(card(title, chart and chart + _untrained(lines)))

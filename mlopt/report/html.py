@@ -3,27 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from mlopt._arguments import checked
 from mlopt._errors import SettingsError
-from mlopt._files import said, write_file
 from mlopt.report.alarms import alarms
 from mlopt.report.cost import cost
 from mlopt.report.curves import curves
+from mlopt.report.document import refuse_other, write_document
 from mlopt.report.learners import learners
-from mlopt.report.page import page
 from mlopt.report.result import result
 from mlopt.report.run_data import RunData
 from mlopt.report.run_folder import RunFolder
-from mlopt.report.sections import cells, details, left_out, mistakes
+from mlopt.report.sections import cells, details, mistakes
 from mlopt.report.weights import weights
 
 __all__ = ["write_report"]
-
-_FOOTER = "Written by mlopt"
-_AGAIN = 30  # seconds after which a browser loads the report of a run that goes on
 
 
 @checked(SettingsError)
@@ -70,56 +66,31 @@ def write_report(folder: RunFolder | str | Path, name: str = "report.html") -> P
     """
     run_folder = folder if isinstance(folder, RunFolder) else RunFolder.open(folder)
     root, path = run_folder.root, run_folder.path(name)
-    if path.exists() and not _is_report(path):
-        raise SettingsError(f"{path}: is no report, and stays as it is. Give another name")
+    refuse_other(path)
     run = RunData.read(root, root.resolve().name)
     names = [row["name"] for row in run.rows()]
     run = dataclasses.replace(run, name=names[0] if names else run.name)
     others = [RunData.read(path, _name(path, names)) for path in RunData.comparisons(root)]
     runs = [run, *others]
     title = str(run.result.get("title") or root.resolve().name)
-    environment = run.files.get("environment")
-    version = environment.get("mlopt") if isinstance(environment, dict) else None
-    lacking = [
-        f"{of.name}: {text}" if of is not run else text for of in runs for text in of.left_out
-    ]
-    parts = [
-        _part("Result", lambda: result(title, runs), lacking),
-        _part("Learners", lambda: learners(run), lacking),
-        _part("Cells", lambda: cells(runs), lacking),
-        _part("Architecture weights", lambda: weights(runs), lacking),
-        _part("Alarms", lambda: alarms(runs), lacking),
-        _part("Mistakes", lambda: mistakes(run), lacking),
-        _part("Training curves", lambda: curves(runs), lacking),
-        _part("Cost", lambda: cost(runs), lacking),
-        _part("Settings and environment", lambda: details(runs), lacking),
-    ]
-    document = page(
+    write_document(
+        path,
         title,
-        [*parts, left_out(lacking)],
-        f"{_FOOTER}{f' {version}' if version else ''} from the files of "
-        f"{root.resolve().name}. This page loads nothing and can be passed on as it is.",
-        again=_AGAIN if any(of.state.name == "running" for of in runs) else 0,
+        [
+            ("Result", lambda: result(title, runs)),
+            ("Learners", lambda: learners(run)),
+            ("Cells", lambda: cells(runs)),
+            ("Architecture weights", lambda: weights(runs)),
+            ("Alarms", lambda: alarms(runs)),
+            ("Mistakes", lambda: mistakes(run)),
+            ("Training curves", lambda: curves(runs)),
+            ("Cost", lambda: cost(runs)),
+            ("Settings and environment", lambda: details(runs)),
+        ],
+        runs,
+        root.resolve().name,
     )
-    write_file(path, document)
     return path
-
-
-def _part(title: str, make: Callable[[], str], lacking: list[str]) -> str:
-    """A section; if it cannot be made of what is in the files, the report has the others."""
-    try:
-        return make()
-    except ImportError:
-        raise
-    except Exception as error:
-        lacking.append(f"The section {title}: {type(error).__name__}: {error}")
-        return ""
-
-
-def _is_report(path: Path) -> bool:
-    """Whether `write_report` wrote it, by its footer."""
-    with said(path, "read"):
-        return path.is_file() and _FOOTER.encode() in path.read_bytes()
 
 
 def _name(path: Path, names: Sequence[str]) -> str:

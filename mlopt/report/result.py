@@ -21,22 +21,24 @@ _COLUMNS = {
     "parameters of the network": "parameters",
     "multiply-adds": "multiply_adds",
 }
-_BASELINES = ("chance", "logistic regression")  # not what a search is compared with
+BASELINES = ("chance", "logistic regression")  # not what a search is compared with
 
 
-def result(title: str, runs: Sequence[RunData]) -> str:
+def result(title: str, runs: Sequence[RunData], *, headline: bool = True) -> str:
     """The result in one sentence, one number, one chart and one table.
 
     Args:
         title: of the run.
         runs: the run, and those beside it.
+        headline: whether the page is about the first of them, whose number then stands out.
 
     Returns:
         HTML.
     """
     rows = result_rows(runs)
     dataset = runs[0].result.get("dataset")
-    eyebrow = " · ".join(["multi-level optimization run", *([str(dataset)] if dataset else [])])
+    what = "multi-level optimization run" + ("" if headline else "s")
+    eyebrow = " · ".join([what, *([str(dataset)] if dataset else [])])
     left = f'<p class="eyebrow">{escape(eyebrow)}</p>\n<h1>{escape(title)}</h1>'
     left += "".join(_states(runs))
     measured = [row for row in rows if number(row.get("test_error")) is not None]
@@ -54,8 +56,9 @@ def result(title: str, runs: Sequence[RunData]) -> str:
         if measured[0] is rows[0]:
             value, *spread = texts[0].split(" ± ")
             small = f" ± {spread[0]} % test error" if spread else " % test error"
-            big = f'<p class="big">{escape(value)}<small>{escape(small)}</small></p>'
-            big += f'\n<p class="lead">{escape(_sentence(measured))}</p>'
+            figure = f'<p class="big">{escape(value)}<small>{escape(small)}</small></p>\n'
+            big = figure if headline else ""
+            big += f'<p class="lead">{escape(_sentence(measured))}</p>'
     columns = {"": "name", "test error, % (± standard error)": "test_error"}
     for heading, key in _COLUMNS.items():
         if any(number(row.get(key)) is not None for row in rows):
@@ -82,10 +85,11 @@ def _states(runs: Sequence[RunData]) -> list[str]:
 
 
 def result_rows(runs: Sequence[RunData]) -> list[dict[str, Any]]:
-    """Rows of the run's result.json, and of the runs beside it that it does not name."""
+    """The rows of result.json, and of the runs beside it that it does not name; baselines last."""
     rows = runs[0].rows()
     names = {row["name"] for row in rows}
-    return rows + [row for run in runs[1:] for row in run.rows()[:1] if row["name"] not in names]
+    rows = rows + [row for run in runs[1:] for row in run.rows()[:1] if row["name"] not in names]
+    return sorted(rows, key=lambda row: row["name"].lower() in BASELINES)
 
 
 def _series(row: dict[str, Any], runs: Sequence[RunData]) -> int | None:
@@ -97,7 +101,7 @@ def _sentence(rows: Sequence[dict[str, Any]]) -> str:
     """The comparison with the first other search, and whether it means anything."""
     own = rows[0]
     text = f"{own['name']} makes {percent(own)} % errors on the test set."
-    if len(rows) < 2 or str(rows[1]["name"]).lower() in _BASELINES:
+    if len(rows) < 2 or str(rows[1]["name"]).lower() in BASELINES:
         return text
     other = rows[1]
     text = f"{text[:-1]}, {other['name']} makes {percent(other)} %."

@@ -6,7 +6,7 @@ import itertools
 import math
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from mlopt.report.positions import number, positions
 from mlopt.report.run_files import METRICS
 from mlopt.report.state import State, state_of
 
-__all__ = ["RunData", "metric_of"]
+__all__ = ["RunData", "lines_of", "metric_of"]
 
 #: Where a row stands and what it took: no curves.
 _POSITION = {
@@ -135,27 +135,10 @@ class RunData:
         until = self._untrained(phase, key)
         return Line(self.name if label is None else label, *points, series, until)
 
-    def lines(self, phase: str, metric: str, *, series: int, runs: int) -> list[Line]:
-        """A metric of the run and of each of its learners, which log "learner_1/<metric>".
-
-        Args:
-            phase: the phase.
-            metric: its name without a learner's.
-            series: colour of the run's own line.
-            runs: how many runs there are; learners have the colours after theirs.
-
-        Returns:
-            A line for each.
-        """
-        found = []
-        for key in self.keys(phase):
-            if key == metric:
-                found.append(self.line(phase, key, series=series))
-            elif (match := _LEARNER.fullmatch(key)) and match[2] == metric:
-                place = int(match[1])
-                label = f"learner {place}"
-                found.append(self.line(phase, key, label=label, series=runs - 1 + place))
-        return found
+    def learners(self, phase: str, metric: str) -> list[tuple[int, str]]:
+        """The learners that log "learner_1/<metric>": the place of each, and that name."""
+        found = [(match, key) for key in self.keys(phase) if (match := _LEARNER.fullmatch(key))]
+        return [(int(match[1]), key) for match, key in found if match[2] == metric]
 
     def class_lines(self) -> list[Line]:
         """The class losses of the search, one line per class, named from result.json."""
@@ -226,6 +209,34 @@ class RunData:
         times = [number(row.get("seconds")) or 0.0 for row in self.phases.get(phase, [])]
         rising = len(times) > 2 and all(a <= b for a, b in zip(times, times[1:], strict=False))
         return times[-1] if rising else sum(times)
+
+
+def lines_of(runs: Sequence[RunData], phase: str, metric: str) -> list[Line]:
+    """A metric of runs and of their learners.
+
+    Args:
+        runs: whose place is the colour of a run's own line; learners have the colours after them.
+        phase: the phase.
+        metric: its name without a learner's.
+
+    Returns:
+        The lines; a learner is called by its run, too, if several runs have learners.
+    """
+    own = [
+        run.line(phase, metric, series=place)
+        for place, run in enumerate(runs)
+        if metric in run.keys(phase)
+    ]
+    groups = [(run, found) for run in runs if (found := run.learners(phase, metric))]
+    series = len(runs) - 1
+    for run, found in groups:
+        first = f"{run.name} " if len(groups) > 1 else ""
+        own += [
+            run.line(phase, key, label=f"{first}learner {place}", series=series + place)
+            for place, key in found
+        ]
+        series += max(place for place, _ in found)
+    return own
 
 
 def metric_of(key: str) -> str:

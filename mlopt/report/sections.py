@@ -11,7 +11,7 @@ from mlopt.report.page import card, escape, fold, grid, picture, section, table
 from mlopt.report.result import MISSING
 from mlopt.report.run_data import RunData
 
-__all__ = ["cells", "details", "left_out", "mistakes"]
+__all__ = ["cells", "details", "flat", "left_out", "mistakes"]
 
 _MOST_CLASSES = 12
 _MOST_SAMPLES = 6
@@ -96,7 +96,7 @@ def details(runs: Sequence[RunData]) -> str:
         for part in ("settings", "environment"):
             content = run.files.get(part)
             if isinstance(content, dict) and content and (index == 0 or part == "settings"):
-                rows = [[name, _flat(value)] for name, value in content.items()]
+                rows = [[name, flat(value)] for name, value in content.items()]
                 title = part.capitalize() + (of if part == "settings" else "")
                 parts.append(fold(title, table([], rows, facts=True)))
         if run.files.get("genotype"):
@@ -118,7 +118,8 @@ def left_out(sentences: Sequence[str]) -> str:
     )
 
 
-def _flat(value: object) -> str:
+def flat(value: object) -> str:
+    """A value of the settings as a line of text."""
     if isinstance(value, list) and not any(isinstance(item, (dict, list)) for item in value):
         return ", ".join(str(item) for item in value) or MISSING
     return MISSING if value is None else value if isinstance(value, str) else json.dumps(value)

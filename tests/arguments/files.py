@@ -179,6 +179,14 @@ EXAMPLES: dict[str, Example] = {
         rows="empty",
         columns="empty, empty inside, unknown inside",
     ),
+    "mlopt.report.write_comparison": of(
+        lambda: {
+            "folders": [run_folder().root, run_folder().root],
+            "path": folder() / "comparison.html",
+        },
+        path="unknown",
+        wrong={"folders": ([folder()], [a_file()], []), "path": (folder(),)},
+    ),
     "mlopt.report.write_report": of(
         lambda: {"folder": run_folder()},
         name="unknown",

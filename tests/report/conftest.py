@@ -44,9 +44,17 @@ def png(width: int, height: int, grey) -> bytes:
     )
 
 
+def _architecture(decided: float) -> dict[str, object]:
+    """The mixtures of two operations on the five edges of a cell, and whether it is trained."""
+    shares = [0.5 + 0.4 * decided * (1 if edge % 2 else -1) for edge in range(5)]
+    tables = {f"weights/{kind}": [[a, 1 - a] for a in shares] for kind in ("normal", "reduce")}
+    return {**tables, "operations": ["skip_connect", "sep_conv_3x3"], "trained": decided > 0.2}
+
+
 def fill(folder: RunFolder, *, seed: int, lfm: bool = True) -> None:
     draw = random.Random(seed)
     epochs, steps = 12, 25
+    folder.log("plan", step=-1, epoch=0, evaluations=7, backwards=10)
     problems = {"stage1": 2.1, "stage3": 2.2} | ({"stage2": 2.4} if lfm else {})
     elapsed = 0.0
     for step in range(epochs * steps):
@@ -56,6 +64,7 @@ def fill(folder: RunFolder, *, seed: int, lfm: bool = True) -> None:
             f"{name}/loss": 0.12 + start * fall * draw.uniform(0.75, 1.3)
             for name, start in problems.items()
         }
+        row |= {f"{name}/lr": 0.1 * (1 - step / (epochs * steps)) for name in problems}
         if lfm:
             row["discriminator/loss"] = 1.0 + 0.4 * fall + draw.gauss(0, 0.08)
             row["generator/loss"] = 0.9 - 0.3 * fall + draw.gauss(0, 0.12)
@@ -70,6 +79,8 @@ def fill(folder: RunFolder, *, seed: int, lfm: bool = True) -> None:
             metrics = {"validation/error": error, "validation/loss": error / 28}
             metrics["entropy/normal"] = 2.08 - 0.07 * epoch
             metrics["entropy/reduce"] = 2.08 - 0.05 * epoch
+            if lfm:
+                metrics |= _architecture(epoch / epochs)
             folder.log("search-epoch", epoch=epoch, **metrics)
     for epoch in range(20):
         error = 1 + 40 * math.exp(-epoch / 3) + draw.random()

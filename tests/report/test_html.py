@@ -77,7 +77,7 @@ def report(run: RunFolder) -> Path:
 def test_a_full_run_shows_every_section(report: Path) -> None:
     path = report
     checker = check(path)
-    assert len(headings(checker, path)) == 6
+    assert len(headings(checker, path)) == 7
     for expected in ("LFM-CW", "DARTS", "1.67 ± 0.68", "logistic regression", "chance", "entropy"):
         assert expected in checker.text
     assert "cannot tell them apart" in checker.text

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from report.browser import NAMES, Browser, opened
 
-from mlopt.report import RunFolder, write_report
+from mlopt.report import RunFolder, write_comparison, write_report
 
 image = pytest.importorskip("PIL.Image")
 pytest.importorskip("matplotlib")
@@ -55,6 +55,18 @@ def test_a_report_can_be_read(browser: Browser, page: Path, width: int, dark: bo
     urls = {e["params"]["request"]["url"][:5] for e in asked}
     assert urls <= {"file:", "data:"}
     assert sum(e["params"]["request"]["url"].startswith("file:") for e in asked) == 1
+
+
+@looks
+def test_runs_side_by_side_can_be_read_on_a_phone(
+    browser: Browser, page: Path, tmp_path: Path, dark: bool
+) -> None:
+    both = write_comparison([page.parent, page.parent / "darts"], tmp_path / "both.html")
+    browser.open(both, width=PHONE, dark=dark)
+    assert browser.run(WIDE) == []
+    seen, faint = browser.run(CONTRAST)
+    assert seen > 200
+    assert faint == []
 
 
 @looks

@@ -12,7 +12,7 @@ from compare import exact, rounding
 from mlopt.report import RunFolder, write_report
 from mlopt.report.curves import curves
 from mlopt.report.learners import learners
-from mlopt.report.run_data import RunData, metric_of
+from mlopt.report.run_data import RunData, lines_of, metric_of
 
 pytest.importorskip("matplotlib")
 
@@ -56,7 +56,7 @@ def test_the_learners_and_what_they_share(group: RunFolder) -> None:
 
 def test_learners_share_a_chart(group: RunFolder) -> None:
     run = RunData.read(group.root, "SGL")
-    lines = run.lines("search-epoch", "validation/loss", series=0, runs=1)
+    lines = lines_of([run], "search-epoch", "validation/loss")
     assert [(line.label, line.series) for line in lines] == [
         ("learner 1", 1),
         ("learner 2", 2),
@@ -81,16 +81,12 @@ def test_a_run_beside_a_group_has_a_line_in_the_same_chart(group: RunFolder) -> 
         for epoch in range(3):
             darts.log("search-epoch", epoch=epoch, **{"validation/loss": 1.0 + epoch})
     runs = [RunData.read(group.root, "SGL"), RunData.read(darts.root, "DARTS")]
-    lines = [
-        line
-        for index, run in enumerate(runs)
-        for line in run.lines("search-epoch", "validation/loss", series=index, runs=2)
-    ]
+    lines = lines_of(runs, "search-epoch", "validation/loss")
     assert [(line.label, line.series) for line in lines] == [
+        ("DARTS", 1),
         ("learner 1", 2),
         ("learner 2", 3),
         ("learner 3", 4),
-        ("DARTS", 1),
     ]
     assert curves(runs).count("validation · loss") == 1
 
