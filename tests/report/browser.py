@@ -10,6 +10,7 @@ import os
 import select
 import shutil
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,7 +23,14 @@ _SWITCHES = (
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--hide-scrollbars",
     "--no-first-run", "--disable-background-networking", "--remote-debugging-pipe",
 )  # fmt: skip
-_PATIENCE = 60
+#: Becomes the browser, with its ends of the pipes where it looks for them.
+_PLACE = """
+import os, sys
+for end, place in zip(sys.argv[1:3], (3, 4)):
+    os.dup2(int(end), place)
+os.execv(sys.argv[3], sys.argv[3:])
+"""
+_PATIENCE = 60  # seconds
 
 
 class Browser:
@@ -128,15 +136,11 @@ def opened() -> Iterator[Browser | None]:
     back, writes = os.pipe()
     # Out of the way of 3 and 4, where the browser looks for its ends.
     ends = [fcntl.fcntl(end, fcntl.F_DUPFD, 20) for end in (reads, writes)]
-
-    def place() -> None:
-        for end, wanted in zip(ends, (3, 4), strict=True):
-            os.dup2(end, wanted)
-
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
+        switches = [*_SWITCHES, f"--user-data-dir={profile}"]
         process = subprocess.Popen(
-            [program, *_SWITCHES, f"--user-data-dir={profile}", "about:blank"],
-            preexec_fn=place, pass_fds=(3, 4), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            [sys.executable, "-ISc", _PLACE, *map(str, ends), program, *switches, "about:blank"],
+            pass_fds=ends, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         )  # fmt: skip
         for end in (reads, writes, *ends):
             os.close(end)
