@@ -98,7 +98,7 @@ def test_an_early_end_is_in_the_result(tmp_path: Path, monkeypatch: pytest.Monke
     result = json.loads((tmp_path / "run" / "result.json").read_text())
     assert any("ended early, after epoch 2" in note for note in result["notes"])
     text = (tmp_path / "run" / "report.html").read_text()
-    assert "In epoch 2: too many skips." in text
+    assert "Epoch 2 (the last): too many skips." in text
 
 
 def test_the_gap_is_that_of_the_two_halves(tmp_path: Path) -> None:
