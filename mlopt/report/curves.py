@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Sequence
 
 from mlopt.report.figures import Line, line_chart
@@ -85,7 +84,7 @@ def _shortened(groups: list[list[str]]) -> list[list[str]]:
 
 def _untrained(lines: Sequence[Line]) -> str:
     """What the dots in a chart are, for someone who wonders at an error of nine in ten."""
-    some = any(math.isfinite(line.until) for line in lines)
+    some = any(place <= line.until for line in lines for place in line.x)
     return f'<p class="how">{escape(_UNTRAINED)}</p>' if some else ""
 
 

@@ -17,7 +17,7 @@ from mlopt.report.figures import Line
 from mlopt.report.forms import read_part
 from mlopt.report.positions import number, positions
 from mlopt.report.run_files import METRICS
-from mlopt.report.state import State, state_of
+from mlopt.report.state import State
 
 __all__ = ["RunData", "lines_of", "metric_of"]
 
@@ -85,7 +85,7 @@ class RunData:
             files=files,
             cells=_pictures(root, "cells*", left_out),
             samples=[(_caption(path), path) for path in samples],
-            state=state_of(root, logged),
+            state=State.read(root, logged),
             left_out=left_out,
         )
 

@@ -9,10 +9,9 @@ from typing import Any
 
 from mlopt._files import FINISHED, RUNNING, said
 from mlopt.report.positions import number
-from mlopt.report.run_files import METRICS, RESULT
-from mlopt.report.run_files import state_of as said_of
+from mlopt.report.run_files import METRICS, RESULT, state_of
 
-__all__ = ["State", "state_of"]
+__all__ = ["State"]
 
 _WORDS = {"search": "the search", "search-epoch": "the search", "retrain": "the retraining"}
 
@@ -31,6 +30,23 @@ class State:
     place: str = ""
     logged: str = ""
 
+    @classmethod
+    def read(cls, root: Path, rows: list[dict[str, Any]]) -> State:
+        """What the folder of a run says.
+
+        Args:
+            root: the folder.
+            rows: of its metrics, in the order they were written.
+
+        Returns:
+            The state.
+        """
+        with said(root, "read"):
+            name = _name(root)
+            when = (root / METRICS).stat().st_mtime if rows else 0.0
+        logged = datetime.fromtimestamp(when, timezone.utc).strftime("%Y-%m-%d %H:%M:%S UTC")
+        return cls(name, _place(rows), logged)
+
     @property
     def text(self) -> str:
         """It, for a reader of the report."""
@@ -44,27 +60,9 @@ class State:
         return f"The run was interrupted{at}. It has no result; below is what there was by then."
 
 
-def state_of(root: Path, rows: list[dict[str, Any]]) -> State:
-    """What the folder of a run says of its end.
-
-    A run with a result has finished, though its last report is written while it still goes on. One
-    without is what it says of itself; it goes on while a process holds its lock, which the system
-    takes from a process that ends in whatever way.
-
-    Args:
-        root: the folder.
-        rows: of its metrics, in the order they were written.
-
-    Returns:
-        The state.
-    """
-    with said(root, "read"):
-        if (root / RESULT).is_file():
-            return State(FINISHED)
-        name = said_of(root)
-        when = (root / METRICS).stat().st_mtime if rows else 0.0
-    logged = datetime.fromtimestamp(when, timezone.utc).strftime("%Y-%m-%d %H:%M:%S UTC")
-    return State(name, _place(rows), logged)
+def _name(root: Path) -> str:
+    """With a result it has finished, though its last report is written while it still goes on."""
+    return FINISHED if (root / RESULT).is_file() else state_of(root)
 
 
 def _place(rows: list[dict[str, Any]]) -> str:

@@ -68,8 +68,10 @@ def test_the_same_settings_are_said_to_be(tmp_path: Path) -> None:
 
 def test_a_run_without_a_result_is_shown_with_its_state(tmp_path: Path) -> None:
     first = make(tmp_path / "a", 3.0)
-    with RunFolder.create(tmp_path / "b", {}) as folder:
-        folder.log("search-epoch", epoch=2, **{"validation/loss": 1.0})
+    folder = RunFolder.create(tmp_path / "b", {})
+    folder.log("search-epoch", epoch=2, **{"validation/loss": 1.0})
+    with pytest.raises(KeyboardInterrupt), folder:
+        raise KeyboardInterrupt
     page = write_comparison([folder.root, first], tmp_path / "page.html").read_text("utf-8")
     assert [row[:2] for row in tables(page)[0][1:]] == [["b", "–"], ["a", "3.00"]]
     assert "b: The run was interrupted, in the search, epoch 2." in page

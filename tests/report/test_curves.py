@@ -67,3 +67,13 @@ def test_learners_of_the_same_rates_are_one_name(tmp_path: Path) -> None:
         page = write_report(folder).read_text(encoding="utf-8")
         found = {"same": "a; b", "other": "learner_1/a; learner_2/a; b"}
         assert f"<h3>{found[name]}</h3>" in page
+
+
+def test_dots_are_explained_only_where_there_are_some(tmp_path: Path) -> None:
+    """The gap begins with the training of what is validated: none of it is dots."""
+    with RunFolder.create(tmp_path / "run", {}) as folder:
+        for epoch in range(1, 5):
+            later = {"gap": 1.0} if epoch > 2 else {}
+            metrics = {"validation/error": 90.0, "trained": epoch > 2, **later}
+            folder.log("search-epoch", epoch=epoch, **metrics)
+    assert write_report(folder).read_text(encoding="utf-8").count(WHY) == 1

@@ -43,7 +43,8 @@ def test_a_run_is_running_then_interrupted_or_finished(tmp_path: Path) -> None:
     words, again = said(folder)
     assert "The run goes on and is in the search, epoch 3, step 12 (logged 2" in words
     assert again
-    folder.close(finished=False)
+    with pytest.raises(KeyboardInterrupt), folder:
+        raise KeyboardInterrupt
     assert said(folder) == (
         "interrupted | The run was interrupted, in the search, epoch 3, step 12. It has no result; "
         "below is what there was by then.",
