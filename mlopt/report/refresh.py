@@ -15,7 +15,7 @@ Of = TypeVar("Of")
 
 _SHARE = 0.01  # of the time of the run
 _PAUSE = 30.0  # seconds at least from the end of one call to the next
-_FIRST = 2.0  # seconds that the first call with data to show is taken to need
+_FIRST = 3.0  # seconds that the first call with data to show is taken to need
 
 
 class Refresh(Generic[Of]):

@@ -82,7 +82,7 @@ def test_a_run_has_a_report_from_its_beginning_to_its_interruption(
             assert "before it logged anything" in shown()
             folder.log("search", step=1)
             assert "before it logged anything" in shown()
-            clock.now += 250
+            clock.now += 310
             folder.log("search", step=2)
             assert "in the search, step 2 (logged" in shown()
             folder.log("search", step=3)

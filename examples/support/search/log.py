@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import mlopt
@@ -23,6 +23,9 @@ class Log(mlopt.Callback):
         folder: of the run.
         data: what is searched with.
         passes: how many forward passes the networks of this stage have made.
+
+    Attributes:
+        between: seconds and passes of the search that were spent between epochs.
     """
 
     def __init__(
@@ -31,7 +34,7 @@ class Log(mlopt.Callback):
         self.search, self.folder, self.data, self.passes = search, folder, data, passes
         self.began = time.perf_counter()
         self.epochs = search.before + search.epochs
-        self.logged = self._spent()
+        self.between, self.left = search.spent.between, self._spent()
         self.planned: dict[str, int] = {}
         self.updated: set[str] = set()
 
@@ -44,10 +47,9 @@ class Log(mlopt.Callback):
             row["class_losses"] = metrics["signal/class_losses"]
         gradients = [key for key in row if key.endswith("/gradient_norm")]
         self.updated.update(key.removesuffix("/gradient_norm") for key in gradients)
-        self.logged = seconds, passes = self._spent()
-        between = self.search.spent.between
+        self.left = seconds, passes = self._spent()
         taken = {"seconds": seconds, "passes": passes}
-        taken |= {"between_seconds": between[0], "between_passes": between[1]}
+        taken |= {"between_seconds": self.between[0], "between_passes": self.between[1]}
         self._write("search", engine, {**taken, **row, **_rates(engine)})
 
     def on_epoch(self, engine: mlopt.Engine, metrics: dict[str, Any]) -> None:
@@ -67,9 +69,16 @@ class Log(mlopt.Callback):
         shown = {**self._trained(engine), **mixtures(self.search.learners)}
         self._write("search-epoch", engine, {**metrics, **shown})
         self._plan(engine)
-        spent, now = self.search.spent, self._spent()
-        seconds, passes = spent.between
-        spent.between = seconds + now[0] - self.logged[0], passes + now[1] - self.logged[1]
+        (seconds, passes), now = self.between, self._spent()
+        self.between = seconds + now[0] - self.left[0], passes + now[1] - self.left[1]
+
+    def state_dict(self) -> dict[str, Any]:
+        known = {"planned": self.planned, "updated": sorted(self.updated)}
+        return {**known, "between": list(self.between)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.planned, self.updated = dict(state["planned"]), set(state["updated"])
+        self.between = (float(state["between"][0]), int(state["between"][1]))
 
     def _trained(self, engine: mlopt.Engine) -> dict[str, bool]:
         """Of each learner whether its classifier has been updated; before that it guesses."""

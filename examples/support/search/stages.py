@@ -68,6 +68,7 @@ def run_search(
     at, of = search.stage
     stage = f", stage {at} of {of}" if of > 1 else ""
     began = time.perf_counter()
+    log = Log(search, folder, data, lambda: int(passes))
     try:
         search.engine.run(
             epochs=search.before + search.epochs,
@@ -77,7 +78,7 @@ def run_search(
                 Epochs(search, s.warmup),
                 *search.callbacks,
                 Watch(search, s.warmup, s.stop_on_collapse),
-                Log(search, folder, data, lambda: int(passes)),
+                log,
             ],
             log_every=10,
             phases={label: f"{name}{stage}" for label, name in search.phases.items()},
@@ -86,6 +87,7 @@ def run_search(
         for hook in hooks:
             hook.remove()
     spent.passes += int(passes)
+    spent.between = log.between
     spent.seconds += time.perf_counter() - began
     spent.steps += search.engine.steps
     spent.epochs += search.engine.epoch

@@ -20,6 +20,7 @@ from mlopt.nas import Supernet
 from mlopt.report import RunFolder, phases
 from mlopt.report.run_data import RunData
 from support.search import run_search, run_stages
+from support.search.log import Log
 
 
 def test_all_supernets_are_told_the_epochs_of_the_search(
@@ -172,3 +173,18 @@ def test_the_log_says_when_the_network_that_is_validated_is_trained(
         near(logged, table, 1e-3, why="four digits are logged")
         assert rows[-1][learner.key("operations")] == list(learner.architecture.operations)
     assert (example is lfm_cw_darts) == (said[0] == [False])
+
+
+def test_the_log_goes_on_from_what_it_knew(tmp_path: Path) -> None:
+    """With a run that is resumed: the plan is not logged again, and who is trained stays known."""
+    search, loaders, data, s = ready(tmp_path, darts)
+    with RunFolder.create(tmp_path / "run", {}) as folder:
+        run_search(search, loaders, folder, data, s)
+        first = Log(search, folder, data, lambda: 3)
+        first.planned, first.updated = {"evaluations": 2, "backwards": 3}, {"weights"}
+        first.between = (1.5, 7)
+        second = Log(search, folder, data, lambda: 0)
+        second.load_state_dict(first.state_dict())
+    assert (second.planned, second.updated) == (first.planned, first.updated)
+    assert second.between == first.between
+    assert search.spent.between[1] == len(loaders[1])  # the validation after the one epoch
