@@ -12,8 +12,8 @@ from mlopt._errors import SettingsError
 from mlopt._files import FINISHED, INTERRUPTED, RUNNING, Lock, is_part, is_taken, read_state, said
 
 __all__ = [
-    "ENVIRONMENT", "LOCK", "METRICS", "RESULT", "SETTINGS", "STATE", "check_free", "is_run", "remove_run",
-    "state_of",
+    "ENVIRONMENT", "LOCK", "METRICS", "RESULT", "SETTINGS", "STATE", "check_free", "is_run",
+    "remove_run", "state_of",
 ]  # fmt: skip
 
 SETTINGS, ENVIRONMENT, METRICS, RESULT, STATE, LOCK = (
@@ -52,7 +52,7 @@ def state_of(folder: Path) -> str:
         return state
     if is_taken(folder / LOCK):  # a run of before there were states
         return RUNNING
-    return FINISHED if (folder / "result.json").is_file() else INTERRUPTED
+    return FINISHED if (folder / RESULT).is_file() else INTERRUPTED
 
 
 def check_free(root: Path, overwrite: bool) -> None:
