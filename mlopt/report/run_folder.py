@@ -15,7 +15,14 @@ from mlopt.loggers import JsonlLogger, Several, from_json, read_jsonl, to_json
 from mlopt.report.environment import environment
 from mlopt.report.refresh import Refresh
 from mlopt.report.run_files import (
-    ENVIRONMENT, LOCK, METRICS, SETTINGS, STATE, check_free, remove_run, state_of,
+    ENVIRONMENT,
+    LOCK,
+    METRICS,
+    SETTINGS,
+    STATE,
+    check_free,
+    remove_run,
+    state_of,
 )  # fmt: skip
 
 __all__ = ["RunFolder"]
