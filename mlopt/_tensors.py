@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar, cast
 
 import torch
@@ -32,6 +32,7 @@ __all__ = [
     "numbers",
     "plus",
     "real",
+    "requiring",
     "scale",
     "subtracted",
     "unrecorded",
@@ -234,6 +235,11 @@ def continuous(tensor: Tensor) -> bool:
 def real(tensor: Tensor) -> Tensor:
     """Complex numbers as pairs of real ones: as such they are optimized, and solved for."""
     return torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor
+
+
+def requiring(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The same tensors, all of which require gradients, as the parameters that they stand for."""
+    return {k: t if t.requires_grad else t.detach().requires_grad_() for k, t in tensors.items()}
 
 
 def like(tensor: Tensor, other: Tensor) -> Tensor:

@@ -105,6 +105,11 @@ class Engine(Stepper):
             is put back if anything raises or is not finite; `plan()` says how much that is. False
             saves the memory: what has been committed when a step fails then stays, and new values
             and states that are not finite are not noticed.
+        precision: "bf16" or "fp16" has every objective and signal that names no other computed
+            under `torch.autocast`; parameters, optimizers, gradients and products stay as they
+            are, and differences are taken in float32. With fp16 every gradient is computed from a
+            multiple of itself, the `loss_scale`: a step that is not finite is undone, told to
+            `on_skip`, and halves it, and counts as one of `skip_nonfinite` once it is 1.
 
     Raises:
         GraphError: the list is not a graph that can be run; the message says what to do.
@@ -322,6 +327,11 @@ class Engine(Stepper):
     @skip_nonfinite.setter
     def skip_nonfinite(self, steps: int) -> None:
         self._skips = take(GraphError, "Engine", "skip_nonfinite", steps, int, from_zero)
+
+    @property
+    def loss_scale(self) -> float | None:
+        """What backward passes begin with, where anything is computed in fp16; else None."""
+        return self._failures.size
 
     def stop(self) -> None:
         """End the run after this step; for callbacks, early stopping among them."""

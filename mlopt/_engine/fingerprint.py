@@ -10,6 +10,7 @@ from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from .._errors import SettingsError
+from .._evaluation.precision import name_of
 from .._graph.brief import brief
 from .._graph.node import Node
 from .._graph.problem import PerStep, Problem
@@ -103,6 +104,8 @@ def _declared(engine: Stepper, node: Node) -> str:
         plain = {"clip": None, "start": 0, "every": 1, "repeat": 1}
         own = ((name, getattr(node, name)) for name in plain)
         words += [f"{name}={value}" for name, value in own if value != plain[name]]
+    if (dtype := engine._evaluator.precision.dtypes.get(node)) is not None:
+        words.append(f"in {name_of(dtype)}")
     return ", ".join(words)
 
 

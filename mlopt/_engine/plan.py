@@ -33,11 +33,13 @@ class Plan:
             are for.
         undo: whether what is committed is copied before, so that it can be undone.
         copies: bytes of these copies: parameters, states of optimizers and buffers as they are.
+        precision: which nodes are computed in which precision, in words.
     """
 
     graph: Graph
     operations: tuple[Operation, ...]
     undo: bool = True
+    precision: tuple[str, ...] = ()
 
     @property
     def per_node(self) -> dict[Node, tuple[int, int]]:
@@ -110,6 +112,7 @@ class Plan:
         """What stands below the table."""
         lines = self._stacking()
         lines += [f"{self.graph.labels[p]}: {note}" for p, note in self.graph.notes.items()]
+        lines += self.precision
         if any(isinstance(o, Commit) for o in self.operations):
             lines.append(
                 f"copies, to undo a step that fails: {_size(self.copies)}"

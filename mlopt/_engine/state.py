@@ -23,8 +23,8 @@ __all__ = ["give_state", "load_state", "save_state"]
 
 FORMAT = 1
 _KEYS = (
-    "steps", "epoch", "epoch_stream", "failures", "signals", "measurement", "care", "variables",
-    "optimizers", "schedulers", "clock", "streams", "generators",
+    "steps", "epoch", "epoch_stream", "failures", "loss_scale", "signals", "measurement", "care",
+    "variables", "optimizers", "schedulers", "clock", "streams", "generators",
 )  # fmt: skip
 
 
@@ -37,7 +37,8 @@ def save_state(engine: Stepper) -> dict[str, Any]:
             "steps": engine.steps,
             "epoch": engine.epoch,
             "epoch_stream": _place(engine),
-            "failures": engine._failures,
+            "failures": engine._failures.row,
+            "loss_scale": [engine._failures.size, engine._failures.good],
             "signals": portable(engine.signals, "a signal", copy),
             "measurement": None if engine.measurement is None else vars(engine.measurement).copy(),
             "care": {
@@ -103,7 +104,9 @@ def _take(engine: Stepper, state: Mapping[str, Any]) -> None:
     engine.steps, engine.epoch = state["steps"], state["epoch"]
     at = state["epoch_stream"]
     engine._epoch_stream = None if at is None else engine._feed.streams[at]
-    engine._failures, engine.skipped = state["failures"], None
+    engine._failures.row, engine.skipped = state["failures"], None
+    if engine._failures.size is not None and state["loss_scale"][0] is not None:
+        engine._failures.size, engine._failures.good = state["loss_scale"]
     engine.signals = portable(state["signals"], "a signal", copy)
     measured = state["measurement"]
     engine.measurement = None if measured is None else Measurement(**measured)
@@ -255,9 +258,10 @@ def _keep(engine: Stepper, transaction: Transaction) -> None:
         for part in bindings[source].module.modules() if source in bindings else ():
             memory.keep_attributes(part, "training")
     names = (
-        "steps", "epoch", "_epoch_stream", "signals", "skipped", "_failures", "measurement"
+        "steps", "epoch", "_epoch_stream", "signals", "skipped", "measurement"
     )  # fmt: skip
     memory.keep_attributes(engine, *names)
+    memory.keep_attributes(engine._failures, *vars(engine._failures))
     memory.keep_attributes(engine.clock, *vars(engine.clock))
     memory.keep_attributes(engine._care, "norms", "masks", "unsolved")
     engine._feed.keep(memory.keep_attributes)

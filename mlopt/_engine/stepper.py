@@ -16,20 +16,23 @@ from .._evaluation.causes import Aloud
 from .._evaluation.compile import Compiler
 from .._evaluation.devices import cuda_devices
 from .._evaluation.point import Evaluator
+from .._evaluation.precision import Precisions
 from .._graph.feed import Feed
 from .._graph.graph import Graph
 from .._graph.group import Group
-from .._graph.node import Node
+from .._graph.node import Node, Precision
 from .._graph.problem import Problem
 from .._graph.stream import Stream
 from .._replay import derive_seed
 from .._turn import waits
 from .._variable import Variable
+from ..hypergrad.derivatives import scaled
 from ..hypergrad.interface import AbstractHypergradient
 from .batches import Batches
 from .builder import Builder
 from .clock import Clock, check_epochs, counting_stream
 from .device import usable
+from .failures import Failures
 from .first_check import first_check
 from .holding import Holdings
 from .interrupts import Deferral
@@ -66,6 +69,7 @@ class Stepper:
         skip_nonfinite: int = 0,
         compile: bool | Mapping[str, Any] = False,
         undo: bool = True,
+        precision: Precision | None = None,
     ) -> None:
         if hypergrad is not None and not isinstance(hypergrad, AbstractHypergradient):
             raise GraphError(
@@ -96,13 +100,16 @@ class Stepper:
         self._evaluator = Evaluator(
             self.graph.nodes, self.graph.variables, cuda_devices(self.graph.variables, self.device)
         )
+        self._evaluator.precision = Precisions(self.graph, precision, self.device)
         self._compiler = Compiler(self.graph, compile)
         self.compiled = self._compiler.compiled  # what it took so far; None if it is off
         self._evaluator.choose = self._compiler.choose if self.compiled is not None else None
         self._plans: dict[Any, tuple[Plan, frozenset[Problem]]] = {}
         self._ownership = Ownership(self.graph, self._evaluator)
         self._checked = False
-        self._failures = 0
+        self._failures = Failures()
+        if torch.float16 in self._evaluator.precision.dtypes.values():
+            self._failures.begin()
         self._care = Care()
         self._holdings = Holdings()
         self._interrupts = Deferral()
@@ -139,7 +146,8 @@ class Stepper:
         if (found := self._plans.get(key)) is None:
             builder = Builder(self.graph, dormant, self._undo)
             self._schedule.compose(builder, active)
-            found = Plan(self.graph, builder.plan(), self._undo), dormant
+            said = self._evaluator.precision.said(self._evaluator.narrow)
+            found = Plan(self.graph, builder.plan(), self._undo, (*said,)), dormant
             always = all(p.every == 1 and not p.start for p in self.graph.problems)
             self._plans[None if always else key] = found
         return found
@@ -195,7 +203,8 @@ class Stepper:
         dormant = self._active()[1]
         builder = Builder(self.graph, dormant)
         builder.gradient(problem)
-        outcome = self._try(Plan(self.graph, builder.plan()), dormant)
+        plan = Plan(self.graph, builder.plan())
+        outcome = self._failures.attempt(lambda: self._try(plan, dormant))
         if outcome.failed is not None:
             error = non_finite(outcome, "hypergradient", self.steps, True)
             raise error from outcome.cause
@@ -237,9 +246,8 @@ class Stepper:
         block = Transaction(self._evaluator, self._interrupts, holdings, resting)
         with block as transaction:
             memory = transaction.memory
-            memory.keep_attributes(
-                self, "steps", "epoch", "signals", "skipped", "_failures", "measurement"
-            )
+            memory.keep_attributes(self, "steps", "epoch", "signals", "skipped", "measurement")
+            memory.keep_attributes(self._failures, "size", "good", "row")
             self._feed.keep(memory.keep_attributes)
             if first:  # its hooks would be compiled into the functions
                 with self._compiler.paused(), measure(self.graph.variables, self.device) as taken:
@@ -264,14 +272,7 @@ class Stepper:
 
     def _count(self, outcome: Outcome, transaction: Transaction, read: dict[Stream, int]) -> None:
         self.signals = outcome.signals
-        if outcome.failed is not None:
-            error = non_finite(outcome, "step", self.steps, self._undo)
-            if self._failures >= self._skips:
-                raise error from outcome.cause
-            self.skipped = error
-            self._failures += 1
-        else:
-            self.skipped, self._failures = None, 0
+        self.skipped = self._failures.after(outcome, self.steps, self._undo, self._skips)
         before = self.epoch
         if read:
             with transaction.interrupts.lifted() if self._feed.unsure() else nullcontext():
@@ -292,7 +293,8 @@ class Stepper:
         self._feed.begin()
 
         def run() -> Outcome:
-            return self._step(plan, dormant, transaction).run()
+            with scaled(self._failures.size):
+                return self._step(plan, dormant, transaction).run()
 
         outcome = self._compiler.attempt(run, self._feed)
         if outcome.overflowed:  # from now on norms are taken in a way that does not
@@ -330,13 +332,14 @@ class Stepper:
             self._feed.begin()
             at = self.graph, self._evaluator, Batches(self.graph, self._feed), self._seed_of
             try:
-                with self._compiler.paused():
+                with self._compiler.paused(), scaled(self._failures.size):
                     if first_check(*at, self._attempt, hear, first):
                         break
             finally:
                 self._evaluator.release()
                 self._feed.give_back()
         self._checked = not hear.refused
+        self._evaluator.precision.warn_of_none(self._evaluator.narrow)
 
     def _attempt(self, problem: Problem) -> None:
         """Take the whole gradient of a problem, of which nothing is kept or decided."""

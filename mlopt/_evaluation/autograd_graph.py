@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
-__all__ = ["PythonRuns", "has_dead_end", "leaves", "operations", "runs_python"]
+__all__ = ["PythonRuns", "has_dead_end", "has_reentrant", "leaves", "operations", "runs_python"]
 
 
 def operations(results: Any, until: Any = ()) -> Iterator[Any]:
@@ -46,6 +46,18 @@ def leaves(results: Any) -> Iterator[Tensor]:
     for node in operations(results):
         if (tensor := getattr(node, "variable", None)) is not None:
             yield tensor
+
+
+def has_reentrant(tensors: Any) -> bool:
+    """Whether a graph goes through a reentrant checkpoint.
+
+    Args:
+        tensors: whose graph it is.
+
+    Returns:
+        Whether it does.
+    """
+    return any(node.name() == "CheckpointFunctionBackward" for node in operations(tensors))
 
 
 def runs_python(tensors: Any) -> bool:

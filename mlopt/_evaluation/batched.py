@@ -89,6 +89,7 @@ def evaluate_as_one(
     counted: Sequence[Node] | None = None,
     owned: bool = False,
     twice: bool = False,
+    wide: bool = False,
     randomness: str = "different",
 ) -> tuple[list[Any], list[dict[Any, list[Tensor]]]]:
     """Evaluate nodes of one shape, each at its point, by one call of the first one's function.
@@ -102,6 +103,7 @@ def evaluate_as_one(
         counted: the nodes for which the evaluation is asked; by default all.
         owned: whether the buffers of the nodes' own variables are written for good.
         twice: the result will be differentiated twice.
+        wide: in float32, whatever the precision of the nodes.
         randomness: "different" for each node, or the "same".
 
     Returns:
@@ -111,7 +113,7 @@ def evaluate_as_one(
         GraphError: attributes of parameters differ from member to member.
         NotStackable: torch cannot run it so, or tensors have other shapes than those of the first.
     """
-    call = _Call(evaluator, nodes, points, owned)
+    call = _Call(evaluator, nodes, points, owned, wide)
     first = nodes[0]
     region = evaluator.regions.get(first, nullcontext) if twice else nullcontext
     if 0 not in call.columns.dims:
@@ -145,11 +147,18 @@ class _Call:
         nodes: to be evaluated.
         points: where.
         owned: whether written buffers are returned.
+        wide: in float32.
     """
 
     def __init__(
-        self, evaluator: Evaluator, nodes: Sequence[Node], points: Sequence[Point], owned: bool
+        self,
+        evaluator: Evaluator,
+        nodes: Sequence[Node],
+        points: Sequence[Point],
+        owned: bool,
+        wide: bool,
     ) -> None:
+        self.fn = nodes[0].fn if wide else evaluator.precision.around(nodes[0], nodes[0].fn)
         self.evaluator, self.node, self.point = evaluator, nodes[0], points[0]
         self.columns = _Columns()
         self._modules: list[Binding] = []
@@ -252,7 +261,7 @@ class _Call:
                 swap.note_modes(binding.parts)
             for slot, key, place in self._slots:
                 swap.put(slot, key, tensors[place])
-            result = self.node.fn(*self.evaluator.arguments(self.node, point, swap)[0])
+            result = self.fn(*self.evaluator.arguments(self.node, point, swap)[0])
             buffers = [[slot[key] for slot, key in slots] for slots in self._buffers]
         finally:
             self.evaluator.shut()

@@ -86,7 +86,8 @@ class Enclosed:
         Returns:
             The dtypes, its own first.
         """
-        inside, found = self.inside.get(problem, ()), self.evaluator.narrow
+        inside = self.inside.get(problem, ())
+        found = self.evaluator.precision.lost(self.evaluator.narrow)
         nodes = [problem, *(n for n in self.graph.nodes if n in inside)]
         return {self.graph.labels[n]: found[n] for n in nodes if n in found}
 

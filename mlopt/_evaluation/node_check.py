@@ -19,13 +19,14 @@ from .._graph.signal import Signal, join, split
 from .._tensors import Tensors, grouped
 from .._variable import Variable
 from ..hypergrad.derivatives import derivatives
-from .autograd_graph import PythonRuns, leaves, operations, runs_python
+from .autograd_graph import PythonRuns, has_reentrant, leaves, runs_python
 from .binding import Swap
 from .capability import Lack, check_second_order
 from .causes import Aloud
 from .curvature_check import check_gauss_newton
 from .difference_check import check_differences
 from .enclosed import Enclosed
+from .float32_check import check_float32
 from .hidden_state import HiddenState
 from .holders import Holders
 from .left import Left
@@ -229,11 +230,16 @@ class NodeCheck:
         self._check_enclosed(wanted, gradient)
         if node not in self.enclosed.said:
             at = (node, self.point, wanted, gradient)
-            check_differences(self.enclosed, *at, self.ways, self.hear)
+            with self.evaluator.precision.float32():
+                check_differences(self.enclosed, *at, self.ways, self.hear)
 
     def _check_enclosed(self, wanted: Tensors, gradient: Tensors) -> None:
-        if self.node not in self.evaluator.narrow:
-            self.enclosed.check(self.node, self.point, wanted, gradient, self.ways)
+        inside = [p for p, following in self.enclosed.inside.items() if self.node in following]
+        check_float32(self.graph, self.evaluator, self.node, inside, self._evaluate)
+        precision = self.evaluator.precision
+        if self.node not in precision.lost(self.evaluator.narrow):
+            with precision.float32():
+                self.enclosed.check(self.node, self.point, wanted, gradient, self.ways)
 
     def value(self) -> Any:
         """What the node gives, without its graph."""
@@ -311,7 +317,7 @@ class NodeCheck:
             ) from error
         finally:
             self.evaluator.shut()
-        if len(found) < len(inputs) and _has_reentrant(outputs):
+        if len(found) < len(inputs) and has_reentrant(outputs):
             raise GraphError(
                 f"{self.node.name}: a reentrant checkpoint hides what is used inside of it from "
                 "its gradient. Give use_reentrant=False."
@@ -342,7 +348,3 @@ class NodeCheck:
 def _leaf(held: Any) -> Any:
     """A tensor without its graph, which still says whether it had one."""
     return held.detach().requires_grad_(held.requires_grad) if isinstance(held, Tensor) else held
-
-
-def _has_reentrant(outputs: list[Tensor]) -> bool:
-    return any(node.name() == "CheckpointFunctionBackward" for node in operations(outputs))

@@ -14,15 +14,16 @@ from torch import Tensor, nn
 from .._errors import DataError, GraphError
 from .._graph.containers import Opened, opened, rebuilt
 from .._graph.node import Node
-from .._graph.signal import Signal
+from .._graph.signal import Signal, heard
 from .._replay import Generators
-from .._tensors import grad_mode
+from .._tensors import grad_mode, requiring
 from .._variable import Variable
 from .aliases import apart_from, is_computed
 from .binding import Binding, Swap, marks_of
 from .copies import copied
 from .one_shot import one_shot
 from .places import Place
+from .precision import Precisions
 from .reads import tell_frozen
 from .recall import Kept, Recall
 from .versions import versions, written_in_place
@@ -73,6 +74,7 @@ class Evaluator:
         self.regions: dict[Any, Callable[[], AbstractContextManager[Any]]] = {}
         # (node, twice) -> its function, or another that computes the same; None: always its own
         self.choose: Callable[[Node, bool], Callable[..., Any]] | None = None
+        self.precision = Precisions()
         #: Nodes of which parts are computed again in backward passes.
         self.recomputing: set[Node] = set()
         #: Nodes that take derivatives inside, for which what they read must require gradients.
@@ -103,6 +105,7 @@ class Evaluator:
         keep: bool = False,
         twice: bool = False,
         start: Mapping[Any, list[Tensor]] | None = None,
+        wide: bool = False,
     ) -> tuple[Any, dict[Any, list[Tensor]]]:
         """Evaluate a node.
 
@@ -113,6 +116,7 @@ class Evaluator:
             keep: the result's graph will outlive this call, so its buffers must not be used again.
             twice: the result will be differentiated twice.
             start: buffers to begin with, where they are not those that the modules hold.
+            wide: in float32, whatever the precision of the node; see `Precisions.widens`.
 
         Returns:
             What the function returned, and for each owner with buffers those that it wrote.
@@ -127,7 +131,7 @@ class Evaluator:
             self.recall.leave()
         inside = node in self.differentiating
         if inside:
-            point = replace(point, values={v: _requiring(t) for v, t in point.values.items()})
+            point = replace(point, values={v: requiring(t) for v, t in point.values.items()})
         place = self._places[node]
         swap = self.open(place.parts)
         lent: list[tuple[Any, Binding, list[Tensor]]] = []
@@ -159,6 +163,8 @@ class Evaluator:
                 arguments, read = self.arguments(node, point, swap)
                 before = versions(read)
                 function = self.choose(node, twice) if self.choose else node.fn
+                if self.precision.dtypes and not wide:
+                    function = self.precision.around(node, function)
                 if inside or region is not None:
                     with region() if region else nullcontext(), grad_mode(True if inside else None):
                         result = function(*arguments)
@@ -196,7 +202,7 @@ class Evaluator:
         values = [(binding, dict(point.values.get(s, _NOTHING))) for s, binding in bound]
         modes = [(binding, binding.modes()) for _, binding in bound]
         inputs = [*(t for tensors in point.values.values() for t in tensors.values())]
-        inputs += [t for value in point.signals.values() for t in _parts(value)]
+        inputs += [t for value in point.signals.values() for t in heard(value)]
         self.recall.keep(result, inputs, Kept(values, swap.starts, modes, region))
 
     def learn(self, other: Evaluator) -> None:
@@ -206,6 +212,7 @@ class Evaluator:
         self.differentiating |= other.differentiating
         self.narrow.update(other.narrow)
         self.bent |= other.bent
+        self.precision = other.precision
         self.generators.foreign |= other.generators.foreign
 
     def bind(self) -> None:
@@ -299,7 +306,7 @@ class Evaluator:
         for source, i, j in place.others:
             if isinstance(source, Signal):
                 value = point.signals[source]
-                tensors += _parts(value)
+                tensors += heard(value)
                 value = rebuilt(value, _same)
             else:
                 value = point.values.get(source, _NOTHING).get("", source.value)
@@ -328,18 +335,6 @@ class Evaluator:
         if id(batch) not in self._batches:
             self._batches[id(batch)] = batch, opened(batch)
         return self._batches[id(batch)][1]
-
-
-def _parts(value: Any) -> list[Tensor]:
-    """The tensors of a signal's value."""
-    if isinstance(value, Tensor):
-        return [value]
-    return list(value.values() if isinstance(value, dict) else value)
-
-
-def _requiring(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The same tensors, all of which require gradients, as the parameters that they stand for."""
-    return {k: t if t.requires_grad else t.detach().requires_grad_() for k, t in tensors.items()}
 
 
 def _detached(held: Any) -> Any:

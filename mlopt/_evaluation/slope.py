@@ -19,6 +19,7 @@ from .._tensors import Tensors, add_scaled, grouped, norm, real, scale
 from ..hypergrad.products import Differences
 from .loss import split_loss
 from .point import Evaluator, Point
+from .precision import name_of
 
 __all__ = [
     "FAR",
@@ -73,7 +74,7 @@ def check_precision(
         it = "it" if label == graph.labels[problem] else f"{label}, which follows it,"
         say(
             graph, problem,
-            f"{it} computes in {_name(dtype)}, whose rounding is divided by the radius",
+            f"{it} computes in {name_of(dtype)}, whose rounding is divided by the radius",
         )  # fmt: skip
         return True
     own = {k: t.detach() for k, t in leaves.items() if k[0] in moving}
@@ -84,8 +85,8 @@ def check_precision(
         if eps * size > FAR * radius:
             say(
                 graph, problem,
-                f"its radius {radius:.0e} is lost in the rounding of {_name(dtype)}, with weights "
-                f"of length {size:.1e}: take about {eps ** (1 / 3) * size:.0e}",
+                f"its radius {radius:.0e} is lost in the rounding of {name_of(dtype)}, with "
+                f"weights of length {size:.1e}: take about {eps ** (1 / 3) * size:.0e}",
             )  # fmt: skip
             return True
     return False
@@ -242,10 +243,6 @@ def moved(point: Point, there: Tensors) -> Point:
         else:
             values[source] = {**values[source], **tensors}
     return Point(values, signals, point.batch, point.seed)
-
-
-def _name(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
 
 
 def say(graph: Graph, problem: Problem, reason: str) -> None:

@@ -7,17 +7,19 @@ import numbers
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
+from .._arguments import take
 from .._errors import GraphError
 from .._variable import Source, Stop, Variable
 from .options import listed, optional_name
 from .stream import Stream, stream_of
 
-__all__ = ["Argument", "Node", "Read"]
+__all__ = ["Argument", "Node", "Precision", "Read"]
 
 #: What a node is for good.
-_FIXED = frozenset({"over", "given", "data", "streams", "state", "arguments"})
+_FIXED = frozenset({"over", "given", "data", "streams", "state", "arguments", "precision"})
+Precision = Literal["bf16", "fp16", "float32"]
 _PACKAGE = __name__.partition(".")[0]
 
 
@@ -46,6 +48,7 @@ class Node(Source):
         over: variables it minimises over, as arguments (none for a signal).
         given: what else it reads, in the order of the arguments.
         data: a loader or `Stream`, several of them as a tuple, or None.
+        precision: what the function computes in; None for that of the engine.
     """
 
     def __init__(
@@ -55,9 +58,11 @@ class Node(Source):
         over: tuple[Argument, ...],
         given: Sequence[Any],
         data: Any,
+        precision: Precision | None = None,
     ) -> None:
         self.fn = fn
         self.name: str = label_of(type(self).__name__.lower(), fn, name)
+        self.precision = take(GraphError, self.name, "precision", precision, Precision | None)
         sources = isinstance(given, Variable | Node | Stop)
         example = f"given=[{_show(given)}]" if sources else "given=[w]"
         self.given = tuple(

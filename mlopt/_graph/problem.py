@@ -15,7 +15,7 @@ from .._turn import waits
 from .._variable import Stop, Variable
 from ..hypergrad.interface import AbstractHypergradient
 from ..optim.numbers import numbers_in
-from .node import Node, Read, argument, label_of
+from .node import Node, Precision, Read, argument, label_of
 from .scheduler import PerStep, check_scheduler
 
 __all__ = ["PerStep", "Problem", "problem"]
@@ -43,6 +43,7 @@ class Problem(Node):
         start: int = 0,
         every: int = 1,
         repeat: int = 1,
+        precision: Precision | None = None,
         name: str | None = None,
     ) -> None:
         label = label_of("problem", fn, name)
@@ -50,7 +51,7 @@ class Problem(Node):
         for read in over_argument.reads:
             if not isinstance(read.source, Variable) or read.stopped:
                 raise GraphError(f"{label}: over= takes a Variable or a list of them.")
-        super().__init__(fn, name, (over_argument,), given, data)
+        super().__init__(fn, name, (over_argument,), given, data, precision)
         self.over: tuple[Variable, ...] = tuple(r.source for r in over_argument.reads)
         self.optimizer = optimizer
         self.hypergrad = hypergrad
@@ -164,6 +165,7 @@ def problem(
     start: int = 0,
     every: int = 1,
     repeat: int = 1,
+    precision: Precision | None = None,
     name: str | None = None,
 ) -> Callable[[Callable[..., Any]], Problem]:
     """Declare one level of a multi-level problem.
@@ -193,6 +195,7 @@ def problem(
         every: its updates come at every n-th step.
         repeat: its updates inside one step, each on a batch of its own; needs `Frozen()` where a
             higher problem reads it.
+        precision: what it is computed in, as of `Engine`; "float32" where the engine has another.
         name: label; by default the function's name.
 
     Returns:
@@ -223,5 +226,6 @@ def problem(
         start=start,
         every=every,
         repeat=repeat,
+        precision=precision,
         name=name,
     )

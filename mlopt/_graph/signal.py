@@ -8,9 +8,9 @@ from typing import Any
 from torch import Tensor, nn
 
 from .._errors import GraphError
-from .node import Node
+from .node import Node, Precision
 
-__all__ = ["Signal", "join", "signal", "split"]
+__all__ = ["Signal", "heard", "join", "signal", "split"]
 
 
 class Signal(Node):
@@ -26,9 +26,10 @@ class Signal(Node):
         given: Sequence[Any],
         data: Any = None,
         state: nn.Module | None = None,
+        precision: Precision | None = None,
         name: str | None = None,
     ) -> None:
-        super().__init__(fn, name, (), given, data)
+        super().__init__(fn, name, (), given, data, precision)
         if state is not None and not isinstance(state, nn.Module):
             raise GraphError(
                 f"{self.name}: state= takes a module whose buffers are the memory, "
@@ -42,6 +43,7 @@ def signal(
     given: Sequence[Any],
     data: Any = None,
     state: nn.Module | None = None,
+    precision: Precision | None = None,
     name: str | None = None,
 ) -> Callable[[Callable[..., Any]], Signal]:
     """Declare a signal: class losses, generated images, pseudo-labels, a learned weighting.
@@ -57,13 +59,15 @@ def signal(
         data: a loader or `Stream`; its batch is the last argument. A tuple of them gives a tuple.
         state: a module whose buffers are the signal's memory (a running mean, say): they move on
             once a step, with the step's other commits.
+        precision: what it is computed in, as of `Engine`; "float32" where the engine has another.
         name: label; by default the function's name.
 
     Returns:
         A decorator that makes the `Signal`.
 
     Raises:
-        GraphError: the function's arguments do not match what it reads.
+        GraphError: the function's arguments do not match what it reads, or an option is not what
+            it must be.
 
     Examples:
         >>> import torch, mlopt
@@ -74,7 +78,9 @@ def signal(
         >>> size
         Signal('size')
     """
-    return lambda fn: Signal(fn, given=given, data=data, state=state, name=name)
+    return lambda fn: Signal(
+        fn, given=given, data=data, state=state, precision=precision, name=name
+    )
 
 
 def split(value: Any, name: str) -> dict[str, Tensor]:
@@ -92,6 +98,13 @@ def split(value: Any, name: str) -> dict[str, Tensor]:
             f"signal {name} returned {got}; return a tensor, or a flat tuple or dict of tensors."
         )
     return parts
+
+
+def heard(value: Any) -> list[Tensor]:
+    """The tensors of a signal's value."""
+    if isinstance(value, Tensor):
+        return [value]
+    return list(value.values() if isinstance(value, dict) else value)
 
 
 def join(value: Any, parts: dict[str, Tensor]) -> Any:

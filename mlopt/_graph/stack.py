@@ -84,7 +84,10 @@ class Stack(Group):
                 )
 
 
-_WHAT = ("kind", "start", "every", "repeat", "having an optimizer", "arguments", "data", "state")
+_WHAT = (
+    "kind", "start", "every", "repeat", "having an optimizer", "precision", "arguments", "data",
+    "state",
+)  # fmt: skip
 
 
 def _declared(node: Node) -> tuple[Any, ...]:
@@ -98,7 +101,7 @@ def _declared(node: Node) -> tuple[Any, ...]:
     ]
     data = (len(node.streams), "tuple" if node.data_is_tuple else "one")
     state = node.state if isinstance(node, Signal) else None
-    return (*own, arguments, data, None if state is None else _tensors(state))
+    return (*own, node.precision, arguments, data, None if state is None else _tensors(state))
 
 
 def _shape(source: Any, stopped: bool) -> tuple[Any, ...]:

@@ -114,7 +114,12 @@ class Ascent:
         base = self.prepare(node, wanted, pulled, inner)
         with grad_mode(True):
             result, written = self.evaluator(
-                node, base.at, owner=node.over, keep=base.keep, twice=base.keep
+                node,
+                base.at,
+                owner=node.over,
+                keep=base.keep,
+                twice=base.keep,
+                wide=self.evaluator.precision.widens(node),
             )
             loss, metrics = split_loss(result, node.name)
             # A problem that acts through lower ones alone has no gradient while those stand still.

@@ -127,6 +127,7 @@ class Evaluations:
             keep=True,
             twice=True,  # also since torch compiles for leaves, and solutions in here are none
             start=start,
+            wide=frame.wide,
         )
         if isinstance(node, Signal) and remember:
             self.signals[node], self.written[node] = detached_signal(result, node), written

@@ -32,6 +32,7 @@ class Frame:
         differentiable: whether the gradient taken here will be differentiated.
         displaced: whether the owner's variables have another value than the standing one.
         inner: index of the owner's inner step.
+        wide: whether all is computed in float32, as where the reader's is; see `Precisions.widens`.
     """
 
     def __init__(
@@ -44,9 +45,11 @@ class Frame:
         differentiable: bool = False,
         displaced: bool = False,
         inner: int = 0,
+        wide: bool = False,
     ) -> None:
         self.graph, self.dormant, self.owner, self.parent = graph, dormant, owner, parent
         self.differentiable, self.displaced, self.inner = differentiable, displaced, inner
+        self.wide = wide or (parent is not None and parent.wide)
         self.top: Problem = owner if parent is None else parent.top
         #: The inner steps that this evaluation is part of, innermost first.
         self.loops: tuple[tuple[Problem, int], ...] = () if parent is None else parent.loops

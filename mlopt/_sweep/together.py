@@ -73,7 +73,12 @@ def _evaluate_problems(
     keep = any(b.keep for b in bases)
     with torch.enable_grad():
         results, written = evaluate_as_one(
-            ascent.evaluator, nodes, [b.at for b in bases], owned=True, twice=keep
+            ascent.evaluator,
+            nodes,
+            [b.at for b in bases],
+            owned=True,
+            twice=keep,
+            wide=ascent.evaluator.precision.widens(bases[0].node),
         )
         split = [split_loss(r, b.node.name) for r, b in zip(results, bases, strict=True)]
         total = torch.stack([loss for loss, _ in split]).sum()
@@ -207,6 +212,7 @@ def _by_differences(
                 together.nodes,
                 moved,
                 counted=[together.nodes[k] for k in directions],
+                wide=True,
             )
             losses = [split_loss(results[k], together.nodes[k].name)[0] for k in directions]
             total = torch.stack(losses).sum()

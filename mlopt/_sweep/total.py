@@ -50,6 +50,7 @@ class TotalObjectives(Evaluations):
         self._trajectories: dict[Problem, Trajectory] = {}
         self._updates: dict[Problem, Update] = {}
         self._usual: dict[Any, Any] = {}  # values by source, where nothing has moved
+        self.widens = self.evaluator.precision.widens
 
     # A problem's own update.
 
@@ -64,7 +65,8 @@ class TotalObjectives(Evaluations):
         """
         if problem not in self._updates:
             own = self.parameters[problem]
-            scope = self.scope(self.frame(problem), own, self.find)
+            frame = self.frame(problem, wide=self.widens(problem))
+            scope = self.scope(frame, own, self.find)
             with torch.enable_grad():
                 result, written = self.evaluate(problem, scope, owner=problem.over)
                 loss, metrics = split_loss(result, problem.name)
@@ -159,7 +161,8 @@ class TotalObjectives(Evaluations):
         ) -> Tensor:
             del kept  # here all are
             assert not arguments, f"{problem.name}: its own update has no arguments"
-            frame = self.frame(problem, displaced=True, inner=inner)
+            wide = self.widens(problem, further=True)
+            frame = self.frame(problem, displaced=True, inner=inner, wide=wide)
             scope = self.scope(frame, other, self.find)
             return split_loss(self.evaluate(problem, scope)[0], problem.name)[0]
 
@@ -252,7 +255,10 @@ class TotalObjectives(Evaluations):
         cost = method.cost
         differentiable = cut.frame.differentiable or cost.keeps_graph
         follows = displaced and method.at_solution
-        frame = cut.frame.below(problem, differentiable=differentiable, displaced=follows)
+        wide = self.widens(problem)
+        frame = cut.frame.below(
+            problem, differentiable=differentiable, displaced=follows, wide=wide
+        )
         with torch.enable_grad():
             scope = self.scope(frame, {**beside, **leaves}, cut.find, cut)
             result, written = self.evaluate(problem, scope, owner=problem.over)
@@ -271,7 +277,11 @@ class TotalObjectives(Evaluations):
         ) -> Tensor:
             del kept  # here all are
             at = cut.frame.below(
-                problem, differentiable=differentiable, displaced=True, inner=inner
+                problem,
+                differentiable=differentiable,
+                displaced=True,
+                inner=inner,
+                wide=self.widens(problem, further=True),
             )
             scope = self.scope(at, {**beside, **other}, cut.find, cut.moved(moved))
             return split_loss(self.evaluate(problem, scope)[0], problem.name)[0]

@@ -3,21 +3,49 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
 
-from .._tensors import Tensors, dense
+from .._tensors import Tensors, dense, grad_mode, norm
 
-__all__ = ["backward_passes", "derivatives"]
+__all__ = ["backward_passes", "derivatives", "scaled"]
 
 _count = 0
+_scale: float | None = None
+#: Powers of two by which cotangents are brought to the scale, at the most: float32 holds them.
+_RANGE = 64
 
 
 def backward_passes() -> int:
     """How many there have been in this process; a difference of two says what a block needed."""
     return _count
+
+
+@contextmanager
+def scaled(by: float | None) -> Iterator[None]:
+    """Have every gradient computed from so much more than itself in a block, as fp16 needs it.
+
+    A gradient is linear in the cotangents that it begins with. Here these are multiplied until
+    their 2-norm is about the scale, and what arrives is divided by as much, in the dtype of what it
+    was taken by. Both are powers of two, so that neither rounds. In between the numbers are large
+    enough not to vanish in fp16; where they are too large, what arrives is not finite. A gradient
+    that is differentiated in its turn has the division in its graph, so that the direction of a
+    second derivative arrives there with a length of about one.
+
+    It is of the process, as autograd's threads are: one engine at a time works.
+
+    Args:
+        by: a power of two; None for as it is.
+    """
+    global _scale
+    before, _scale = _scale, by
+    try:
+        yield
+    finally:
+        _scale = before
 
 
 def derivatives(
@@ -47,6 +75,8 @@ def derivatives(
     if not outputs or not inputs:
         return {}
     _count += 1
+    if _scale is not None:
+        cotangents, back = _enlarged(_scale, outputs, cotangents)
     keep = create_graph if retain_graph is None else retain_graph
     by = tuple(inputs.values())
     run = _engine()
@@ -58,7 +88,27 @@ def derivatives(
         along = [torch.ones_like(t) for t in outputs] if cotangents is None else cotangents
         found = run(tuple(outputs), tuple(along), keep, create_graph, by, True, False)
     out = {k: g for k, g in zip(inputs, found, strict=True) if g is not None}
+    if _scale is not None:
+        with grad_mode(create_graph or None):
+            out = {k: g * _beside(back, g) for k, g in out.items()}
     return out if sparse else dense(out)
+
+
+def _enlarged(
+    scale: float, outputs: Sequence[Tensor], cotangents: Sequence[Tensor] | None
+) -> tuple[list[Tensor], Tensor | float]:
+    """Cotangents as long as the scale, and the factor that undoes that."""
+    if cotangents is None:
+        return [torch.full_like(t, scale) for t in outputs], 1 / scale
+    length = norm({(None, str(i)): t.detach() for i, t in enumerate(cotangents)}, wide=True)
+    exponent = torch.frexp(length).exponent.clamp(-_RANGE, _RANGE)
+    factor = torch.ldexp(torch.full_like(length, scale), -exponent)
+    return [t * _beside(factor, t) for t in cotangents], factor.reciprocal()
+
+
+def _beside(factor: Tensor | float, tensor: Tensor) -> Tensor | float:
+    """A factor on a tensor's device."""
+    return factor.to(tensor.device) if isinstance(factor, Tensor) else factor
 
 
 @functools.cache

@@ -185,6 +185,10 @@ class AbstractHypergradient(abc.ABC):
     #: Whether the derivative is that at the solution itself, and not at the standing value.
     at_solution: bool = False
 
+    #: Whether it subtracts gradients that it has taken at displaced points itself, and not by a
+    #: product: in low precision their difference would be lost.
+    differs: bool = False
+
     #: Whether what passes to an argument is the same whatever else is asked for with it.
     separable: bool = True
 

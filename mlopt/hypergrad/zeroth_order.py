@@ -53,6 +53,7 @@ class ZerothOrder(AbstractHypergradient):
             )
         check_fields(self, GraphError, samples=from_one, radius=positive)
 
+    differs = True
     separable = False  # all that is asked for is displaced together
 
     @property

@@ -126,6 +126,8 @@ def single_level(
 ) -> Problem:
     """A problem that reads all others as they stand, with the options of one of the user's.
 
+    It is computed in float32 whatever the precision of the engine.
+
     Args:
         objective: (values by source, batches by stream) -> loss, or (loss, metrics).
         like: whose optimizer, scheduler, clip, start, every, repeat and name it takes.
@@ -159,6 +161,7 @@ def single_level(
         given=[list(given)],
         data=tuple(streams),
         hypergrad=Frozen(),
+        precision="float32",  # two copies that differ by little, and the difference is enlarged
         **options,
     )
 

@@ -98,6 +98,7 @@ def bome(
         by_source(descend, pair.lower_sources, lower.streams),
         given=[list(pair.lower_sources)],
         data=lower.streams,
+        precision="float32",
         name=f"{lower.name}_descent",
     )
 
@@ -130,6 +131,7 @@ def bome(
         by_source(barrier, (*pair.sources, descent), pair.streams),
         given=[[*pair.sources, descent]],
         data=pair.streams,
+        precision="float32",
         name="multiplier",
     )
 

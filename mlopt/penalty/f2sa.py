@@ -161,7 +161,7 @@ def _weight(weight: float | Growing) -> Signal:
         count.steps += 1
         return value
 
-    return Signal(at_step, given=[], state=count, name="weight")
+    return Signal(at_step, given=[], state=count, precision="float32", name="weight")
 
 
 class _Follow:
