@@ -73,6 +73,15 @@ PARTS = (
         limit=60,
     ),
     Part(
+        "precision",
+        "what bf16 and fp16 leave of a hypergradient, for each product",
+        "precision.py",
+        arguments="--seeds 1",
+        smallest="--seeds 1 --steps 1 --networks 'MLP, tanh' --methods 'OneStep, Exact'",
+        limit=90,
+        timed=False,
+    ),
+    Part(
         "memory",
         "memory and time of a step with each method",
         "step_memory.py",

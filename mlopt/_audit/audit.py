@@ -123,9 +123,14 @@ def _audit(engine: Engine, directions: int, cotangents: int, seed: int, dense_li
 
 def compare_all(study: Study) -> str:
     """Compare everything; the dtype in which that was done."""
-    graph, uppers = study.graph, _uppers(study)
     seen: set[Node] = set()
-    native = {p: _native(study, p, seen) for p in uppers}
+    native = {p: _native(study, p, seen) for p in _uppers(study)}
+    with study.evaluator.precision.float32():  # what is compared with has no precision of its own
+        return _compare_with(study, native)
+
+
+def _compare_with(study: Study, native: dict[Problem, Run | Exception]) -> str:
+    graph, uppers = study.graph, list(native)
     parameters = [p for v in graph.variables for p in v.parameters()]
     dtypes = {p.dtype for p in parameters}
     narrow = ", ".join(sorted(map(_name, dtypes))) if any(map(is_narrow, dtypes)) else ""

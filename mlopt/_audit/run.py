@@ -15,6 +15,7 @@ from .._engine.builder import Builder
 from .._engine.engine import Engine
 from .._engine.operations import Evaluate as PlannedEvaluation
 from .._engine.operations import Total
+from .._engine.outcome import Outcome
 from .._engine.plan import Plan
 from .._engine.step import Step
 from .._engine.transaction import Transaction, trainable
@@ -24,6 +25,7 @@ from .._evaluation.surroundings import Surroundings
 from .._graph.problem import Problem
 from .._graph.stream import Stream
 from .._tensors import Tensors, dense
+from ..hypergrad.derivatives import scaled
 from .cost import Took, costs
 from .precision import wide_batch
 
@@ -65,13 +67,20 @@ def run(engine: Engine, problem: Problem, evaluator: Evaluator, wide: bool) -> I
     engine._feed.begin()
     try:
         parameters = {p: trainable(p, evaluator.parameters) for p in engine.graph.problems}
-        block = Transaction(evaluator, engine._interrupts, None)
-        with costs(evaluator) as cost, block as transaction:
-            step = Step(
-                engine.graph, evaluator, parameters, plan, dormant, draw, engine.seed_of,
-                transaction, Care(),
-            )  # fmt: skip
-            outcome = step.run()
+        made: list[tuple[Step, Took]] = []
+
+        def attempt() -> Outcome:
+            block = Transaction(evaluator, engine._interrupts, None)
+            with costs(evaluator) as cost, block as transaction, scaled(engine.loss_scale):
+                step = Step(
+                    engine.graph, evaluator, parameters, plan, dormant, draw, engine.seed_of,
+                    transaction, Care(),
+                )  # fmt: skip
+                made.append((step, cost))
+                return step.run()
+
+        outcome = engine._failures.attempt(attempt)
+        step, cost = made[-1]
         loss = float(outcome.metrics[f"{engine.graph.labels[problem]}/loss"])
         backwards = plan.backwards if counted else None
         yield Run(dense(outcome.gradients[problem]), loss, cost, backwards, step)

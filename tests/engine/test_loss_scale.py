@@ -32,6 +32,7 @@ from mlopt import (
     ZerothOrder,
 )
 from mlopt._engine import failures
+from mlopt.hypergrad.derivatives import backward_passes
 
 METHODS = {
     "exact": OneStep(),
@@ -178,6 +179,32 @@ def test_small_gradients_do_not_vanish_in_fp16(name: str) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the first check sees a gradient that is no slope
         kills(run(torch.float32, "fp16", None), expected, 0.03)
+
+
+@pytest.mark.parametrize("nested", [False, True], ids=["staged", "nested"])
+@pytest.mark.parametrize("name", METHODS)
+def test_no_evaluation_and_no_pass_more(name: str, nested: bool) -> None:
+    if nested and name == "zeroth order":
+        pytest.skip("it is no method for a lower problem of nested levels")
+
+    def needed(precision: Any) -> Any:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", mlopt.ConvergenceWarning)
+            engine = World(METHODS[name], middle=OneStep() if nested else None).engine(precision)
+            engine.step()
+            if precision == "fp16":
+                engine._failures.size = 2.0**8
+            calls, passes = engine._evaluator.count.copy(), backward_passes()
+            engine.step()
+        assert engine.skipped is None
+        calls = engine._evaluator.count - calls
+        return {n.name: c for n, c in calls.items()}, backward_passes() - passes
+
+    plain, low = needed(None), needed("fp16")
+    if name in ("cg", "gmres", "central, cg"):  # which stop by their residual
+        assert low[0].keys() == plain[0].keys()
+    else:
+        assert low == plain
 
 
 def shrunk(fn: Any) -> Any:

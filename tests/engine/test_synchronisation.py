@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from evaluation.low_precision import World
 from small import batches, bilevel, mlp, sgd
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -130,6 +131,18 @@ def test_logging_adds_none_to_the_steps_between(reads, tmp_path):
         )  # fmt: skip
     assert [step for step, found in counts.items() if found != 1] == [50, 100, 150]
     assert counts.keys() == set(range(2, 151))
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+@pytest.mark.parametrize("product", [mlopt.Exact(), mlopt.Central(), mlopt.OneSided()])
+def test_one_synchronisation_in_low_precision(reads, product, precision):
+    engine = World(mlopt.OneStep(product=product)).engine(precision)
+    engine.step()
+    reads.found.clear()
+    with reads:
+        for _ in range(4):
+            engine.step()
+    assert reads.found == ["item"] * 4
 
 
 def test_one_synchronisation_with_alternation(reads):

@@ -66,7 +66,7 @@ class World:
         )
         def train(w: Any, v: Tensor) -> Tensor:
             losses = cross_entropy(call("train", w(x)), y, reduction="none")
-            trained = [p for p in w.parameters() if p.dtype == d]
+            trained = [p for p in w.parameters() if p.dtype != torch.bfloat16]
             return (losses * v.exp()[y]).mean() + sum(p.square().sum() for p in trained) / 50
 
         @mlopt.signal(given=[self.W], **self.signal)
@@ -85,7 +85,7 @@ class World:
             over=self.R, given=[self.W, answers], optimizer=torch.optim.SGD([self.R.value], lr=0.1)
         )
         def judge(r: Tensor, w: Any, seen: Tensor) -> Tensor:
-            assert seen.dtype == d
+            assert seen.dtype in (d, torch.float64)
             return cross_entropy(call("judge", w(xv)) + seen, yv) + r.square().sum() / 100
 
         middle = [] if self.middle is None else [learn]
