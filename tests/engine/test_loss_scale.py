@@ -1,9 +1,7 @@
-"""One loss scale for the whole graph: it changes nothing, and what overflows leaves no trace."""
+"""One loss scale for the whole graph: it changes nothing, and small gradients do not vanish."""
 
 from __future__ import annotations
 
-import copy
-import math
 import warnings
 from typing import Any
 
@@ -11,6 +9,7 @@ import pytest
 import torch
 from cases import GRAPHS
 from compare import kills, near
+from engine.bursts import same, state
 from evaluation.low_precision import World
 from small import F64, batches, bilevel, sgd
 from torch import Tensor, nn
@@ -31,7 +30,6 @@ from mlopt import (
     Unrolled,
     ZerothOrder,
 )
-from mlopt._engine import failures
 from mlopt.hypergrad.derivatives import backward_passes
 
 METHODS = {
@@ -48,23 +46,6 @@ METHODS = {
     "sama": Sama(product=Exact()),
     "zeroth order": ZerothOrder(OneStep(lr=0.1), samples=2),
 }
-
-
-def state(engine: mlopt.Engine) -> dict[str, Any]:
-    found = engine.state_dict()
-    return {k: found[k] for k in ("variables", "optimizers", "signals", "streams", "steps")}
-
-
-def tensors(held: Any) -> list[Tensor]:
-    if isinstance(held, Tensor):
-        return [held]
-    parts = held.values() if isinstance(held, dict) else held if isinstance(held, list) else ()
-    return [t for part in parts for t in tensors(part)]
-
-
-def same(a: Any, b: Any) -> bool:
-    pairs = list(zip(tensors(a), tensors(b), strict=True))
-    return bool(pairs) and all(torch.equal(x, y) for x, y in pairs)
 
 
 def scaled_run(engine: mlopt.Engine, size: float | None, steps: int = 2) -> dict[str, Any]:
@@ -212,188 +193,6 @@ def shrunk(fn: Any) -> Any:
         return fn(first, *others) * 1e-5
 
     return small
-
-
-class Bursts(torch.autograd.Function):
-    """The identity, whose gradient is multiplied by what the batch says."""
-
-    @staticmethod
-    def forward(ctx: Any, h: Tensor, by: Tensor) -> Tensor:
-        ctx.save_for_backward(by)
-        return h.clone()
-
-    @staticmethod
-    def backward(ctx: Any, g: Tensor) -> Any:
-        (by,) = ctx.saved_tensors
-        return g * by.to(g.dtype), None
-
-
-LEVELS = ("train", "learn", "judge")
-
-
-def bursting(plan: list[str | None], product: Any, **options: Any) -> mlopt.Engine:
-    """Three levels in fp16, Adam and momentum among them; the plan says whose gradient bursts."""
-    g = torch.Generator().manual_seed(2)
-    x, y = torch.randn(16, 4, generator=g), torch.randint(0, 3, (16,), generator=g)
-    factors = [torch.tensor([1e30 if level == at else 1.0 for level in LEVELS]) for at in plan]
-    stream = mlopt.Stream(factors)
-    torch.manual_seed(0)
-    W = mlopt.Variable(
-        nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Tanh(), nn.Linear(8, 3)), "w"
-    )
-    V = mlopt.Variable(nn.Linear(4, 3), "v")
-    R = mlopt.Variable(nn.Parameter(torch.zeros(3)), "r")
-    cross_entropy = nn.functional.cross_entropy
-    method = OneStep(product=product)
-    momentum = torch.optim.SGD(W.parameters(), lr=0.1, momentum=0.9)
-    adam = torch.optim.Adam(V.parameters(), lr=0.01)
-
-    @mlopt.problem(over=W, given=[R], data=stream, optimizer=momentum, hypergrad=method)
-    def train(w: Any, r: Tensor, by: Tensor) -> Tensor:
-        h = Bursts.apply(w(x), by[0])
-        return (cross_entropy(h, y, reduction="none") * r.exp()[y]).mean()
-
-    @mlopt.problem(over=V, given=[W, R], data=stream, optimizer=adam, hypergrad=method)
-    def learn(v: Any, w: Any, r: Tensor, by: Tensor) -> Tensor:
-        return (Bursts.apply(v(x), by[1]) - w(x)).square().mean() * r.exp().sum()
-
-    @mlopt.problem(over=R, given=[V], data=stream, optimizer=torch.optim.SGD([R.value], 0.1))
-    def judge(r: Tensor, v: Any, by: Tensor) -> Tensor:
-        return cross_entropy(Bursts.apply(v(x), by[2]), y) + r.square().sum()
-
-    engine = mlopt.Engine([train, learn, judge], precision="fp16", **options)
-    engine._failures.size = 2.0**10  # of which nothing overflows by itself
-    return engine
-
-
-@pytest.mark.parametrize(
-    ("product", "schedule"),
-    [(p, s) for p in (Exact(), Central()) for s in (mlopt.Simultaneous(), mlopt.UpperFirst())],
-    ids=str,
-)
-def test_overflows_of_any_level_leave_no_trace(
-    product: Any, schedule: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """100 of 250 steps overflow in one of three levels; nothing ever is not finite."""
-    monkeypatch.setattr(failures, "_GROWTH", 1)
-    g = torch.Generator().manual_seed(11)
-    order = torch.randperm(250, generator=g)[:100].tolist()
-    levels = torch.randint(0, 3, (250,), generator=g).tolist()
-    plan = [LEVELS[levels[i]] if i in order else None for i in range(250)]
-    engine = bursting(plan, product, schedule=schedule)
-    calm = bursting([None] * 250, product, schedule=schedule)
-    told: list[mlopt.NonFiniteError] = []
-    seen = set()
-    scale = engine.loss_scale
-    for at in plan:
-        before = [t.clone() for t in tensors(state(engine)["variables"])]
-        scale = engine.loss_scale
-        if at is None:
-            calm._failures.size = scale
-            calm.step()
-        engine.step()
-        if at is None and engine.skipped is None:
-            assert same(state(engine)["variables"], state(calm)["variables"])
-            assert same(state(engine)["optimizers"], state(calm)["optimizers"])
-            continue
-        assert engine.skipped is not None
-        told.append(engine.skipped)
-        seen.add(at)
-        assert engine.loss_scale == scale / 2
-        assert same(before, tensors(state(engine)["variables"]))
-        assert all(t.isfinite().all() for t in tensors(state(engine)["optimizers"]))
-    assert len(told) >= 100
-    assert seen >= set(LEVELS)
-    assert all(t.isfinite().all() for t in tensors(state(engine)["variables"]))
-    assert engine.skip_nonfinite == 0  # none of them has counted
-
-
-def test_a_run_tells_of_it_and_goes_on() -> None:
-    engine = bursting([None, "judge", None], Exact())
-    heard: list[str] = []
-
-    class Hear(mlopt.Callback):
-        def on_skip(self, engine: mlopt.Engine, error: mlopt.NonFiniteError) -> None:
-            heard.append(str(error))
-
-    engine.run(steps=3, callbacks=[Hear()], progress=False)
-    assert engine.loss_scale == 2.0**9
-    (said,) = heard
-    assert said == (
-        "step 1: the gradient of judge is not finite at a loss scale of 1024; nothing was "
-        "committed, and the scale is 512 from here on."
-    )
-
-
-def test_at_the_least_scale_a_step_counts_as_ever() -> None:
-    engine = bursting(["learn"] * 30, OneStep().product, skip_nonfinite=1)
-    for _ in range(10):
-        engine.step()
-    assert engine.loss_scale == 1.0
-    engine.step()
-    assert engine.skipped is not None
-    with pytest.raises(mlopt.NonFiniteError, match=r"of learn is not finite, the first of this st"):
-        engine.step()
-    assert engine.loss_scale == 1.0
-
-
-def test_it_is_doubled_after_many_good_steps(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(failures, "_GROWTH", 3)
-    engine = bursting([None, None, "train", None, None, None, None], Exact())
-    sizes = []
-    for _ in range(7):
-        engine.step()
-        sizes.append(math.log2(engine.loss_scale or 0))
-    assert sizes == [10, 10, 9, 9, 9, 10, 10]
-
-
-def test_it_is_resumed_to_the_bit() -> None:
-    plan = [None, "train", None, "judge", None, None]
-    whole, begun, resumed = (bursting(plan, Exact()) for _ in range(3))
-    for _ in range(6):
-        whole.step()
-    for _ in range(4):
-        begun.step()
-    saved = copy.deepcopy(begun.state_dict())
-    resumed.load_state_dict(saved)
-    assert resumed.loss_scale == begun.loss_scale == 2.0**8
-    assert resumed._failures.good == begun._failures.good
-    for _ in range(2):
-        resumed.step()
-    assert same(state(resumed), state(whole))
-    assert resumed._failures == whole._failures
-
-
-def test_a_step_that_raises_leaves_it() -> None:
-    engine = bursting([None, "train", None], Exact())
-    engine.step()
-    engine.clock.after_step = fail  # type: ignore[method-assign]
-    with pytest.raises(RuntimeError, match="afterwards"):
-        engine.step()
-    assert (engine.loss_scale, engine._failures.good) == (2.0**10, 1)
-
-
-def fail(*arguments: Any) -> None:
-    raise RuntimeError("afterwards")
-
-
-def test_a_hypergradient_takes_the_scale_that_it_needs_and_keeps_none() -> None:
-    """An overflow of the start scale, and none of smaller ones."""
-    world, other = World(), World(dtype=F64)
-    for each in (world, other):
-        each.judge.fn = grown(each.judge.fn)
-    engine = world.engine("fp16")
-    found = engine.hypergradient(world.judge)[world.R][""]
-    assert engine.loss_scale == 2.0**16
-    why = "roundings of fp16, some dozen of 2^-11 each"
-    near(found.double(), other.hypergradient(), 0.03, why=why)
-
-
-def grown(fn: Any) -> Any:
-    def large(first: Any, *others: Any) -> Tensor:
-        return fn(first, *others) * 1e4
-
-    return large
 
 
 def test_without_fp16_there_is_none() -> None:
