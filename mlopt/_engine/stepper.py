@@ -293,6 +293,8 @@ class Stepper:
         self._feed.begin()
 
         def run() -> Outcome:
+            if self._failures.size is None:
+                return self._step(plan, dormant, transaction).run()
             with scaled(self._failures.size):
                 return self._step(plan, dormant, transaction).run()
 

@@ -112,6 +112,7 @@ class Ascent:
             inner: index of the inner step.
         """
         base = self.prepare(node, wanted, pulled, inner)
+        rule = self.evaluator.precision
         with grad_mode(True):
             result, written = self.evaluator(
                 node,
@@ -119,7 +120,7 @@ class Ascent:
                 owner=node.over,
                 keep=base.keep,
                 twice=base.keep,
-                wide=self.evaluator.precision.widens(node),
+                wide=bool(rule.dtypes) and rule.widens(node),
             )
             loss, metrics = split_loss(result, node.name)
             # A problem that acts through lower ones alone has no gradient while those stand still.

@@ -180,7 +180,8 @@ def objective_at(evaluator: Evaluator, node: Problem, point: Point) -> Callable[
                 seen = values.get(source)
                 values[source] = {**seen, **tensors} if seen else tensors
         at = Point(values, signals, point.batch, point.seed)
-        wide = evaluator.precision.widens(node, further=True)
+        rule = evaluator.precision
+        wide = bool(rule.dtypes) and rule.widens(node, further=True)
         result, _ = evaluator(node, at, keep=kept, twice=kept, wide=wide)
         return split_loss(result, node.name)[0]
 
