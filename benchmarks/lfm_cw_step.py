@@ -35,7 +35,7 @@ from torch.nn.functional import cross_entropy
 
 import mlopt
 from mlopt.generators import SharedDiscriminator, discriminator_loss, generator_loss
-from mlopt.nas import Architecture, ClassLosses, Supernet
+from mlopt.nas import Architecture, ClassLosses, Supernet, sums_per_class
 from mlopt.report import format_table
 
 SIZES = {
@@ -120,7 +120,7 @@ class World:
 
 
 def engine(
-    world: World, variant: str
+    world: World, variant: str, parts: int = 1
 ) -> tuple[mlopt.Engine, dict[str, mlopt.Problem | mlopt.Signal]]:
     """The graph of `examples/lfm_cw_darts.py` over fixed batches."""
     product = {
@@ -151,10 +151,14 @@ def engine(
         _, y = batch
         return generator_loss(h(g(y), y, a()))
 
-    @mlopt.signal(given=[W1, A], data=valid, state=world.state)
-    def class_losses(w1, a, batch):
+    @mlopt.signal(given=[W1, A], data=valid, combine="sum")
+    def class_sums(w1, a, batch):
         x, y = batch
-        return world.state(cross_entropy(w1(x, a()), y, reduction="none"), y)
+        return sums_per_class(cross_entropy(w1(x, a()), y, reduction="none"), y, CLASSES)
+
+    @mlopt.signal(given=[class_sums], state=world.state)
+    def class_losses(sums):
+        return world.state.of_sums(*sums)
 
     @mlopt.signal(given=[G], data=train)
     def synthetic(g, batch):
@@ -173,9 +177,9 @@ def engine(
         x, y = batch
         return cross_entropy(w2(x, a()), y)
 
-    nodes = [stage1, discriminator, generator, class_losses, synthetic, stage2, stage3]
+    nodes = [stage1, discriminator, generator, class_sums, class_losses, synthetic, stage2, stage3]
     schedule = mlopt.Sequential() if first else mlopt.Simultaneous()
-    made = mlopt.Engine(nodes, hypergrad=method, schedule=schedule)
+    made = mlopt.Engine(nodes, hypergrad=method, schedule=schedule, parts=parts)
     return made, {n.name: n for n in nodes}
 
 

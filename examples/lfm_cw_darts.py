@@ -30,7 +30,7 @@ from mlopt.generators import (
     SharedDiscriminator,
     gradient_penalty,
 )
-from mlopt.nas import Architecture, ClassLosses, SearchSpace, Supernet
+from mlopt.nas import Architecture, ClassLosses, SearchSpace, Supernet, sums_per_class
 from support.data import fresh
 from support.networks import Pixels, make_average, make_players, supernet
 from support.optimization import adam, engine_options, gan_adam, hypergradient_method, sgd
@@ -81,14 +81,21 @@ def lfm_cw(nets: Networks, train, valid, data: ImageData, s: Settings) -> mlopt.
 
     discriminator, generator = gan(G, H, A, train, pixels, s)  # Eq. 2, below
 
-    @mlopt.signal(given=[W1, A], data=valid, state=state)
-    def class_losses(w1, a, batch):  # l_c(A, W1*, D_val) in Eq. 3
+    @mlopt.signal(given=[W1, A], data=valid, combine="sum")
+    def class_sums(w1, a, batch):  # of the losses of each class: they add up over a batch in parts
         x, y = batch
-        return state(cross_entropy(w1(x, a()), y, reduction="none"), y)
+        return sums_per_class(cross_entropy(w1(x, a()), y, reduction="none"), y, data.classes)
+
+    @mlopt.signal(given=[class_sums], state=state)
+    def class_losses(sums):  # l_c(A, W1*, D_val) in Eq. 3
+        return state.of_sums(*sums)
 
     average = nets.average  # a constant of the step: A is not judged by what it does to G
 
-    @mlopt.signal(given=[] if average else [G], data=train)
+    # A value of fixed size, M images of each class, is no value of the batch's samples.
+    @mlopt.signal(
+        given=[] if average else [G], data=train, split=False if s.images_per_class else None
+    )
     def synthetic(*rest):  # x_cm = f(c, noise, G*) in Eq. 3
         *g, (_, y, _) = rest
         draw = average.module if average else g[0]
@@ -111,7 +118,7 @@ def lfm_cw(nets: Networks, train, valid, data: ImageData, s: Settings) -> mlopt.
         return cross_entropy(w2(x, a()), y)
 
     return mlopt.Engine(
-        [stage1, discriminator, generator, class_losses, synthetic, stage2, stage3],
+        [stage1, discriminator, generator, class_sums, class_losses, synthetic, stage2, stage3],
         **engine_options(s),
     )
 

@@ -171,7 +171,9 @@ class Values:
         point = Point(values, signals, self.batch(node, loops), self.seed(node, frame.inner))
         try:
             with torch.enable_grad():
-                return self.evaluator(node, point, owner=owner, keep=True, twice=True, start=start)
+                return self.evaluator.evaluate(
+                    node, point, owner=owner, keep=True, twice=True, start=start
+                )
         except RuntimeError as error:  # torch has no type of its own for what needs no gradient
             if node in self._inner or exhausted(error):
                 raise

@@ -110,6 +110,9 @@ class Engine(Stepper):
             are, and differences are taken in float32. With fp16 every gradient is computed from a
             multiple of itself, the `loss_scale`: a step that is not finite is undone, told to
             `on_skip`, and halves it, and counts as one of `skip_nonfinite` once it is 1.
+        parts: take each batch in so many, with the graph of one at a time: the same numbers in
+            less memory, where nothing is drawn and no BatchNorm takes a part's statistics. What is
+            no mean over samples, or has no row for each, says so: see `problem` and `signal`.
 
     Raises:
         GraphError: the list is not a graph that can be run; the message says what to do.

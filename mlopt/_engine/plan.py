@@ -27,7 +27,8 @@ class Plan:
 
     Attributes:
         operations: in order.
-        evaluations: calls of objectives and signals, forward. For a solver that stops by itself,
+        evaluations: calls of objectives and signals, forward; one in parts of a batch counts once.
+            For a solver that stops by itself,
             the most; for nested levels and for steps of several, as counted in a trial.
         backwards: backward passes; those of nested levels stand at the problem whose gradient they
             are for.
@@ -53,9 +54,11 @@ class Plan:
                 for node in operation.sweep.nodes:
                     if isinstance(node, Problem):
                         cost = self.graph.methods[node].cost_of(node.size)
-                        count[node][0] += cost.evaluations
-                        count[node][1] += cost.backwards
+                        more = cost.again if node in self.graph.in_parts else (0, 0)
+                        count[node][0] += cost.evaluations + more[0]
+                        count[node][1] += cost.backwards + more[1]
                     else:
+                        count[node][0] += node in self.graph.in_parts
                         count[node][1] += 1
             elif isinstance(operation, Nest | Iterate) and operation.calls is not None:
                 for node, calls in operation.calls.items():
@@ -110,7 +113,7 @@ class Plan:
 
     def _notes(self) -> list[str]:
         """What stands below the table."""
-        lines = self._stacking()
+        lines = self._stacking() + self._parts()
         lines += [f"{self.graph.labels[p]}: {note}" for p, note in self.graph.notes.items()]
         lines += self.precision
         if any(isinstance(o, Commit) for o in self.operations):
@@ -145,6 +148,28 @@ class Plan:
             also = listed(n for n in self.graph.nodes if n in nested)
             lines.append(f"one by one where they follow: {also}")
         return lines
+
+    def _parts(self) -> list[str]:
+        """What parts of batches cost and keep, in a line."""
+        graph = self.graph
+        if not graph.in_parts:
+            return []
+        planned = {o.node for o in self.operations if isinstance(o, Evaluate)}
+        nodes = ", ".join(graph.labels[n] for n in graph.nodes if n in graph.in_parts)
+        again = sum(
+            graph.methods[n].cost_of(n.size).again[0] if isinstance(n, Problem) else 1
+            for o in self.operations
+            if isinstance(o, Total)
+            for n in o.sweep.nodes
+            if n in graph.in_parts
+        )
+        own = [v for n in planned & graph.in_parts if isinstance(n, Problem) for v in n.over]
+        kept = sum(size(p) for v in own for p in v.parameters() if p.requires_grad)
+        return [
+            f"in {graph.parts} parts of their batches, with the graph of one at a time: {nodes}",
+            f"computed again for that: {again} evaluations (those of nested levels are counted "
+            f"above); kept: sums of gradients, {_size(kept)}, and the values of signals",
+        ]
 
     def _reasons(self) -> dict[Node, str]:
         """Why each node is evaluated, and how gradients pass it, in words."""

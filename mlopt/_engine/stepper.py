@@ -10,13 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._arguments import checked, from_zero, in_body
+from .._arguments import checked, from_one, from_zero, in_body
 from .._errors import GraphError, NonFiniteError, SettingsError
 from .._evaluation.causes import Aloud
 from .._evaluation.compile import Compiler
-from .._evaluation.devices import cuda_devices
-from .._evaluation.point import Evaluator
-from .._evaluation.precision import Precisions
+from .._evaluation.part_by_part import part_seed
 from .._graph.feed import Feed
 from .._graph.graph import Graph
 from .._graph.group import Group
@@ -32,6 +30,7 @@ from .batches import Batches
 from .builder import Builder
 from .clock import Clock, check_epochs, counting_stream
 from .device import usable
+from .evaluating import checked_on, evaluator_of
 from .failures import Failures
 from .first_check import first_check
 from .holding import Holdings
@@ -56,7 +55,7 @@ class Stepper:
     @waits
     @checked(
         GraphError, problems=in_body, hypergrad=in_body, schedule=in_body, device=in_body,
-        compile=in_body, skip_nonfinite=from_zero,
+        compile=in_body, skip_nonfinite=from_zero, parts=from_one,
     )  # fmt: skip
     def __init__(
         self,
@@ -70,6 +69,7 @@ class Stepper:
         compile: bool | Mapping[str, Any] = False,
         undo: bool = True,
         precision: Precision | None = None,
+        parts: int = 1,
     ) -> None:
         if hypergrad is not None and not isinstance(hypergrad, AbstractHypergradient):
             raise GraphError(
@@ -82,7 +82,7 @@ class Stepper:
         self.device = usable(device)
         self._doing, self._running = "", False  # which verb is at work, and `run` around it
         self._saved: tuple[int, Path] | None = None  # its run: after which step, and where
-        self.graph = Graph(problems, hypergrad)
+        self.graph = Graph(problems, hypergrad, parts)
         self._schedule = schedule or Simultaneous()
         self._schedule.check(self.graph)
         self._seed, self._skips = seed, skip_nonfinite
@@ -97,10 +97,7 @@ class Stepper:
         self.clock = Clock(self.graph)
         self._epoch_stream: Stream | None = counting_stream(self.graph)
         check_epochs(self.graph, self._feed.streams, self._epoch_stream)
-        self._evaluator = Evaluator(
-            self.graph.nodes, self.graph.variables, cuda_devices(self.graph.variables, self.device)
-        )
-        self._evaluator.precision = Precisions(self.graph, precision, self.device)
+        self._evaluator = evaluator_of(self.graph, precision, self.device)
         self._compiler = Compiler(self.graph, compile)
         self.compiled = self._compiler.compiled  # what it took so far; None if it is off
         self._evaluator.choose = self._compiler.choose if self.compiled is not None else None
@@ -152,8 +149,8 @@ class Stepper:
             self._plans[None if always else key] = found
         return found
 
-    @checked(GraphError, node=in_body, inner=from_zero, step=from_zero)
-    def seed_of(self, node: Node, inner: int = 0, *, step: int | None = None) -> int:
+    @checked(GraphError, node=in_body, inner=from_zero, step=from_zero, part=from_zero)
+    def seed_of(self, node: Node, inner: int = 0, *, step: int | None = None, part: int = 0) -> int:
         """The seed of a node's evaluations: torch's generators are set to it, and put back.
 
         Args:
@@ -161,6 +158,7 @@ class Stepper:
             inner: index of the inner step, for problems that make several updates in a step: r for
                 the round r of a turn, k for the inner step k of a method, (r << 20) + k for both.
             step: index of the step; by default the next one.
+            part: index of the part of its batch, under `Engine(parts=)`.
 
         Returns:
             A seed for `torch.manual_seed`, with which a plain loop draws what the engine draws.
@@ -170,7 +168,7 @@ class Stepper:
         """
         if not (isinstance(node, Node) and node in self.graph.labels):
             raise GraphError(f"seed_of: node={node!r} is no problem or signal of this engine.")
-        return self._seed_of(node, inner, step)
+        return part_seed(self._seed_of(node, inner, step), part)
 
     def _seed_of(self, node: Node, inner: int = 0, step: int | None = None) -> int:
         at = self.steps if step is None else step
@@ -332,7 +330,8 @@ class Stepper:
                 check_epochs(self.graph, self._feed.streams, self._epoch_stream, self.epoch)
             self._plans.clear()
             self._feed.begin()
-            at = self.graph, self._evaluator, Batches(self.graph, self._feed), self._seed_of
+            batch = checked_on(self._evaluator, Batches(self.graph, self._feed))
+            at = self.graph, self._evaluator, batch, self._seed_of
             try:
                 with self._compiler.paused(), scaled(self._failures.size):
                     if first_check(*at, self._attempt, hear, first):

@@ -88,6 +88,9 @@ def check_nodes(
             return None
         if isinstance(node, Signal) and check.sound:
             signals[node] = check.result
+            if evaluator.parts is not None:
+                with hear("value", graph.labels[node]):
+                    evaluator.parts.check_rows(evaluator, node, check.point, check.result)
         if check.shallow is not None:
             shallow[node] = check.shallow
         del check  # and what it has copied

@@ -21,6 +21,7 @@ from .._variable import Variable
 from .aliases import apart_from, is_computed
 from .binding import Binding, Swap, marks_of
 from .copies import copied
+from .handed import detached, same
 from .one_shot import one_shot
 from .places import Place
 from .precision import Precisions
@@ -75,6 +76,8 @@ class Evaluator:
         # (node, twice) -> its function, or another that computes the same; None: always its own
         self.choose: Callable[[Node, bool], Callable[..., Any]] | None = None
         self.precision = Precisions()
+        #: How a step evaluates a node, if it takes batches in parts: see `InParts`.
+        self.parts: Any = None
         #: Nodes of which parts are computed again in backward passes.
         self.recomputing: set[Node] = set()
         #: Nodes that take derivatives inside, for which what they read must require gradients.
@@ -176,13 +179,13 @@ class Evaluator:
                 for _, _, copies in lent:
                     read = read + copies
                 # What was put into the batch's containers may be among it, and is taken out again.
-                result = apart_from(rebuilt(result, _same) if swap.opened else result, read)
+                result = apart_from(rebuilt(result, same) if swap.opened else result, read)
             if inside and not torch.is_grad_enabled():
-                result = rebuilt(result, _detached)
+                result = rebuilt(result, detached)
             owners = tuple(owner)
             for source, binding, copies in lent:
                 if source in owners:  # a module may assign its buffers anew instead of writing them
-                    written[source] = [_detached(t) for t in binding.held()]
+                    written[source] = [detached(t) for t in binding.held()]
                 if source in owners or keep:
                     self._lent.append((binding, copies))
                 else:
@@ -195,6 +198,12 @@ class Evaluator:
         finally:
             self.shut()  # this one: those that it called have ended
         return result, written
+
+    def evaluate(self, node: Node, point: Point, **how: Any) -> tuple[Any, dict[Any, list[Tensor]]]:
+        """A call as a step makes it: in parts, where it takes batches so."""
+        if self.parts is None:
+            return self(node, point, **how)
+        return self.parts(self, node, point, **how)
 
     def _remember(self, result: Any, node: Node, point: Point, swap: Swap, region: Any) -> None:
         """Have an evaluation's point entered again where its graph is gone through."""
@@ -269,6 +278,8 @@ class Evaluator:
             binding, copies = self._lent.pop()
             binding.take_back(copies)
         self._batches.clear()
+        if self.parts is not None:
+            self.parts.release()
 
     def open(self, parts: list[dict[str, Any]] | None = None) -> Swap:
         """What is put into modules until `shut`, or `release` if that is interrupted."""
@@ -307,7 +318,7 @@ class Evaluator:
             if isinstance(source, Signal):
                 value = point.signals[source]
                 tensors += heard(value)
-                value = rebuilt(value, _same)
+                value = rebuilt(value, same)
             else:
                 value = point.values.get(source, _NOTHING).get("", source.value)
                 if place.marked and value is not source.value:
@@ -335,11 +346,3 @@ class Evaluator:
         if id(batch) not in self._batches:
             self._batches[id(batch)] = batch, opened(batch)
         return self._batches[id(batch)][1]
-
-
-def _detached(held: Any) -> Any:
-    return held.detach() if isinstance(held, Tensor) else held
-
-
-def _same(held: Any) -> Any:
-    return held

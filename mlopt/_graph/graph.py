@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from .._arguments import from_one, take
 from .._errors import GraphError
 from ..hypergrad import Frozen
 from ..hypergrad.interface import AbstractHypergradient
@@ -14,6 +15,7 @@ from .levels import Levels
 from .node import Node
 from .numbers import check_numbers, numbers_of
 from .optimizers import check_steps
+from .parts import taken_in_parts
 from .picture import picture
 from .refusals import (
     check_missing_methods,
@@ -23,7 +25,7 @@ from .refusals import (
     check_reads,
     check_solutions,
 )
-from .stacking import check_stacks
+from .stacking import check_stacks, take_apart
 
 __all__ = ["Graph"]
 
@@ -38,13 +40,20 @@ class Graph(Levels):
     Args:
         entries: problems, signals and groups of them, from the lowest level to the highest.
         default: the method of problems that name none.
+        parts: in how many parts batches are taken, see `Engine`.
+
+    Attributes:
+        in_parts: the nodes that are evaluated so.
 
     Raises:
         GraphError: the list is not such a graph; the message names the node and what to do.
     """
 
     def __init__(
-        self, entries: Sequence[Node | Group], default: AbstractHypergradient | None = None
+        self,
+        entries: Sequence[Node | Group],
+        default: AbstractHypergradient | None = None,
+        parts: int = 1,
     ) -> None:
         if default is not None and not isinstance(default, AbstractHypergradient):
             raise GraphError(f"Graph: default= takes a method such as OneStep(), got {default!r}.")
@@ -54,6 +63,7 @@ class Graph(Levels):
                 f"Engine: hypergrad={brief(default)} reads {names}, which is an edge of the graph: "
                 "give it to each problem that starts there, problem(..., hypergrad=...)."
             )
+        parts = take(GraphError, "Graph", "parts", parts, int, from_one)
         nodes, groups = flatten(entries)
         check_nodes(nodes)
         super().__init__(nodes, groups)
@@ -72,6 +82,10 @@ class Graph(Levels):
         for game in dict.fromkeys(g for g in self.games.values() if g.traced):
             self.methods.update(game.methods())
         check_stacks(self)
+        self.parts = parts
+        self.in_parts = taken_in_parts(self.nodes) if parts > 1 else frozenset[Node]()
+        if parts > 1:
+            take_apart(self)
         if default is None:
             check_missing_methods(self)
         self.sweeps.update((p, self.sweep(p)) for p in self.problems)

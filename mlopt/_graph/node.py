@@ -13,12 +13,18 @@ from .._arguments import take
 from .._errors import GraphError
 from .._variable import Source, Stop, Variable
 from .options import listed, optional_name
+from .part_options import check_part_options
 from .stream import Stream, stream_of
 
 __all__ = ["Argument", "Node", "Precision", "Read"]
 
 #: What a node is for good.
-_FIXED = frozenset({"over", "given", "data", "streams", "state", "arguments", "precision"})
+_FIXED = frozenset(
+    {
+        "over", "given", "data", "streams", "state", "arguments", "precision", "split", "count",
+        "combine",
+    }
+)  # fmt: skip
 Precision = Literal["bf16", "fp16", "float32"]
 _PACKAGE = __name__.partition(".")[0]
 
@@ -49,6 +55,9 @@ class Node(Source):
         given: what else it reads, in the order of the arguments.
         data: a loader or `Stream`, several of them as a tuple, or None.
         precision: what the function computes in; None for that of the engine.
+        split: how its batch is split, see `problem`.
+        count: what a part of its batch counts.
+        combine: how the values at parts come together.
     """
 
     def __init__(
@@ -59,6 +68,9 @@ class Node(Source):
         given: Sequence[Any],
         data: Any,
         precision: Precision | None = None,
+        split: Any = None,
+        count: Callable[[Any], Any] | None = None,
+        combine: str | None = None,
     ) -> None:
         self.fn = fn
         self.name: str = label_of(type(self).__name__.lower(), fn, name)
@@ -75,6 +87,8 @@ class Node(Source):
         loaders = data if isinstance(data, tuple) else () if data is None else (data,)
         where = f"{self.name}: data="
         self.streams: tuple[Stream, ...] = tuple(stream_of(x, where) for x in loaders)
+        check_part_options(self.name, split, count, combine, bool(self.streams), not over)
+        self.split, self.count, self.combine = split, count, combine
         for source in (sources := [r.source for r in self.reads]):
             if sources.count(source) > 1:
                 raise GraphError(f"{self.name} reads {source.name} twice; name each source once.")

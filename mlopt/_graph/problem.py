@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import numbers
 from collections.abc import Callable, Container, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -44,6 +44,9 @@ class Problem(Node):
         every: int = 1,
         repeat: int = 1,
         precision: Precision | None = None,
+        split: int | bool | Callable[[Any, int], Sequence[Any]] | None = None,
+        count: Callable[[Any], Any] | None = None,
+        combine: Literal["mean", "sum"] = "mean",
         name: str | None = None,
     ) -> None:
         label = label_of("problem", fn, name)
@@ -51,7 +54,7 @@ class Problem(Node):
         for read in over_argument.reads:
             if not isinstance(read.source, Variable) or read.stopped:
                 raise GraphError(f"{label}: over= takes a Variable or a list of them.")
-        super().__init__(fn, name, (over_argument,), given, data, precision)
+        super().__init__(fn, name, (over_argument,), given, data, precision, split, count, combine)
         self.over: tuple[Variable, ...] = tuple(r.source for r in over_argument.reads)
         self.optimizer = optimizer
         self.hypergrad = hypergrad
@@ -166,6 +169,9 @@ def problem(
     every: int = 1,
     repeat: int = 1,
     precision: Precision | None = None,
+    split: int | bool | Callable[[Any, int], Sequence[Any]] | None = None,
+    count: Callable[[Any], Any] | None = None,
+    combine: Literal["mean", "sum"] = "mean",
     name: str | None = None,
 ) -> Callable[[Callable[..., Any]], Problem]:
     """Declare one level of a multi-level problem.
@@ -196,6 +202,15 @@ def problem(
         repeat: its updates inside one step, each on a batch of its own; needs `Frozen()` where a
             higher problem reads it.
         precision: what it is computed in, as of `Engine`; "float32" where the engine has another.
+        split: where `Engine(parts=m)` cuts its batch: the dimension that counts samples, by
+            default the first of every tensor; or a function (batch, parts) -> list of parts, at
+            most so many; or False: its batch is taken whole, as an objective needs that compares
+            the samples of a batch with each other.
+        count: what a part of its batch counts in the mean over parts: a function (part) -> number,
+            for objectives that are a mean over something else than samples (words that are not
+            masked, say); by default its samples. At a part that counts nothing the objective must
+            be finite.
+        combine: whether the objective is a "mean" over samples or their "sum".
         name: label; by default the function's name.
 
     Returns:
@@ -227,5 +242,8 @@ def problem(
         every=every,
         repeat=repeat,
         precision=precision,
+        split=split,
+        count=count,
+        combine=combine,
         name=name,
     )

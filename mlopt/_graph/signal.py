@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor, nn
 
@@ -27,9 +27,12 @@ class Signal(Node):
         data: Any = None,
         state: nn.Module | None = None,
         precision: Precision | None = None,
+        split: int | bool | Callable[[Any, int], Sequence[Any]] | None = None,
+        count: Callable[[Any], Any] | None = None,
+        combine: Literal["sum", "mean"] | None = None,
         name: str | None = None,
     ) -> None:
-        super().__init__(fn, name, (), given, data, precision)
+        super().__init__(fn, name, (), given, data, precision, split, count, combine)
         if state is not None and not isinstance(state, nn.Module):
             raise GraphError(
                 f"{self.name}: state= takes a module whose buffers are the memory, "
@@ -44,6 +47,9 @@ def signal(
     data: Any = None,
     state: nn.Module | None = None,
     precision: Precision | None = None,
+    split: int | bool | Callable[[Any, int], Sequence[Any]] | None = None,
+    count: Callable[[Any], Any] | None = None,
+    combine: Literal["sum", "mean"] | None = None,
     name: str | None = None,
 ) -> Callable[[Callable[..., Any]], Signal]:
     """Declare a signal: class losses, generated images, pseudo-labels, a learned weighting.
@@ -60,6 +66,11 @@ def signal(
         state: a module whose buffers are the signal's memory (a running mean, say): they move on
             once a step, with the step's other commits.
         precision: what it is computed in, as of `Engine`; "float32" where the engine has another.
+        split: where `Engine(parts=m)` cuts its batch, as of `problem`.
+        count: what a part of its batch counts in a mean over parts, as of `problem`.
+        combine: how the values at parts of a batch come together: "sum" or "mean". By default the
+            value has a row for each sample, which stays with its part of the batch in whatever
+            reads it. A mean per class is a sum and a count, which a second signal divides.
         name: label; by default the function's name.
 
     Returns:
@@ -79,7 +90,15 @@ def signal(
         Signal('size')
     """
     return lambda fn: Signal(
-        fn, given=given, data=data, state=state, precision=precision, name=name
+        fn,
+        given=given,
+        data=data,
+        state=state,
+        precision=precision,
+        split=split,
+        count=count,
+        combine=combine,
+        name=name,
     )
 
 

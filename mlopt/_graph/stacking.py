@@ -15,7 +15,7 @@ from .node import Node
 from .problem import Problem
 from .stack import Stack
 
-__all__ = ["batchable", "check_stacks", "dissolve", "members"]
+__all__ = ["batchable", "check_stacks", "dissolve", "members", "take_apart"]
 
 
 def check_stacks(graph: Levels) -> None:
@@ -103,6 +103,17 @@ def batchable(method: AbstractHypergradient) -> bool:
     return type(method) is Frozen
 
 
+def take_apart(graph: Levels) -> None:
+    """Evaluate the members of all stacks one by one, since batches are taken in parts.
+
+    Args:
+        graph: of which stacks and notes are changed.
+    """
+    for stack in dict.fromkeys(graph.stacks.values()):
+        _note(graph, stack, f"{stack.names} are evaluated one by one, each in parts of its batch")
+    graph.stacks.clear()
+
+
 def dissolve(graph: Levels, node: Node, reason: str) -> None:
     """Evaluate the members of a node's stack one by one from now on, and say so once.
 
@@ -117,10 +128,7 @@ def dissolve(graph: Levels, node: Node, reason: str) -> None:
     what = f"{stack.names} are evaluated one by one"
     for member in stack.members:
         graph.stacks.pop(member, None)
-    first = stack.members[0]
-    earlier = graph.notes.get(first)  # type: ignore[call-overload]
-    note = f"{what}, not stacked: {reason}"
-    graph.notes[first] = f"{earlier}; {note}" if earlier else note  # type: ignore[index]
+    _note(graph, stack, f"{what}, not stacked: {reason}")
     warnings.warn(
         f"Stack: {what}, because torch.func.vmap cannot run their function: {reason} Keep .item(), "
         "branches on values and custom functions without vmap support out of it, or drop the "
@@ -128,3 +136,9 @@ def dissolve(graph: Levels, node: Node, reason: str) -> None:
         CapabilityWarning,
         stacklevel=2,
     )
+
+
+def _note(graph: Levels, stack: Stack, note: str) -> None:
+    first = stack.members[0]
+    earlier = graph.notes.get(first)  # type: ignore[call-overload]
+    graph.notes[first] = f"{earlier}; {note}" if earlier else note  # type: ignore[index]

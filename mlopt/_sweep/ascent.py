@@ -17,7 +17,7 @@ from .._graph.signal import Signal, join, split
 from .._tensors import Tensors, continuous, dense, grad_mode, grouped
 from .._variable import Variable
 from ..hypergrad.interface import Response, gradient
-from .records import Base, ProblemRecord, SignalRecord, Together, Values, objective_at
+from .records import Base, ProblemRecord, SignalRecord, Together, Values, objective_at, parts_of
 
 __all__ = ["Ascent"]
 
@@ -81,7 +81,7 @@ class Ascent:
         """
         point, inputs = self.point(node, wanted, inner)
         with grad_mode(bool(wanted)):
-            value, written = self.evaluator(node, point, owner=(node,), keep=bool(wanted))
+            value, written = self.evaluator.evaluate(node, point, owner=(node,), keep=bool(wanted))
         self.note_signal(node, value, inputs, written)
 
     def note_signal(
@@ -114,7 +114,7 @@ class Ascent:
         base = self.prepare(node, wanted, pulled, inner)
         rule = self.evaluator.precision
         with grad_mode(True):
-            result, written = self.evaluator(
+            result, written = self.evaluator.evaluate(
                 node,
                 base.at,
                 owner=node.over,
@@ -190,6 +190,7 @@ class Ascent:
             objective=objective_at(self.evaluator, node, point),
             seed=point.seed,
             solved=functools.partial(self.solved, node),
+            parts=parts_of(self.evaluator, node),
         )
         record = ProblemRecord(loss.detach(), metrics, response, written, mine)
         if method.moves and not method.traced and node not in self.dormant:

@@ -120,7 +120,7 @@ class Evaluations:
         point = Point(values, signals, self.batch(node, frame.loops), self.seed(node, frame.inner))
         # A signal is remembered as the first evaluation of a step gave it, at the highest scope.
         remember = isinstance(node, Signal) and node not in self.signals
-        result, written = self.evaluator(
+        result, written = self.evaluator.evaluate(
             node,
             point,
             owner=(node,) if remember else owner,

@@ -28,6 +28,7 @@ __all__ = [
     "Values",
     "detached",
     "objective_at",
+    "parts_of",
 ]
 
 #: The tensors of a variable by name.
@@ -182,10 +183,23 @@ def objective_at(evaluator: Evaluator, node: Problem, point: Point) -> Callable[
         at = Point(values, signals, point.batch, point.seed)
         rule = evaluator.precision
         wide = bool(rule.dtypes) and rule.widens(node, further=True)
-        result, _ = evaluator(node, at, keep=kept, twice=kept, wide=wide)
+        result, _ = evaluator.evaluate(node, at, keep=kept, twice=kept, wide=wide)
         return split_loss(result, node.name)[0]
 
     return objective
+
+
+def parts_of(evaluator: Evaluator, node: Problem) -> Callable[[], Any] | None:
+    """Where a problem is evaluated in parts, blocks of each of them, as a `Response` has it.
+
+    Args:
+        evaluator: of the graph.
+        node: the problem, whose base evaluation has been made.
+
+    Returns:
+        () -> blocks; None where it is evaluated whole.
+    """
+    return None if evaluator.parts is None else evaluator.parts.one_by_one(node)
 
 
 def detached(metrics: dict[str, Any]) -> dict[str, Any]:

@@ -31,7 +31,7 @@ from ..hypergrad.interface import Response, gradient
 from .attach import Attach
 from .equilibrium import in_equilibrium
 from .evaluations import Evaluations, detached_signal
-from .records import Update, Values, detached
+from .records import Update, Values, detached, parts_of
 from .scope import Cut, Frame, Scope
 from .traced import Trajectory, trace
 
@@ -301,6 +301,7 @@ class TotalObjectives(Evaluations):
             upstream={**cut.originals, **value},
             seed=self.seed(problem, 0),
             solved=functools.partial(self.solved, problem),
+            parts=parts_of(self.evaluator, problem),
         )
 
 

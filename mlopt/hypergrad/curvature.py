@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
 
@@ -169,8 +169,12 @@ class AbstractCurvature(abc.ABC):
             The cost; by default that of as many mixed products.
         """
         cost = product.cost
+        evaluations, backwards = cost.again
         return replace(
-            cost, evaluations=cost.evaluations * products, backwards=cost.backwards * products
+            cost,
+            evaluations=cost.evaluations * products,
+            backwards=cost.backwards * products,
+            again=(evaluations * products, backwards * products),
         )
 
     @abc.abstractmethod
@@ -229,10 +233,45 @@ class GaussNewton(AbstractCurvature):
     def cost_of(self, product: AbstractProduct, products: int) -> Cost:
         if isinstance(product, Differences):  # J u by these, and loss'' and J^T backward
             evaluations = product.cost.evaluations * products
-            return replace(product.cost, evaluations=1 + evaluations, backwards=1 + 2 * products)
-        return replace(product.cost, evaluations=1, backwards=2 + 3 * products)
+            return replace(
+                product.cost,
+                evaluations=1 + evaluations,
+                backwards=1 + 2 * products,
+                again=(products - 1, products - 1),
+            )
+        return replace(
+            product.cost,
+            evaluations=1,
+            backwards=2 + 3 * products,
+            again=(products - 1, 2 * (products - 1)),
+        )
 
     def operator(
+        self, response: Response, product: AbstractProduct, keys: Sequence[Key]
+    ) -> Callable[[Tensors], Tensors]:
+        if response.parts is not None:
+            return self._in_parts(response, response.parts, product, keys)
+        return self._operator(response, product, keys)
+
+    def _in_parts(
+        self,
+        response: Response,
+        parts: Callable[[], Iterable[AbstractContextManager[None]]],
+        product: AbstractProduct,
+        keys: Sequence[Key],
+    ) -> Callable[[Tensors], Tensors]:
+        """The sum over parts of a batch, of which each is computed when it is asked for."""
+
+        def apply(u: Tensors) -> Tensors:
+            found: Tensors = {}
+            for part in parts():
+                with part:
+                    accumulate(found, self._operator(response, product, keys)(u))
+            return found
+
+        return apply
+
+    def _operator(
         self, response: Response, product: AbstractProduct, keys: Sequence[Key]
     ) -> Callable[[Tensors], Tensors]:
         at = Marked(lambda own: response.objective(own, 0, None, True), response.value)

@@ -11,9 +11,10 @@ from torch import Tensor
 
 from .._tensors import Tensors, dense, grad_mode, norm
 
-__all__ = ["backward_passes", "derivatives", "scaled"]
+__all__ = ["backward_passes", "derivatives", "scaled", "uncounted"]
 
 _count = 0
+_uncounted = False
 _scale: float | None = None
 #: Powers of two by which cotangents are brought to the scale, at the most: float32 holds them.
 _RANGE = 64
@@ -48,6 +49,21 @@ def scaled(by: float | None) -> Iterator[None]:
         _scale = before
 
 
+@contextmanager
+def uncounted(uncounted: bool = True) -> Iterator[None]:
+    """What goes back through graphs in a block counts no pass: it is a part of one that does.
+
+    Args:
+        uncounted: False leaves the block as any other.
+    """
+    global _uncounted
+    before, _uncounted = _uncounted, _uncounted or uncounted
+    try:
+        yield
+    finally:
+        _uncounted = before
+
+
 def derivatives(
     outputs: Sequence[Tensor],
     inputs: Tensors,
@@ -74,7 +90,7 @@ def derivatives(
     global _count
     if not outputs or not inputs:
         return {}
-    _count += 1
+    _count += not _uncounted
     if _scale is not None:
         cotangents, back = _enlarged(_scale, outputs, cotangents)
     keep = create_graph if retain_graph is None else retain_graph

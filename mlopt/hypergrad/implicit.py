@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -94,6 +95,7 @@ class Implicit(AbstractHypergradient):
             mixed,
             evaluations=mixed.evaluations + solved.evaluations,
             backwards=mixed.backwards + solved.backwards,
+            again=tuple(map(operator.add, mixed.again, solved.again)),  # type: ignore[arg-type]
         )
 
     def check(self, name: str, optimizer: Any) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -28,12 +29,15 @@ class Cost:
         evaluations: evaluations of the objective in one pullback; the most, where it depends on
             the numbers.
         backwards: backward passes in one pullback; the most, likewise.
+        again: (evaluations, backward passes) that come to it where batches are taken in parts: what
+            was kept is the graph of a part, which is computed again.
     """
 
     keeps_graph: bool = False
     keeps_base: bool = False
     evaluations: int = 0
     backwards: int = 0
+    again: tuple[int, int] = (0, 0)
 
 
 def _unheard(residual: float, solver: str) -> None:
@@ -67,6 +71,8 @@ class Response:
         solved: (relative residual, solver) -> None, to be told of each linear system that was
             solved; the solver's name is empty where it has warned itself. It is among the metrics
             as "problem/residual", and warned of where it is large.
+        parts: where batches are taken in parts, () -> blocks, in each of which the objective is
+            what one part adds to it; their graphs can be gone through as often as wanted.
         numbers: numbers of the optimizer that are variables, by the identity of their tensors.
         reference: dF/dw at w and at the standing value of all that is above, where r is not that:
             then a solution that was taken as optimal has to follow. None where it is.
@@ -88,6 +94,7 @@ class Response:
     resting: Tensors = field(default_factory=dict)
     seed: int = 0
     solved: Callable[[float, str], None] = _unheard
+    parts: Callable[[], Iterable[AbstractContextManager[None]]] | None = None
     numbers: Mapping[int, Number] = field(default_factory=dict)
 
     def numbers_at(self, arguments: Tensors | None = None) -> dict[int, Tensor]:

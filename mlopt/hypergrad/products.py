@@ -20,7 +20,7 @@ from .interface import Cost, Response
 __all__ = ["AbstractProduct", "Central", "Differences", "Exact", "OneSided", "check_product"]
 
 # Made once: they are asked for in every step.
-_COST_OF_EXACT = Cost(keeps_graph=True, backwards=1)
+_COST_OF_EXACT = Cost(keeps_graph=True, backwards=1, again=(1, 1))
 _COST_OF_CENTRAL = Cost(evaluations=2, backwards=2)
 _COST_OF_ONESIDED = Cost(keeps_base=True, evaluations=1, backwards=1)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from mlopt.nas.agreement import agreement, total_variation
 from mlopt.nas.architecture import Architecture, ArchitectureWeights
-from mlopt.nas.class_losses import ClassLosses, mean_per_class
+from mlopt.nas.class_losses import ClassLosses, mean_per_class, sums_per_class
 from mlopt.nas.collapse import Alarm, CollapseMonitor, largest_none, skip_share
 from mlopt.nas.derive import derive
 from mlopt.nas.draw import draw
@@ -57,6 +57,7 @@ __all__ = [
     "load_genotype",
     "lr_schedule",
     "mean_per_class",
+    "sums_per_class",
     "multiply_adds",
     "retrain",
     "skip_share",

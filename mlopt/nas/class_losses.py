@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from mlopt._arguments import checked, from_one, within
 from mlopt._errors import DataError, SettingsError
 
-__all__ = ["ClassLosses", "mean_per_class"]
+__all__ = ["ClassLosses", "mean_per_class", "sums_per_class"]
 
 
 @checked(DataError, classes=from_one)
@@ -31,11 +31,36 @@ def mean_per_class(losses: Tensor, labels: Tensor, classes: int) -> tuple[Tensor
         DataError: if shapes or types are wrong, the batch is empty, or a label is out of range. The
             range of labels is checked on the CPU only, where it costs no synchronisation.
     """
+    sums, counts = _sums(losses, labels, classes, "mean_per_class")
+    return _means(sums, counts)
+
+
+@checked(DataError, classes=from_one)
+def sums_per_class(losses: Tensor, labels: Tensor, classes: int) -> tuple[Tensor, Tensor]:
+    """Add up losses over the examples of each class: what parts of a batch can be combined by.
+
+        sums[c] = sum of losses[b] over the b with labels[b] = c,    counts[c] = how many they are
+
+    Args:
+        losses: (B,), floating point.
+        labels: (B,), integers from 0 to classes - 1.
+        classes: number of classes, C.
+
+    Returns:
+        sums (C,), differentiable in `losses`, and counts (C,), integers.
+
+    Raises:
+        DataError: as `mean_per_class`.
+    """
+    return _sums(losses, labels, classes, "sums_per_class")
+
+
+def _sums(losses: Tensor, labels: Tensor, classes: int, name: str) -> tuple[Tensor, Tensor]:
     whole = not (labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool)
     kinds = losses.is_floating_point() and whole
     if losses.dim() != 1 or losses.shape != labels.shape or not len(losses) or not kinds:
         raise DataError(
-            "mean_per_class: losses and labels must be vectors of one length of at least 1, of "
+            f"{name}: losses and labels must be vectors of one length of at least 1, of "
             f"numbers and of class indices, got shapes {tuple(losses.shape)} and "
             f"{tuple(labels.shape)}, {losses.dtype} and {labels.dtype}. Compute the losses with "
             "reduction='none'."
@@ -44,13 +69,17 @@ def mean_per_class(losses: Tensor, labels: Tensor, classes: int) -> tuple[Tensor
         lowest, highest = (int(bound) for bound in labels.aminmax())
         if lowest < 0 or highest >= classes:
             raise DataError(
-                f"mean_per_class: labels must be 0 to {classes - 1} (classes={classes}), "
+                f"{name}: labels must be 0 to {classes - 1} (classes={classes}), "
                 f"got labels from {lowest} to {highest}."
             )
     member = labels[:, None] == torch.arange(classes, device=labels.device)
     counts = member.sum(dim=0)
     sums = torch.where(member, losses[:, None], torch.zeros_like(losses[:, None])).sum(dim=0)
-    return sums / counts.clamp(min=1).to(losses.dtype), counts > 0
+    return sums, counts
+
+
+def _means(sums: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
+    return sums / counts.clamp(min=1).to(sums.dtype), counts > 0
 
 
 class ClassLosses(nn.Module):
@@ -97,6 +126,30 @@ class ClassLosses(nn.Module):
             DataError: as `mean_per_class`.
         """
         means, present = mean_per_class(losses, labels, self.classes)
+        return self._weigh(means, present)
+
+    @checked(DataError)
+    def of_sums(self, sums: Tensor, counts: Tensor) -> Tensor:
+        """The same from sums over the classes, which may have been added up over parts of a batch.
+
+        Args:
+            sums: (C,), as `sums_per_class` gives them.
+            counts: (C,), likewise.
+
+        Returns:
+            The mean loss of each class, (C,).
+
+        Raises:
+            DataError: they are not vectors of the classes.
+        """
+        if sums.shape != counts.shape or sums.shape != (self.classes,):
+            raise DataError(
+                f"ClassLosses: sums and counts must have the shape ({self.classes},), got "
+                f"{tuple(sums.shape)} and {tuple(counts.shape)}. Give what sums_per_class returns."
+            )
+        return self._weigh(*_means(sums, counts))
+
+    def _weigh(self, means: Tensor, present: Tensor) -> Tensor:
         filled = torch.where(present, means, self._expected(means.detach(), present))
         if self.training:
             self._follow(means.detach(), present)

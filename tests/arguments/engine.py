@@ -59,7 +59,11 @@ EXAMPLES: dict[str, Example] = {
         lambda: {"problem": STANDING.graph.problems[-1]}, on=lambda: STANDING
     ),
     "mlopt.Engine.seed_of": of(
-        lambda: {"node": STANDING.graph.problems[-1]}, on=lambda: STANDING, inner="0", step="0"
+        lambda: {"node": STANDING.graph.problems[-1]},
+        on=lambda: STANDING,
+        inner="0",
+        step="0",
+        part="0",
     ),
     "mlopt.Engine.plan": of(on=engine),
     "mlopt.Engine.run": of(

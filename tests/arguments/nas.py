@@ -212,6 +212,14 @@ EXAMPLES: dict[str, Example] = {
     "mlopt.nas.mean_per_class": of(
         lambda: {**losses(), "classes": 2}, labels="whole", wrong=LABELS
     ),
+    "mlopt.nas.sums_per_class": of(
+        lambda: {**losses(), "classes": 2}, labels="whole", wrong=LABELS
+    ),
+    "mlopt.nas.ClassLosses.of_sums": of(
+        lambda: {"sums": torch.ones(2), "counts": torch.ones(2)},
+        on=lambda: nas.ClassLosses(2),
+        wrong={"sums": (torch.ones(3),), "counts": (torch.ones(3),)},
+    ),
     "mlopt.nas.multiply_adds": of(
         lambda: {"network": nn.Conv2d(3, 1, 1), "image_shape": (3, 8, 8)},
         wrong={"image_shape": ((3, 8),)},

@@ -30,6 +30,7 @@ PARAMETERS = [(name, parameter) for name, c in CALLABLES.items() for parameter i
 SPEAKERS = {
     "mlopt.generators.make_gan": ("DCGANGenerator",),
     "mlopt.nas.ClassLosses.forward": ("mean_per_class",),
+    "mlopt.nas.ClassLosses.of_sums": ("ClassLosses",),
     "mlopt.nas.Supernet.features": ("Supernet",),
     **{f"mlopt.nas.{kind.__name__}.supernet": ("Supernet",) for kind in mlopt.nas.SPACES.values()},
     "mlopt.nas.retrain": ("checkpoint of a training",),

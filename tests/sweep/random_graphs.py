@@ -27,11 +27,13 @@ def draw_graph(seed: int, device: torch.device) -> list[Any]:
 
 
 class _Drawing:
+    levels = (2, 5)  # the fewest and the most
+
     def __init__(self, seed: int, device: torch.device) -> None:
         self.rng, self.device, self.tensors = random.Random(seed), device, 1000 * seed
         self.nodes: list[Any] = []
         self.signals: list[Any] = []
-        levels = self.rng.randint(2, 5)
+        levels = self.rng.randint(*self.levels)
         self.upward = self.rng.choice([0.0, 0.0, 0.03, 0.2])
         sizes = [
             self.rng.choice([1, 2, 2, 3] if k + 1 < levels else [1, 1, 1, 2]) for k in range(levels)

@@ -37,5 +37,6 @@ def engine_options(s: Settings) -> dict[str, Any]:
         "schedule": mlopt.Sequential() if s.order == "first" else mlopt.Simultaneous(),
         "device": s.device,
         "seed": s.seed,
+        "parts": s.parts,
         "compile": bool(s.compile) and {"backend": s.compile},
     }

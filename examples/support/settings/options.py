@@ -81,6 +81,7 @@ class Settings:
     pretrain: int = option(0, "epochs of stage I alone before the search")
     warmup: int = option(0, "first epochs of the search that do not update the architecture")
     batch_size: int = option(64, "of the search")
+    parts: int = option(1, "of a batch of the search, one after another, in the memory of one")
     lr: float = option(0.025, "of the weights, at first")
     min_lr: float = option(0.001, "of the weights, at last (cosine)")
     lr_warmup: int = option(0, "first epochs, over which the weights' lr rises to its value")

@@ -1,0 +1,48 @@
+"""The evaluator of an engine: in which precision, in how many parts, on what it is checked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from .._evaluation.devices import cuda_devices
+from .._evaluation.in_parts import InParts
+from .._evaluation.point import Evaluator
+from .._evaluation.precision import Precisions
+from .._graph.graph import Graph
+from .._graph.node import Node
+
+__all__ = ["checked_on", "evaluator_of"]
+
+
+def evaluator_of(graph: Graph, precision: str | None, device: torch.device | None) -> Evaluator:
+    """What calls the functions of a graph in the steps of an engine.
+
+    Args:
+        graph: the graph.
+        precision: of nodes that name none.
+        device: where batches are.
+
+    Returns:
+        The evaluator.
+    """
+    made = Evaluator(graph.nodes, graph.variables, cuda_devices(graph.variables, device))
+    made.precision = Precisions(graph, precision, device)
+    made.parts = InParts(graph) if graph.parts > 1 else None
+    return made
+
+
+def checked_on(evaluator: Evaluator, batch: Callable[[Node], Any]) -> Callable[[Node], Any]:
+    """What functions are checked on: batches, or the first part of each.
+
+    Args:
+        evaluator: of the graph.
+        batch: (node) -> its batch.
+
+    Returns:
+        (node) -> what it is checked on.
+    """
+    parts = evaluator.parts
+    return batch if parts is None else lambda node: parts.first(node, batch(node))

@@ -1,0 +1,260 @@
+"""`PartByPart`: one evaluation of a node, with the graph of one part of its batch at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from .._errors import DataError, GraphError
+from .._graph.node import Node
+from .._graph.signal import Signal, join, split
+from .._replay import derive_seed
+from .._tensors import Tensors, grad_mode
+from .._variable import Variable
+from ..hypergrad.derivatives import derivatives, uncounted
+from .joint import Joint, Sum, attached, lone
+from .loss import split_loss
+from .part_means import Buffers, Written, kept, mean
+from .pieces import Pieces, times
+from .point import Point
+
+__all__ = ["Evaluates", "PartByPart", "no_rows", "part_seed"]
+
+
+def part_seed(seed: int, part: int) -> int:
+    """The seed of a part's evaluation: of the first it is that of the joined batch."""
+    return derive_seed(seed, "part", part) if part else seed
+
+
+class Evaluates(Protocol):
+    """An evaluator, as far as it is needed here."""
+
+    count: Any
+
+    def __call__(self, node: Node, point: Point, **how: Any) -> tuple[Any, Written]: ...
+
+    def parameters(self, variable: Variable) -> dict[str, Tensor]: ...
+
+
+@dataclass
+class PartByPart:
+    """One evaluation of a node in parts: with the graph of one part at a time.
+
+    Attributes:
+        evaluator: of the graph.
+        node: a problem or signal.
+        point: where.
+        pieces: of its batch.
+        lined: the signals whose values have a row for each sample.
+        start: buffers to begin with, where they are not those that the modules hold.
+        wide: whether it is computed in float32 whatever the node's precision.
+        keys: of the tensors that gradients go to.
+    """
+
+    evaluator: Evaluates
+    node: Node
+    point: Point
+    pieces: Pieces
+    lined: frozenset[Signal]
+    start: Mapping[Any, list[Tensor]] | None
+    wide: bool
+    keys: list[Any] = field(default_factory=list)
+
+    def take_apart(self) -> list[Tensor]:
+        """The tensors that gradients go to; the point holds none of them any longer."""
+        found: Tensors = {}
+        values: dict[Variable, dict[str, Tensor]] = {}
+        signals: dict[Signal, Any] = {}
+        for source in (r.source for r in self.node.reads):
+            if isinstance(source, Signal):
+                value = self.point.signals[source]
+                parts = split(value, source.name)
+                signals[source] = join(value, {k: t.detach() for k, t in parts.items()})
+            else:
+                standing = self.evaluator.parameters(source)
+                own = {k: p for k, p in standing.items() if p.requires_grad}
+                parts = {**own, **self.point.values.get(source, {})}
+                values[source] = {k: t.detach() for k, t in parts.items()}
+            found.update({(source, k): t for k, t in parts.items() if t.requires_grad})
+        self.point = Point(values, signals, self.point.batch, self.point.seed)
+        self.keys = list(found)
+        return list(found.values())
+
+    def signal(
+        self, tensors: Sequence[Tensor], owner: tuple[Any, ...], twice: bool
+    ) -> tuple[Any, Written]:
+        """The value of a signal."""
+        node, first = self.node, None
+        names: list[str] = []
+        live: set[str] = set()
+        total = Sum([])
+        buffers = Buffers(self.node, self.pieces.weights)
+        for i in range(len(self.pieces)):
+            with grad_mode(bool(tensors)):
+                value, wrote = self._evaluate(i, [lone(t, False) for t in tensors], owner, twice)
+            parts = self._parts(i, value)
+            if first is None:
+                first = join(value, {k: t.detach() for k, t in parts.items()})
+                names = list(parts)
+                total = Sum([self._lines() for _ in names])
+            elif list(parts) != names:
+                raise GraphError(
+                    f"{node.name}: its value has the parts {names} in one part of the batch and "
+                    f"{list(parts)} in another. Return the same ones, or give split=False."
+                )
+            live |= {k for k, t in parts.items() if t.requires_grad}
+            total.add(list(parts.values()))
+            buffers.add(wrote)
+            del value, parts
+        known = dict(zip(names, total.values(), strict=True))
+        if moving := [k for k in names if k in live]:
+            joint = Joint(
+                len(self.pieces), self._signal_part(moving), [self._lines()] * len(moving)
+            )
+            found = attached(joint, [known[k] for k in moving], None, tensors)
+            known.update(zip(moving, found, strict=True))
+        return join(first, known), buffers.mean()  # type: ignore[arg-type]
+
+    def objective(
+        self, tensors: Sequence[Tensor], owner: tuple[Any, ...], twice: bool, graph: bool
+    ) -> tuple[Any, Written]:
+        """The value of an objective, and under grad mode its gradient, which costs no more so."""
+        total, slopes = Sum([None]), Sum([None] * len(tensors))
+        metrics: list[dict[str, Any]] = []
+        buffers = Buffers(self.node, self.pieces.weights)
+        live = False
+        for i in range(len(self.pieces)):
+            leaves = [lone(t, False) for t in tensors]
+            with grad_mode(graph):
+                result, wrote = self._evaluate(i, leaves, owner, twice)
+                value, more = split_loss(result, self.node.name)
+                loss = self._weighed(i, value)
+                found: Tensors = {}
+                if loss.requires_grad:
+                    live = True
+                    by = dict(zip(self.keys, leaves, strict=True))
+                    with uncounted():
+                        found = derivatives([loss], by, sparse=True)
+            slopes.add([found.get(k) for k in self.keys])
+            total.add([loss])
+            metrics.append(kept(more))
+            buffers.add(wrote)
+            del result, value, loss, more, leaves, found
+        loss = total.values()[0]
+        if live:
+            joint = Joint(len(self.pieces), self._objective_part, [None])
+            (loss,) = attached(joint, [loss], slopes.values(), tensors)
+        return (loss, mean(metrics, self.pieces.weights)), buffers.mean()
+
+    def alone(self, i: int, keep: bool, twice: bool) -> Any:
+        """What one part adds to an objective, with its graph."""
+        found, _ = self.evaluator(
+            self.node, self._at(i, []), keep=keep, twice=twice, start=self.start, wide=self.wide
+        )
+        if i:
+            self.evaluator.count[self.node] -= 1
+        value, metrics = split_loss(found, self.node.name)
+        return self._weighed(i, value), metrics
+
+    def _objective_part(self, i: int, tensors: Sequence[Tensor], order: int) -> list[Tensor]:
+        result, _ = self._again(i, tensors, order)
+        return [self._weighed(i, split_loss(result, self.node.name)[0])]
+
+    def _signal_part(self, names: Sequence[str]) -> Any:
+        def part(i: int, tensors: Sequence[Tensor], order: int) -> list[Tensor]:
+            value, _ = self._again(i, tensors, order)
+            parts = self._parts(i, value)
+            return [parts[k] for k in names]
+
+        return part
+
+    def _again(self, i: int, tensors: Sequence[Tensor], order: int) -> tuple[Any, Written]:
+        with grad_mode(order > 0):
+            return self._evaluate(i, tensors, (), order > 1)
+
+    def _evaluate(
+        self, i: int, tensors: Sequence[Tensor], owner: tuple[Any, ...], twice: bool
+    ) -> tuple[Any, Written]:
+        """The evaluation of a part: all of them count as one."""
+        at = self._at(i, tensors)
+        found = self.evaluator(
+            self.node, at, owner=owner, twice=twice, start=self.start, wide=self.wide
+        )
+        if i:
+            self.evaluator.count[self.node] -= 1
+        return found
+
+    def _at(self, i: int, tensors: Sequence[Tensor]) -> Point:
+        """Where a part is evaluated."""
+        values = {source: dict(own) for source, own in self.point.values.items()}
+        parts = {s: split(value, s.name) for s, value in self.point.signals.items()}
+        for (source, name), t in zip(self.keys, tensors, strict=True):
+            if isinstance(source, Signal):
+                parts[source][name] = t
+            else:
+                values[source][name] = t
+        for source in self.lined.intersection(parts):
+            parts[source] = {k: self._slice(source, t, i) for k, t in parts[source].items()}
+        signals = {s: join(value, parts[s]) for s, value in self.point.signals.items()}
+        return Point(values, signals, self.pieces.batches[i], part_seed(self.point.seed, i))
+
+    def _slice(self, source: Signal, t: Tensor, i: int) -> Tensor:
+        """What of a signal's value belongs to a part."""
+        known = [s for s in (self.pieces.sizes, *self.pieces.others) if s is not None]
+        sizes = next((s for s in known if sum(s) == t.shape[0]), None)
+        if sizes is None:
+            has = " and ".join(str(sum(s)) for s in known) or "an unknown number of"
+            raise DataError(
+                f"{self.node.name}: its batch has {has} samples, and the value of {source.name} "
+                f"{t.shape[0]} rows, so that they have no parts in common. Give the reader the "
+                "signal's loader too, data=(its own, the signal's); or one of them split=False."
+            )
+        return t.narrow(0, sum(sizes[:i]), sizes[i])
+
+    def _weighed(self, i: int, loss: Tensor) -> Tensor:
+        """What a part adds to the objective."""
+        return loss if self.node.combine == "sum" else times(loss, self.pieces.weights[i])
+
+    def _lines(self) -> Sequence[int] | None:
+        """The sizes of the pieces of a signal's value, if it is not summed."""
+        return self.pieces.sizes if self.node.combine is None else None
+
+    def _parts(self, i: int, value: Any) -> dict[str, Tensor]:
+        """The tensors of a signal's value at a part, as they come together with the others."""
+        parts = split(value, self.node.name)
+        if self.node.combine == "sum":
+            return parts
+        if self.node.combine == "mean":
+            return {k: times(t, self.pieces.weights[i]) for k, t in parts.items()}
+        sizes = self.pieces.sizes
+        for name, t in parts.items():
+            if sizes is None or t.dim() == 0 or t.shape[0] != sizes[i]:
+                rows = None if sizes is None else sizes[i]
+                raise GraphError(no_rows(self.node, name, t.shape, rows))
+        return parts
+
+
+def no_rows(node: Node, name: str, shape: Sequence[int], samples: int | None) -> str:
+    """That a signal's value has not a row for each sample, and what to do.
+
+    Args:
+        node: the signal.
+        name: of the part of its value.
+        shape: of it.
+        samples: for how many; None where that is not known.
+
+    Returns:
+        The message.
+    """
+    which = f" (part {name!r})" if name else ""
+    of = "a number of samples that split= leaves open" if samples is None else f"{samples} samples"
+    return (
+        f"{node.name}: under Engine(parts=) the value of a signal has a row for each sample, and "
+        f"this one{which} has the shape {tuple(shape)} for {of}. If it is no value of samples, say "
+        'how its parts come together, combine="sum" or combine="mean"; a mean per class is a sum '
+        "and a count, which a second signal divides. Or give split=False, which takes the batch "
+        "whole."
+    )

@@ -1,0 +1,188 @@
+"""A batch in parts: where it is cut, and how much each part weighs in a mean."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .._errors import DataError
+from .._graph.containers import opened, rebuilt
+from .._graph.node import Node
+
+__all__ = ["Pieces", "cut", "even", "times"]
+
+
+@dataclass(frozen=True)
+class Pieces:
+    """The parts of one batch.
+
+    Attributes:
+        batches: one for each part; None for nodes without data.
+        sizes: samples in each part; None where a function of the user's has made them, and it
+            cannot be told.
+        weights: of each part in a mean; their sum is one.
+        others: the sizes by its other loaders, where it has several.
+    """
+
+    batches: Sequence[Any]
+    sizes: Sequence[int] | None
+    weights: Sequence[Any]
+    others: Sequence[Sequence[int]] = ()
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+
+def even(samples: int, parts: int) -> list[int]:
+    """So many samples in parts that differ by one at the most, the larger ones first.
+
+    Args:
+        samples: how many.
+        parts: into how many; fewer where there are not as many samples.
+
+    Returns:
+        The sizes.
+    """
+    count = max(1, min(samples, parts))
+    each, more = divmod(samples, count)
+    return [each + (i < more) for i in range(count)]
+
+
+def cut(node: Node, batch: Any, parts: int, most: int | None = None) -> Pieces:
+    """A node's batch in parts.
+
+    Args:
+        node: says how its batch is split, and what a part counts.
+        batch: of its streams; a tuple where it has a tuple of them.
+        parts: how many; there are fewer where the batch has fewer samples.
+        most: so many samples are taken alone, by default all.
+
+    Returns:
+        The parts.
+
+    Raises:
+        DataError: it cannot be told where to cut.
+    """
+    split: Any = node.split
+    others: Sequence[Sequence[int]] = ()
+    if callable(split):
+        made: Any = split(batch, parts)
+        batches: list[Any] = list(made)
+        if not batches:
+            raise DataError(f"{node.name}: split= returned no part of the batch.")
+        weights: Sequence[Any] = [1 / len(batches)] * len(batches)
+        try:
+            sizes = [_samples(node, b, 0) for b in batches]
+            weights = [n / sum(sizes) for n in sizes]
+        except DataError:
+            if node.count is None and node.combine != "sum" and len(batches) > 1:
+                raise
+            sizes = None
+    else:
+        dim = 0 if split is None else int(split)
+        streams = list(batch) if node.data_is_tuple else [batch]
+        samples = [_samples(node, b, dim) for b in streams]
+        count = min(len(even(n, parts)) for n in samples)
+        each = [even(min(n, most or n), count) for n in samples]
+        sizes, *others = each
+        columns = [_cut(b, n, s, dim) for b, n, s in zip(streams, samples, each, strict=True)]
+        batches = [*zip(*columns, strict=True)] if node.data_is_tuple else columns[0]
+        weights = [n / sum(sizes) for n in sizes]
+        if node.count is None and node.combine != "sum":
+            _check_shares(node, samples, each)
+    if node.count is not None:
+        weights = _counted(node, node.count, batches)
+    return Pieces(batches, sizes, weights, others)
+
+
+def _counted(node: Node, count: Callable[[Any], Any], batches: Sequence[Any]) -> list[Any]:
+    """The weights of parts by what the user counts in each."""
+    counts = [count(b) for b in batches]
+    for n in counts:
+        number = isinstance(n, int | float) or (isinstance(n, Tensor) and n.dim() == 0)
+        if not number or isinstance(n, bool):
+            raise DataError(
+                f"{node.name}: count= returned {n!r}; it returns how much a part of the batch "
+                "counts in the mean, a number."
+            )
+    counts = [_wide(n) if isinstance(n, Tensor) else n for n in counts]
+    total: Any = sum(counts[1:], counts[0])
+    if not isinstance(total, Tensor) and total == 0:
+        raise DataError(f"{node.name}: by its count= all parts of the batch together count 0.")
+    return [n / total for n in counts]
+
+
+def _wide(count: Tensor) -> Tensor:
+    wide = torch.float32 if count.device.type == "mps" else torch.float64
+    return count.detach().to(wide)
+
+
+def times(value: Any, weight: Any) -> Any:
+    """A number or a tensor, in its own type, times the weight of a part."""
+    if isinstance(weight, Tensor) and isinstance(value, Tensor) and value.is_floating_point():
+        weight = weight.to(value.dtype)
+    return value * weight
+
+
+def _samples(node: Node, batch: Any, dim: int) -> int:
+    """How many samples a batch has."""
+    found = opened(batch)
+    held = [*found.tensors, *found.arrays]
+    strided = [t.layout == torch.strided and not t.is_nested for t in found.tensors]
+    lengths = {t.shape[dim] for t, s in zip(held, strided, strict=False) if s and t.ndim > dim}
+    lengths |= {a.shape[dim] for a in found.arrays if a.ndim > dim}
+    if len(lengths) == 1 and all(strided):
+        return lengths.pop()
+    if not all(strided):
+        problem = "holds sparse or nested tensors"
+    elif not lengths:
+        problem = f"holds no tensor with a dimension {dim}"
+    else:
+        problem = f"holds tensors of {', '.join(map(str, sorted(lengths)))} in dimension {dim}"
+    raise DataError(
+        f"{node.name}: its batch {problem}, so that Engine(parts=) cannot tell how to split it. "
+        "Give the problem or signal split=: a dimension, a function (batch, parts) -> list of "
+        "parts, or False, which takes the batch whole."
+    )
+
+
+def _cut(batch: Any, samples: int, sizes: Sequence[int], dim: int) -> list[Any]:
+    """The parts of what a loader gave: views of its tensors."""
+    starts = [sum(sizes[:i]) for i in range(len(sizes))]
+    return [_piece(batch, samples, a, n, dim) for a, n in zip(starts, sizes, strict=True)]
+
+
+def _piece(batch: Any, samples: int, start: int, size: int, dim: int) -> Any:
+    def listed(held: Any) -> bool:  # names of files, say: one for each sample
+        return type(held) in (list, tuple) and len(held) == samples and not _leads(held)
+
+    def leaf(held: Any) -> Any:
+        if isinstance(held, Tensor) and held.dim() > dim:
+            return held.narrow(dim, start, size)
+        if isinstance(held, np.ndarray) and held.ndim > dim:
+            return held[(slice(None),) * dim + (slice(start, start + size),)]
+        return held[start : start + size] if listed(held) else held
+
+    return rebuilt(batch, leaf, listed)
+
+
+def _leads(held: Any) -> bool:
+    found = opened(held)
+    return bool(found.tensors or found.arrays)
+
+
+def _check_shares(node: Node, samples: Sequence[int], each: Sequence[Sequence[int]]) -> None:
+    """Every stream gives the parts the same weights, or there is no one mean over them."""
+    for n, sizes in zip(samples[1:], each[1:], strict=True):
+        if any(s * samples[0] != first * n for s, first in zip(sizes, each[0], strict=True)):
+            raise DataError(
+                f"{node.name}: its loaders gave {samples[0]} and {n} samples, which fall into "
+                f"parts of {list(each[0])} and {list(sizes)}: a mean over parts would weigh them "
+                "differently. Give batch sizes that parts= divides (drop_last=True), count= for "
+                "the weight of a part, or split=False."
+            )
