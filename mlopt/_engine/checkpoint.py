@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import warnings
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,9 @@ from .engine import Callback, Engine
 from .resuming import run_state
 
 __all__ = ["Checkpoint"]
+
+#: With `every=None` the time between two checkpoints is at least so many times that of saving one.
+_SPARING = 100
 
 
 class Checkpoint(Callback):
@@ -30,7 +34,8 @@ class Checkpoint(Callback):
 
     Args:
         folder: the checkpoints' own; made if it is not there.
-        every: steps from one checkpoint to the next.
+        every: steps from one checkpoint to the next; None: after the first step, and then whenever
+            saving takes less than a hundredth of the time.
         keep: how many of the newest stay.
 
     Raises:
@@ -38,10 +43,11 @@ class Checkpoint(Callback):
     """
 
     @checked(SettingsError, every=from_one, keep=from_one)
-    def __init__(self, folder: str | Path, *, every: int = 100, keep: int = 3) -> None:
+    def __init__(self, folder: str | Path, *, every: int | None = 100, keep: int = 3) -> None:
         self.folder, self.every, self.keep = Path(folder), every, keep
         self._lock = Lock(self.folder / ".lock", self.folder)
         self._whole = self._saved = -1  # after which step the state was whole, and was saved
+        self._next = 0.0  # not before, if it goes by the time
 
     def on_start(self, engine: Engine) -> None:
         """Take the folder; refuse one with checkpoints of a run that this one does not go on."""
@@ -62,7 +68,11 @@ class Checkpoint(Callback):
     def on_between(self, engine: Engine) -> None:
         """Save, if it is time."""
         self._whole = engine.steps
-        if engine.steps % self.every == 0:
+        if self.every is None:
+            due = time.perf_counter() >= self._next
+        else:
+            due = engine.steps % self.every == 0
+        if due:
             self.save(engine)
 
     def on_end(self, engine: Engine) -> None:
@@ -83,6 +93,7 @@ class Checkpoint(Callback):
         Raises:
             SettingsError: the file cannot be written; earlier ones are as they were.
         """
+        began = time.perf_counter()
         if self._lock.lost:
             self._take_again()
         content: dict[str, Any] = run_state(engine, engine._course)
@@ -90,6 +101,8 @@ class Checkpoint(Callback):
         self._saved = engine.steps
         engine._saved = engine.steps, self.folder
         remove_old(self.folder, self.keep)
+        ended = time.perf_counter()
+        self._next = ended + _SPARING * (ended - began)
 
     def _take_again(self) -> None:
         """The folder, or what is hidden in it, was removed: the run is not lost for that."""

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from mlopt._arguments import checked
+from mlopt._arguments import checked, from_zero
 from mlopt._errors import DataError, SettingsError
 from mlopt._files import Lock, said
 from mlopt.loggers.rows import Status
@@ -72,8 +72,7 @@ class JsonlLogger:
         except DataError as error:
             raise DataError(f"{self.path}: {error}") from None
         line = (json.dumps(plain, allow_nan=False) + "\n").encode()
-        if self._file.closed:
-            raise SettingsError(f"{self.path}: this logger is closed. Make another one.")
+        self._check_open()
         with said(self.path, "written"):
             state = os.fstat(self._file.fileno())
             if state.st_nlink == 0:
@@ -89,6 +88,26 @@ class JsonlLogger:
                 with contextlib.suppress(OSError):
                     os.truncate(self._file.fileno(), state.st_size)
                 raise
+
+    @checked(SettingsError, size=from_zero)
+    def cut(self, size: int) -> None:
+        """Remove the rows behind a place in the file; a file that ends before it stays as it is.
+
+        Args:
+            size: of the file up to there, in bytes.
+
+        Raises:
+            SettingsError: the logger is closed, or the file cannot be written.
+        """
+        self._check_open()
+        with said(self.path, "written"):
+            if os.fstat(self._file.fileno()).st_size > size:
+                os.truncate(self._file.fileno(), size)
+                _remove_cut_line(self.path)
+
+    def _check_open(self) -> None:
+        if self._file.closed:
+            raise SettingsError(f"{self.path}: this logger is closed. Make another one.")
 
     @checked(SettingsError)
     def close(self, status: Status = "finished") -> None:

@@ -29,10 +29,11 @@ _WRITTEN = re.compile(
     r"|(generator|classifier|retrain(_learner_\d+)?_-?\d+)\.pt"
     r"|metrics\.jsonl|\.(metrics\.jsonl|retrain_[\w-]+\.pt)\.lock|\.retrain_[\w-]+\.pt\.before"
 )
-#: Likewise in folders of it.
-_INSIDE = {
-    "samples": re.compile(r"epoch_\d+\.png"),
-    "tensorboard": re.compile(r"events\.out\.tfevents\..*"),
+#: The same of folders in it, with all that is written there.
+_FOLDERS = {
+    re.compile(r"samples"): re.compile(r"epoch_\d+\.png"),
+    re.compile(r"tensorboard"): re.compile(r"events\.out\.tfevents\..*"),
+    re.compile(r"checkpoints(_stage_\d+)?"): re.compile(r"step_\d+\.ckpt|\.lock"),
 }
 
 
@@ -81,9 +82,13 @@ def check_free(root: Path, overwrite: bool) -> None:
 
 def _has_begun(folder: Path) -> bool:
     """Whether there is more in it than a run leaves that is killed before it begins."""
-    ours = {LOCK, ENVIRONMENT} if is_run(folder) else {LOCK}
-    # a part of a file is left, too
-    return any(item.name not in ours and not is_part(item) for item in folder.iterdir())
+    run = is_run(folder)
+    ours = {LOCK, ENVIRONMENT} if run else {LOCK}
+    # parts of files are left, too, and folders that have been emptied
+    return any(
+        item.name not in ours and not is_part(item) and not (run and _is_empty(item))
+        for item in folder.iterdir()
+    )
 
 
 def remove_run(root: Path) -> None:
@@ -100,6 +105,8 @@ def remove_run(root: Path) -> None:
     inner = list(_inner(root))
     for folder in inner:
         Lock(folder / LOCK, f"run folder {folder}").acquire().release()
+    for folder in (root, *inner):  # first: what a kill leaves of a run is none to go on with
+        (folder / SETTINGS).unlink(missing_ok=True)
     for folder in reversed(inner):  # the innermost first
         _remove_files(folder)
         (folder / ENVIRONMENT).unlink()  # last: what is left till then is still a run's
@@ -117,14 +124,17 @@ def _inner(root: Path) -> Iterator[Path]:
 
 def _remove_files(folder: Path) -> None:
     # These first: a kill in between must not leave such a folder alone, which no run begins with.
-    for inner in (inner for inner in _folders(folder) if inner.name in _INSIDE):
-        for item in list(inner.iterdir()):
-            ours = _INSIDE[inner.name].fullmatch(item.name) or is_part(item)
-            if ours and not _is_folder(item):
-                item.unlink()
-        _remove_if_empty(inner)
+    for inner in _folders(folder):
+        for names, written in _FOLDERS.items():
+            if names.fullmatch(inner.name):
+                _remove_named(inner, written)
+                _remove_if_empty(inner)
+    _remove_named(folder, _WRITTEN)
+
+
+def _remove_named(folder: Path, names: re.Pattern[str]) -> None:
     for item in list(folder.iterdir()):
-        if (_WRITTEN.fullmatch(item.name) or is_part(item)) and not _is_folder(item):
+        if (names.fullmatch(item.name) or is_part(item)) and not _is_folder(item):
             item.unlink()
 
 
@@ -134,6 +144,10 @@ def _folders(folder: Path) -> list[Path]:
 
 def _is_folder(item: Path) -> bool:
     return item.is_dir() and not item.is_symlink()
+
+
+def _is_empty(item: Path) -> bool:
+    return _is_folder(item) and not any(item.iterdir())
 
 
 def _remove_if_empty(folder: Path) -> None:

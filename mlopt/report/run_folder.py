@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from mlopt._arguments import checked, within
+from mlopt._arguments import checked, from_zero, within
 from mlopt._errors import DataError, SettingsError
 from mlopt._files import FINISHED, INTERRUPTED, RUNNING, Lock, said, write_file, write_state
 from mlopt.loggers import JsonlLogger, Several, from_json, read_jsonl, to_json
@@ -164,9 +164,7 @@ class RunFolder:
         self._run()
         position = {"step": step, "epoch": epoch}
         row = {"phase": phase} | {k: v for k, v in position.items() if v is not None} | metrics
-        if self._logger is None:
-            self._logger = JsonlLogger(self.root / METRICS)
-        self._logger.log(row)
+        self._open_log().log(row)
         self.loggers.log(row)
         if self._refresh is not None:
             self._refresh.when_due(self)
@@ -180,10 +178,36 @@ class RunFolder:
         """
         return state_of(self.root)
 
+    def _open_log(self) -> JsonlLogger:
+        if self._logger is None:
+            self._logger = JsonlLogger(self.root / METRICS)
+        return self._logger
+
     def metrics(self) -> list[dict[str, Any]]:
         """The rows of metrics.jsonl in the order they were written; empty if nothing was logged."""
         path = self.root / METRICS
         return read_jsonl(path) if path.is_file() else []
+
+    @property
+    def logged(self) -> int:
+        """How much has been logged, in bytes: for `cut`."""
+        path = self.root / METRICS
+        with said(path, "read"):
+            return path.stat().st_size if path.is_file() else 0
+
+    @checked(SettingsError, logged=from_zero)
+    def cut(self, logged: int) -> None:
+        """Take back what was logged later: a run that goes on from there logs it once more.
+
+        Args:
+            logged: what the property was there.
+
+        Raises:
+            SettingsError: the file cannot be written, or another one writes to the folder.
+        """
+        if self.logged > logged:
+            self._begin()
+            self._open_log().cut(logged)
 
     def save_json(self, name: str, content: object) -> Path:
         """Write a JSON file, whole or not at all.

@@ -123,6 +123,7 @@ EXAMPLES: dict[str, Example] = {
         wrong={"path": (folder(), a_file() / "below")},
     ),
     "mlopt.loggers.JsonlLogger.close": of(on=on_a_logger),
+    "mlopt.loggers.JsonlLogger.cut": of(lambda: {"size": 1}, on=on_a_logger, size="0"),
     "mlopt.loggers.JsonlLogger.log": of(
         lambda: {"row": {"loss": 1.0}}, on=on_a_logger, wrong={"row": ({"loss": object()},)}
     ),
@@ -135,6 +136,7 @@ EXAMPLES: dict[str, Example] = {
     ),
     "mlopt.report.RunFolder": of(lambda: {"path": run_folder().root}, path="empty, unknown"),
     "mlopt.report.RunFolder.close": of(on=run_folder),
+    "mlopt.report.RunFolder.cut": of(lambda: {"logged": 1}, on=run_folder, logged="0"),
     "mlopt.report.RunFolder.create": of(
         lambda: {"path": folder() / "run", "settings": {"seed": 0}},
         on=lambda: report.RunFolder,

@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import mlopt
 from mlopt import Checkpoint, SettingsError
+from mlopt._engine import checkpoint
 from mlopt._engine.checkpoint_files import write_checkpoint
 
 X = torch.linspace(-1, 1, 33, dtype=torch.float64).reshape(11, 3)
@@ -289,3 +290,32 @@ def test_a_checkpoint_of_another_version_is_not_passed_over(
     assert sorted(p.name for p in tmp_path.iterdir()) == [
         "step_0000000004.ckpt", "step_0000000005.ckpt",
     ]  # fmt: skip
+
+
+def test_saving_may_go_by_the_time_that_it_takes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A step takes 3 s here, and saving after it 0.1 s: so 10 s are between two of them."""
+
+    class Clock:
+        now = 0.0
+
+        def perf_counter(self) -> float:
+            return self.now
+
+    clock, saved = Clock(), []
+    monkeypatch.setattr(checkpoint, "time", clock)
+
+    def slowly(folder: Path, step: int, content: Any) -> None:
+        clock.now += 0.1
+        saved.append(step)
+
+    monkeypatch.setattr(checkpoint, "write_checkpoint", slowly)
+
+    class Slow(mlopt.Callback):
+        def on_step(self, engine: mlopt.Engine, metrics: dict[str, Any]) -> None:
+            clock.now += 3.0
+
+    callbacks = [Slow(), Checkpoint(tmp_path, every=None)]
+    made().engine().run(steps=11, callbacks=callbacks, progress=False)
+    assert saved == [1, 5, 9, 11]

@@ -102,3 +102,33 @@ def test_json_that_was_damaged_is_named(tmp_path: Path) -> None:
     folder.path("result.json").write_text("{")
     with pytest.raises(DataError, match=r"result\.json"):
         folder.read_json("result.json")
+
+
+def test_what_was_logged_later_is_taken_back(tmp_path: Path) -> None:
+    with RunFolder.create(tmp_path / "run", {}) as folder:
+        assert folder.logged == 0
+        folder.cut(0)  # nothing has been logged
+        folder.log("search", step=1)
+        there = folder.logged
+        for step in (2, 3):
+            folder.log("search", step=step)
+    with RunFolder.open(folder.root) as again:
+        again.cut(there + 5)  # in the middle of a row that goes with the others
+        again.cut(10**6)
+        assert [row["step"] for row in again.metrics()] == [1]
+        again.log("search", step=4)
+        assert [row["step"] for row in again.metrics()] == [1, 4]
+        again.cut(0)
+        again.log("search", step=5)
+        assert [row["step"] for row in again.metrics()] == [5]
+
+
+def test_overwriting_removes_checkpoints(tmp_path: Path) -> None:
+    with RunFolder.create(tmp_path / "run", {}) as folder:
+        for stage in ("checkpoints", "checkpoints_stage_2"):
+            folder.save(f"{stage}/step_0000000003.ckpt", b"x")
+        folder.save("checkpoints/notes.txt", "mine")
+    RunFolder.create(tmp_path / "run", {}, overwrite=True).close()
+    left = {p.relative_to(folder.root).as_posix() for p in folder.root.rglob("*")}
+    ours = {"settings.json", "environment.json"}
+    assert left == {*ours, "checkpoints", "checkpoints/notes.txt"}
