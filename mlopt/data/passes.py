@@ -108,7 +108,9 @@ class _Passes(Sampler[Draw]):
     """The batches of a pass: which images, and a seed of each.
 
     Attributes:
-        begin_after: how many batches the next pass leaves out, though their numbers are drawn.
+        begin_after: holds how many batches the next pass leaves out, though their numbers are
+            drawn, if it leaves out any. A list: a number that a pass changes would be one that
+            passes of others depend on.
     """
 
     def __init__(
@@ -121,7 +123,7 @@ class _Passes(Sampler[Draw]):
     ) -> None:
         self.count, self.batch_size = count, batch_size
         self.shuffle, self.drop_last, self.generator = shuffle, drop_last, generator
-        self.begin_after = 0
+        self.begin_after: list[int] = []
 
     def __len__(self) -> int:
         whole, rest = divmod(self.count, self.batch_size)
@@ -133,7 +135,7 @@ class _Passes(Sampler[Draw]):
         own = torch.Generator().manual_seed(_number(self.generator))
         order = torch.randperm(self.count, generator=own) if self.shuffle else None
         indices = list(range(self.count)) if order is None else order.tolist()
-        first, self.begin_after = self.begin_after, 0
+        first = self.begin_after.pop() if self.begin_after else 0
         for k in range(len(self)):
             draw = Draw(_number(own), indices[k * self.batch_size : (k + 1) * self.batch_size])
             if k >= first:
@@ -149,7 +151,7 @@ class _Loader(DataLoader[Any]):
         Args:
             batches: how many; what they draw is drawn, so that the others are as ever.
         """
-        self.sampler.begin_after = batches  # type: ignore[attr-defined]
+        self.sampler.begin_after[:] = [batches]  # type: ignore[attr-defined]
 
     def __iter__(self) -> Any:
         return self._kept_workers() if self.persistent_workers else super().__iter__()

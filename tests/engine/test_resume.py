@@ -334,3 +334,27 @@ def test_the_loaders_of_mlopt_read_nothing_again(workers: int, at: int) -> None:
     assert len(read) <= 200  # the next batch alone
     take(other, 4)
     assert_same(held(engine), held(other))
+
+
+def test_engines_of_one_loader_are_resumed_without_a_word(recwarn: pytest.WarningsRecorder) -> None:
+    """As the stages of a search are: that a pass begins later changes nothing for the others."""
+    data = loader(search_split(load("digits"))[0], 200)
+
+    def make() -> mlopt.Engine:
+        w = torch.nn.Parameter(torch.zeros(10, 64))
+        W = mlopt.Variable(w, "w")
+
+        @mlopt.problem(over=W, data=data, optimizer=torch.optim.SGD([w], lr=0.1))
+        def fit(w: Tensor, batch: Any) -> Tensor:
+            x, y = batch
+            return torch.nn.functional.cross_entropy(x.flatten(1) @ w.t(), y)
+
+        return mlopt.Engine([fit])
+
+    engine, other = make(), make()
+    take(engine, 2)
+    other.load_state_dict(saved(engine.state_dict()))
+    take(engine, 4)
+    take(other, 4)
+    assert_same(held(engine), held(other))
+    assert not recwarn.list
