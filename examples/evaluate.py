@@ -17,8 +17,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -28,6 +26,7 @@ import mlopt
 from mlopt.nas import GENOTYPES, Genotype, draw, load_genotype
 from mlopt.report import RunFolder, write_report
 from support.data import load_data
+from support.pipeline import ending, open_run
 from support.results import (
     baseline_rows,
     begin_services,
@@ -37,7 +36,7 @@ from support.results import (
     result_table,
     save_result,
 )
-from support.retraining import check, retrain_seeds, size
+from support.retraining import began, check, retrain_seeds, size
 from support.settings import Settings, check_device, parse
 
 
@@ -63,14 +62,14 @@ def run(genotype: str, s: Settings, resume: bool = False) -> list[dict[str, Any]
     services = begin_services(s, s.run_path(f"evaluate-{name}"))
     with open_folder(name, found, s, resume) as folder, logging_to(folder, s, services):
         draw(found, folder.path("cells.svg"), title=name)
-        began = time.perf_counter() - spent_before(folder)
-        results = retrain_seeds(found, data, folder, s, "", began)
+        since = began(folder)
+        results = retrain_seeds(found, data, folder, s, "", since)
         mean = {
             "name": name,
             **search_cost(genotype),
             **measured,
             **over_seeds(results, data, s),
-            "retrain_seconds": time.perf_counter() - began,
+            "retrain_seconds": time.perf_counter() - since,
         }
         seeds = [
             {"name": f"{name}, seed {result['seed']}", **over_seeds([result], data, s)}
@@ -100,34 +99,14 @@ def open_folder(name: str, genotype: Genotype, s: Settings, resume: bool) -> Run
     """
     path = s.run_path(f"evaluate-{name}")
     settings = {"example": "evaluate", "genotype": name, **dataclasses.asdict(s)}
-    if not resume:
-        folder = RunFolder.create(path, settings, overwrite=s.overwrite)
-        folder.save("genotype.json", genotype.to_json() + "\n")
-        return folder
-    folder = RunFolder.open(path)
-    there, here = folder.read_json("settings.json"), json.loads(json.dumps(settings))
-    there = there if isinstance(there, dict) else {}
-    for key in {**here, **there}:
-        if key not in ("device", "workers", "overwrite", "loggers") and here.get(key) != there.get(
-            key
-        ):
-            raise mlopt.SettingsError(
-                f"--resume: the run in {path} has {key} = {there.get(key)!r}, not "
-                f"{here.get(key)!r}. Give its settings, or another --run-folder."
-            )
-    if folder.read_json("genotype.json") is None:  # it was killed before it began
+    folder = open_run(path, settings, resume=resume, overwrite=s.overwrite)
+    if folder.read_json("genotype.json") is None:
         folder.save("genotype.json", genotype.to_json() + "\n")
     if load_genotype(folder.root) != genotype:
         raise mlopt.SettingsError(
             f"--resume: the run in {path} is that of another genotype. Give another --run-folder."
         )
     return folder
-
-
-def spent_before(folder: RunFolder) -> float:
-    """Seconds of retraining that an interrupted run has logged."""
-    logged = (row["seconds"] for row in folder.metrics() if row.get("phase") == "retrain")
-    return max(logged, default=0)
 
 
 def search_cost(genotype: str) -> dict[str, Any]:
@@ -150,7 +129,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--genotype", default="")
     parser.add_argument("--resume", action="store_true")
     own, others = parser.parse_known_args(arguments)
-    try:
+    with ending():
         s = parse(__doc__, others, example="evaluate")
         if not own.genotype:
             raise mlopt.SettingsError(
@@ -158,8 +137,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 f"{', '.join(GENOTYPES)}."
             )
         rows = run(own.genotype, s, own.resume)
-    except mlopt.MloptError as error:
-        sys.exit(f"error: {error}")
     print(result_table(rows))
 
 

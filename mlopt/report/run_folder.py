@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import weakref
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -11,8 +10,9 @@ from typing import Any
 from mlopt._arguments import checked, from_zero, within
 from mlopt._errors import DataError, SettingsError
 from mlopt._files import FINISHED, INTERRUPTED, RUNNING, Lock, said, write_file, write_state
-from mlopt.loggers import JsonlLogger, Several, from_json, read_jsonl, to_json
+from mlopt.loggers import JsonlLogger, Several, read_jsonl, to_json
 from mlopt.report.environment import environment
+from mlopt.report.named_files import check_there, content_of, inside, json_of
 from mlopt.report.refresh import Refresh
 from mlopt.report.run_files import (
     ENVIRONMENT,
@@ -115,11 +115,14 @@ class RunFolder:
 
     @classmethod
     @checked(SettingsError)
-    def open(cls, path: str | Path) -> RunFolder:
+    def open(
+        cls, path: str | Path, *, refresh: Callable[[RunFolder], object] | None = None
+    ) -> RunFolder:
         """Open the folder of an existing run.
 
         Args:
             path: the folder.
+            refresh: as of `create`, where the run goes on; called while rows are logged.
 
         Returns:
             The folder.
@@ -137,7 +140,10 @@ class RunFolder:
                 f"run folder {root}: has no {SETTINGS}, so it is not the folder of a run. Give the "
                 f"folder that RunFolder.create made, not one above or below it"
             )
-        return cls(root)
+        folder = cls(root)
+        if refresh is not None:
+            folder._refresh = Refresh(refresh)
+        return folder
 
     @checked(DataError, step=within("(-inf, inf)"), epoch=within("(-inf, inf)"))
     def log(
@@ -223,12 +229,7 @@ class RunFolder:
             DataError: the content cannot be written as JSON; nothing is.
             SettingsError: as `save`.
         """
-        try:
-            plain = to_json(content)
-        except DataError as error:
-            raise DataError(f"{self.root / name}: {error}") from None
-        text = json.dumps(plain, indent=2, allow_nan=False, ensure_ascii=False)
-        return self.save(name, text + "\n")
+        return self.save(name, json_of(content, self.root / name))
 
     @checked(SettingsError)
     def save(self, name: str, content: str | bytes) -> Path:
@@ -270,14 +271,8 @@ class RunFolder:
             DataError: the file is not JSON.
             SettingsError: the name leads out of the folder, or the file cannot be read.
         """
-        path = self._inside(name)
-        if not path.is_file():
-            return None
-        try:
-            with said(path, "read"):
-                return from_json(json.loads(path.read_text(encoding="utf-8")))
-        except (ValueError, RecursionError) as error:
-            raise DataError(f"{path}: is not JSON ({error}). Remove or repair the file") from None
+        path = inside(self.root, name)
+        return content_of(path) if path.is_file() else None
 
     def path(self, name: str) -> Path:
         """The path of a file to write in the folder; its parents are made.
@@ -293,43 +288,18 @@ class RunFolder:
         Raises:
             SettingsError: the name leads out of the folder, or its parents cannot be made.
         """
-        path = self._inside(name)
-        self._check_there()
+        path = inside(self.root, name)
+        check_there(self.root)
         with said(path, "written"):
             path.parent.mkdir(parents=True, exist_ok=True)
         return path
 
-    def _inside(self, name: str) -> Path:
-        """The path of a name, if it stays in the folder, links included."""
-        root = self.root.resolve()
-        try:
-            path = self.root / name
-            there = path.resolve()
-        except (OSError, TypeError, ValueError, RuntimeError) as error:  # such as links in a circle
-            raise SettingsError(
-                f"run folder {self.root}: {name!r} is no name of a file ({error}). Give another one"
-            ) from None
-        if there == root or not there.is_relative_to(root):
-            raise SettingsError(
-                f"run folder {self.root}: {name!r} is outside. Give the name of a file in it"
-            )
-        return path
-
     def _begin(self) -> None:
         """Be the one that writes to the folder."""
-        self._check_there()
+        check_there(self.root)
         if not self._lock.held:
             self._lock.acquire()
             _writing[self.root.resolve()] = self
-
-    def _check_there(self) -> None:
-        """Never make a folder again that somebody has removed: it would be half a run."""
-        with said(self.root, "read"):
-            there = self.root.is_dir()
-        if not there:
-            raise SettingsError(
-                f"run folder {self.root}: does not exist any more. Start the run anew"
-            )
 
     def _run(self) -> None:
         """Say that the run is going on."""

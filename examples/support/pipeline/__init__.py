@@ -1,13 +1,26 @@
 """A whole run of a program that searches: search, derive, retrain, test, report.
 
-Start with runs.py. learners.py is what becomes of what a search found, command.py the program's
-command line.
+Start with runs.py. learners.py is what becomes of what a search found, folders.py opens the run
+folder, command.py is the program's command line, ends.py how any program ends, proof.py shows that
+a search can be resumed.
 
 May import: settings, data, networks, results, retraining, search.
 """
 
 from .command import main
+from .ends import ending
+from .folders import open_run
 from .learners import derive_all, save_learners
+from .proof import verify
 from .runs import run, run_beside_base
 
-__all__ = ["derive_all", "main", "run", "run_beside_base", "save_learners"]
+__all__ = [
+    "derive_all",
+    "ending",
+    "main",
+    "open_run",
+    "run",
+    "run_beside_base",
+    "save_learners",
+    "verify",
+]

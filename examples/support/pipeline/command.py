@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import sys
 
-import mlopt
-
 from ..results import result_table
 from ..search import Scheme
-from ..settings import parse
+from ..settings import parse_with
+from .ends import ending
+from .proof import verify
 from .runs import run, run_beside_base
+
+#: What is no setting of a run.
+FLAGS = {
+    "resume": "go on with the run in the run folder, to the bit; where there is none, begin it",
+    "verify_resume": "take a few steps in one go, and resumed in a new process: compare every bit",
+}
 
 
 def main(example: str, scheme: Scheme, description: str | None) -> None:
@@ -20,9 +26,13 @@ def main(example: str, scheme: Scheme, description: str | None) -> None:
         scheme: makes the search.
         description: the help text.
     """
-    try:
-        s = parse(description, example=example)
-        rows = (run_beside_base if s.beside_plain else run)(example, scheme, s)
-    except mlopt.MloptError as error:
-        sys.exit(f"error: {error}")
+    with ending():
+        s, given = parse_with(FLAGS, description, example=example)
+        if given["verify_resume"]:
+            found = verify(scheme, s)
+            print(found)
+            sys.exit(0 if found.same else 1)
+        rows = (run_beside_base if s.beside_plain else run)(
+            example, scheme, s, resume=given["resume"]
+        )
     print(result_table(rows))

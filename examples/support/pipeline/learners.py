@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import time
 from collections.abc import Sequence
 
 from mlopt.data import ImageData
@@ -11,7 +10,7 @@ from mlopt.nas import Genotype, draw
 from mlopt.report import RunFolder
 
 from ..results import Row
-from ..retraining import retrain_and_test
+from ..retraining import began, retrain_and_test
 from ..search import Search, pair_agreement
 from ..settings import Settings
 
@@ -35,10 +34,10 @@ def retrain_learners(
     search: Search, genotypes: Sequence[Genotype], data: ImageData, folder: RunFolder, s: Settings
 ) -> dict[int, Row]:
     """Results of the best learner, and of the others if that was asked for, by their place."""
-    began = time.perf_counter()
     chosen = range(len(genotypes)) if s.retrain == "all" else [search.best]
+    since = began(folder)
     return {
-        k: retrain_and_test(genotypes[k], data, folder, s, search.learners[k].name, began)
+        k: retrain_and_test(genotypes[k], data, folder, s, search.learners[k].name, since)
         for k in chosen
     }
 

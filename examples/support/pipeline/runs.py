@@ -8,6 +8,7 @@ from contextlib import contextmanager
 
 import torch
 
+from mlopt.data import ImageData
 from mlopt.report import RunFolder, write_report
 
 from ..data import load_data, search_loaders
@@ -22,18 +23,20 @@ from ..results import (
     save_result,
 )
 from ..retraining import check
-from ..search import Scheme, run_stages
+from ..search import Scheme, Search, run_stages
 from ..settings import Settings, check_device
+from .folders import open_run, remove_checkpoints
 from .learners import derive_all, notes, retrain_learners, save_learners
 
 
-def run(example: str, scheme: Scheme, s: Settings) -> list[Row]:
+def run(example: str, scheme: Scheme, s: Settings, *, resume: bool = False) -> list[Row]:
     """One whole run into its folder: search through all stages, derive, retrain, test, report.
 
     Args:
         example: its name.
         scheme: makes the search.
         s: the settings; `s.run_path(example)` is the folder, which afterwards has result.json.
+        resume: whether to go on with a run that was interrupted, wherever it was.
 
     Returns:
         The rows of the result: the run, further learners, logistic regression, chance.
@@ -53,47 +56,61 @@ def run(example: str, scheme: Scheme, s: Settings) -> list[Row]:
     services = begin_services(s, s.run_path(example))
     with (
         _threads(s.threads),
-        RunFolder.create(
+        open_run(
             s.run_path(example),
             {"example": example, **dataclasses.asdict(s)},
+            resume=resume,
             overwrite=s.overwrite,
             refresh=write_report,
         ) as folder,
         logging_to(folder, s, services),
     ):
-        search = run_stages(scheme, search, loaders, folder, data, s)
-        title = title_of(scheme, s)
-        genotypes = derive_all(search, folder, f"{title} on {data.name}")
-        tested = retrain_learners(search, genotypes, data, folder, s)
-        row = {
-            "name": title,
-            "space": s.space,
-            "search_seconds": search.spent.seconds,
-            "passes": search.spent.passes,
-            "evaluations": search.engine.plan().evaluations,
-            **tested[search.best],
-        }
-        others = [
-            {"name": f"{title} learner {k + 1}", **result}
-            for k, result in tested.items()
-            if k != search.best
-        ]
-        rows = [row, *others, *baseline_rows(data)]
-        save_learners(search, genotypes, tested, folder)
-        save_result(folder, data, rows, notes(search))
+        result = folder.read_json("result.json")
+        if result is None:
+            search = run_stages(scheme, search, loaders, folder, data, s)
+            rows = _test(search, title_of(scheme, s), data, folder, s)
+        else:  # it was interrupted at its very end
+            rows = result["rows"]
+        remove_checkpoints(folder)
         report = write_report(folder)
         log_report(folder, rows, report)
         print(f"report: {report}")
     return rows
 
 
-def run_beside_base(example: str, scheme: Scheme, s: Settings) -> list[Row]:
+def _test(search: Search, title: str, data: ImageData, folder: RunFolder, s: Settings) -> list[Row]:
+    """What follows a search, and its result.json."""
+    genotypes = derive_all(search, folder, f"{title} on {data.name}")
+    tested = retrain_learners(search, genotypes, data, folder, s)
+    row = {
+        "name": title,
+        "space": s.space,
+        "search_seconds": search.spent.seconds,
+        "passes": search.spent.passes,
+        "evaluations": search.engine.plan().evaluations,
+        **tested[search.best],
+    }
+    others = [
+        {"name": f"{title} learner {k + 1}", **result}
+        for k, result in tested.items()
+        if k != search.best
+    ]
+    rows = [row, *others, *baseline_rows(data)]
+    save_learners(search, genotypes, tested, folder)
+    save_result(folder, data, rows, notes(search))
+    return rows
+
+
+def run_beside_base(
+    example: str, scheme: Scheme, s: Settings, *, resume: bool = False
+) -> list[Row]:
     """Run a scheme, then the plain search in the same space, into a folder inside the other's.
 
     Args:
         example: the scheme's name.
         scheme: makes the search.
         s: the settings of both.
+        resume: as of `run`, for both.
 
     Returns:
         The rows of the result: the run, further learners, the plain search, the baselines. The
@@ -102,18 +119,21 @@ def run_beside_base(example: str, scheme: Scheme, s: Settings) -> list[Row]:
     Raises:
         MloptError: as `run`.
     """
-    rows = run(example, scheme, s)
+    rows = run(example, scheme, s, resume=resume)
     if scheme.base is None or scheme.of(s) is scheme.base:
         return rows
     root = s.run_path(example)
     print(f"\nplain search, same settings and seed, into {root / 'darts'}")
-    plain = run("darts", scheme.base, dataclasses.replace(s, run_folder=str(root / "darts")))
+    inner = dataclasses.replace(s, run_folder=str(root / "darts"))
+    plain = run("darts", scheme.base, inner, resume=resume)
     last = [row for row in rows if row["name"] in BASELINES]
-    rows = [*rows[: len(rows) - len(last)], plain[0], *last]
+    own = [row for row in rows if row["name"] not in (*BASELINES, plain[0]["name"])]
+    rows = [*own, plain[0], *last]
     with RunFolder.open(root) as folder:
         result = folder.read_json("result.json")
         note = "The plain search has the images that are unlabeled here with their labels."
-        result["notes"] += [note] if scheme.unlabeled else []
+        if scheme.unlabeled and note not in result["notes"]:
+            result["notes"].append(note)
         folder.save_json("result.json", {**result, "rows": rows})
         print(f"report of both: {write_report(folder)}")
     return rows

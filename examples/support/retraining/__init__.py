@@ -6,6 +6,6 @@ May import: settings, data, networks, results.
 """
 
 from .network import build, size
-from .training import check, retrain_and_test, retrain_seeds
+from .training import began, check, retrain_and_test, retrain_seeds
 
-__all__ = ["build", "check", "retrain_and_test", "retrain_seeds", "size"]
+__all__ = ["began", "build", "check", "retrain_and_test", "retrain_seeds", "size"]

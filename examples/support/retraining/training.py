@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -35,7 +36,7 @@ def retrain_and_test(
         folder: of the run.
         s: the settings; `eval_seeds` networks are trained, with the seeds from `seed` on.
         learner: a name before the names of its metrics, empty if the search had only one.
-        began: when retraining began, of those before it, too.
+        began: what `began` gave before the first of them.
 
     Returns:
         Its size, and its test error in percent: see `over_seeds`.
@@ -57,12 +58,20 @@ def retrain_seeds(
     Each network has a checkpoint in the folder, from which an interrupted run goes on.
     """
     results: list[Row] = []
+    rows = _logged(folder)
     for seed in range(s.seed, s.seed + s.eval_seeds):
         names = [learner, f"seed_{seed}" if seed > s.seed else ""]
         prefix = "".join(f"{name}/" for name in names if name)
-        started = time.perf_counter()
+        own = [row for row in rows if f"{prefix}train/loss" in row]
+        started = time.perf_counter() - _spent(rows, own)
 
-        def log(metrics: dict[str, float], prefix: str = prefix) -> None:
+        def log(
+            metrics: dict[str, float],
+            prefix: str = prefix,
+            there: frozenset[int] = frozenset(row["epoch"] for row in own),
+        ) -> None:
+            if metrics["epoch"] in there:  # logged, and then killed before it was saved
+                return
             folder.log(
                 "retrain",
                 epoch=int(metrics["epoch"]),
@@ -94,6 +103,23 @@ def retrain_seeds(
         measured = evaluate(network, batches(data.test, s, batch_size=256, shuffle=False), s.device)
         results.append({**measured, "seed": seed, "seconds": time.perf_counter() - started})
     return results
+
+
+def began(folder: RunFolder) -> float:
+    """When retraining began, on this process's clock: before it, if another one was interrupted."""
+    return time.perf_counter() - max((row["seconds"] for row in _logged(folder)), default=0.0)
+
+
+def _logged(folder: RunFolder) -> list[Row]:
+    return [row for row in folder.metrics() if row.get("phase") == "retrain"]
+
+
+def _spent(rows: Sequence[Row], own: Sequence[Row]) -> float:
+    """Seconds that the rows of one network took, which are among those of all."""
+    if not own:
+        return 0.0
+    first = rows.index(own[0])
+    return own[-1]["seconds"] - (rows[first - 1]["seconds"] if first else 0.0)
 
 
 def training_batches(data: ImageData, s: Settings) -> DataLoader[Any]:

@@ -30,6 +30,11 @@ class Watch(mlopt.Callback):
         self.search, self.stop = search, stop
         self.first = search.before + warmup
         self.kept: tuple[int, list[dict[str, Any]], dict[str, float]] | None = None
+        self.note = ""  # why it ended the search
+
+    def on_start(self, engine: mlopt.Engine) -> None:
+        if self.note:
+            engine.stop()
 
     def on_validation(self, engine: mlopt.Engine, metrics: dict[str, Any]) -> None:
         found = self._alarms(metrics) if engine.epoch > self.first else []
@@ -63,8 +68,16 @@ class Watch(mlopt.Callback):
             for learner, state in zip(learners, states, strict=True):
                 learner.architecture.load_state_dict(state)
             note += f" The result is that of epoch {spent.epochs + epoch}."
+        self.note = note
         spent.notes.append(note)
         engine.stop()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"kept": self.kept, "note": self.note} if self.stop else {}
+
+    def load_state_dict(self, state: Any) -> None:
+        self.kept, self.note = state["kept"], state["note"]
+        self.search.spent.notes += [self.note] if self.note else []
 
 
 _SIGNS = ("skips/normal", "none/normal", "entropy/normal", "gap")

@@ -21,3 +21,9 @@ class Follow(mlopt.Callback):
     def on_step(self, engine: mlopt.Engine, metrics: dict[str, Any]) -> None:
         if engine.skipped is None:
             self.average.update()
+
+    def state_dict(self) -> dict[str, Any]:
+        return self.average.state_dict()
+
+    def load_state_dict(self, state: Any) -> None:
+        self.average.load_state_dict(state)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import mlopt
@@ -11,6 +10,7 @@ from mlopt.data import ImageData
 from mlopt.generators import sample_grid, save_grid
 from mlopt.report import RunFolder
 
+from .count import Count
 from .measures import mixtures
 from .search import Search
 
@@ -18,28 +18,32 @@ from .search import Search
 class Log(mlopt.Callback):
     """Writes a search into its run folder; steps and epochs count over all stages.
 
+    Where a run goes on from a checkpoint, what was logged after it is taken back, and logged again.
+
     Args:
-        search: what is logged.
+        search: the stage.
         folder: of the run.
-        data: what is searched with.
-        passes: how many forward passes the networks of this stage have made.
+        data: that is searched with.
+        count: of the stage.
 
     Attributes:
+        logged: up to where the folder's log is that of this run.
         between: seconds and passes of the search that were spent between epochs.
     """
 
-    def __init__(
-        self, search: Search, folder: RunFolder, data: ImageData, passes: Callable[[], int]
-    ) -> None:
-        self.search, self.folder, self.data, self.passes = search, folder, data, passes
-        self.began = time.perf_counter()
+    def __init__(self, search: Search, folder: RunFolder, data: ImageData, count: Count) -> None:
+        self.search, self.folder, self.data, self.count = search, folder, data, count
         self.epochs = search.before + search.epochs
+        self.logged = search.spent.logged
         self.between, self.left = search.spent.between, self._spent()
         self.planned: dict[str, int] = {}
         self.updated: set[str] = set()
 
     def on_start(self, engine: mlopt.Engine) -> None:
-        self._plan(engine)
+        # Of a stage that is over, what follows is that of later ones, and of retraining.
+        if engine.epoch < self.epochs and not engine.stopping:
+            self.folder.cut(self.logged)
+            self._plan(engine)
 
     def on_log(self, engine: mlopt.Engine, metrics: dict[str, Any]) -> None:
         row = {k: v for k, v in metrics.items() if not k.startswith("signal/")}
@@ -73,12 +77,19 @@ class Log(mlopt.Callback):
         self.between = seconds + now[0] - self.left[0], passes + now[1] - self.left[1]
 
     def state_dict(self) -> dict[str, Any]:
-        known = {"planned": self.planned, "updated": sorted(self.updated)}
-        return {**known, "between": list(self.between)}
+        return {
+            "logged": self.logged,
+            "planned": self.planned,
+            "updated": sorted(self.updated),
+            "between": list(self.between),
+            "left": list(self.left),
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.logged = state["logged"]
         self.planned, self.updated = dict(state["planned"]), set(state["updated"])
         self.between = (float(state["between"][0]), int(state["between"][1]))
+        self.left = (float(state["left"][0]), int(state["left"][1]))
 
     def _trained(self, engine: mlopt.Engine) -> dict[str, bool]:
         """Of each learner whether its classifier has been updated; before that it guesses."""
@@ -96,7 +107,7 @@ class Log(mlopt.Callback):
     def _spent(self) -> tuple[float, int]:
         """Seconds and passes of the search up to now."""
         spent = self.search.spent
-        return spent.seconds + time.perf_counter() - self.began, spent.passes + self.passes()
+        return spent.seconds + self.count.seconds, spent.passes + int(self.count.passes)
 
     def _plan(self, engine: mlopt.Engine) -> None:
         """Write what the next steps cost, if that has changed."""
@@ -113,6 +124,7 @@ class Log(mlopt.Callback):
         self.folder.log(
             phase, step=spent.steps + engine.steps, epoch=spent.epochs + engine.epoch, **metrics
         )
+        self.logged = self.folder.logged
 
 
 def _rates(engine: mlopt.Engine) -> dict[str, float]:

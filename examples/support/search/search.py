@@ -24,6 +24,7 @@ class Spent:
         seconds: of the engines, validation included.
         passes: forward passes of the networks.
         between: seconds, and passes, of these that were spent between epochs.
+        logged: bytes of the run's log.
         notes: what a reader of the result must know.
     """
 
@@ -32,6 +33,7 @@ class Spent:
     seconds: float = 0.0
     passes: int = 0
     between: tuple[float, int] = (0.0, 0)
+    logged: int = 0
     notes: list[str] = field(default_factory=list)
 
 

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from typing import Any
 
-import torch
-from torch import nn
-
+import mlopt
 from mlopt.data import ImageData
 from mlopt.report import RunFolder
 
 from ..settings import Settings
 from .alarms import Watch
+from .count import Count
 from .epochs import Epochs
 from .log import Log
 from .measures import validation
@@ -25,7 +23,10 @@ def run_stages(
     scheme: Scheme, search: Search, loaders: Sequence[Any], folder: RunFolder, data: ImageData,
     s: Settings,
 ) -> Search:  # fmt: skip
-    """Run a search through all stages of its space.
+    """Run a search through all stages of its space, or go on with one that was interrupted.
+
+    Each stage goes on from its newest checkpoint. One that is over is passed through at once: its
+    last checkpoint has all that the next one is made from, random numbers among it.
 
     Args:
         scheme: that made it; it makes the later stages.
@@ -51,12 +52,9 @@ def run_stages(
 def run_search(
     search: Search, loaders: Sequence[Any], folder: RunFolder, data: ImageData, s: Settings
 ) -> None:
-    """Run the engine of one stage."""
+    """Run the engine of one stage, from its newest checkpoint on."""
     spent, (train, valid, *_) = search.spent, loaders
-    passes = torch.zeros((), dtype=torch.int64)  # compiled code has a guard on a plain number
-
-    def count(module: nn.Module, args: Any) -> None:
-        passes.add_(1)
+    checkpoints, count = folder.root / checkpoint_folder(search), Count(search)
 
     def validate() -> dict[str, float]:
         search.validation = validation(search.learners, valid, s.device, search.engine.clock.means)
@@ -64,30 +62,34 @@ def run_search(
 
     for network in (*(x.architecture for x in search.learners), *search.networks):
         network.to(s.device)
-    hooks = [network.register_forward_pre_hook(count) for network in search.networks]
     at, of = search.stage
     stage = f", stage {at} of {of}" if of > 1 else ""
-    began = time.perf_counter()
-    log = Log(search, folder, data, lambda: int(passes))
-    try:
-        search.engine.run(
-            epochs=search.before + search.epochs,
-            epoch=train,
-            validate=validate,
-            callbacks=[
-                Epochs(search, s.warmup),
-                *search.callbacks,
-                Watch(search, s.warmup, s.stop_on_collapse),
-                log,
-            ],
-            log_every=10,
-            phases={label: f"{name}{stage}" for label, name in search.phases.items()},
-        )
-    finally:
-        for hook in hooks:
-            hook.remove()
-    spent.passes += int(passes)
+    log = Log(search, folder, data, count)
+    search.engine.run(
+        epochs=search.before + search.epochs,
+        epoch=train,
+        validate=validate,
+        callbacks=[
+            count,
+            Epochs(search, s.warmup),
+            *search.callbacks,
+            Watch(search, s.warmup, s.stop_on_collapse),
+            log,
+            mlopt.Checkpoint(checkpoints, every=s.checkpoint_every or None),
+        ],
+        log_every=10,
+        resume=checkpoints,
+        phases={label: f"{name}{stage}" for label, name in search.phases.items()},
+    )
+    spent.passes += int(count.passes)
+    spent.seconds += count.seconds
     spent.between = log.between
-    spent.seconds += time.perf_counter() - began
     spent.steps += search.engine.steps
     spent.epochs += search.engine.epoch
+    spent.logged = log.logged
+
+
+def checkpoint_folder(search: Search) -> str:
+    """The name of a stage's own in the run folder."""
+    stage, stages = search.stage
+    return f"checkpoints_stage_{stage}" if stages > 1 else "checkpoints"

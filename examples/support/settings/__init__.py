@@ -8,7 +8,7 @@ May import: no other room.
 """
 
 from .checks import checked
-from .command_line import parse
+from .command_line import parse, parse_with
 from .device import check_device
 from .options import DATASETS, SPACE_NAMES, Settings, option
 from .presets import EXAMPLES, preset_names, read_preset
@@ -23,6 +23,7 @@ __all__ = [
     "checked",
     "option",
     "parse",
+    "parse_with",
     "preset_names",
     "read_preset",
     "read_toml",

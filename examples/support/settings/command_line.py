@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from .checks import checked
@@ -16,6 +16,23 @@ def parse(
     description: str | None, arguments: Sequence[str] | None = None, example: str | None = None
 ) -> Settings:
     """Settings from the command line: defaults, then the preset, then what is given."""
+    return parse_with({}, description, arguments, example)[0]
+
+
+def parse_with(
+    flags: Mapping[str, str],
+    description: str | None,
+    arguments: Sequence[str] | None = None,
+    example: str | None = None,
+) -> tuple[Settings, dict[str, bool]]:
+    """Settings as `parse` finds them, and which flags are given that are no settings.
+
+    Args:
+        flags: by name, what the help says of each.
+        description: the help text.
+        arguments: by default those of the process.
+        example: whose table in the presets is read.
+    """
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -31,9 +48,11 @@ def parse(
         else:
             choices = f.metadata["choices"] or None
             parser.add_argument(flag, type=type(f.default), choices=choices, **options)
+    for name, meaning in flags.items():
+        parser.add_argument("--" + name.replace("_", "-"), action="store_true", help=meaning)
     given = vars(parser.parse_args(arguments))
+    found = {name: given.pop(name) for name in flags}
     preset = given.pop("preset")
     given = checked({k: v for k, v in given.items() if v is not None}, "the command line")
-    return Settings(
-        **(read_preset(preset, example, given.get("dataset"), given.get("space")) | given)
-    )
+    values = read_preset(preset, example, given.get("dataset"), given.get("space")) | given
+    return Settings(**values), found

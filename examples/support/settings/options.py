@@ -36,6 +36,9 @@ class Settings:
     )
     overwrite: bool = option(False, "replace an earlier run in that folder")
     loggers: str = option("", f"besides metrics.jsonl, with commas between: {', '.join(LOGGERS)}")
+    checkpoint_every: int = option(
+        0, "steps between two checkpoints of a search (0: when they take a hundredth of its time)"
+    )
     train_images: int = option(0, "use that many training images only (0: all)")
 
     space: str = option("darts", "search space", *SPACE_NAMES)

@@ -15,7 +15,7 @@ RUNNABLE = ("darts", "lfm_cw_darts", "sgl_darts", "evaluate")
 #: Settings that say where and how a run is made: they are given with it, not in a table.
 FREE = (
     "seed", "device", "workers", "data_root", "unlabeled_root", "run_folder", "overwrite",
-    "loggers",
+    "checkpoint_every", "loggers",
 )  # fmt: skip
 
 

@@ -1,0 +1,73 @@
+"""How a program ends: with its result, one line for an error, or the command that continues it."""
+
+from __future__ import annotations
+
+import contextlib
+import shlex
+import signal
+import sys
+from collections.abc import Iterator, Sequence
+from types import FrameType
+
+import mlopt
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, where nobody else takes it.
+
+    Attributes:
+        signal: its number.
+    """
+
+    signal = signal.SIGTERM
+
+
+@contextlib.contextmanager
+def ending(resume: str = "--resume") -> Iterator[None]:
+    """The body of a program, which an error or a signal ends in good order.
+
+    An error of mlopt becomes one line and the status 1. SIGINT and SIGTERM become the command that
+    continues the run, as the last line, and the status 128 + the signal: 130 and 143. A second
+    SIGTERM ends the program at once.
+
+    Args:
+        resume: the option with which the same command goes on; empty if it does without.
+    """
+    ours = _take_terminate()
+    try:
+        yield
+    except mlopt.MloptError as error:
+        sys.exit(f"error: {error}")
+    except KeyboardInterrupt as error:
+        print(f"\nInterrupted. This continues the run:\n{continuing(resume)}", flush=True)
+        sys.exit(128 + getattr(error, "signal", signal.SIGINT))
+    finally:
+        if ours:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def continuing(resume: str, command: Sequence[str] = ()) -> str:
+    """The command for a shell that continues a run.
+
+    Args:
+        resume: the option with which the same command goes on; empty if it does without.
+        command: by default that of this process.
+    """
+    words = list(command or sys.orig_argv)
+    return shlex.join([*words, *([resume] if resume and resume not in words else [])])
+
+
+def _take_terminate() -> bool:
+    """Let SIGTERM be raised as SIGINT is, unless somebody else has taken it; whether it is."""
+    if signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        return False
+
+    def terminate(number: int, frame: FrameType | None) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        raise Terminated
+
+    try:
+        signal.signal(signal.SIGTERM, terminate)
+    except ValueError:  # not the main thread, which alone gets signals
+        return False
+    return True
