@@ -19,19 +19,24 @@ from typing import Any
 import torch
 
 import lfm_cw_darts
-import mlopt
-from support.pipeline import run_beside_base
+from support.pipeline import ending, run_beside_base
 from support.results import result_table
 from support.settings import Settings, checked, read_preset
 
 
-def free_folder(s: Settings) -> Path:
-    """runs/demo-..., or the next number: an earlier run is never overwritten."""
+def folder_of(s: Settings, resume: bool = False) -> Path:
+    """runs/demo-..., or the next number: an earlier run is never overwritten.
+
+    Args:
+        s: the settings.
+        resume: whether to take the newest that is there, if one is.
+    """
     if s.run_folder:
         return Path(s.run_folder)
     first = Path(f"runs/demo-{s.dataset}-seed{s.seed}")
     candidates = [first, *(first.with_name(f"{first.name}-{n}") for n in range(2, 1000))]
-    return next(path for path in candidates if not path.exists())
+    free = next(n for n, path in enumerate(candidates) if not path.exists())
+    return candidates[max(0, free - 1) if resume else free]
 
 
 def over_seeds(tables: list[list[dict[str, Any]]], seeds: list[int]) -> list[dict[str, Any]]:
@@ -65,22 +70,25 @@ def main() -> None:
     parser.add_argument("--preset", default="quick")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--table", type=Path, help="write the table as Markdown, too")
+    parser.add_argument(
+        "--resume", action="store_true", help="go on with the newest run of each seed, if any"
+    )
     options = parser.parse_args()
     if options.table and not os.path.isdir(options.table.parent):
         parser.error(f"--table {options.table}: there is no folder {options.table.parent}")
-    try:
+    with ending():
         preset = read_preset(options.preset)
         tables, reports = [], []
         for seed in options.seeds:
             given = checked({"seed": seed, "device": options.device}, "the command line")
             s = Settings(**{**preset, **given})
-            root = free_folder(s)
+            root = folder_of(s, options.resume)
             print(f"LFM-CW and DARTS on {s.dataset}, seed {seed}, into {root}")
             s = dataclasses.replace(s, run_folder=str(root))
-            tables.append(run_beside_base("lfm_cw_darts", lfm_cw_darts.scheme, s))
+            tables.append(
+                run_beside_base("lfm_cw_darts", lfm_cw_darts.scheme, s, resume=options.resume)
+            )
             reports.append(root / "report.html")
-    except mlopt.MloptError as error:
-        sys.exit(f"error: {error}")
     rows = tables[0] if len(tables) == 1 else over_seeds(tables, options.seeds)
     print("\n" + result_table(rows) + "\n")
     print(note(tables[0], options.seeds))

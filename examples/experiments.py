@@ -8,7 +8,7 @@
     python examples/experiments.py --table matrix --set epochs=3 channels=4
 
 A cell of the table is one row with one seed, and has a run folder. The same command again goes on
-where it was: finished cells are read, one that was interrupted or failed is run again. Several of
+where it was: finished cells are read, one that was interrupted or failed goes on. Several of
 these commands may run at once on the same folder; none takes a cell that another is at. The table,
 with mean and deviation over the seeds beside the paper's figures, is printed, and written into
 <folder>/<table>-<preset>/ with a chart and a page of the learned cells and the generated images.
@@ -17,8 +17,9 @@ with mean and deviation over the seeds beside the paper's figures, is printed, a
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -115,7 +116,7 @@ def start(example: str, s: Settings, genotype: str, resume: bool) -> None:
         example: of those that a row of a table may run.
         s: its settings.
         genotype: what an evaluation takes.
-        resume: whether an evaluation goes on with what is in the folder.
+        resume: whether it goes on with what is in the folder.
 
     Raises:
         MloptError: as the example.
@@ -123,7 +124,7 @@ def start(example: str, s: Settings, genotype: str, resume: bool) -> None:
     if example == "evaluate":
         evaluate.run(genotype, s, resume)
     else:
-        pipeline.run(example, SCHEMES[example], s)
+        pipeline.run(example, SCHEMES[example], s, resume=resume)
 
 
 def chosen(experiment: Experiment, rows: Sequence[str]) -> list[Line]:
@@ -210,7 +211,7 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; the exit code is 1 if a cell failed."""
     options = parsed(arguments)
-    try:
+    with pipeline.ending(resume=""), _said():
         for seed in options.seeds:
             checked({"seed": seed}, "--seeds")
         if options.list:
@@ -227,8 +228,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(plan(experiment, options.rows))
             return 0
         return 1 if run(experiment, options.rows) else 0
-    except (mlopt.MloptError, OSError) as error:  # such as of a folder that cannot be looked into
-        sys.exit(f"error: {error}")
+
+
+@contextlib.contextmanager
+def _said() -> Iterator[None]:
+    """Errors of the system as one line, such as of a folder that cannot be looked into."""
+    try:
+        yield
+    except OSError as error:
+        raise mlopt.SettingsError(str(error)) from error
 
 
 if __name__ == "__main__":

@@ -26,8 +26,8 @@ from .files import Taken, is_locked, locked, save
 from .reading import referred
 from .table import FREE, Row
 
-#: Runs an example into the folder of its settings: of an evaluation, which genotype, and whether
-#: to go on with what is there.
+#: Runs an example into the folder of its settings: of an evaluation, which genotype; and whether to
+#: go on with what is there.
 Runner = Callable[[str, Settings, str, bool], Any]
 
 
@@ -110,17 +110,26 @@ class Cell:
         Raises:
             SettingsError: it is one.
         """
-        path = self.folder / "settings.json"
-        if self.result() is None or not path.is_file():
+        if self.result() is None:
             return
-        there = json.loads(path.read_text(encoding="utf-8"))
+        for name, there, here in self._others() or ():
+            raise mlopt.SettingsError(
+                f"{self.folder} was run with {name} = {there!r}, and {self.row.where} is now "
+                f"{here!r}. Remove that folder, or give another --folder."
+            )
+
+    def _others(self) -> list[tuple[str, Any, Any]] | None:
+        """Settings of the run in its folder that are others here; None if none has begun there."""
+        path = self.folder / "settings.json"
+        try:
+            there = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+        except ValueError:  # it is somebody else's
+            return None
+        if not isinstance(there, dict):
+            return None
         here = json.loads(json.dumps(dataclasses.asdict(self.s)))
-        for name in here.keys() & there.keys() - set(FREE):
-            if here[name] != there[name]:
-                raise mlopt.SettingsError(
-                    f"{self.folder} was run with {name} = {there[name]!r}, and {self.row.where} is "
-                    f"now {here[name]!r}. Remove that folder, or give another --folder."
-                )
+        names = sorted(here.keys() & there.keys() - set(FREE))
+        return [(n, there[n], here[n]) for n in names if here[n] != there[n]]
 
     def attempt(self, start: Runner) -> str:
         """Run it, unless it is finished or another process is at it.
@@ -161,13 +170,11 @@ class Cell:
             if self.result() is not None:  # finished by another process meanwhile
                 return
             self.failure.unlink(missing_ok=True)
-            # What an earlier attempt has left is replaced; other files in its folder stay.
+            # An earlier attempt goes on. One of an earlier version, with other defaults, is
+            # replaced; other files in its folder stay.
             s = dataclasses.replace(self.s, overwrite=True)
-            if self.row.example == "evaluate":
-                genotype = str(self.search.folder) if self.search else self.row.genotype
-                start("evaluate", s, genotype, self._begun())
-            else:
-                start(self.row.example, s, "", False)
+            genotype = str(self.search.folder) if self.search else self.row.genotype
+            start(self.row.example, s, genotype, self._others() == [])
 
     def _run_search(self, search: Cell, start: Runner) -> None:
         became = search.attempt(start)
@@ -179,11 +186,6 @@ class Cell:
     @property
     def _lock(self) -> Path:
         return self.folder.with_name(f".{self.folder.name}.lock")
-
-    def _begun(self) -> bool:
-        """Whether its folder has all that an evaluation needs to go on."""
-        parts = ("settings.json", "environment.json", "genotype.json")
-        return all((self.folder / name).is_file() for name in parts)
 
 
 def _digest(example: str, genotype: str, s: Settings) -> str:

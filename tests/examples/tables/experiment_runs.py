@@ -5,6 +5,7 @@ import json
 import experiments
 from mlopt.nas import GENOTYPES
 from mlopt.report import RunFolder
+from support import pipeline
 
 TABLE = """
 title = "A table"
@@ -36,13 +37,17 @@ class Runs:
 
     def __init__(self):
         self.made = []
+        self.resumed = []
         self.errors = {}  # (example, seed): test error, or an exception
 
-    def __call__(self, example, scheme, s):
+    def __call__(self, example, scheme, s, *, resume=False):
         self.made.append((example, s.seed))
+        self.resumed.append(resume)
         assert scheme is experiments.SCHEMES[example]
         settings = {"example": example, **vars(s)}
-        with RunFolder.create(s.run_folder, settings, overwrite=s.overwrite) as folder:
+        with pipeline.open_run(
+            s.run_path(example), settings, resume=resume, overwrite=s.overwrite
+        ) as folder:
             error = self.errors.get((example, s.seed), 1.0)
             if isinstance(error, BaseException):
                 raise error

@@ -36,19 +36,17 @@ def test_finished_cells_are_read(tmp_path, runs):
     assert runs.made == []
     cell = make(tmp_path).lines[1].cells[2]
     (cell.folder / "result.json").unlink()
-    (cell.folder / "report.html").touch()
     (cell.folder / "notes.md").write_text("mine")
     (cell.folder / "mine").mkdir()
     (cell.folder / "mine" / "result.json").write_text("{}")
     assert cell.state() == "half done"
     experiments.run(make(tmp_path))
-    assert runs.made == [("lfm_cw_darts", 2)]
-    assert not (cell.folder / "report.html").exists()  # of the earlier attempt
+    assert (runs.made, runs.resumed[-1]) == ([("lfm_cw_darts", 2)], True)
     assert (cell.folder / "notes.md").read_text() == "mine"
     assert (cell.folder / "mine" / "result.json").read_text() == "{}"
 
 
-def test_an_interruption_loses_one_cell(tmp_path, runs):
+def test_an_interrupted_cell_goes_on(tmp_path, runs):
     runs.errors[("darts", 2)] = KeyboardInterrupt()
     with pytest.raises(KeyboardInterrupt):
         experiments.run(make(tmp_path))
@@ -58,6 +56,7 @@ def test_an_interruption_loses_one_cell(tmp_path, runs):
     runs.made.clear()
     experiments.run(make(tmp_path))
     assert runs.made == ALL[4:]
+    assert runs.resumed == [False] * 5 + [True, False]
 
 
 def test_half_a_folder_is_no_obstacle(tmp_path, runs):
@@ -97,7 +96,7 @@ def test_a_failure_is_recorded_and_the_others_go_on(tmp_path, runs, capsys):
     assert "by zero" in capsys.readouterr().err
 
     runs.errors[("darts", 1)] = KeyboardInterrupt()
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(SystemExit, match="130"):
         experiments.main(out)
     assert experiment.lines[0].cells[1].state() == "half done"
     runs.errors[("darts", 1)] = 3.0
@@ -209,6 +208,23 @@ def test_an_interrupted_evaluation_goes_on(tmp_path, runs, evaluations):
     evaluations.interrupt = False
     experiments.run(experiment, ["published"])
     assert evaluations.made == [("DARTS_V2", 1, False), ("DARTS_V2", 1, True)]
+
+
+@pytest.mark.parametrize("left", [{}, {"momentum": 0.8}, None])
+def test_what_a_killed_run_leaves_blocks_nothing(tmp_path, runs, left):
+    """Only the beginning of one, or one of an earlier version with another default."""
+    cell = make(tmp_path, seeds=[0]).lines[0].cells[0]
+    with RunFolder.create(
+        cell.folder, {"example": "darts", **vars(cell.s), **(left or {})}
+    ) as folder:
+        folder.log("search", step=1)
+    if left is None:
+        (cell.folder / "settings.json").unlink()
+    assert cell.state() == "half done"
+    assert experiments.run(make(tmp_path, seeds=[0]), ["plain"]) == 0
+    assert runs.resumed == [left == {}]
+    assert cell.state() == "done"
+    assert bool(RunFolder.open(cell.folder).metrics()) is (left == {})
 
 
 def test_an_evaluation_fails_with_its_search(tmp_path, runs, evaluations):
