@@ -15,7 +15,6 @@ import argparse
 import dataclasses
 import io
 import itertools
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -38,6 +37,7 @@ from mlopt.generators import (
 )
 from mlopt.report import RunFolder, format_table
 from support.data import cut
+from support.pipeline import ending, open_run
 from support.settings import check_device, option
 
 #: What some minutes on two CPU cores allow: narrow networks, and larger steps than the published.
@@ -79,6 +79,7 @@ class Options:
     device: str = option("cpu", "cpu, cuda, cuda:1, ...")
     run_folder: str = option("", "where the run is written (default: runs/<family>-<dataset>-...)")
     overwrite: bool = option(False, "replace an earlier run in that folder")
+    resume: bool = option(False, "go on with the run in that folder, or begin it")
 
     steps: int = option(1000, "of the generator")
     d_steps: int = option(0, "of the discriminator for each one (0: the family's own)")
@@ -123,10 +124,12 @@ def train(data: ImageData, folder: RunFolder, s: Options) -> nn.Module:
     g, h = make_gan(s.family, data.image_size, data.channels, data.classes, **options)
     g, h = g.to(s.device), h.to(s.device)
     average = ExponentialAverage(g, s.ema) if s.ema else None
-    began = time.perf_counter()
+    logged = {row["step"]: row["seconds"] for row in folder.metrics()}
+    began = time.perf_counter() - max(logged.values(), default=0.0)
 
     def log(step: int, losses: dict[str, float]) -> None:
-        folder.log("gan", step=step, seconds=time.perf_counter() - began, **losses)
+        if step not in logged:  # else it was killed before it was saved
+            folder.log("gan", step=step, seconds=time.perf_counter() - began, **losses)
 
     settings = {
         **family.training(),
@@ -139,6 +142,7 @@ def train(data: ImageData, folder: RunFolder, s: Options) -> nn.Module:
     train_gan(
         g, h, batches, s.steps, **settings,
         per_class=s.per_class, average=average, on_log=log, progress=True,
+        checkpoint=folder.path("gan.pt"),
     )  # fmt: skip
     return g if average is None else average.module
 
@@ -224,11 +228,12 @@ def run(s: Options) -> dict[str, Any]:
     check_device(s.device)
     data = cut(load(s.dataset, s.data_root or None), s.train_images)
     settings = {"example": "generator", **dataclasses.asdict(s)}
-    with RunFolder.create(s.run_path(), settings, overwrite=s.overwrite) as folder:
+    with open_run(s.run_path(), settings, resume=s.resume, overwrite=s.overwrite) as folder:
+        if (result := folder.read_json("result.json")) is not None:
+            return result
         torch.manual_seed(s.seed)
-        began = time.perf_counter()
         generator = train(data, folder, s)
-        seconds = time.perf_counter() - began
+        seconds = folder.metrics()[-1]["seconds"]
         save_network(generator, folder, "generator.pt")
         grid = sample_grid(generator, data.classes, 10, seed=s.seed)
         save_grid(grid, folder.path("samples.png"), per_row=10, scale=max(1, 56 // data.image_size))
@@ -245,8 +250,8 @@ def run(s: Options) -> dict[str, Any]:
             "classifier_accuracy": accuracy,
             "recognised": rows,
         }
-        folder.save_json("result.json", result)
         folder.save("recognised.md", text(result) + "\n")
+        folder.save_json("result.json", result)
     return result
 
 
@@ -288,7 +293,5 @@ def parse(arguments: Sequence[str] | None = None) -> Options:
 
 
 if __name__ == "__main__":
-    try:
+    with ending():
         print(text(run(parse())))
-    except mlopt.MloptError as error:
-        sys.exit(f"error: {error}")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import contextlib
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,10 +16,12 @@ from tqdm import tqdm
 
 from mlopt._arguments import checked, from_one, from_zero, one_of, within
 from mlopt._errors import DataError, NonFiniteError, SettingsError
+from mlopt._files import Lock, remove_parts
 from mlopt.generators.ema import ExponentialAverage
 from mlopt.generators.gradient_penalty import couples_samples
 from mlopt.generators.gradient_penalty import gradient_penalty as slope_penalty
 from mlopt.generators.losses import LOSSES
+from mlopt.generators.training_checkpoint import Batches, Course
 
 __all__ = ["train_gan"]
 
@@ -58,6 +62,7 @@ def train_gan(
     on_log: Callable[[int, dict[str, float]], None] | None = None,
     log_every: int = 50,
     progress: bool = False,
+    checkpoint: str | Path | None = None,
 ) -> dict[str, float]:
     """Alternate discriminator steps, each on a new batch, and one generator step, with Adam.
 
@@ -92,6 +97,10 @@ def train_gan(
             the end.
         log_every: steps between two calls of `on_log`.
         progress: whether to show a progress bar.
+        checkpoint: a file that is written after each call of `on_log`, or where it would be. If it
+            is there at the start, the training goes on from it, to the bit, given the same networks
+            and arguments, and batches that draw from torch's global generator alone, as those of
+            `mlopt.data.loader` do; a finished one is only read.
 
     Returns:
         The last step's losses, `discriminator` and `generator`, and with a penalty `penalty`, which
@@ -99,8 +108,9 @@ def train_gan(
 
     Raises:
         DataError: there are no batches, or one is no pair of tensors.
-        SettingsError: a number is out of range, a name is unknown, or a penalty is asked for with a
-            discriminator that couples the samples of a batch.
+        SettingsError: a number is out of range, a name is unknown, a penalty is asked for with a
+            discriminator that couples the samples of a batch, or the checkpoint is damaged, that of
+            another training, or being written by one.
         NonFiniteError: a loss is not finite; the step of that network was not taken.
     """
     classes = getattr(generator, "classes", None)
@@ -129,24 +139,55 @@ def train_gan(
         for network, rate in ((generator, lr), (discriminator, d_lr))
     ]
     device = next((p.device for p in generator.parameters()), torch.device("cpu"))
-    stream = _endless(batches)
+    stream = Batches(batches)
+    parts = {"generator": generator, "discriminator": discriminator, "batches": stream}
+    parts |= {f"optimizer {i}": optimizer for i, optimizer in enumerate(optimizers)}
+    parts |= {"average": average} if average is not None else {}
+    settings = {
+        "steps": steps, "loss": loss, "lr": lr, "discriminator_lr": d_lr, "betas": betas,
+        "decay": decay, "d_steps": d_steps, "gradient_penalty": gradient_penalty,
+        "auxiliary": auxiliary, "per_class": per_class, "together": together,
+        "average": None if average is None else (average.decay, average.start),
+    }  # fmt: skip
+    course = Course(None if checkpoint is None else Path(checkpoint), settings, device, parts)
     losses: dict[str, Tensor] = {}
-    for done in tqdm(range(steps), desc="GAN", unit="step", disable=None if progress else True):
-        if decay == "linear":
-            for optimizer, rate in zip(optimizers, (lr, d_lr), strict=True):
-                optimizer.param_groups[0]["lr"] = rate * (1 - done / steps)
-        for _ in range(d_steps):
-            real, labels = (tensor.to(device) for tensor in _pair(next(stream)))
-            losses.update(players.discriminator_losses(real, labels))
-            _descend(discriminator, optimizers[1], losses, "discriminator", done)
-        asked = torch.arange(classes or 0, device=device).repeat_interleave(per_class)
-        losses["generator"] = players.generator_loss(real, labels, asked if per_class else labels)
-        _descend(generator, optimizers[0], losses, "generator", done)
-        if average is not None:
-            average.update()
-        if on_log is not None and ((done + 1) % log_every == 0 or done + 1 == steps):
-            on_log(done + 1, _numbers(losses))
-    return _numbers(losses)
+    with _only_writer(course.path):
+        begin, numbers = course.resume()
+        for done in tqdm(
+            range(begin, steps), desc="GAN", unit="step", disable=None if progress else True,
+            initial=begin, total=steps,
+        ):  # fmt: skip
+            if decay == "linear":
+                for optimizer, rate in zip(optimizers, (lr, d_lr), strict=True):
+                    optimizer.param_groups[0]["lr"] = rate * (1 - done / steps)
+            for _ in range(d_steps):
+                real, labels = (tensor.to(device) for tensor in _pair(stream.draw()))
+                losses.update(players.discriminator_losses(real, labels))
+                _descend(discriminator, optimizers[1], losses, "discriminator", done)
+            asked = torch.arange(classes or 0, device=device).repeat_interleave(per_class)
+            losses["generator"] = players.generator_loss(
+                real, labels, asked if per_class else labels
+            )
+            _descend(generator, optimizers[0], losses, "generator", done)
+            if average is not None:
+                average.update()
+            if (done + 1) % log_every == 0 or done + 1 == steps:
+                numbers = _numbers(losses)
+                if on_log is not None:
+                    on_log(done + 1, dict(numbers))
+                course.save(done + 1, numbers)
+    return numbers
+
+
+def _only_writer(path: Path | None) -> contextlib.AbstractContextManager[Any]:
+    """The right to write a file, whose killed writers' parts are removed."""
+    if path is None:
+        return contextlib.nullcontext()
+    if not path.name or path.is_dir():
+        raise SettingsError(f"train_gan: checkpoint={str(path)!r} names no file. Give one.")
+    lock = Lock(path.with_name(f".{path.name}.lock"), path).acquire()
+    remove_parts(path)
+    return lock
 
 
 @dataclass(frozen=True)
@@ -232,12 +273,3 @@ def _pair(batch: Any) -> Sequence[Tensor]:
         f"train_gan: one of the batches is a {type(batch).__name__}; give pairs of tensors, real "
         "images and labels."
     )
-
-
-def _endless(batches: Iterable[Any]) -> Iterator[Any]:
-    while True:
-        batch = None
-        for batch in batches:
-            yield batch
-        if batch is None:
-            raise DataError("train_gan: the batches are empty; give at least one.")

@@ -26,8 +26,8 @@ _OF_A_RUN = {"mlopt", "command", "python", "torch"}
 _WRITTEN = re.compile(
     r"(settings|state|result|learners|genotype(_learner_\d+)?)\.json"
     r"|cells(_learner_\d+)?\.(svg|png)|samples\.png|report\.html|recognised\.md"
-    r"|(generator|classifier|retrain(_learner_\d+)?_-?\d+)\.pt"
-    r"|metrics\.jsonl|\.(metrics\.jsonl|retrain_[\w-]+\.pt)\.lock|\.retrain_[\w-]+\.pt\.before"
+    r"|(generator|classifier|gan|retrain(_learner_\d+)?_-?\d+)\.pt|metrics\.jsonl"
+    r"|\.(metrics\.jsonl|(gan|retrain_[\w-]+)\.pt)\.lock|\.retrain_[\w-]+\.pt\.before"
 )
 #: The same of folders in it, with all that is written there.
 _FOLDERS = {

@@ -223,6 +223,7 @@ EXAMPLES: dict[str, Example] = {
         auxiliary="0 inside",
         lr="0",
         discriminator_lr="0",
-        wrong={"batches": ([],)},
+        checkpoint="unknown",
+        wrong={"batches": ([],), "checkpoint": (folder(),)},
     ),
 }

@@ -17,6 +17,7 @@ import generator as example
 import mlopt
 from mlopt.data import load
 from mlopt.generators import GANS
+from mlopt.report import RunFolder
 
 SMALL = [
     "--dataset", "digits", "--train-images", "200", "--batch-size", "20", "--steps", "3",
@@ -161,3 +162,32 @@ def test_what_is_refused(tmp_path) -> None:
         example.run(options(tmp_path, "--classifier", str(other), "--overwrite"))
     with pytest.raises(mlopt.SettingsError, match="already exists"):
         example.run(options(tmp_path))
+
+
+def test_an_interrupted_run_goes_on_in_its_folder(tmp_path, monkeypatch) -> None:
+    more = ("--steps", "110", "--ema", "0.9")
+    whole = example.run(options(tmp_path / "whole", *more))
+    log = RunFolder.log
+
+    def interrupt(self, *arguments, **row) -> None:
+        log(self, *arguments, **row)
+        if row["step"] == 100:  # before it is saved
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RunFolder, "log", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            example.run(options(tmp_path, *more))
+    with pytest.raises(mlopt.SettingsError, match="Give --resume to go on"):
+        example.run(options(tmp_path, *more))
+    found = example.run(options(tmp_path, *more, "--resume"))
+    assert {**found, "seconds": 0} == {**whole, "seconds": 0}
+    rows = RunFolder.open(tmp_path / "run").metrics()
+    assert [row["step"] for row in rows] == [50, 100, 110]
+    seconds = [row["seconds"] for row in rows]
+    assert seconds == sorted(seconds)
+    for name in ("generator.pt", "classifier.pt"):
+        one, other = (torch.load(tmp_path / f / "run" / name) for f in (".", "whole"))
+        assert all(torch.equal(value, other[key]) for key, value in one.items())
+    again = example.run(options(tmp_path, *more, "--resume"))
+    assert again == found  # a finished one is only read

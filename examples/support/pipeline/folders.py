@@ -14,7 +14,7 @@ from mlopt.report import RunFolder
 #: Settings that say where and how a run is made: it may go on with others.
 _MAY_DIFFER = {
     "device", "threads", "workers", "data_root", "unlabeled_root", "run_folder", "overwrite",
-    "checkpoint_every", "loggers",
+    "checkpoint_every", "loggers", "resume",
 }  # fmt: skip
 
 
