@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -108,3 +109,30 @@ def test_the_gap_is_that_of_the_two_halves(tmp_path: Path) -> None:
         (row,) = search_epochs(folder)
     training = float(search.engine.clock.means["weights/loss"])
     exact(row["gap"], row["validation/loss"] - training, rounding(20), scale=training)
+
+
+def test_a_search_that_a_collapse_has_ended_is_not_gone_on_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Resumed after its end, and at the epoch before, it is what it was."""
+    line = ["--epochs", "4", "--arch-lr", "0.1", "--stop-on-collapse", "--checkpoint-every", "1"]
+    found = []
+    for kept in (3, 3, 2):  # checkpoints, one an epoch: at first none
+        monitor = Skips(3)
+        monkeypatch.setattr(alarms, "MONITOR", monitor)
+        checkpoints = tmp_path / "run" / "checkpoints"
+        if checkpoints.exists() and kept == 2:
+            (checkpoints / "step_0000000003.ckpt").unlink()
+            monitor.seen = kept
+        search, loaders, data, s = ready(tmp_path, darts, *line)
+        begun = (tmp_path / "run").exists()
+        run = RunFolder.open if begun else partial(RunFolder.create, settings={})
+        with run(tmp_path / "run") as folder:
+            run_search(search, loaders, folder, data, s)
+            logged = search_epochs(folder)
+        spent = search.spent
+        found.append((vector(search).tolist(), spent.notes, spent.steps, spent.passes, logged))
+        assert search.engine.steps == 3
+    assert found[0] == found[1] == found[2]
+    (note,) = found[0][1]
+    assert note.endswith("The result is that of epoch 2.")
