@@ -39,7 +39,7 @@ class _Signals:
         try:
             for number in () if self._runs else _ENDING:
                 handler = signal.getsignal(number)
-                if handler in _DEFAULTS:
+                if handler in _DEFAULTS or getattr(handler, "may_wait", False):
                     self._before[number] = handler
                     signal.signal(number, self._note)
             self._runs.append(run)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -10,11 +9,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from mlopt._errors import DataError, SettingsError, exhausted
-from mlopt._files import read_checked, write_file
+from mlopt._errors import DataError, SettingsError
+from mlopt._files import Damaged, read_archive, write_archive
 
 __all__ = ["Batches", "Course"]
 
+_KIND = "checkpoint of the training of a GAN"
 _ADVICE = "Give another file, or remove this one to start anew."
 
 
@@ -104,10 +104,7 @@ class Course:
             "parts": {name: part.state_dict() for name, part in self._parts.items()},
             "generators": [torch.get_rng_state(), *self._cuda()],
         }
-        buffer = io.BytesIO()
-        torch.save(content, buffer)
-        with buffer.getbuffer() as view:
-            write_file(self.path, view, checksum=True)
+        write_archive(self.path, _KIND, 1, content)
 
     def resume(self) -> tuple[int, dict[str, float]]:
         """Go back to where the file was written, if it was.
@@ -118,17 +115,13 @@ class Course:
         Raises:
             SettingsError: the file is damaged, or that of another training.
         """
-        if self.path is None or (data := read_checked(self.path)) is None:
-            return 0, {}
         try:
-            content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-            there = dict(content["of"])
-        except Exception as error:  # whatever a file can hold that is no checkpoint
-            if exhausted(error):
-                raise
-            raise SettingsError(
-                f"train_gan: {self.path}: is not the checkpoint of a training. {_ADVICE}"
-            ) from error
+            content = None if self.path is None else read_archive(self.path, _KIND, 1)
+        except Damaged as error:
+            raise SettingsError(f"train_gan: {error} {_ADVICE}") from error
+        if content is None:
+            return 0, {}
+        there = dict(content["of"])
         for name in {**self._of, **there}:
             if self._of.get(name) != there.get(name):
                 raise SettingsError(

@@ -44,8 +44,7 @@ class RunFolder:
 
     Attributes:
         root: the folder.
-        loggers: who is given the rows of `log`, besides metrics.jsonl; nobody, at first. Whoever
-            sets it closes it.
+        loggers: who is given rows besides metrics.jsonl; nobody, at first. Whoever sets it closes it.
     """
 
     @checked(SettingsError)
@@ -77,9 +76,8 @@ class RunFolder:
                 searches, retraining and reports write stay, those of `save` too. Of this process,
                 the object that wrote to the folder is closed.
             refresh: called with the folder at once, then now and then while rows are logged, and
-                when an error leaves its `with`: `write_report`, for a report that shows the run as
-                it goes. All calls together take a hundredth of the time of the run; one that fails
-                is warned of, and is the last.
+                when an error leaves its `with`: `write_report`, for one that shows the run as it
+                goes. All calls take a hundredth of its time; one that fails is warned of, and last.
 
         Returns:
             The folder, ready to be logged to.
@@ -107,7 +105,7 @@ class RunFolder:
             raise
         folder.save_json(ENVIRONMENT, environment())  # first: it tells whose folder this is
         folder.save_json(SETTINGS, plain)
-        folder._run()
+        folder.go_on()
         if refresh is not None:
             folder._refresh = Refresh(refresh)
             folder._refresh.now(folder)
@@ -122,7 +120,7 @@ class RunFolder:
 
         Args:
             path: the folder.
-            refresh: as of `create`, where the run goes on; called while rows are logged.
+            refresh: as of `create`, where the run goes on.
 
         Returns:
             The folder.
@@ -166,8 +164,7 @@ class RunFolder:
             DataError: a value cannot be written; nothing of the row is.
             SettingsError: the row cannot be written, or another one writes to the folder.
         """
-        self._begin()
-        self._run()
+        self.go_on()
         position = {"step": step, "epoch": epoch}
         row = {"phase": phase} | {k: v for k, v in position.items() if v is not None} | metrics
         self._open_log().log(row)
@@ -183,6 +180,17 @@ class RunFolder:
             SettingsError: the file that says it cannot be read.
         """
         return state_of(self.root)
+
+    def go_on(self) -> None:
+        """Go on with a run that was interrupted: its folder says that it is running.
+
+        Raises:
+            SettingsError: the folder cannot say so, or another one writes to it.
+        """
+        self._begin()
+        if not self._runs:
+            write_state(self.root / STATE, RUNNING)
+            self._runs = True
 
     def _open_log(self) -> JsonlLogger:
         if self._logger is None:
@@ -229,7 +237,7 @@ class RunFolder:
             DataError: the content cannot be written as JSON; nothing is.
             SettingsError: as `save`.
         """
-        return self.save(name, json_of(content, self.root / name))
+        return self.save(name, json_of(content, inside(self.root, name)))
 
     @checked(SettingsError)
     def save(self, name: str, content: str | bytes) -> Path:
@@ -300,12 +308,6 @@ class RunFolder:
         if not self._lock.held:
             self._lock.acquire()
             _writing[self.root.resolve()] = self
-
-    def _run(self) -> None:
-        """Say that the run is going on."""
-        if not self._runs:
-            write_state(self.root / STATE, RUNNING)
-            self._runs = True
 
     @checked(SettingsError)
     def close(self, *, finished: bool = True) -> None:

@@ -143,6 +143,7 @@ EXAMPLES: dict[str, Example] = {
         path="empty, unknown",
         wrong={"path": (a_file(),), "settings": ({"seed": object()},)},
     ),
+    "mlopt.report.RunFolder.go_on": of(on=run_folder),
     "mlopt.report.RunFolder.log": of(
         lambda: {"phase": "search", "step": 0, "metrics": {"loss": 1.0}},
         on=run_folder,

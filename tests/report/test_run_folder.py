@@ -130,5 +130,5 @@ def test_overwriting_removes_checkpoints(tmp_path: Path) -> None:
         folder.save("checkpoints/notes.txt", "mine")
     RunFolder.create(tmp_path / "run", {}, overwrite=True).close()
     left = {p.relative_to(folder.root).as_posix() for p in folder.root.rglob("*")}
-    ours = {"settings.json", "environment.json"}
+    ours = {"settings.json", "environment.json", "state.json"}
     assert left == {*ours, "checkpoints", "checkpoints/notes.txt"}

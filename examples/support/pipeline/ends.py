@@ -66,6 +66,7 @@ def _take_terminate() -> bool:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         raise Terminated
 
+    terminate.may_wait = True  # type: ignore[attr-defined]  # a run ends its step first
     try:
         signal.signal(signal.SIGTERM, terminate)
     except ValueError:  # not the main thread, which alone gets signals

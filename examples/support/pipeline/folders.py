@@ -61,6 +61,7 @@ def open_run(
                 f"--resume: the run in {path} has {key} = {there.get(key)!r}, not "
                 f"{here[key]!r}. Give its settings, or another --run-folder."
             )
+    folder.go_on()
     return folder
 
 

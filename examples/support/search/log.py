@@ -81,15 +81,17 @@ class Log(mlopt.Callback):
             "logged": self.logged,
             "planned": self.planned,
             "updated": sorted(self.updated),
-            "between": list(self.between),
-            "left": list(self.left),
+            "between_seconds": self.between[0],
+            "between_passes": self.between[1],
+            "left_seconds": self.left[0],
+            "left_passes": self.left[1],
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.logged = state["logged"]
         self.planned, self.updated = dict(state["planned"]), set(state["updated"])
-        self.between = (float(state["between"][0]), int(state["between"][1]))
-        self.left = (float(state["left"][0]), int(state["left"][1]))
+        self.between = state["between_seconds"], state["between_passes"]
+        self.left = state["left_seconds"], state["left_passes"]
 
     def _trained(self, engine: mlopt.Engine) -> dict[str, bool]:
         """Of each learner whether its classifier has been updated; before that it guesses."""

@@ -35,7 +35,10 @@ FILES = (
     "mlopt/_files.py", "_engine/checkpoint.py", "_engine/checkpoint_files.py", "search/stages.py",
     "search/log.py", "pipeline/runs.py", "pipeline/folders.py", "nas/checkpoint.py",
 )  # fmt: skip
-TIMES = {"seconds", "search_seconds", "retrain_seconds", "measurement", "logged"}
+TIMES = {
+    "seconds", "between_seconds", "left_seconds", "search_seconds", "retrain_seconds",
+    "measurement", "logged",
+}  # fmt: skip
 STAGES = ["--space", "p-darts", "--add-cells", "0", "1", "--drop", "4", "3", "--skip-dropout",
           "0.1", "0.4"]  # fmt: skip
 FIRST, ALONE = ["--order", "first"], ["--no-beside-plain", "--retrain", "best"]

@@ -20,6 +20,7 @@ from mlopt.nas import Supernet
 from mlopt.report import RunFolder, phases
 from mlopt.report.run_data import RunData
 from support.search import run_search, run_stages
+from support.search.count import Count
 from support.search.log import Log
 
 
@@ -180,10 +181,10 @@ def test_the_log_goes_on_from_what_it_knew(tmp_path: Path) -> None:
     search, loaders, data, s = ready(tmp_path, darts)
     with RunFolder.create(tmp_path / "run", {}) as folder:
         run_search(search, loaders, folder, data, s)
-        first = Log(search, folder, data, lambda: 3)
+        first = Log(search, folder, data, Count(search))
         first.planned, first.updated = {"evaluations": 2, "backwards": 3}, {"weights"}
         first.between = (1.5, 7)
-        second = Log(search, folder, data, lambda: 0)
+        second = Log(search, folder, data, Count(search))
         second.load_state_dict(first.state_dict())
     assert (second.planned, second.updated) == (first.planned, first.updated)
     assert second.between == first.between
