@@ -44,7 +44,7 @@ class RunFolder:
 
     Attributes:
         root: the folder.
-        loggers: who is given rows besides metrics.jsonl; nobody, at first. Whoever sets it closes it.
+        loggers: who is given rows besides metrics.jsonl; at first nobody. Who sets it closes it.
     """
 
     @checked(SettingsError)
