@@ -90,6 +90,14 @@ PARTS = (
         limit=80,
     ),
     Part(
+        "parts",
+        "memory and time of a step of LFM-CW with its batches whole and in parts",
+        "parts_memory.py",
+        arguments="--pairs 3",
+        smallest="--size tiny --batch 8 --parts 2 --variants 'first order'",
+        limit=80,
+    ),
+    Part(
         "unrolled-memory",
         "memory of an unrolled hypergradient, stored or recomputed",
         "unroll_memory.py",

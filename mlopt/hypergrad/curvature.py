@@ -48,6 +48,8 @@ def outputs(z: Tensor) -> Tensor:
     marked = _marked.get()
     if marked is None or not z.requires_grad:
         return z
+    if z.dtype in (torch.float16, torch.bfloat16):  # what is computed of J u is no low precision
+        z = z.float()
     cut = z.detach().requires_grad_()
     marked.append((z, cut))
     return cut

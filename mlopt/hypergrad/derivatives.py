@@ -106,7 +106,7 @@ def derivatives(
     out = {k: g for k, g in zip(inputs, found, strict=True) if g is not None}
     if _scale is not None:
         with grad_mode(create_graph or None):
-            out = {k: g * _beside(back, g) for k, g in out.items()}
+            out = {k: _times(g, back) for k, g in out.items()}
     return out if sparse else dense(out)
 
 
@@ -119,12 +119,16 @@ def _enlarged(
     length = norm({(None, str(i)): t.detach() for i, t in enumerate(cotangents)}, wide=True)
     exponent = torch.frexp(length).exponent.clamp(-_RANGE, _RANGE)
     factor = torch.ldexp(torch.full_like(length, scale), -exponent)
-    return [t * _beside(factor, t) for t in cotangents], factor.reciprocal()
+    return [_times(t, factor) for t in cotangents], factor.reciprocal()
 
 
-def _beside(factor: Tensor | float, tensor: Tensor) -> Tensor | float:
-    """A factor on a tensor's device."""
-    return factor.to(tensor.device) if isinstance(factor, Tensor) else factor
+def _times(tensor: Tensor, factor: Tensor | float) -> Tensor:
+    """A tensor times a factor on any device, which may lie beyond the range of its dtype."""
+    if isinstance(factor, Tensor):
+        factor = factor.to(tensor.device)
+    if tensor.dtype in (torch.float16, torch.bfloat16):
+        return (tensor.float() * factor).to(tensor.dtype)
+    return tensor * factor
 
 
 @functools.cache

@@ -19,20 +19,23 @@ LAW = 1e-10
 SAMPLES = 10
 
 
-def data(seed: int, samples: int = SAMPLES) -> tuple[Tensor, Tensor]:
+def data(seed: int, samples: int = SAMPLES, device: Any = "cpu") -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(seed)
     x = torch.randn(samples, 3, generator=generator, dtype=F64)
-    return x, torch.arange(samples) % 3
+    return x.to(device), (torch.arange(samples) % 3).to(device)
 
 
-def bowl(method: Any, parts: int, loss: Any = None, **options: Any) -> mlopt.Engine:
+def bowl(method: Any, parts: int, device: Any = "cpu") -> mlopt.Engine:
     """A convex lower level, steered by the upper one: every method has its say."""
-    net = seeded(1, lambda: nn.Linear(3, 3))
-    a = torch.tensor([0.3, -0.2, 0.1], dtype=F64).requires_grad_()
+    net = seeded(1, lambda: nn.Linear(3, 3)).to(device)
+    a = torch.tensor([0.3, -0.2, 0.1], dtype=F64, device=device).requires_grad_()
     W, A = mlopt.Variable(net, "w"), mlopt.Variable(a, "a")
 
     @mlopt.problem(
-        over=W, given=[A], data=[data(2)], optimizer=torch.optim.SGD(W.parameters(), lr=0.1)
+        over=W,
+        given=[A],
+        data=[data(2, device=device)],
+        optimizer=torch.optim.SGD(W.parameters(), lr=0.1),
     )
     def lower(w, a, batch):
         x, y = batch
@@ -41,13 +44,16 @@ def bowl(method: Any, parts: int, loss: Any = None, **options: Any) -> mlopt.Eng
         return nn.functional.cross_entropy(z, y) + 0.5 * penalty, {"size": z.abs().mean()}
 
     @mlopt.problem(
-        over=A, given=[W], data=[data(3)], optimizer=torch.optim.Adam(A.parameters(), lr=0.1)
+        over=A,
+        given=[W],
+        data=[data(3, device=device)],
+        optimizer=torch.optim.Adam(A.parameters(), lr=0.1),
     )
     def upper(a, w, batch):
         x, y = batch
         return nn.functional.cross_entropy(w(x), y) + 0.01 * (a**2).sum()
 
-    return mlopt.Engine([lower, upper], hypergrad=method, parts=parts, **options)
+    return mlopt.Engine([lower, upper], hypergrad=method, parts=parts)
 
 
 METHODS = {
@@ -85,9 +91,9 @@ def numbers(engine: mlopt.Engine) -> list[Any]:
 
 @pytest.mark.filterwarnings("ignore::mlopt.ConvergenceWarning")  # a few steps of a solver
 @pytest.mark.parametrize("method", METHODS)
-def test_parts_law_of_every_method(method):
-    joined = numbers(bowl(METHODS[method], 1))
-    exact(numbers(bowl(METHODS[method], 3)), joined, LAW)
+def test_parts_law_of_every_method(method, device):
+    joined = numbers(bowl(METHODS[method], 1, device))
+    exact(numbers(bowl(METHODS[method], 3, device)), joined, LAW)
 
 
 @pytest.mark.filterwarnings("ignore::mlopt.ConvergenceWarning")

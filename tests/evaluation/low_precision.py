@@ -65,7 +65,8 @@ class World:
             over=self.W, given=[weights], optimizer=sgd, hypergrad=self.method, **self.low
         )
         def train(w: Any, v: Tensor) -> Tensor:
-            losses = cross_entropy(call("train", w(x)), y, reduction="none")
+            z = mlopt.outputs(call("train", w(x)))
+            losses = cross_entropy(z, y, reduction="none")
             trained = [p for p in w.parameters() if p.dtype != torch.bfloat16]
             return (losses * v.exp()[y]).mean() + sum(p.square().sum() for p in trained) / 50
 
