@@ -22,6 +22,7 @@ import lfm_cw_darts
 from support.pipeline import ending, run_beside_base
 from support.results import result_table
 from support.settings import Settings, checked, read_preset
+from support.tables.files import save
 
 
 def folder_of(s: Settings, resume: bool = False) -> Path:
@@ -94,7 +95,7 @@ def main() -> None:
     print(note(tables[0], options.seeds))
     print(f"report: {' '.join(str(path.resolve()) for path in reports)}")
     if options.table:
-        options.table.write_text(markdown(rows, options.seeds, tables[0]), encoding="utf-8")
+        save(options.table, markdown(rows, options.seeds, tables[0]))
 
 
 def note(table: list[dict[str, Any]], seeds: list[int]) -> str:

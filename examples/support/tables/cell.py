@@ -22,7 +22,7 @@ import mlopt
 from mlopt.report import RunFolder
 
 from ..settings import Settings
-from .files import Taken, is_locked, locked, save
+from .files import Taken, is_taken, locked, save
 from .reading import referred
 from .table import FREE, Row
 
@@ -98,7 +98,7 @@ class Cell:
         """One of done, running, failed, half done, to run."""
         if self.result() is not None:
             return "done"
-        if is_locked(self._lock):
+        if is_taken(self._lock):
             return "running"
         if self.failure.is_file():
             return "failed"

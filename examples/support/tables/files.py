@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from mlopt._files import Lock, Taken, write_file
+from mlopt._files import Lock, Taken, is_taken, write_file
 
-__all__ = ["Taken", "is_locked", "locked", "save"]
+__all__ = ["Taken", "is_taken", "locked", "save"]
 
 
 def save(path: Path, text: str) -> Path:
@@ -22,14 +22,3 @@ def save(path: Path, text: str) -> Path:
 def locked(path: Path) -> Lock:
     """Hold a lock file, as a context manager; entering raises `Taken` if somebody else does."""
     return Lock(path, path.parent / path.stem.removeprefix("."))
-
-
-def is_locked(path: Path) -> bool:
-    """Whether a process holds a lock file."""
-    if not path.is_file():
-        return False
-    try:
-        with locked(path):
-            return False
-    except Taken:
-        return True
