@@ -17,7 +17,7 @@ from .._graph.signal import Signal, join, split
 from ..hypergrad.derivatives import uncounted
 from .part_by_part import Evaluates, PartByPart, no_rows
 from .part_means import Written
-from .pieces import Pieces, cut, even
+from .pieces import Pieces, cut, even, shares
 from .point import Point
 
 __all__ = ["InParts"]
@@ -77,6 +77,7 @@ class InParts:
             return evaluator(node, point, **how)
         self._counts[node] = len(pieces)
         graph = torch.is_grad_enabled()
+        start = dict(start) if start else None  # parts are computed again when it has moved on
         work = PartByPart(evaluator, node, point, pieces, self._lined, start, wide)
         if node in self._alone:
             return work.alone(self._alone[node], keep, twice), {}
@@ -113,7 +114,7 @@ class InParts:
                     "samples, which have no parts in common. Give it split=False."
                 )
             sizes = even(lengths.pop(), self.parts)
-            return Pieces([None] * len(sizes), sizes, [n / sum(sizes) for n in sizes])
+            return Pieces([None] * len(sizes), sizes, shares(sizes))
         batch = point.batch
         key = (node, *map(id, batch)) if node.data_is_tuple else (node, id(batch))
         if key not in self._cut:

@@ -14,7 +14,7 @@ from .._errors import DataError
 from .._graph.containers import opened, rebuilt
 from .._graph.node import Node
 
-__all__ = ["Pieces", "cut", "even", "times"]
+__all__ = ["Pieces", "cut", "even", "shares", "times"]
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,18 @@ def even(samples: int, parts: int) -> list[int]:
     return [each + (i < more) for i in range(count)]
 
 
+def shares(sizes: Sequence[int]) -> list[float]:
+    """The weights of parts by their samples; a lone part has all of it, even if it has none.
+
+    Args:
+        sizes: samples in each part.
+
+    Returns:
+        The weights.
+    """
+    return [1.0] if len(sizes) == 1 else [n / sum(sizes) for n in sizes]
+
+
 def cut(node: Node, batch: Any, parts: int, most: int | None = None) -> Pieces:
     """A node's batch in parts.
 
@@ -78,7 +90,7 @@ def cut(node: Node, batch: Any, parts: int, most: int | None = None) -> Pieces:
         weights: Sequence[Any] = [1 / len(batches)] * len(batches)
         try:
             sizes = [_samples(node, b, 0) for b in batches]
-            weights = [n / sum(sizes) for n in sizes]
+            weights = shares(sizes)
         except DataError:
             if node.count is None and node.combine != "sum" and len(batches) > 1:
                 raise
@@ -92,7 +104,7 @@ def cut(node: Node, batch: Any, parts: int, most: int | None = None) -> Pieces:
         sizes, *others = each
         columns = [_cut(b, n, s, dim) for b, n, s in zip(streams, samples, each, strict=True)]
         batches = [*zip(*columns, strict=True)] if node.data_is_tuple else columns[0]
-        weights = [n / sum(sizes) for n in sizes]
+        weights = shares(sizes)
         if node.count is None and node.combine != "sum":
             _check_shares(node, samples, each)
     if node.count is not None:

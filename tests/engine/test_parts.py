@@ -226,6 +226,61 @@ def test_a_loop_that_draws_part_by_part_draws_the_same():
     assert found["norm.num_batches_tracked"] == 1
 
 
+class Moving(nn.Module):
+    """It reads a buffer that each call moves, by as much whatever it is called with."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.last = nn.Linear(3, 3)
+        self.register_buffer("scale", torch.tensor(1.0))
+
+    def forward(self, x: Tensor) -> Tensor:
+        z = self.last(x) * self.scale
+        self.scale = self.scale + 0.3
+        return z
+
+
+PLAYS: dict[str, Any] = {
+    "joint": lambda p, q: mlopt.games.Joint(3),
+    "alternating": lambda p, q: mlopt.games.Alternating((p, 2), (q, 1)),
+    "extragradient": lambda p, q: mlopt.games.Extragradient(),
+}
+
+
+@pytest.mark.parametrize("play", PLAYS)
+def test_parts_law_of_plays_whose_buffers_move(play):
+    """A leader has parts computed again when the players' buffers are those of later steps."""
+
+    def made(parts: int) -> mlopt.Engine:
+        V, W = (mlopt.Variable(seeded(i, Moving), f"w{i}") for i in range(2))
+        A = mlopt.Variable(torch.tensor([0.3, -0.2, 0.1], dtype=F64).requires_grad_(), "a")
+
+        def player(own: mlopt.Variable, other: mlopt.Variable, sign: int) -> mlopt.Problem:
+            sgd = torch.optim.SGD(own.parameters(), lr=0.1, momentum=0.9)
+
+            @mlopt.problem(
+                over=own, given=[other, A], data=[data(2)], optimizer=sgd, name=f"over {own.name}"
+            )
+            def objective(own, other, a, batch):
+                x, y = batch
+                z = own(x) * a.exp()
+                return nn.functional.cross_entropy(z, y) + sign * (z * other(x)).tanh().mean()
+
+            return objective
+
+        @mlopt.problem(
+            over=A, given=[V, W], data=[data(3)], optimizer=torch.optim.SGD(A.parameters(), lr=0.1)
+        )
+        def leader(a, v, w, batch):
+            return nn.functional.cross_entropy(v(batch[0]) + w(batch[0]), batch[1]) + (a**2).sum()
+
+        players = player(V, W, 1), player(W, V, -1)
+        game = mlopt.Game(players, play=PLAYS[play](*players))
+        return mlopt.Engine([game, leader], parts=parts)
+
+    exact(numbers(made(3)), numbers(made(1)), LAW)
+
+
 # How a batch is split, and what its parts count.
 
 
@@ -262,6 +317,7 @@ SPLITS: dict[str, Any] = {
     ),
     "whole": (lambda w, x: (x @ w).softmax(0).square().sum(), X, {"split": False}),
     "fewer samples than parts": (lambda w, x: (x @ w).square().mean(), X[:2], {}),
+    "no samples": (lambda w, x: (x @ w).sum() + w.sum(), X[:0], {}),
     "two loaders": (
         lambda w, b: (b[0] @ w).square().mean() + (b[1] @ w).exp().mean(), X,
         {"data": ([data(6, 8)[0]], [data(7, 4)[0]])},
