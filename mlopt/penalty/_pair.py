@@ -118,6 +118,7 @@ class Pair:
 def single_level(
     objective: Callable[[Values, Mapping[Stream, Any]], Any],
     *,
+    of: Sequence[Problem],
     like: Problem,
     over: Sequence[Variable],
     given: Sequence[Any],
@@ -126,10 +127,12 @@ def single_level(
 ) -> Problem:
     """A problem that reads all others as they stand, with the options of one of the user's.
 
-    It is computed in float32 whatever the precision of the engine.
+    It is computed in float32 whatever the precision of the engine, and in parts of its batches
+    where those of the user's that it calls are means and cut alike; else it takes them whole.
 
     Args:
         objective: (values by source, batches by stream) -> loss, or (loss, metrics).
+        of: the user's problems that it calls.
         like: whose optimizer, scheduler, clip, start, every, repeat and name it takes.
         over: the variables it is minimised over.
         given: the sources it reads, stopped or not.
@@ -153,6 +156,7 @@ def single_level(
         "every": like.every,
         "repeat": like.repeat,
         "name": like.name,
+        **_in_parts(of),
         **changes,
     }
     return Problem(
@@ -164,6 +168,14 @@ def single_level(
         precision="float32",  # two copies that differ by little, and the difference is enlarged
         **options,
     )
+
+
+def _in_parts(of: Sequence[Problem]) -> dict[str, Any]:
+    """How a problem that adds up others is taken in parts: as all of them are, or whole."""
+    # Of sums, its metrics would be sums; and no function of the user's knows the others' batches.
+    means = all(p.combine == "mean" and p.count is None for p in of)
+    cut = all(p.split is not False and not callable(p.split) for p in of)
+    return {"split": of[0].split if means and cut and len({p.split for p in of}) == 1 else False}
 
 
 def by_source(

@@ -98,6 +98,7 @@ def bome(
         by_source(descend, pair.lower_sources, lower.streams),
         given=[list(pair.lower_sources)],
         data=lower.streams,
+        split=False,  # steps, and the weight below, are no sums over samples
         precision="float32",
         name=f"{lower.name}_descent",
     )
@@ -131,6 +132,7 @@ def bome(
         by_source(barrier, (*pair.sources, descent), pair.streams),
         given=[[*pair.sources, descent]],
         data=pair.streams,
+        split=False,
         precision="float32",
         name="multiplier",
     )
@@ -147,8 +149,10 @@ def bome(
         g, metrics = pair.call(lower, values, batches, seed, writes=True)
         return F + values[weight] * g, metrics
 
+    both = (lower, upper)
     y_problem = single_level(
         leaning,
+        of=both,
         like=lower,
         over=[y],
         given=[*pair.without(y), stop(descent), stop(weight)],
@@ -156,6 +160,7 @@ def bome(
     )
     x_problem = single_level(
         constrained,
+        of=both,
         like=upper,
         over=upper.over,
         given=[*pair.without(*upper.over), stop(descent), stop(weight)],

@@ -120,9 +120,13 @@ def f2sa(
         shown = {"objective": F.detach(), "gap": gap.detach()}
         return F + values[w].to(F) * gap, {**shown, **metrics}
 
-    y_problem = single_level(leaning, like=lower, over=[y], given=[*given, w], streams=pair.streams)
+    both = (lower, upper)
+    y_problem = single_level(
+        leaning, of=both, like=lower, over=[y], given=[*given, w], streams=pair.streams
+    )
     z_problem = single_level(
         g_at_copy,
+        of=[lower],
         like=lower,
         over=[z],
         given=[s for s in pair.lower_sources if s is not y],
@@ -133,6 +137,7 @@ def f2sa(
     )
     x_problem = single_level(
         penalised,
+        of=both,
         like=upper,
         over=upper.over,
         given=[*pair.without(*upper.over), z, w],
