@@ -18,12 +18,13 @@ from .._engine.operations import Total
 from .._engine.outcome import Outcome
 from .._engine.plan import Plan
 from .._engine.step import Step
-from .._engine.transaction import Transaction, trainable
+from .._engine.transaction import Transaction
 from .._engine.watch import Care
 from .._evaluation.point import Evaluator
 from .._evaluation.surroundings import Surroundings
 from .._graph.problem import Problem
 from .._graph.stream import Stream
+from .._graph.trained import trainable
 from .._tensors import Tensors, dense
 from ..hypergrad.derivatives import scaled
 from .cost import Took, costs

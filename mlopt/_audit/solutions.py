@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._engine.transaction import trainable
 from .._graph.game import Game, Played
 from .._graph.problem import Problem
+from .._graph.trained import trainable
 from .._tensors import Tensors, like, real
 from ..hypergrad import Implicit, OneStep, Sama, StopGradient, Unrolled, ZerothOrder
 from ..hypergrad.interface import Response

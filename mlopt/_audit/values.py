@@ -16,13 +16,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._engine.transaction import trainable
 from .._errors import exhausted
 from .._evaluation.loss import split_loss
 from .._evaluation.point import Evaluator, Point
 from .._graph.node import Node
 from .._graph.problem import Problem
 from .._graph.signal import Signal, join, split
+from .._graph.trained import trainable
 from .._tensors import Tensors, continuous, dense
 from .._variable import Variable
 from .dependence import Dependence

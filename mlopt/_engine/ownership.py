@@ -18,10 +18,11 @@ from .._graph.brief import brief
 from .._graph.graph import Graph
 from .._graph.problem import Problem
 from .._graph.refusals import check_modules, check_parameters
+from .._graph.trained import trainable
 from .._tensors import Tensors
 from ..optim.numbers import learned
 from .reach import replaced_step
-from .transaction import resting, trainable
+from .transaction import resting
 
 __all__ = ["Ownership"]
 

@@ -14,6 +14,7 @@ from .._evaluation.copies import overlaps
 from .._evaluation.point import Evaluator
 from .._graph.node import Node
 from .._graph.problem import PerStep, Problem
+from .._graph.trained import trainable
 from .._tensors import Tensors
 from .._variable import Variable
 from ..hypergrad.interface import AbstractHypergradient
@@ -24,7 +25,7 @@ from .interrupts import Deferral
 from .memory import Memory
 from .optimizer_step import optimizer_step
 
-__all__ = ["News", "Transaction", "resting", "say_what_stays", "trainable"]
+__all__ = ["News", "Transaction", "resting", "say_what_stays"]
 
 
 _NOTHING: Mapping[Problem, Tensors] = {}
@@ -253,21 +254,6 @@ class Transaction:
 
 def _version(tensor: Tensor) -> int:
     return 0 if tensor.is_inference() else tensor._version
-
-
-def trainable(
-    problem: Problem, named: Callable[[Variable], dict[str, Tensor]] = Variable.named_parameters
-) -> Tensors:
-    """The parameters that a problem updates: those its optimizer holds, if any, not frozen ones."""
-    held = None
-    if problem.optimizer is not None:
-        held = {id(p) for group in problem.optimizer.param_groups for p in group["params"]}
-    return {
-        (v, name): p
-        for v in problem.over
-        for name, p in named(v).items()
-        if p.requires_grad and (held is None or id(p) in held)
-    }
 
 
 def resting(

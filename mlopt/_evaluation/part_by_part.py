@@ -10,7 +10,9 @@ from torch import Tensor
 
 from .._errors import DataError, GraphError
 from .._graph.node import Node
+from .._graph.problem import Problem
 from .._graph.signal import Signal, join, split
+from .._graph.trained import trainable
 from .._replay import derive_seed
 from .._tensors import Tensors, grad_mode
 from .._variable import Variable
@@ -68,15 +70,16 @@ class PartByPart:
         found: Tensors = {}
         values: dict[Variable, dict[str, Tensor]] = {}
         signals: dict[Signal, Any] = {}
-        for source in (r.source for r in self.node.reads):
+        node, named = self.node, self.evaluator.parameters
+        own = trainable(node, named) if isinstance(node, Problem) else {}
+        for source in (r.source for r in node.reads):
             if isinstance(source, Signal):
                 value = self.point.signals[source]
                 parts = split(value, source.name)
                 signals[source] = join(value, {k: t.detach() for k, t in parts.items()})
             else:
-                standing = self.evaluator.parameters(source)
-                own = {k: p for k, p in standing.items() if p.requires_grad}
-                parts = {**own, **self.point.values.get(source, {})}
+                parts = {k: p for (v, k), p in own.items() if v is source}
+                parts.update(self.point.values.get(source, {}))
                 values[source] = {k: t.detach() for k, t in parts.items()}
             found.update({(source, k): t for k, t in parts.items() if t.requires_grad})
         self.point = Point(values, signals, self.point.batch, self.point.seed)

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from .._arguments import checked, from_one, in_body, positive
-from .._engine.transaction import trainable
 from .._errors import GraphError
 from .._graph.problem import Problem
 from .._graph.signal import Signal
+from .._graph.trained import trainable
 from .._variable import Variable, stop
 from ._pair import Pair, Penalty, Values, by_source, single_level
 from ._swap import standing_at, tensors_of

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 import pytest
@@ -175,6 +176,55 @@ def counted(method: Any, parts: int) -> int:
 def test_the_graph_of_one_part_is_held_at_a_time(method):
     assert counted(method, 4) == 3
     assert counted(method, 1) >= 12
+
+
+class Passed(torch.autograd.Function):
+    """The identity, which counts the gradients that come back to it, by name."""
+
+    found: Counter[str] = Counter()
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, name: str) -> Tensor:
+        ctx.key = name
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> Any:
+        Passed.found[ctx.key] += 1
+        return g, None
+
+
+def test_no_gradient_is_computed_that_nobody_asks_for():
+    """One of each part for what is trained; none for what the optimizer does not hold."""
+
+    class Pair(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body, self.head = nn.Linear(3, 3), nn.Linear(3, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = x @ Passed.apply(self.body.weight, "body")
+            return x @ Passed.apply(self.head.weight, "head")
+
+    W = mlopt.Variable(seeded(1, Pair), "w")
+    A = mlopt.Variable(torch.ones(3, dtype=F64).requires_grad_(), "a")
+    sgd = torch.optim.SGD(W.value.head.parameters(), lr=0.1)
+
+    @mlopt.problem(over=W, given=[A], data=[data(2)], optimizer=sgd)
+    def lower(w, a, batch):
+        return nn.functional.cross_entropy(w(batch[0]) * Passed.apply(a, "a"), batch[1])
+
+    @mlopt.problem(
+        over=A, given=[W], data=[data(3)], optimizer=torch.optim.SGD(A.parameters(), lr=0.1)
+    )
+    def upper(a, w, batch):
+        return nn.functional.cross_entropy(w(batch[0]), batch[1]) + (a**2).sum()
+
+    engine = mlopt.Engine([lower, upper], hypergrad=mlopt.Frozen(), parts=3)
+    engine.step()
+    Passed.found.clear()
+    engine.step()
+    assert Passed.found == {"head": 3}
 
 
 # Draws and buffers.
