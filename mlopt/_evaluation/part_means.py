@@ -10,6 +10,7 @@ from torch import Tensor
 
 from .._errors import GraphError
 from .._graph.node import Node
+from .._tensors import continuous
 from .pieces import times
 
 __all__ = ["Buffers", "Written", "kept", "mean"]
@@ -36,7 +37,7 @@ class Buffers:
                 self._sums[source] = [_weighed(t, weight) for t in tensors]
                 continue
             for total, t in zip(self._sums[source], tensors, strict=True):
-                if isinstance(t, Tensor) and t.is_floating_point():
+                if _is_averaged(t):
                     if t.shape != total.shape:
                         raise GraphError(
                             f"{self._node.name}: its parts leave buffers of the shapes "
@@ -50,15 +51,19 @@ class Buffers:
         """The mean over parts; of whole numbers, what the first has written."""
         return {
             source: [
-                total if isinstance(t, Tensor) and t.is_floating_point() else t
+                total if _is_averaged(t) else t
                 for t, total in zip(self._first[source], totals, strict=True)
             ]
             for source, totals in self._sums.items()
         }
 
 
+def _is_averaged(t: Any) -> bool:
+    return isinstance(t, Tensor) and continuous(t)
+
+
 def _weighed(t: Any, weight: Any) -> Any:
-    return times(t, weight) if isinstance(t, Tensor) and t.is_floating_point() else t
+    return times(t, weight) if _is_averaged(t) else t
 
 
 def kept(metrics: Mapping[str, Any]) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from torch import Tensor
 from .._errors import DataError
 from .._graph.containers import opened, rebuilt
 from .._graph.node import Node
+from .._tensors import continuous
 
 __all__ = ["Pieces", "cut", "even", "shares", "times"]
 
@@ -136,8 +137,8 @@ def _wide(count: Tensor) -> Tensor:
 
 def times(value: Any, weight: Any) -> Any:
     """A number or a tensor, in its own type, times the weight of a part."""
-    if isinstance(weight, Tensor) and isinstance(value, Tensor) and value.is_floating_point():
-        weight = weight.to(value.dtype)
+    if isinstance(weight, Tensor) and isinstance(value, Tensor) and continuous(value):
+        weight = weight.to(value.dtype.to_real())
     return value * weight
 
 

@@ -276,6 +276,28 @@ def test_a_loop_that_draws_part_by_part_draws_the_same():
     assert found["norm.num_batches_tracked"] == 1
 
 
+def test_complex_buffers_are_means_as_real_ones_are():
+    class Spectrum(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.last = nn.Linear(3, 3)
+            self.register_buffer("mean", torch.zeros(3, dtype=torch.complex128))
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.mean = self.mean * 0.9 + 0.1 * torch.complex(x.cos(), x.sin()).mean(0)
+            return self.last(x)
+
+    net, batch = seeded(1, Spectrum), data(4)
+    W = mlopt.Variable(net, "w")
+
+    @mlopt.problem(over=W, data=[batch], optimizer=torch.optim.SGD(W.parameters(), lr=0.1))
+    def fit(w, batch):
+        return nn.functional.cross_entropy(w(batch[0]), batch[1])
+
+    mlopt.Engine([fit], parts=3).step()
+    exact(net.mean, 0.1 * torch.complex(batch[0].cos(), batch[0].sin()).mean(0), rounding(40))
+
+
 class Moving(nn.Module):
     """It reads a buffer that each call moves, by as much whatever it is called with."""
 
