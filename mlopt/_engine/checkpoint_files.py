@@ -21,9 +21,27 @@ _NAME = re.compile(r"step_(\d{10,})\.ckpt")
 
 
 def checkpoints(folder: Path) -> list[tuple[int, Path]]:
-    """The checkpoints in a folder by their steps, the newest first; none if it is not there."""
+    """The checkpoints in a folder by their steps, the newest first; none if it is not there.
+
+    Args:
+        folder: of a run.
+
+    Returns:
+        Pairs of a step and its file.
+
+    Raises:
+        SettingsError: it is a file, or cannot be read.
+    """
     with said(folder, "read"):
-        names = [p for p in folder.iterdir() if p.is_file()] if folder.is_dir() else []
+        if folder.is_file():
+            raise SettingsError(
+                f"{folder}: is a file, and checkpoints stand in a folder. Give the folder that "
+                f"holds them, such as {str(folder.parent)!r}."
+            )
+        try:
+            names = [p for p in folder.iterdir() if p.is_file()]
+        except FileNotFoundError:
+            names = []
     found = ((_NAME.fullmatch(path.name), path) for path in names)
     return sorted(((int(match[1]), path) for match, path in found if match), reverse=True)
 

@@ -220,6 +220,21 @@ def test_what_a_folder_holds_is_not_mixed_with_a_new_run(tmp_path: Path) -> None
     run(tmp_path, Counts())  # whose lock has been given back
 
 
+def test_a_file_is_no_folder_of_checkpoints(tmp_path: Path) -> None:
+    """Not even one of its checkpoints: the run would begin anew, without a word."""
+    run(tmp_path / "a", Counts())
+    (tmp_path / "other").write_text("mine")
+    best = mlopt.BestCheckpoint(tmp_path / "other", "error")
+    for file in (tmp_path / "other", next((tmp_path / "a").iterdir())):
+        with pytest.raises(SettingsError, match="is a file, .* Give the folder .*") as refused:
+            run(file, Counts())
+        assert repr(str(file.parent)) in str(refused.value)
+    with pytest.raises(SettingsError, match="A part of it is a file"):
+        run(tmp_path / "other" / "b", Counts())
+    with pytest.raises(SettingsError, match="is a file"):
+        best.restore(made().engine())
+
+
 def test_one_run_at_a_time(tmp_path: Path) -> None:
     class Second(mlopt.Callback):
         def on_step(self, engine: mlopt.Engine, metrics: dict[str, Any]) -> None:
