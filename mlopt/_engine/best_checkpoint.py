@@ -54,6 +54,7 @@ class BestCheckpoint(Measured):
 
     def on_start(self, engine: Engine) -> None:
         """Take the folder, unless it holds what is best of another run."""
+        super().on_start(engine)
         self._lock.acquire()
         try:
             if not self._begun:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import time
 import warnings
+import weakref
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +32,9 @@ class Checkpoint(Callback):
     been done; the run that goes on is the run that was interrupted, to the bit.
 
     Each file is whole or not there, with a checksum over all of it; a damaged one is passed over
-    for the one before. One run at a time writes to a folder: its lock ends with its process.
+    for the one before. A run that has gone back, by `load_state_dict`, is resumed from where it has
+    gone since: checkpoints of later steps are removed when the next is there. One run at a time
+    writes to a folder: its lock ends with its process.
 
     Args:
         folder: the checkpoints' own; made if it is not there.
@@ -47,22 +51,26 @@ class Checkpoint(Callback):
         self.folder, self.every, self.keep = Path(folder), every, keep
         self._lock = Lock(self.folder / ".lock", self.folder)
         self._whole = self._saved = -1  # after which step the state was whole, and was saved
+        self._of: Callable[[], Engine | None] = lambda: None  # whose checkpoints are there
         self._next = 0.0  # not before, if it goes by the time
 
     def on_start(self, engine: Engine) -> None:
         """Take the folder; refuse one with checkpoints of a run that this one does not go on."""
         self._lock.acquire()
         found = checkpoints(self.folder)
-        if found and self._saved < 0 and not _is_one(engine._course.folder, self.folder):
+        resumed = _is_one(engine._course.folder, self.folder)
+        if found and not resumed and self._of() is not engine:
             self._lock.release()
             raise SettingsError(
                 f"Checkpoint: {self.folder} holds checkpoints of an earlier run, such as "
                 f"{found[0][1].name}. To go on with it, call run(resume={str(self.folder)!r}); for "
                 "a new run give another folder, or remove them."
             )
-        self._whole = self._saved = engine.steps if found else -1
-        if found:
-            engine._saved = engine.steps, self.folder
+        self._of = weakref.ref(engine)
+        self._whole = self._saved = -1
+        if found:  # after which step the engine may have been changed, unless it is resumed
+            self._whole, self._saved = engine.steps, engine.steps if resumed else -1
+            engine._saved = engine.steps if resumed else found[0][0], self.folder
         remove_rests(self.folder)
 
     def on_between(self, engine: Engine) -> None:
@@ -100,7 +108,7 @@ class Checkpoint(Callback):
         write_checkpoint(self.folder, engine.steps, content)
         self._saved = engine.steps
         engine._saved = engine.steps, self.folder
-        remove_old(self.folder, self.keep)
+        remove_old(self.folder, engine.steps, self.keep)
         ended = time.perf_counter()
         self._next = ended + _SPARING * (ended - began)
 

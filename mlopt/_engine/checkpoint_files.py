@@ -65,9 +65,18 @@ def write_checkpoint(folder: Path, step: int, content: Mapping[str, Any]) -> Pat
     return path
 
 
-def remove_old(folder: Path, keep: int) -> None:
-    """Leave the newest ones alone in a folder."""
-    for _, path in checkpoints(folder)[keep:]:
+def remove_old(folder: Path, step: int, keep: int) -> None:
+    """Leave the newest ones alone in a folder, of a run that has just saved one.
+
+    Args:
+        folder: of the run.
+        step: after which it stands. What has a later number is damaged, or was taken back: the run
+            has gone on from before it.
+        keep: how many stay.
+    """
+    found = checkpoints(folder)
+    standing = [path for at, path in found if at <= step][:keep]
+    for path in (path for _, path in found if path not in standing):
         with said(path, "removed"):
             path.unlink(missing_ok=True)
 

@@ -52,6 +52,7 @@ class EarlyStopping(Measured):
 
     def on_start(self, engine: Engine) -> None:
         """End at once what had been ended."""
+        super().on_start(engine)
         if self.waited >= self.patience:
             engine.stop()
 

@@ -215,7 +215,7 @@ class Engine(Stepper):
         if stream is not None and epochs:
             self._check_drawn(stream)
         folder = None if resume is None else Path(resume)
-        began = None
+        began, self._validated = None, self.steps  # nothing has been changed since
         if folder is not None:
             began = go_on(self, self.load_state_dict, observers, folder, allowed)
         if epoch is not None and stream is not None:

@@ -56,7 +56,6 @@ class Loop:
         self.validate = validate
         self.validate_every = validate_every
         self.log_every = log_every
-        self._validated = engine.steps  # nothing has been changed since
         self.record, self.phases = record, phases
         self.status = "finished"
         self._left_out: set[str] = set()
@@ -101,7 +100,7 @@ class Loop:
                 if unsure is not None and (ended or engine.steps - here == _LONG):
                     self._wonder(unsure, ended)
                     unsure = None
-            if self._validated != engine.steps and self.halt.came is None:
+            if engine._validated != engine.steps and self.halt.came is None:
                 have_turn("validate()", self._validate)
             self.halt.quiet()
         except BaseException as error:
@@ -159,7 +158,7 @@ class Loop:
         if self.validate is None:
             return
         found = self.validate()
-        self._validated = self.engine.steps
+        self.engine._validated = self.engine.steps
         self.tell("on_validation", returned(found, "run: validate="))
 
     def _wonder(self, stream: Stream, ended: bool) -> None:

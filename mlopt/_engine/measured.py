@@ -44,6 +44,10 @@ class Measured(Callback):
     def _measured(self, engine: Engine, better: bool) -> None:
         """Its value was measured: is it the best so far?"""
 
+    def on_start(self, engine: Engine) -> None:
+        """Between two steps all is done."""
+        self._whole = engine.steps
+
     def on_log(self, engine: Engine, metrics: dict[str, Any]) -> None:
         """Look, if it is a metric of logging steps."""
         if self.of == "log":

@@ -18,7 +18,7 @@ __all__ = ["Course", "Stateful", "check_override", "go_on", "run_state"]
 
 
 #: What `run_state` gives.
-_PARTS = ("fingerprint", "began", "engine", "callbacks")
+_PARTS = ("fingerprint", "began", "validated", "engine", "callbacks")
 
 
 class Stateful(Protocol):
@@ -59,6 +59,7 @@ def run_state(engine: Stepper, course: Course) -> dict[str, Any]:
     return {
         "fingerprint": fingerprint(engine),
         "began": course.began,
+        "validated": engine._validated,
         "engine": save_state(engine),
         "callbacks": {
             name: state
@@ -111,6 +112,7 @@ def go_on(
         raise SettingsError(f"{path}: {error}") from error
     for name, state in content["callbacks"].items():
         give_state(callbacks[name], state, f"{path}: {name}")
+    engine._validated = content["validated"]
     steps, epoch = content["began"]
     return steps, epoch
 

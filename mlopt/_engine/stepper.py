@@ -82,6 +82,7 @@ class Stepper:
         self.device = usable(device)
         self._doing, self._running = "", False  # which verb is at work, and `run` around it
         self._saved: tuple[int, Path] | None = None  # its run: after which step, and where
+        self._validated = -1  # after which step `validate=` of its run measured last
         self.graph = Graph(problems, hypergrad, parts)
         self._schedule = schedule or Simultaneous()
         self._schedule.check(self.graph)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from engine.test_checkpoint import Interrupt, made
+from engine.test_preemption import Sends
 from small import assert_same
 
 import mlopt
@@ -258,6 +261,33 @@ def test_what_is_best_after_the_last_step_is_kept(tmp_path: Path) -> None:
     engine.run(steps=1, validate=told.measure, callbacks=[best], progress=False)
     assert (best.best, best.best_step) == (1.0, 7)
     assert [p.name for p in tmp_path.iterdir()] == ["step_0000000007.ckpt"]
+
+
+@pytest.mark.parametrize("steps", [6, 7])  # an epoch has three
+@pytest.mark.parametrize("hook", ["on_step", "on_between", "on_end"])
+def test_a_run_that_is_interrupted_in_its_last_step_is_validated(
+    tmp_path: Path, steps: int, hook: str
+) -> None:
+    """By the one that goes on, which takes no step; and not a second time."""
+
+    def all_of(name: str, *more: mlopt.Callback) -> tuple[Told, BestCheckpoint]:
+        told, best = Told([3.0, 2.0, 1.0, 0.0]), BestCheckpoint(tmp_path / name / "best", "error")
+        callbacks = [told, best, EarlyStopping("error", patience=9), *more]
+        made().engine().run(
+            steps=steps, validate=told.measure, resume=tmp_path / name, progress=False,
+            callbacks=[*callbacks, Checkpoint(tmp_path / name, every=5)],
+        )  # fmt: skip
+        return told, best
+
+    expected, best = all_of("whole")
+    with pytest.raises(mlopt.Interrupted):
+        all_of("cut", Sends(steps, lambda: os.kill(os.getpid(), signal.SIGTERM), hook))
+    told, again = all_of("cut")
+    assert told.told == expected.told
+    assert (again.best, again.best_step) == (best.best, best.best_step)
+    kept = [[p.name for p in (tmp_path / n / "best").iterdir()] for n in ("whole", "cut")]
+    assert kept == [[f"step_{steps:010d}.ckpt"]] * 2
+    assert all_of("cut")[0].told == told.told
 
 
 def test_nothing_kept_is_said(tmp_path: Path) -> None:
