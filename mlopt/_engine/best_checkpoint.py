@@ -60,6 +60,7 @@ class BestCheckpoint(Measured):
             if not self._begun:
                 self._refuse_another(engine)
             remove_rests(self.folder)
+            fingerprint(engine)  # of the functions as they are now
         except BaseException:
             self._lock.release()
             raise

@@ -14,6 +14,7 @@ from .._errors import CapabilityWarning, SettingsError
 from .._files import Lock
 from .checkpoint_files import checkpoints, remove_old, remove_rests, write_checkpoint
 from .engine import Callback, Engine
+from .fingerprint import fingerprint
 from .resuming import run_state
 
 __all__ = ["Checkpoint"]
@@ -66,6 +67,7 @@ class Checkpoint(Callback):
                 f"{found[0][1].name}. To go on with it, call run(resume={str(self.folder)!r}); for "
                 "a new run give another folder, or remove them."
             )
+        fingerprint(engine)  # of the functions as they are now: a file may be edited meanwhile
         self._of = weakref.ref(engine)
         self._whole = self._saved = -1
         if found:  # after which step the engine may have been changed, unless it is resumed

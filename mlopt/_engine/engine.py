@@ -176,8 +176,9 @@ class Engine(Stepper):
                 start it begins: {"generator": "generator alone", "architecture": "search"}.
             resume: a folder of checkpoints, see `Checkpoint`: the run goes on from the newest one,
                 and steps and epochs count from where it first began. In an empty folder it begins.
-            override: what may be another than in the checkpoint: "graph", "objectives" (the text of
-                their functions), "optimizers", "data", "seed". Devices and lengths always may.
+            override: what may be another than in the checkpoint: "graph" (precisions among it),
+                "objectives" (the text of their functions), "optimizers", "data", "seed", "parts".
+                Devices and lengths always may.
 
         Raises:
             SettingsError: not exactly one of steps and epochs, no stream to count epochs by, an

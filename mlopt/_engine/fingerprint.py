@@ -5,9 +5,11 @@ from __future__ import annotations
 import functools
 import hashlib
 import inspect
+import re
 import textwrap
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from .._errors import SettingsError
 from .._evaluation.precision import name_of
@@ -20,7 +22,13 @@ from .stepper import Stepper
 __all__ = ["PARTS", "check_fingerprint", "fingerprint"]
 
 #: What may be declared to differ, and what it is called.
-PARTS = ("graph", "objectives", "optimizers", "data", "seed")
+PARTS = ("graph", "objectives", "optimizers", "data", "seed", "parts")
+
+#: Of an object whose class does not say how it is shown: another one in each process.
+_ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
+
+#: Of texts, by their functions: a file may be edited while what was read from it runs.
+_sums = WeakKeyDictionary[Any, str]()
 
 
 def fingerprint(engine: Stepper) -> dict[str, dict[str, str]]:
@@ -41,12 +49,13 @@ def fingerprint(engine: Stepper) -> dict[str, dict[str, str]]:
     return {
         "graph": {
             **{labels[node]: _declared(engine, node) for node in graph.nodes},
-            "schedule": repr(engine._schedule),
+            "schedule": _ADDRESS.sub("", repr(engine._schedule)),
         },
         "objectives": {labels[node]: _source(node.fn) for node in graph.nodes},
         "optimizers": {labels[p]: _steps(p) for p in optimized},
         "data": {f"loader {i + 1}": _data(stream) for i, stream in enumerate(engine._feed.streams)},
         "seed": {"seed": str(engine._seed)},
+        "parts": {"parts": str(graph.parts)},
     }
 
 
@@ -94,30 +103,34 @@ def _differences(
 
 
 def _declared(engine: Stepper, node: Node) -> str:
-    """What a node reads, and by which method it is anticipated."""
+    """What a node reads, and by which method it is to be anticipated."""
     reads = [f"stop({r.source.name})" if r.stopped else r.source.name for r in node.reads]
     data = [f"loader {engine._feed.streams.index(s) + 1}" for s in node.streams]
     words = [f"{type(node).__name__.lower()} of ({', '.join([*reads, *data])})"]
     if isinstance(node, Problem):
         words.append(f"over {', '.join(v.name for v in node.over)}")
-        words.append(f"by {brief(engine.graph.methods[node])}")
+        words.append(f"by {brief(engine.graph.declared[node])}")
+        if (game := engine.graph.games.get(node)) is not None:
+            words.append(f"in a game by {brief(game.play)}")
         plain = {"clip": None, "start": 0, "every": 1, "repeat": 1}
         own = ((name, getattr(node, name)) for name in plain)
         words += [f"{name}={value}" for name, value in own if value != plain[name]]
     if (dtype := engine._evaluator.precision.dtypes.get(node)) is not None:
         words.append(f"in {name_of(dtype)}")
-    return ", ".join(words)
+    return _ADDRESS.sub("", ", ".join(words))
 
 
 def _source(function: Any) -> str:
-    """A sum of a function's text; empty where there is none."""
+    """A sum of a function's text, as it was when first asked for; empty where there is none."""
     while isinstance(function, functools.partial):
         function = function.func
     try:
-        text = textwrap.dedent(inspect.getsource(function))
+        if function not in _sums:
+            text = textwrap.dedent(inspect.getsource(function))
+            _sums[function] = hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+        return _sums[function]
     except (OSError, TypeError):  # it was typed in, or is no function
         return ""
-    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
 
 def _steps(problem: Problem) -> str:

@@ -81,6 +81,7 @@ class Graph(Levels):
         )
         for game in dict.fromkeys(g for g in self.games.values() if g.traced):
             self.methods.update(game.methods())
+        self.declared = dict(self.methods)
         check_stacks(self)
         self.parts = parts
         self.in_parts = taken_in_parts(self.nodes) if parts > 1 else frozenset[Node]()

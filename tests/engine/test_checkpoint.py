@@ -238,6 +238,9 @@ class Other:
     def method(self) -> mlopt.Engine:
         return made(hypergrad=mlopt.OneStep()).engine()
 
+    def parts(self) -> mlopt.Engine:
+        return made().engine(parts=3)
+
 
 @pytest.mark.parametrize(
     ("name", "part", "text"),
@@ -245,6 +248,7 @@ class Other:
         ("wider", "optimizers", r"fit is Adam with StepLR in it, not SGD"),
         ("data", "data", r"loader 1 is DataLoader over TensorDataset, batches=3.* not list"),
         ("seed", "seed", r"seed is 0 in it, not 3"),
+        ("parts", "parts", r"parts is 1 in it, not 3"),
         ("method", "graph", r"fit is problem of .*Central.* in it, not .*OneStep\(\)"),
     ],
 )
@@ -258,7 +262,7 @@ def test_another_run_is_refused_with_the_difference(
         engine.run(steps=20, resume=tmp_path, progress=False, callbacks=[Counts()])
     assert part in str(refused.value)
     assert_same(before, state_of(engine))
-    if part == "seed":  # which may differ where that is said
+    if part in ("seed", "parts"):  # which may differ where that is said
         engine.run(steps=13, resume=tmp_path, override=[part], progress=False, callbacks=[Counts()])
         assert engine.steps == 13
 
