@@ -69,6 +69,35 @@ def test_the_last_line_continues_the_run(
     assert_same(without_seeds(outcome(tmp_path / "whole")), without_seeds(outcome(folder)))
 
 
+@pytest.mark.parametrize("times", [1, 2])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_lets_the_step_end_and_a_second_does_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals, times: int
+) -> None:
+    """Both come at the beginning of the second step, while the program's own handler stands."""
+    step, ended = mlopt.Engine._take_step, []
+
+    def interrupted(engine: mlopt.Engine) -> Any:
+        if engine.steps == 1:
+            for _ in range(times):
+                os.kill(os.getpid(), number)
+        metrics = step(engine)
+        ended.append(engine.steps)
+        return metrics
+
+    folder = tmp_path / "run"
+    started(monkeypatch, "darts", [*SMALL, "--epochs", "2", "--run-folder", str(folder)])
+    monkeypatch.setattr(mlopt.Engine, "_take_step", interrupted)
+    with pytest.raises(SystemExit) as left:
+        pipeline.main("darts", darts.scheme, None)
+    assert left.value.code == 128 + number
+    last = 2 if times == 1 else 1
+    assert ended == [*range(1, last + 1)]
+    saved = max(path.name for path in folder.glob("checkpoints*/*.ckpt"))
+    assert saved == f"step_{last:010d}.ckpt"
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
 def without_seeds(held: dict[str, Any]) -> dict[str, Any]:
     """Not the generators of Python and NumPy, which nobody has seeded or read here."""
     for name, content in held.items():
