@@ -112,13 +112,13 @@ def leave_out_failing(observers: list[Any], method: str, *what: Any) -> None:
         observers: those who are told, each by its method of that name if it has one; who fails is
             taken out of the list.
         method: its name.
-        *what: its arguments.
+        *what: its arguments; each observer gets a dict of its own.
     """
     for observer in tuple(observers):
         try:
             tell = getattr(observer, method, None)
             if tell is not None:
-                tell(*what)
+                tell(*(dict(w) if isinstance(w, dict) else w for w in what))
         except Exception as error:  # it is somebody else's, and the work goes on without it
             observers[:] = [other for other in observers if other is not observer]
             warnings.warn(

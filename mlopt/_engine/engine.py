@@ -245,11 +245,13 @@ class Engine(Stepper):
             self._running, self._stopping, self._saved = True, False, None
             self._course = Course(observers, began, folder)
             with halt:
-                loop.run(began, steps, epochs, stream, progress)
+                try:
+                    loop.run(began, steps, epochs, stream, progress)
+                finally:
+                    record.close(loop.status)
         finally:
             self._running = False
             halt.close()
-            record.close(loop.status)
 
     def _stream(self, epoch: Any) -> Stream:
         """The stream that was named to count epochs."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
+import weakref
 from abc import abstractmethod
 from collections.abc import Mapping
 from typing import Any, Literal
@@ -39,13 +40,19 @@ class Measured(Callback):
         self.best_step = -1
         self._seen: dict[str, None] | None = {}  # names of other metrics, until it has come
         self._whole = -1  # after which step all was done
+        self._of: weakref.ref[Engine] | None = None  # whose values it has seen
 
     @abstractmethod
     def _measured(self, engine: Engine, better: bool) -> None:
         """Its value was measured: is it the best so far?"""
 
     def on_start(self, engine: Engine) -> None:
-        """Between two steps all is done."""
+        """Begin where all is done; refuse to go on from the values of another engine's run."""
+        if self._of is not None and self._of() is not engine:
+            raise SettingsError(
+                f"{type(self).__name__}: callbacks= holds one that has followed {self.metric!r} in "
+                "the run of another engine, and would count on from there. Make a new one for each."
+            )
         self._whole = engine.steps
 
     def on_log(self, engine: Engine, metrics: dict[str, Any]) -> None:
@@ -86,6 +93,7 @@ class Measured(Callback):
                 f"{state['metric']!r}. Give the same, or a new folder."
             )
         self.best, self.best_step = state["best"], state["best_step"]
+        self._of = None
 
     def _look(self, engine: Engine, metrics: Mapping[str, Any]) -> None:
         found = dict(part for item in metrics.items() for part in flat(*item))
@@ -94,7 +102,7 @@ class Measured(Callback):
             if self._seen is not None:
                 self._seen |= dict.fromkeys(found or ["none at all"])
             return
-        self._seen, number = None, float(value)
+        self._seen, number, self._of = None, float(value), weakref.ref(engine)
         sign = 1 if self.mode == "min" else -1
         better = not math.isnan(number) and (
             self.best is None or sign * (self.best - number) > self.min_delta

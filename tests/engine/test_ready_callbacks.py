@@ -290,6 +290,23 @@ def test_a_run_that_is_interrupted_in_its_last_step_is_validated(
     assert all_of("cut")[0].told == told.told
 
 
+@pytest.mark.parametrize("kind", [EarlyStopping, BestCheckpoint])
+def test_one_that_has_followed_another_engine_is_refused(tmp_path: Path, kind: Any) -> None:
+    """It would end the second run by the values of the first, or call its best worse."""
+    folder = [] if kind is EarlyStopping else [tmp_path / "best"]
+    one, told = kind(*folder, "error"), Told(CURVE)
+    callbacks = [told, one, Validation(told.measure, steps=1), Checkpoint(tmp_path / "all")]
+    engine, other = made().engine(), made().engine()
+    engine.run(steps=0, callbacks=[one], progress=False)
+    other.run(steps=2, callbacks=callbacks, progress=False)  # it had seen nothing
+    other.run(steps=1, callbacks=callbacks, progress=False)
+    with pytest.raises(SettingsError, match=rf"{kind.__name__}: .* 'error' in the run of another"):
+        engine.run(steps=1, callbacks=[one], progress=False)
+    assert engine.steps == 0
+    engine.run(steps=4, resume=tmp_path / "all", callbacks=callbacks, progress=False)
+    assert (engine.steps, one.best) == (6, 1.0)  # from that engine's state and its own
+
+
 def test_nothing_kept_is_said(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="holds nothing, for 'error' has not been measured"):
         BestCheckpoint(tmp_path, "error").restore(made().engine())

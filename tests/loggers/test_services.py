@@ -5,7 +5,9 @@ from __future__ import annotations
 import io
 import json
 import math
+import os
 import random
+import signal
 import struct
 import sys
 from collections.abc import Iterator
@@ -278,6 +280,52 @@ def test_loggers_learn_how_a_run_has_ended(error: type[BaseException], status: s
     with pytest.raises(error):
         engine().run(steps=1, callbacks=[Falls()], loggers=[logger], progress=False)
     assert logger.told == [status]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_lets_all_loggers_be_closed(number: signal.Signals) -> None:
+    """One that sends what it has may take long to be closed."""
+    told: list[Any] = []
+
+    class Closes:
+        def __init__(self, name: str) -> None:
+            self.name = name
+
+        def log(self, row: dict[str, Any]) -> None:
+            pass
+
+        def log_image(self, row: dict[str, Any], name: str, image: Any) -> None:
+            pass
+
+        def close(self, status: str) -> None:
+            if self.name == "first":
+                os.kill(os.getpid(), number)
+            told.append((self.name, status))
+
+    with pytest.raises(mlopt.Interrupted, match=f"ended by {number.name} after 6 steps"):
+        run(Closes("first"), Closes("second"))
+    assert told == [("first", "finished"), ("second", "finished")]
+
+
+def test_a_row_is_its_loggers_own() -> None:
+    rows: list[dict[str, Any]] = []
+
+    class Takes:
+        def log(self, row: dict[str, Any]) -> None:
+            rows.append(dict(row))
+            row.clear()
+
+        log_image = lambda *_: None  # noqa: E731
+
+        def close(self, status: str) -> None:
+            pass
+
+    run(Takes(), Takes())
+    assert rows[::2] == rows[1::2]
+    assert all(row["step"] for row in rows)
+    rows.clear()
+    Several([Takes(), Takes()]).log(row := {"step": 1})
+    assert rows == [row, row] == [{"step": 1}] * 2
 
 
 @pytest.mark.parametrize("logger", [3, Fails, object(), mlopt.Callback()])
