@@ -9,8 +9,10 @@ from typing import Any
 from torch import Tensor
 
 from .._errors import GraphError
+from .._graph.containers import rebuilt
 from .._graph.node import Node
 from .._tensors import continuous
+from .handed import detached
 from .pieces import times
 
 __all__ = ["Buffers", "Written", "kept", "mean"]
@@ -66,12 +68,9 @@ def _weighed(t: Any, weight: Any) -> Any:
     return times(t, weight) if _is_averaged(t) else t
 
 
-def kept(metrics: Mapping[str, Any]) -> dict[str, Any]:
+def kept(metrics: dict[str, Any]) -> dict[str, Any]:
     """Metrics of a part without their graphs."""
-    return {
-        k: v.detach() if isinstance(v, Tensor) else kept(v) if isinstance(v, dict) else v
-        for k, v in metrics.items()
-    }
+    return rebuilt(metrics, detached)
 
 
 def mean(each: Sequence[Mapping[str, Any]], weights: Sequence[Any]) -> dict[str, Any]:
@@ -90,6 +89,8 @@ def mean(each: Sequence[Mapping[str, Any]], weights: Sequence[Any]) -> dict[str,
 
 
 def _has_mean(values: Sequence[Any]) -> bool:
+    if any(isinstance(v, Tensor) and (v.is_nested or v.is_quantized) for v in values):
+        return False
     if all(isinstance(v, Tensor) for v in values):
         return len({v.shape for v in values}) == 1
     return all(isinstance(v, numbers.Real | Tensor) and not isinstance(v, bool) for v in values)

@@ -109,6 +109,28 @@ def test_plan_counts_what_is_computed_again(method):
     assert "in 3 parts" in str(plan)
 
 
+@pytest.mark.filterwarnings("ignore:.*(nested|uantize):UserWarning")
+def test_metrics_without_a_mean_are_those_of_the_first_part():
+    """What has no arithmetic among them; and none keeps its graph."""
+    pair = torch.nested.nested_tensor([torch.ones(2), torch.ones(3)])
+    rough = torch.quantize_per_tensor(torch.ones(2), 0.5, 0, torch.qint8)
+
+    def loss(w: Any, batch: Any) -> Any:
+        value = w(batch[0]).square().mean()
+        return value, {"pair": pair, "rough": rough, "word": "a", "list": [value], "value": value}
+
+    W = mlopt.Variable(seeded(1, lambda: nn.Linear(3, 3)), "w")
+    step = torch.optim.SGD(W.parameters(), lr=0.1)
+    fit = mlopt.problem(over=W, data=[data(2)], optimizer=step, name="fit")(loss)
+    first = loss(W.value, [t[:4] for t in data(2)])[0].detach()  # of ten in three parts
+    metrics = mlopt.Engine([fit], parts=3).step()
+    assert metrics["fit/pair"].is_nested
+    assert metrics["fit/rough"].is_quantized
+    assert metrics["fit/word"] == "a"
+    assert metrics["fit/list"][0].equal(first)
+    assert not metrics["fit/list"][0].requires_grad
+
+
 class Live(torch.autograd.Function):
     """The identity, which counts how many of its results can still be gone back through."""
 
@@ -148,7 +170,8 @@ def counted(method: Any, parts: int) -> int:
         over=W, given=[A], data=[batch], optimizer=torch.optim.SGD(W.parameters(), lr=0.1)
     )
     def lower(w, a, batch):
-        return loss(w, *batch, a)
+        value = loss(w, *batch, a)
+        return value, {"value": value, "more": [value, {"in": (value,)}]}
 
     @mlopt.signal(given=[W, A], data=[batch])
     def soft(w, a, batch):
