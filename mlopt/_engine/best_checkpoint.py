@@ -9,7 +9,14 @@ from typing import Any
 from .._arguments import checked
 from .._errors import SettingsError
 from .._files import Lock
-from .checkpoint_files import checkpoints, newest, remove_others, remove_rests, write_checkpoint
+from .checkpoint_files import (
+    checkpoints,
+    keep_lock,
+    newest,
+    remove_others,
+    remove_rests,
+    write_checkpoint,
+)  # fmt: skip
 from .engine import Engine
 from .fingerprint import check_fingerprint, fingerprint
 from .measured import Measured, Mode, Of
@@ -125,6 +132,7 @@ class BestCheckpoint(Measured):
 
     def _save(self, engine: Engine) -> None:
         if self._due:
+            keep_lock(self._lock, self.folder, "BestCheckpoint")
             self._due = False
             content = run_state(engine, engine._course)
             remove_others(write_checkpoint(self.folder, engine.steps, content))

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import time
-import warnings
 import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from .._arguments import checked, from_one
-from .._errors import CapabilityWarning, SettingsError
+from .._errors import SettingsError
 from .._files import Lock
-from .checkpoint_files import checkpoints, remove_old, remove_rests, write_checkpoint
+from .checkpoint_files import checkpoints, keep_lock, remove_old, remove_rests, write_checkpoint
 from .engine import Callback, Engine
 from .fingerprint import fingerprint
 from .resuming import run_state
@@ -104,8 +103,7 @@ class Checkpoint(Callback):
             SettingsError: the file cannot be written; earlier ones are as they were.
         """
         began = time.perf_counter()
-        if self._lock.lost:
-            self._take_again()
+        keep_lock(self._lock, self.folder, "Checkpoint")
         content: dict[str, Any] = run_state(engine, engine._course)
         write_checkpoint(self.folder, engine.steps, content)
         self._saved = engine.steps
@@ -113,17 +111,6 @@ class Checkpoint(Callback):
         remove_old(self.folder, engine.steps, self.keep)
         ended = time.perf_counter()
         self._next = ended + _SPARING * (ended - began)
-
-    def _take_again(self) -> None:
-        """The folder, or what is hidden in it, was removed: the run is not lost for that."""
-        warnings.warn(
-            f"Checkpoint: {self.folder} was removed, or its lock, while a run saves there. It is "
-            "made again; what was saved before may be gone.",
-            CapabilityWarning,
-            stacklevel=3,
-        )
-        self._lock.release()
-        self._lock.acquire()
 
 
 def _is_one(resumed: Path | None, folder: Path) -> bool:

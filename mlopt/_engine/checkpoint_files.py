@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from .._errors import CapabilityWarning, SettingsError
-from .._files import Damaged, is_part, read_archive, said, write_archive
+from .._files import Damaged, Lock, is_part, read_archive, said, write_archive
 
 __all__ = [
-    "checkpoints", "newest", "remove_old", "remove_others", "remove_rests", "write_checkpoint",
+    "checkpoints", "keep_lock", "newest", "remove_old", "remove_others", "remove_rests",
+    "write_checkpoint",
 ]  # fmt: skip
 
 KIND, FORMAT = "checkpoint of an engine", 1
@@ -94,6 +95,28 @@ def remove_rests(folder: Path) -> None:
     with said(folder, "read"):
         for part in filter(is_part, folder.iterdir()):
             part.unlink(missing_ok=True)
+
+
+def keep_lock(lock: Lock, folder: Path, by: str) -> None:
+    """Take a folder again that was removed, or what is hidden in it: the run is not lost for that.
+
+    Args:
+        lock: of the folder, which is held.
+        folder: of a run.
+        by: who saves there.
+
+    Raises:
+        SettingsError: somebody else has taken it meanwhile.
+    """
+    if lock.lost:
+        warnings.warn(
+            f"{by}: {folder} was removed, or its lock, while a run saves there. It is made again; "
+            "what was saved before may be gone.",
+            CapabilityWarning,
+            stacklevel=3,
+        )
+        lock.release()
+        lock.acquire()
 
 
 def newest(folder: Path) -> tuple[Path, dict[str, Any]] | None:

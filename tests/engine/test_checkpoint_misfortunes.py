@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import io
 import os
@@ -186,6 +187,34 @@ def test_a_folder_that_is_removed_and_taken_by_another_stays_theirs(tmp_path: Pa
     assert others.held
     assert not others.lost
     assert names(folder) == [".lock"]
+
+
+@pytest.mark.parametrize("taken", [False, True])
+def test_the_folder_of_the_best_that_is_removed_is_taken_again(tmp_path: Path, taken: bool) -> None:
+    folder, others = tmp_path / "gone", Lock(tmp_path / "gone" / ".lock", "theirs")
+    best, engine, told = mlopt.BestCheckpoint(folder, "error"), made().engine(), [0.0]
+
+    def better() -> dict[str, float]:
+        told.append(told[-1] - 1)
+        return {"error": told[-1]}
+
+    def misfortune() -> None:
+        shutil.rmtree(folder)
+        if taken:
+            others.acquire()
+        else:  # from whom it is kept again from here on
+            best.on_between(engine)
+            with pytest.raises(SettingsError, match="already writes to it"):
+                others.acquire()
+
+    callbacks = [mlopt.Validation(better, steps=1), Does(3, misfortune), best]
+    refused = pytest.raises(SettingsError, match="already writes to it")
+    with (
+        pytest.warns(CapabilityWarning, match="BestCheckpoint: .*gone was removed"),
+        refused if taken else contextlib.nullcontext(),
+    ):
+        engine.run(steps=5, callbacks=callbacks, progress=False)
+    assert names(folder) == ([".lock"] if taken else ["step_0000000005.ckpt"])
 
 
 # Time.
