@@ -19,6 +19,7 @@ from torch.nn.functional import mse_loss, softplus
 from torch.optim import SGD, Adam
 
 import mlopt
+from support.pipeline import ending
 
 FEATURES, RELEVANT, ROWS = 20, 5, 25
 
@@ -86,7 +87,7 @@ def error(rows: tuple[Tensor, Tensor], weights: Tensor) -> float:
     return mse_loss(rows[0] @ weights, rows[1]).item()
 
 
-if __name__ == "__main__":
+def main() -> None:
     argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     ).parse_args()
@@ -100,3 +101,8 @@ if __name__ == "__main__":
     print(f"mean penalty of the others:         {penalties[RELEVANT:].mean():.3f}")
     print(f"test error, one penalty each:       {error(data['test'], weights):.3f}")
     print(f"test error, one for all ({single:.3f}):    {error(data['test'], single_weights):.3f}")
+
+
+if __name__ == "__main__":
+    with ending(""):
+        main()

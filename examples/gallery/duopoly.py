@@ -25,6 +25,7 @@ import mlopt
 from bounded import count
 from mlopt.games import Alternating, Extragradient
 from mlopt.report import format_table
+from resumable import parsed, program, saved
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,7 @@ def build(
 
 def solve(engine: mlopt.Engine, steps: int) -> tuple[float, Tensor]:
     """The tax and the quantities after so many steps."""
-    engine.run(steps=steps, progress=False)
+    engine.run(steps=steps, progress=False, **saved())
     q1, q2, t = (v.tensor.detach() for v in engine.graph.variables)
     return t.item(), torch.stack([q1, q2])
 
@@ -115,7 +116,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--steps", type=count, default=250)
-    steps = parser.parse_args().steps
+    steps = parsed(parser).steps
     m = Market()
     tax, quantities = best_tax(m)
     best = m.welfare(*quantities).item()
@@ -137,4 +138,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    program(main)

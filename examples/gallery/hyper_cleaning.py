@@ -28,6 +28,7 @@ import mlopt
 from bounded import count, real, seed, whole
 from mlopt.data import load
 from mlopt.report import format_table
+from resumable import parsed, program, saved
 
 Rows = tuple[Tensor, Tensor]
 
@@ -101,7 +102,7 @@ def build(data: Data, method: str) -> tuple[mlopt.Engine, nn.Linear, Tensor]:
 def clean(data: Data, method: str, steps: int) -> tuple[nn.Linear, Tensor]:
     """The model and the weights of the training images after some updates of these."""
     engine, model, r = build(data, method)
-    engine.run(steps=steps, progress=False)
+    engine.run(steps=steps, progress=False, **saved())
     return model, torch.sigmoid(r.detach())
 
 
@@ -114,7 +115,7 @@ def plain(rows: Rows, steps: int = 1000) -> nn.Linear:
     def fit(w, batch):
         return objective(w, torch.ones(()).double(), batch)
 
-    mlopt.Engine([fit]).run(steps=steps, progress=False)
+    mlopt.Engine([fit]).run(steps=steps, progress=False, **saved())
     return model
 
 
@@ -161,7 +162,7 @@ def main() -> None:
     )
     parser.add_argument("--valid", type=whole(1, 800), default=200, help="clean validation images")
     parser.add_argument("--seed", type=seed, default=0)
-    given = parser.parse_args()
+    given = parsed(parser)
     # Ten products leave a part of the system unsolved; what they give is what the table is about.
     warnings.simplefilter("ignore", mlopt.ConvergenceWarning)
     data = make_data(given.seed, valid=given.valid, share=given.corrupted)
@@ -191,4 +192,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    program(main)

@@ -31,6 +31,7 @@ from torch.optim import SGD, Adam
 import mlopt
 from bounded import amount, count
 from mlopt.report import format_table
+from resumable import parsed, program, saved
 
 Rows = tuple[Tensor, Tensor]
 Task = tuple[Rows, Rows]
@@ -123,7 +124,7 @@ def build(
 def meta_train(theta: nn.Module, steps: int, **options: Any) -> nn.Module:
     """Theta after some meta updates; the module is changed in place."""
     engine, inner, _ = build(theta, **options)
-    engine.run(steps=steps, progress=False, callbacks=[FromTheta(theta, inner)])
+    engine.run(steps=steps, progress=False, **saved(FromTheta(theta, inner)))
     return theta
 
 
@@ -156,7 +157,7 @@ def main() -> None:
     parser.add_argument("--lambda", type=amount, default=2.0, dest="lambda_")
     parser.add_argument("--rounds", type=count, default=40, help="steps on each inner problem")
     parser.add_argument("--inner-lr", type=amount, default=0.05)
-    given = parser.parse_args()
+    given = parsed(parser)
     options = {"lambda_": given.lambda_, "rounds": given.rounds}
     theta = meta_train(
         make_net(), given.steps, tasks=given.tasks, inner_lr=given.inner_lr, **options
@@ -171,4 +172,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    program(main)

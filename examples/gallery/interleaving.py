@@ -34,6 +34,7 @@ import mlopt
 from bounded import amount, count
 from mlopt.data import load
 from mlopt.report import format_table
+from resumable import parsed, program, saved
 
 Rows = tuple[Tensor, Tensor]
 
@@ -172,7 +173,7 @@ def search(tasks: Sequence[Task], steps: int, **options: Any) -> Tensor:
     """A after a search that begins with all pictures alike."""
     a = nn.Parameter(tasks[0].train[0].new_zeros(PICTURES))
     engine, _ = build(tasks, a, **options)
-    engine.run(epochs=steps, progress=False)
+    engine.run(epochs=steps, progress=False, **saved())
     return a.detach()
 
 
@@ -195,7 +196,7 @@ def train(tasks: Sequence[Task], a: Tensor, steps: int, **options: Any) -> list[
     """Learners from scratch, with A as it is, on training and validation images."""
     whole = [replace(t, train=both(t.train, t.valid)) for t in tasks]
     engine, learners = build(whole, nn.Parameter(a.clone()), start=steps, **options)
-    engine.run(epochs=steps, progress=False)
+    engine.run(epochs=steps, progress=False, **saved())
     return learners
 
 
@@ -255,7 +256,7 @@ def main() -> None:
     )
     parser.add_argument("--pull", type=amount, default=PULL, help="lambda")
     parser.add_argument("--first-order", action="store_true", help="A sees no learner respond")
-    given = parser.parse_args()
+    given = parsed(parser)
     method = mlopt.Frozen() if given.first_order else mlopt.OneStep()
     found: dict[str, list[list[float]]] = {}
     right: dict[str, int] = {}
@@ -298,4 +299,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    program(main)

@@ -22,6 +22,7 @@ from torch.optim import SGD, Adam
 import mlopt
 from bounded import count, seed
 from mlopt.report import format_table
+from resumable import parsed, program, saved
 
 Rows = tuple[Tensor, Tensor]
 
@@ -75,7 +76,7 @@ def build(data: dict[str, Rows], r: Tensor, rounds: int = 60) -> tuple[mlopt.Eng
 def learn(data: dict[str, Rows], r: Tensor, steps: int) -> tuple[Tensor, nn.Linear]:
     """The log-penalties where the hypergradient has led, and the model solved for them."""
     engine, model = build(data, r)
-    engine.run(steps=steps, progress=False)
+    engine.run(steps=steps, progress=False, **saved())
     return r, solve(data["train"], r, model)
 
 
@@ -127,7 +128,7 @@ def main() -> None:
     )
     parser.add_argument("--steps", type=count, default=100, help="updates of the penalties")
     parser.add_argument("--seed", type=seed, default=0, help="of the split")
-    given = parser.parse_args()
+    given = parsed(parser)
     data = make_data(given.seed)
     features = data["train"][0].shape[1]
 
@@ -158,4 +159,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    program(main)

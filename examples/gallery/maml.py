@@ -28,6 +28,7 @@ from torch.optim import SGD, Adam
 import mlopt
 from bounded import amount, count
 from mlopt.report import format_table
+from resumable import parsed, program, saved
 
 Rows = tuple[Tensor, Tensor]
 Task = tuple[Rows, Rows]
@@ -97,7 +98,7 @@ def pretrain(net: nn.Module, steps: int, tasks: int, lr: float = 2e-3) -> nn.Mod
         rows = [rows for task in tasks for rows in task]
         return sum(mse_loss(w(x), y) for x, y in rows) / len(rows)
 
-    mlopt.Engine([fit]).run(steps=steps, progress=False)
+    mlopt.Engine([fit]).run(steps=steps, progress=False, **saved())
     return net
 
 
@@ -129,10 +130,10 @@ def main() -> None:
     parser.add_argument("--tasks", type=count, default=8, help="in each of them")
     parser.add_argument("--inner-steps", type=count, default=1)
     parser.add_argument("--inner-lr", type=amount, default=0.01)
-    given = parser.parse_args()
+    given = parsed(parser)
     theta = make_net()
     engine, _ = build(theta, given.tasks, given.inner_steps, given.inner_lr)
-    engine.run(steps=given.steps, progress=False)
+    engine.run(steps=given.steps, progress=False, **saved())
     rows = []
     for name, net in {
         "MAML": theta,
@@ -147,4 +148,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    program(main)

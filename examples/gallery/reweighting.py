@@ -31,6 +31,7 @@ import mlopt
 from bounded import count, share
 from mlopt.data import load
 from mlopt.report import format_table
+from resumable import parsed, program, saved
 
 Rows = tuple[Tensor, Tensor]
 
@@ -108,7 +109,7 @@ def build(data: Data, seed: int) -> tuple[mlopt.Engine, nn.Module, nn.Module]:
 def reweighted(data: Data, seed: int, epochs: int) -> tuple[nn.Module, nn.Module]:
     """Both nets after some passes over the training images."""
     engine, w, v = build(data, seed)
-    engine.run(epochs=epochs, progress=False)
+    engine.run(epochs=epochs, progress=False, **saved())
     return w, v
 
 
@@ -127,7 +128,7 @@ def plain(rows: Rows, seed: int, epochs: int) -> nn.Module:
         x, y = batch
         return cross_entropy(w(x), y)
 
-    mlopt.Engine([training], seed=seed).run(epochs=epochs, progress=False)
+    mlopt.Engine([training], seed=seed).run(epochs=epochs, progress=False, **saved())
     return model
 
 
@@ -153,7 +154,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=count, default=3)
     parser.add_argument("--epochs", type=count, default=60)
     parser.add_argument("--noise", type=share, default=0.4, help="share of labels that are wrong")
-    given = parser.parse_args()
+    given = parsed(parser)
     found: dict[str, list[float]] = {}
     for seed in range(given.seeds):
         data = make_data(seed, given.noise)
@@ -182,4 +183,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    program(main)

@@ -23,6 +23,7 @@ from torch.optim import SGD
 import mlopt
 from bounded import count, seed
 from mlopt.report import format_table
+from resumable import ending
 
 
 @dataclass(frozen=True)
@@ -124,4 +125,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with ending(""):
+        main()

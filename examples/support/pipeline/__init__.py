@@ -9,7 +9,7 @@ May import: settings, data, networks, results, retraining, search.
 
 from .command import main
 from .ends import ending
-from .folders import open_run
+from .folders import open_run, remove_checkpoints
 from .learners import derive_all, save_learners
 from .proof import verify
 from .runs import run, run_beside_base
@@ -19,6 +19,7 @@ __all__ = [
     "ending",
     "main",
     "open_run",
+    "remove_checkpoints",
     "run",
     "run_beside_base",
     "save_learners",
