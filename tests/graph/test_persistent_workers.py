@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import gc
+import multiprocessing
 import os
+import weakref
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -61,15 +64,16 @@ KINDS: dict[str, Any] = {
 }
 
 
-_iterators: list[Any] = []
+#: As torch makes them; those of a loop of a test's own are ended after it.
+_iterators: weakref.WeakSet[Any] = weakref.WeakSet()
 
 
 @pytest.fixture(autouse=True)
 def _no_workers_left() -> Iterator[None]:
     """Torch waits five seconds for each that the garbage collector finds."""
     yield
-    while _iterators:
-        _iterators.pop()._shutdown_workers()
+    for iterator in [*_iterators]:
+        iterator._shutdown_workers()
 
 
 class Stay(DataLoader):
@@ -77,8 +81,9 @@ class Stay(DataLoader):
         super().__init__(data, batch_size=1, num_workers=1, persistent_workers=True, **options)
 
     def _get_iterator(self) -> Any:
-        _iterators.append(super()._get_iterator())
-        return _iterators[-1]
+        iterator = super()._get_iterator()
+        _iterators.add(iterator)
+        return iterator
 
 
 def made(kind: str, data: Dataset) -> tuple[DataLoader, Any]:
@@ -149,3 +154,41 @@ def test_a_later_pass_that_breaks_off_keeps_its_order(seeded: bool) -> None:
         return found
 
     assert order((1, COUNT, 2 * COUNT + 2, 3 * COUNT + 3)) == order(())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("circle", [False, True])
+def test_those_of_an_engine_that_is_gone_end_by_themselves(
+    kind: str, circle: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody has to kill them, as torch does with those that it has waited for in vain."""
+    killed: list[Any] = []
+    process = multiprocessing.process.BaseProcess
+    terminate = process.terminate
+    monkeypatch.setattr(process, "terminate", lambda it: (killed.append(it), terminate(it)))
+    before = multiprocessing.active_children()
+    around = made(kind, Numbers())[1]
+    engine, seen = engine_over(around)
+    take(engine, seen)
+    workers = [p for p in multiprocessing.active_children() if p not in before]
+    assert [worker.exitcode for worker in workers] == [None]
+    if circle:
+        seen.append([engine])
+        seen[0].append(seen)
+    del engine, seen, around
+    gc.collect()
+    assert [worker.exitcode for worker in workers] == [0]
+    assert not [worker for worker in workers if worker in killed]
+
+
+def test_those_that_are_made_anew_leave_no_others() -> None:
+    around = Around(Stay(Numbers()))
+    engine = engine_over(around)
+    before = multiprocessing.active_children()
+    for step in range(2 * COUNT):
+        if step % 2:
+            around.fails = True
+            with pytest.raises(OSError, match="once"):
+                take(*engine)
+        take(*engine)
+        assert len(multiprocessing.active_children()) == len(before) + 1

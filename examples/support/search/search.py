@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -82,3 +83,9 @@ class Search:
         """The spaces of the next stage, one for each learner; none after the last."""
         found = [x.space.following(x.architecture) for x in self.learners]
         return [space for space in found if space is not None]
+
+    def end(self) -> None:
+        """Give back what only its steps have needed: its engine with the workers of its loaders."""
+        del self.engine
+        self.callbacks = ()
+        gc.collect()  # an engine is part of a circle

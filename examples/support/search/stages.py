@@ -45,6 +45,7 @@ def run_stages(
         if not spaces:
             return search
         spent = search.spent
+        search.end()
         search = scheme(data, *loaders, s, spaces=spaces)
         search.spent = spent
 

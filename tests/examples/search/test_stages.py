@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import multiprocessing
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from mlopt.generators import SharedDiscriminator
 from mlopt.nas import Supernet
 from mlopt.report import RunFolder, phases
 from mlopt.report.run_data import RunData
-from support.search import run_search, run_stages
+from support.search import run_search, run_stages, stages
 from support.search.count import Count
 from support.search.log import Log
 
@@ -189,3 +190,25 @@ def test_the_log_goes_on_from_what_it_knew(tmp_path: Path) -> None:
     assert (second.planned, second.updated) == (first.planned, first.updated)
     assert second.between == first.between
     assert search.spent.between[1] == len(loaders[1])  # the validation after the one epoch
+
+
+def test_a_stage_has_the_workers_of_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    search, loaders, data, s = ready(
+        tmp_path, darts, "--space", "p-darts", "--cells", "2", "--add-cells", "0", "1", "2",
+        "--workers", "1",
+    )  # fmt: skip
+    there: list[int] = []
+
+    def counted(*arguments: Any) -> None:
+        there.append(len(multiprocessing.active_children()))
+        run_search(*arguments)
+        there.append(len(multiprocessing.active_children()))
+
+    monkeypatch.setattr(stages, "run_search", counted)
+    with RunFolder.create(tmp_path / "run", {}) as folder:
+        run_stages(darts.scheme, search, loaders, folder, data, s)
+    outside, running = there[0], there[1]
+    assert running == outside + 2  # of the two parts
+    assert there == [outside, running] * 3
