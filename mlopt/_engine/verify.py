@@ -6,6 +6,7 @@ import hashlib
 import multiprocessing
 import pickle
 import tempfile
+import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -76,7 +77,7 @@ def verify_resume(make_engine: Callable[[], Engine], steps: int = 10, at: int = 
 
     Raises:
         SettingsError: `at` is not before `steps`, the function cannot be sent to another process,
-            or that process has failed.
+            it gives the same variables twice, or that process has failed.
     """
     if at >= steps:
         raise SettingsError(f"verify_resume: at={at} must be before steps={steps}.")
@@ -87,9 +88,18 @@ def verify_resume(make_engine: Callable[[], Engine], steps: int = 10, at: int = 
             f"verify_resume: make_engine={make_engine!r} cannot be sent to another process "
             f"({error}). Give a function that stands in a module."
         ) from error
-    whole = list(_trace(_made(make_engine), steps))[at:]
+    first = _made(make_engine)
+    trained = [weakref.ref(p) for variable in first.graph.variables for p in variable.parameters()]
+    whole = list(_trace(first, steps))[at:]
+    del first
+    begun = _made(make_engine)
+    for variable in begun.graph.variables:
+        if any(found() is p for found in trained for p in variable.parameters()):
+            raise SettingsError(
+                f"verify_resume: make_engine() gave an engine of {variable.name!r} again, which "
+                "the one before has trained. Make variables, optimizers and loaders inside of it."
+            )
     with tempfile.TemporaryDirectory() as folder:
-        begun = _made(make_engine)
         for _ in range(at):
             begun.step()
         write_checkpoint(Path(folder), at, {"engine": save_state(begun)})

@@ -23,6 +23,8 @@ class Console:
 
         step 50, epoch 2: fit/loss 0.1234, validation/loss 0.2345
 
+    Of long lists it shows the first numbers, of lists of lists how many there are.
+
     Args:
         only: what is printed: metrics whose names contain one of these; by default all.
 
@@ -72,6 +74,8 @@ def _short(value: Any) -> str:
     if isinstance(value, bool) or not isinstance(value, list | numbers.Real):
         return str(value)
     if isinstance(value, list):
+        if any(isinstance(entry, list) for entry in value):
+            return f"[{len(value)} lists]"
         more = f", ... ({len(value)})" if len(value) > _MOST else ""
         return f"[{', '.join(map(_short, value[:_MOST]))}{more}]"
     return f"{value:.4g}" if isinstance(value, float) else str(value)

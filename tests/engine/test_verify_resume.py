@@ -57,6 +57,14 @@ def nothing() -> int:
     return 3
 
 
+NET = mlp()
+
+
+def again() -> mlopt.Engine:
+    """Of the network that the engine before has trained."""
+    return bilevel(NET).engine()
+
+
 @pytest.mark.parametrize(
     ("make", "text"),
     [
@@ -76,6 +84,7 @@ def test_it_says_where_the_first_difference_is(make: Any, text: str) -> None:
     [
         (lambda: adam(), {}, "cannot be sent to another process"),
         (nothing, {}, "it makes an Engine"),
+        (again, {"steps": 2, "at": 1}, "gave an engine of 'w' again, which the one before"),
         (adam, {"steps": 3, "at": 3}, "must be before"),
     ],
 )

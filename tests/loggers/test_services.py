@@ -354,12 +354,14 @@ def test_the_console_shows_a_line_for_each_row(capsys: pytest.CaptureFixture[str
     console = Console()
     console.log({"step": 3, "epoch": 1, "fit/loss": 0.123456, "of": {"n": 12}, "none": None})
     console.log({"phase": "retrain", "epoch": 2, "list": list(range(9)), "word": "good"})
-    console.log({"step": 4})
+    console.log({"step": 4, "matrix": torch.zeros(2, 5)})
+    console.log({"step": 5})
     Console(only=["loss"]).log({"loss": math.nan, "error": 1.0})
     console.close("interrupted")
     assert capsys.readouterr().out.splitlines() == [
         "step 3, epoch 1: fit/loss 0.1235, of/n 12",
         "retrain, epoch 2: list [0, 1, 2, 3, ... (9)], word good",
+        "step 4: matrix [2 lists]",
         "loss NaN",
         "The run was interrupted.",
     ]
