@@ -53,7 +53,7 @@ PARTS = (
         "--methods mlopt 'mlopt, stacked' hand",
         smallest="--learners 2 --methods mlopt hand --pairs 2 --product first --no-memory "
         "--channels 1 --cells 3 --nodes 1 --image 8 --batch 4",
-        limit=80,
+        limit=70,
     ),
     Part(
         "supernet",
@@ -61,7 +61,7 @@ PARTS = (
         "supernet.py",
         arguments="--space darts pc-darts --pairs 7",
         smallest="--pairs 2 --no-memory --channels 4 --layers 3 --nodes 2 --batch 4 --image 8",
-        limit=45,
+        limit=40,
     ),
     Part(
         "formats",
@@ -70,7 +70,7 @@ PARTS = (
         arguments="--pairs 5",
         smallest="--formats float32 bfloat16 --size tiny --precision-size tiny --pairs 2 "
         "--products 'first order' exact",
-        limit=60,
+        limit=50,
     ),
     Part(
         "precision",
@@ -87,7 +87,7 @@ PARTS = (
         "step_memory.py",
         arguments="--size small --pairs 3",
         smallest="--size tiny --pairs 2 --methods Frozen 'OneStep, exact'",
-        limit=80,
+        limit=70,
     ),
     Part(
         "parts",
@@ -95,7 +95,7 @@ PARTS = (
         "parts_memory.py",
         arguments="--variants 'first order' --pairs 1",
         smallest="--size tiny --batch 8 --parts 2 --variants 'first order'",
-        limit=80,
+        limit=45,
     ),
     Part(
         "unrolled-memory",
@@ -103,7 +103,7 @@ PARTS = (
         "unroll_memory.py",
         arguments="--steps 10 100 1000",
         smallest="--steps 10",
-        limit=40,
+        limit=30,
     ),
     Part(
         "searches",

@@ -20,7 +20,7 @@ VARIANTS = [
     pytest.param(v, marks=() if v in ("first order", "central") else pytest.mark.slow)
     for v in lfm_cw_step.VARIANTS
 ]
-EVALUATIONS = {"first order": 7, "one-sided": 10, "central": 13, "exact": 7}
+EVALUATIONS = {"first order": 8, "one-sided": 11, "central": 14, "exact": 8}
 
 
 @pytest.fixture(scope="module", params=VARIANTS)
