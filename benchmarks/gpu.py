@@ -93,7 +93,7 @@ PARTS = (
         "parts",
         "memory and time of a step of LFM-CW with its batches whole and in parts",
         "parts_memory.py",
-        arguments="--variants 'first order' --pairs 1",
+        arguments="--size quick --variants 'first order' --pairs 1",
         smallest="--size tiny --batch 8 --parts 2 --variants 'first order'",
         limit=45,
     ),
