@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._errors import DataError, GraphError
+from .._errors import DataError, GraphError, exhausted
 from .._graph.graph import Graph
 from .._graph.node import Node
 from .._graph.parts import lined_up
@@ -151,7 +151,9 @@ class InParts:
             with torch.no_grad():
                 at = Point(point.values, signals, less.batches[0], point.seed)
                 found, _ = evaluator(node, at)
-        except (RuntimeError, ValueError, IndexError):  # it takes batches of one size alone
+        except Exception as error:  # it takes batches of one size alone, and says so in its way
+            if exhausted(error):
+                raise
             return
         for name, t in split(found, node.name).items():
             if t.shape == shapes[name]:

@@ -209,5 +209,5 @@ def _asked(ctx: Any, k: int) -> bool:
     node = ctx.next_functions[k][0]
     try:
         return node is not None and torch._C._will_engine_execute_node(node)
-    except Exception:  # so it says of a leaf by which is differentiated
+    except (RuntimeError, AttributeError):  # so it says of a leaf by which is differentiated
         return True

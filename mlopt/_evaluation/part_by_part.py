@@ -154,11 +154,7 @@ class PartByPart:
 
     def alone(self, i: int, keep: bool, twice: bool) -> Any:
         """What one part adds to an objective, with its graph."""
-        found, _ = self.evaluator(
-            self.node, self._at(i, []), keep=keep, twice=twice, start=self.start, wide=self.wide
-        )
-        if i:
-            self.evaluator.count[self.node] -= 1
+        found, _ = self._evaluate(i, [], (), twice, keep)
         value, metrics = split_loss(found, self.node.name)
         return self._weighed(i, value), metrics
 
@@ -179,13 +175,16 @@ class PartByPart:
             return self._evaluate(i, tensors, (), order > 1)
 
     def _evaluate(
-        self, i: int, tensors: Sequence[Tensor], owner: tuple[Any, ...], twice: bool
+        self,
+        i: int,
+        tensors: Sequence[Tensor],
+        owner: tuple[Any, ...],
+        twice: bool,
+        keep: bool = False,
     ) -> tuple[Any, Written]:
         """The evaluation of a part: all of them count as one."""
-        at = self._at(i, tensors)
-        found = self.evaluator(
-            self.node, at, owner=owner, twice=twice, start=self.start, wide=self.wide
-        )
+        how = {"owner": owner, "keep": keep, "twice": twice, "start": self.start, "wide": self.wide}
+        found = self.evaluator(self.node, self._at(i, tensors), **how)
         if i:
             self.evaluator.count[self.node] -= 1
         return found

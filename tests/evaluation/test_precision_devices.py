@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from compare import exact, near, rounding
+from engine.bursts import Bursts
 from evaluation.low_precision import World, net
 from torch import Tensor, nn
 
@@ -99,7 +100,7 @@ def test_a_step_that_overflows_is_undone(device: torch.device) -> None:
     plain, factor = world.judge.fn, torch.ones((), device=device)
 
     def bursting(r: Tensor, w: Any, seen: Tensor) -> Tensor:
-        return plain(r, lambda x: Burst.apply(w(x), factor), seen)
+        return plain(r, lambda x: Bursts.apply(w(x), factor), seen)
 
     world.judge.fn = bursting
     engine = world.engine("fp16", device=device)
@@ -116,20 +117,6 @@ def test_a_step_that_overflows_is_undone(device: torch.device) -> None:
     engine.step()
     assert engine.skipped is None
     assert not torch.equal(before[0], after[0])
-
-
-class Burst(torch.autograd.Function):
-    """The identity, whose gradient is multiplied by a factor."""
-
-    @staticmethod
-    def forward(ctx: Any, h: Tensor, by: Tensor) -> Tensor:
-        ctx.save_for_backward(by)
-        return h.clone()
-
-    @staticmethod
-    def backward(ctx: Any, g: Tensor) -> Any:
-        (by,) = ctx.saved_tensors
-        return g * by.to(g.dtype), None
 
 
 class Attention(nn.Module):
