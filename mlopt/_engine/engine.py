@@ -14,7 +14,7 @@ from .._errors import GraphError, NonFiniteError, SettingsError
 from .._graph.stream import Stream
 from .clock import still
 from .halt import Halt
-from .hooks import observers_of, takes
+from .hooks import observers_of, takes, teller
 from .loop import Loop
 from .progress import check_phases
 from .record import Logger, Record, loggers_of
@@ -223,24 +223,9 @@ class Engine(Stepper):
             self._epoch_stream, self.epoch = stream, self._feed.passes[stream]
         began = began or (self.steps, self.epoch)
 
-        def tell_all(hook: str, *what: Any) -> None:
-            failed: Exception | None = None
-            for callback in observers:
-                try:
-                    getattr(callback, hook)(self, *what)
-                except Exception as error:
-                    if hook != "on_end":
-                        raise
-                    failed = failed or error  # the others close what they have open
-            if failed is not None:
-                raise failed
-
-        def tell(hook: str, *what: Any) -> None:
-            have_turn(f"{hook}() of callbacks", tell_all, hook, *what)
-
         halt = Halt(self)
         options = validate, validate_every, log_every, record, named
-        loop = Loop(self, tell, lambda: self._stopping, halt, *options)
+        loop = Loop(self, teller(self, observers), lambda: self._stopping, halt, *options)
         try:
             self._running, self._stopping, self._saved = True, False, None
             self._course = Course(observers, began, folder)

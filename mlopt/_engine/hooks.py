@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 from .._errors import SettingsError
 from .._graph.options import listed
+from .turns import have_turn
 
-__all__ = ["observers_of", "takes"]
+__all__ = ["observers_of", "takes", "teller"]
 
 _C = TypeVar("_C")
 
@@ -37,6 +38,32 @@ def observers_of(callbacks: Any, kind: type[_C]) -> tuple[_C, ...]:
             )
         _check_hooks(callback, hooks)
     return observers
+
+
+def teller(engine: Any, observers: Sequence[Any]) -> Callable[..., None]:
+    """What tells all callbacks of a run.
+
+    Args:
+        engine: that runs.
+        observers: the callbacks, in their order.
+
+    Returns:
+        (hook, arguments) -> None. All are told of the end, also where one of them raises.
+    """
+
+    def tell_all(hook: str, *what: Any) -> None:
+        failed: Exception | None = None
+        for callback in observers:
+            try:
+                getattr(callback, hook)(engine, *what)
+            except Exception as error:
+                if hook != "on_end":
+                    raise
+                failed = failed or error  # the others close what they have open
+        if failed is not None:
+            raise failed
+
+    return lambda hook, *what: have_turn(f"{hook}() of callbacks", tell_all, hook, *what)
 
 
 def _check_hooks(callback: Any, hooks: dict[str, tuple[str, ...]]) -> None:
