@@ -99,7 +99,7 @@ def open_folder(name: str, genotype: Genotype, s: Settings, resume: bool) -> Run
     """
     path = s.run_path(f"evaluate-{name}")
     settings = {"example": "evaluate", "genotype": name, **dataclasses.asdict(s)}
-    folder = open_run(path, settings, resume=resume, overwrite=s.overwrite)
+    folder = open_run(path, settings, resume=resume, overwrite=s.overwrite, refresh=write_report)
     if folder.read_json("genotype.json") is None:
         folder.save("genotype.json", genotype.to_json() + "\n")
     if load_genotype(folder.root) != genotype:

@@ -19,7 +19,7 @@ from torch.nn.functional import mse_loss, softplus
 from torch.optim import SGD, Adam
 
 import mlopt
-from support.pipeline import ending
+from support.pipeline import parsed, program, saved
 
 FEATURES, RELEVANT, ROWS = 20, 5, 25
 
@@ -60,7 +60,7 @@ def learn_penalties(
         schedule=mlopt.Alternate((ridge, 20), (validation, 1)),
     )
     print(engine.graph, engine.plan(), sep="\n\n", end="\n\n")
-    engine.run(steps=steps)
+    engine.run(steps=steps, **saved())
     return softplus(R.tensor.detach()), W.tensor.detach()
 
 
@@ -88,9 +88,11 @@ def error(rows: tuple[Tensor, Tensor], weights: Tensor) -> float:
 
 
 def main() -> None:
-    argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    ).parse_args()
+    parsed(
+        argparse.ArgumentParser(
+            description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        )
+    )
     data = make_data()
     penalties, weights = learn_penalties(data)
     single, single_weights = best_single_penalty(data)
@@ -104,5 +106,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    with ending(""):
-        main()
+    program(main)

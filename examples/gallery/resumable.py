@@ -1,72 +1,10 @@
-"""Programs that an interrupt ends in good order, and that go on from there with `--resume`."""
+"""What a program of the gallery needs to go on, with `--resume`, where it was interrupted."""
 
-from __future__ import annotations
-
-import argparse
-import contextlib
-import itertools
 import sys
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
-
-import mlopt
-from mlopt.report import RunFolder
 
 sys.path.append(str(Path(__file__).parents[1]))
 
-from support.pipeline import ending, remove_checkpoints  # noqa: E402
+from support.pipeline import ending, parsed, program, saved  # noqa: E402
 
 __all__ = ["ending", "parsed", "program", "saved"]
-
-#: Of the program that runs, if one does: its folder, which the options name.
-_folder: Path | None = None
-#: A folder in it for each run of an engine, one after another.
-_folders: Iterator[Path] = iter(())
-
-
-def program(main: Callable[[], None]) -> None:
-    """Run a program whose options are `parsed`, and whose runs are `saved` in an order that stays.
-
-    Their checkpoints are in a folder of `runs/` that the options name, until the program is over.
-    """
-    global _folder, _folders
-    with ending():
-        try:
-            main()
-            if _folder is not None:
-                _remove(_folder)
-        finally:
-            _folder, _folders = None, iter(())
-
-
-def parsed(parser: argparse.ArgumentParser) -> argparse.Namespace:
-    """The options of a program, and its `--resume`."""
-    global _folder, _folders
-    help = "go on with the run of these options that was interrupted; where there is none, begin it"
-    parser.add_argument("--resume", action="store_true", help=help)
-    given = parser.parse_args()
-    others = {k: v for k, v in vars(given).items() if v != parser.get_default(k)}
-    words = [f"{name}={value}" for name, value in others.items() if name != "resume"]
-    _folder = Path("runs", "-".join([Path(parser.prog).stem, *words]))
-    if not given.resume:
-        _remove(_folder)
-    _folders = (_folder / f"checkpoints_{n}" for n in itertools.count(1))
-    return given
-
-
-def saved(*callbacks: mlopt.Callback) -> dict[str, Any]:
-    """For `engine.run(...)`: these callbacks, and in a program a checkpoint to resume from."""
-    folder = next(_folders, None)
-    if folder is None:
-        return {"callbacks": callbacks}
-    checkpoint = mlopt.Checkpoint(folder, every=None)
-    return {"callbacks": [*callbacks, checkpoint], "resume": folder}
-
-
-def _remove(folder: Path) -> None:
-    """Remove what a program has saved."""
-    remove_checkpoints(RunFolder(folder))
-    with contextlib.suppress(OSError):  # there are others in it
-        folder.rmdir()
-        folder.parent.rmdir()

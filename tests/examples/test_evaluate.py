@@ -95,10 +95,13 @@ def test_an_interrupted_run_goes_on_in_its_folder(tmp_path, monkeypatch, no_pict
             raise Interrupted
 
     s = small(tmp_path, *more)
+    reported = []
     with monkeypatch.context() as patch:
         patch.setattr(RunFolder, "log", interrupt)
+        patch.setattr(evaluate, "write_report", lambda folder: reported.append(folder.state))
         with pytest.raises(Interrupted):
             evaluate.run("PDARTS", s)
+    assert reported == ["running", "interrupted"]
     with pytest.raises(mlopt.SettingsError, match="already exists"):
         evaluate.run("PDARTS", s)
     rows = evaluate.run("PDARTS", s, resume=True)

@@ -1,4 +1,4 @@
-"""Programs of the gallery that a signal has interrupted in their training go on from there."""
+"""Small programs that a signal has interrupted in their training go on from there."""
 
 from __future__ import annotations
 
@@ -15,12 +15,13 @@ import pytest
 from examples.gallery.test_run import FEWER, SMALL
 
 import mlopt
-import resumable
+from support.pipeline import program, saved
 
-EXAMPLES = Path(__file__).parents[3] / "examples"
+ROOT = Path(__file__).parents[3]
 
 #: Small ones of the programs that train, with two steps or more in every run.
 TRAIN = {
+    "hpo_ridge": [],
     "duopoly": ["--steps", "3"],
     "hyper_cleaning": ["--steps", "2", "--valid", "20"],
     "imaml": ["--steps", "3", "--tasks", "2", "--rounds", "2"],
@@ -29,28 +30,36 @@ TRAIN = {
     "maml": ["--steps", "3", "--tasks", "2"],
     "reweighting": ["--seeds", "1", "--epochs", "1"],
 }
+#: Functions that take many steps, here few.
+FEWER_STEPS = {**FEWER, "hpo_ridge": ("learn_penalties", {"steps": 3})}
 
 
 def start(name: str, line: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """As a process of this command does."""
     named(name, line, monkeypatch)
-    example = importlib.import_module(f"examples.gallery.{name}")
+    example = importlib.import_module(".".join(path_of(name).with_suffix("").parts))
     with monkeypatch.context() as patch:
-        if name in FEWER:
-            function, fewer = FEWER[name]
+        if name in FEWER_STEPS:
+            function, fewer = FEWER_STEPS[name]
             patch.setattr(example, function, partial(getattr(example, function), **fewer))
-        resumable.program(example.main)
+        program(example.main)
+
+
+def path_of(name: str) -> Path:
+    """That of its program, in the project."""
+    path = Path("examples", f"{name}.py")
+    return path if (ROOT / path).is_file() else path.parent / "gallery" / path.name
 
 
 def named(name: str, line: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """As if this process were of this command."""
-    words = [f"examples/gallery/{name}.py", *line]
+    words = [str(path_of(name)), *line]
     monkeypatch.setattr(sys, "argv", words)
     monkeypatch.setattr(sys, "orig_argv", ["python", *words])
 
 
 def test_all_that_train_are_here() -> None:
-    assert {*SMALL, "interleaving"} - {"three_levels"} == set(TRAIN)
+    assert {*SMALL, "interleaving", "hpo_ridge"} - {"three_levels"} == set(TRAIN)
 
 
 @pytest.mark.parametrize("name", TRAIN)
@@ -106,24 +115,23 @@ def test_a_run_without_resume_begins_anew(
 
 def test_what_is_no_program_saves_nothing() -> None:
     watch = mlopt.Callback()
-    assert resumable.saved(watch) == {"callbacks": (watch,)}
+    assert saved(watch) == {"callbacks": (watch,)}
 
 
-@pytest.mark.parametrize("name", ["hpo_ridge", "gallery/three_levels"])
-def test_a_short_one_ends_with_its_own_command(
-    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_one_that_trains_nothing_ends_with_its_own_command(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def interrupted(*arguments: object, **options: object) -> None:
         os.kill(os.getpid(), signal.SIGINT)
 
-    named(name, [], monkeypatch)
+    named("three_levels", [], monkeypatch)
     monkeypatch.setattr(mlopt, "Engine", interrupted)
     with pytest.raises(SystemExit, match="130"):
-        runpy.run_path(str(EXAMPLES / f"{name}.py"), run_name="__main__")
+        runpy.run_path(str(ROOT / path_of("three_levels")), run_name="__main__")
     assert shlex.split(capsys.readouterr().out.splitlines()[-1]) == sys.orig_argv
 
 
 @pytest.mark.parametrize("name", TRAIN)
 def test_its_command_runs_it_as_a_program(name: str) -> None:
-    text = (EXAMPLES / "gallery" / f"{name}.py").read_text(encoding="utf-8")
+    text = (ROOT / path_of(name)).read_text(encoding="utf-8")
     assert text.endswith('if __name__ == "__main__":\n    program(main)\n')
