@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal as signals
 import warnings
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -20,6 +22,7 @@ __all__ = [
     "SettingsError",
     "exhausted",
     "leave_out_failing",
+    "leaving_out",
 ]
 
 
@@ -115,15 +118,28 @@ def leave_out_failing(observers: list[Any], method: str, *what: Any) -> None:
         *what: its arguments; each observer gets a dict of its own.
     """
     for observer in tuple(observers):
-        try:
+        with leaving_out(observers, observer, method):
             tell = getattr(observer, method, None)
             if tell is not None:
                 tell(*(dict(w) if isinstance(w, dict) else w for w in what))
-        except Exception as error:  # it is somebody else's, and the work goes on without it
-            observers[:] = [other for other in observers if other is not observer]
-            warnings.warn(
-                f"{type(observer).__name__}.{method}() failed, and nothing more is logged there: "
-                f"{type(error).__name__}: {error}",
-                CapabilityWarning,
-                stacklevel=2,
-            )
+
+
+@contextlib.contextmanager
+def leaving_out(observers: list[Any], observer: object, method: str) -> Iterator[None]:
+    """For a block that calls an observer: one that fails is left out from then on, and it is said.
+
+    Args:
+        observers: all of them.
+        observer: that is called.
+        method: which, for the warning.
+    """
+    try:
+        yield
+    except Exception as error:  # it is somebody else's, and the work goes on without it
+        observers[:] = [other for other in observers if other is not observer]
+        warnings.warn(
+            f"{type(observer).__name__}.{method}() failed, and nothing more is logged there: "
+            f"{type(error).__name__}: {error}",
+            CapabilityWarning,
+            stacklevel=2,
+        )

@@ -129,7 +129,7 @@ class Engine(Stepper):
     """
 
     _stopping = False
-    _course = Course((), (0, 0), None)
+    _course = Course((), (0, 0), None, _Recorder([]))
 
     @checked(
         SettingsError,
@@ -210,7 +210,8 @@ class Engine(Stepper):
                 "lambda: validate(engine)."
             )
         record = _Recorder(loggers_of(loggers))
-        observers = observers_of(callbacks, Callback) + ((record,) if record.loggers else ())
+        watching = observers_of(callbacks, Callback)
+        observers = (*watching, record) if record.loggers else watching
         named = check_phases(self.graph, phases or {})
         allowed = check_override(override)
         if stream is not None and epochs:
@@ -218,7 +219,7 @@ class Engine(Stepper):
         folder = None if resume is None else Path(resume)
         began, self._validated = None, self.steps  # nothing has been changed since
         if folder is not None:
-            began = go_on(self, self.load_state_dict, observers, folder, allowed)
+            began = go_on(self, self.load_state_dict, watching, record, folder, allowed)
         if epoch is not None and stream is not None:
             self._epoch_stream, self.epoch = stream, self._feed.passes[stream]
         began = began or (self.steps, self.epoch)
@@ -228,7 +229,7 @@ class Engine(Stepper):
         loop = Loop(self, teller(self, observers), lambda: self._stopping, halt, *options)
         try:
             self._running, self._stopping, self._saved = True, False, None
-            self._course = Course(observers, began, folder)
+            self._course = Course(observers, began, folder, record)
             with halt:
                 try:
                     loop.run(began, steps, epochs, stream, progress)

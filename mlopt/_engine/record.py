@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, Protocol
 
-from .._errors import SettingsError, leave_out_failing
+from .._errors import SettingsError, leave_out_failing, leaving_out
 from .._graph.options import listed
+from .._graph.portable import portable
 from .hooks import takes
 from .numbers import is_picture, left_out_of, readable
+from .resuming import numbered
 from .stepper import Stepper
 
 __all__ = ["Logger", "Record", "loggers_of"]
@@ -21,7 +23,8 @@ class Logger(Protocol):
     """What `Engine.run(loggers=)` takes; those of `mlopt.loggers` have more methods.
 
     A logger may also have `log_image(row, name, image)`, and is then given metrics that are
-    pictures.
+    pictures; and `state_dict()` with `load_state_dict(state)`: where a run is resumed, it is given
+    what the checkpoint has of it, and takes back what it was given since.
     """
 
     def log(self, row: dict[str, Any]) -> object:
@@ -75,6 +78,22 @@ class Record:
         """Give pictures to those who draw."""
         for name, value in pictures.items():
             leave_out_failing(self.loggers, "log_image", _position(engine), name, value)
+
+    def state_dict(self) -> dict[str, Any]:
+        """How far those loggers have come that can go back, by their classes."""
+        states = {}
+        for name, logger in numbered(tuple(self.loggers)):
+            if hasattr(logger, "load_state_dict"):
+                with leaving_out(self.loggers, logger, "state_dict"):
+                    states[name] = portable(logger.state_dict(), f"{name}.state_dict()")
+        return states
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Have the loggers go back to where they were, each that is there again."""
+        for name, logger in numbered(tuple(self.loggers)):
+            if name in state and hasattr(logger, "load_state_dict"):
+                with leaving_out(self.loggers, logger, "load_state_dict"):
+                    logger.load_state_dict(state[name])
 
     def close(self, status: str) -> None:
         """Tell how the run has ended."""

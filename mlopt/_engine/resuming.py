@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 from .._errors import SettingsError
 from .._graph.portable import portable
@@ -14,11 +14,12 @@ from .fingerprint import PARTS, check_fingerprint, fingerprint
 from .state import give_state, save_state
 from .stepper import Stepper
 
-__all__ = ["Course", "Stateful", "check_override", "go_on", "run_state"]
+__all__ = ["Course", "Stateful", "check_override", "go_on", "numbered", "run_state"]
 
+_T = TypeVar("_T")
 
 #: What `run_state` gives.
-_PARTS = ("fingerprint", "began", "validated", "engine", "callbacks")
+_PARTS = ("fingerprint", "began", "validated", "engine", "callbacks", "loggers")
 
 
 class Stateful(Protocol):
@@ -33,14 +34,16 @@ class Course(NamedTuple):
     """The run that an engine is in, or was in last.
 
     Attributes:
-        observers: its callbacks.
+        observers: its callbacks, and the record of its loggers, if it has some.
         began: at which step and epoch it began, in another process it may be.
         folder: from which it has been resumed, or would have been.
+        record: its loggers; another process may have others.
     """
 
     observers: Sequence[Stateful]
     began: tuple[int, int]
     folder: Path | None
+    record: Stateful
 
 
 def run_state(engine: Stepper, course: Course) -> dict[str, Any]:
@@ -63,9 +66,10 @@ def run_state(engine: Stepper, course: Course) -> dict[str, Any]:
         "engine": save_state(engine),
         "callbacks": {
             name: state
-            for name, callback in _named(course.observers)
+            for name, callback in numbered(o for o in course.observers if o is not course.record)
             if (state := portable(callback.state_dict(), f"{name}.state_dict()"))
         },
+        "loggers": course.record.state_dict(),
     }
 
 
@@ -73,6 +77,7 @@ def go_on(
     engine: Stepper,
     load: Callable[[Any], None],
     observers: Sequence[Stateful],
+    record: Stateful,
     folder: Path,
     override: Collection[str],
 ) -> tuple[int, int] | None:
@@ -82,6 +87,7 @@ def go_on(
         engine: made as the one that was saved.
         load: gives it its state.
         observers: the callbacks of the run.
+        record: its loggers.
         folder: of the run.
         override: parts of the fingerprint that may differ.
 
@@ -100,7 +106,7 @@ def go_on(
             f"{path}: is no checkpoint of a run: {', '.join(missing)} is not in it."
         )
     check_fingerprint(str(path), content["fingerprint"], fingerprint(engine), override)
-    callbacks = dict(_named(observers))
+    callbacks = dict(numbered(observers))
     if missing := [name for name in content["callbacks"] if name not in callbacks]:
         raise SettingsError(
             f"{path}: holds the state of {' and '.join(missing)}, and no callback of this run is "
@@ -112,6 +118,7 @@ def go_on(
         raise SettingsError(f"{path}: {error}") from error
     for name, state in content["callbacks"].items():
         give_state(callbacks[name], state, f"{path}: {name}")
+    record.load_state_dict(content["loggers"])
     engine._validated = content["validated"]
     steps, epoch = content["began"]
     return steps, epoch
@@ -137,10 +144,17 @@ def check_override(override: Collection[str]) -> tuple[str, ...]:
     return parts
 
 
-def _named(observers: Sequence[Stateful]) -> Iterator[tuple[str, Stateful]]:
-    """The callbacks by their classes, and numbers where there are several of one."""
+def numbered(observers: Iterable[_T]) -> Iterator[tuple[str, _T]]:
+    """Callbacks, or loggers, by their classes, and numbers where there are several of one.
+
+    Args:
+        observers: they.
+
+    Yields:
+        The name of each, and itself.
+    """
     count = Counter[str]()
-    for callback in observers:
-        kind = type(callback).__name__
+    for observer in observers:
+        kind = type(observer).__name__
         count[kind] += 1
-        yield kind if count[kind] == 1 else f"{kind} {count[kind]}", callback
+        yield kind if count[kind] == 1 else f"{kind} {count[kind]}", observer

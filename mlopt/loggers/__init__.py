@@ -6,13 +6,14 @@ is a dict of names and values with its "step" and "epoch"; a status is "finished
 "failed". `Engine.run(loggers=[...])` takes anything that has the two.
 
 An island: it imports nothing of mlopt but its errors, its checks and `_files`. Start reading at
-`jsonl.py`; `rows.py` says how the others name what is in a row.
+`jsonl.py`; `values.py` says what a row can hold, `rows.py` how the others name what is in it.
 """
 
 from mlopt.loggers.console import Console
-from mlopt.loggers.jsonl import JsonlLogger, from_json, read_jsonl, to_json
+from mlopt.loggers.jsonl import JsonlLogger, read_jsonl
 from mlopt.loggers.several import Several
 from mlopt.loggers.tensorboard import TensorBoard
+from mlopt.loggers.values import from_json, to_json
 from mlopt.loggers.wandb import WandB
 
 __all__ = [

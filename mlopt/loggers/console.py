@@ -10,8 +10,8 @@ from tqdm import tqdm
 
 from mlopt._arguments import checked
 from mlopt._errors import SettingsError
-from mlopt.loggers.jsonl import to_json
 from mlopt.loggers.rows import POSITION, Status, entries
+from mlopt.loggers.values import to_json
 
 __all__ = ["Console"]
 

@@ -4,26 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import json
-import math
 import os
 import sys
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-import torch
+from typing import Any, NamedTuple
 
 from mlopt._arguments import checked, from_zero
 from mlopt._errors import DataError, SettingsError
 from mlopt._files import Lock, said
 from mlopt.loggers.rows import Status
+from mlopt.loggers.values import counts_in, from_json, to_json
 
-__all__ = ["JsonlLogger", "from_json", "read_jsonl", "to_json"]
-
-MAX_ELEMENTS = 4096  # of one tensor: a metric is a number or a few, not a weight matrix
-_MOST_BITS = 10_000  # of a whole number; Python reads no text of more than 4300 digits
-_SPECIAL = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
+__all__ = ["JsonlLogger", "read_jsonl"]
 
 
 class JsonlLogger:
@@ -53,6 +47,7 @@ class JsonlLogger:
             with said(self.path, "written"):
                 _remove_cut_line(self.path)
                 self._file = self.path.open("ab", buffering=0)
+                self._written = _Written.of(self.path)
             self._locks = locks.pop_all()
 
     @checked(DataError)
@@ -88,6 +83,7 @@ class JsonlLogger:
                 with contextlib.suppress(OSError):
                     os.truncate(self._file.fileno(), state.st_size)
                 raise
+        self._written = self._written.and_then(line)
 
     @checked(SettingsError, size=from_zero)
     def cut(self, size: int) -> None:
@@ -104,6 +100,30 @@ class JsonlLogger:
             if os.fstat(self._file.fileno()).st_size > size:
                 os.truncate(self._file.fileno(), size)
                 _remove_cut_line(self.path)
+                self._written = _Written.of(self.path)
+
+    def state_dict(self) -> dict[str, int]:
+        """How far the file goes: a checkpoint of the run holds it."""
+        return self._written._asdict()
+
+    @checked(SettingsError)
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Remove the rows since the state, which the run that is resumed logs again.
+
+        Args:
+            state: of `state_dict`; a file with another beginning stays as it is.
+
+        Raises:
+            SettingsError: it is no such state, the logger is closed, or the file cannot be written.
+        """
+        saved = _Written(
+            *counts_in(state, "JsonlLogger.load_state_dict(state=...)", "size", "crc32")
+        )
+        self._check_open()
+        with said(self.path, "read"):
+            same = _Written.of(self.path, max(0, saved.size)) == saved
+        if same:
+            self.cut(saved.size)
 
     def _check_open(self) -> None:
         if self._file.closed:
@@ -127,81 +147,22 @@ class JsonlLogger:
         self.close()
 
 
-def to_json(value: object) -> Any:
-    """Turn a metric, or a whole row, into what JSON can hold.
+class _Written(NamedTuple):
+    """The beginning of a file: its bytes and their checksum, by which it is known again."""
 
-    Tensors and arrays become numbers or lists; numbers that are not finite become the strings
-    "NaN", "Infinity" and "-Infinity", because JSON has no number for them; paths become strings.
+    size: int
+    crc32: int
 
-    Args:
-        value: a scalar, string, None, path, tensor, array, or a mapping, list, tuple or set of
-            these.
+    @classmethod
+    def of(cls, path: Path, size: int | None = None) -> _Written:
+        """That of a file, as far as it goes."""
+        with path.open("rb") as file:
+            content = file.read() if size is None else file.read(size)
+        return cls(0, 0).and_then(content)
 
-    Returns:
-        The same, made of dict, list, str, int, float, bool and None.
-
-    Raises:
-        DataError: a value is of another type or nested too deeply, a tensor has more than 4096
-            elements or is a meta, nested or quantized one, or two keys of a mapping are the same as
-            text.
-    """
-    try:
-        return _plain(value)
-    except RecursionError:
-        raise DataError("a value is nested too deeply, or contains itself") from None
-
-
-def _plain(value: object) -> Any:
-    if value is None or isinstance(value, (str, bool)):
-        return value
-    if isinstance(value, int):
-        if value.bit_length() > _MOST_BITS:
-            raise DataError("a whole number of thousands of digits cannot be read back")
-        return value
-    if isinstance(value, float):
-        return float(value) if math.isfinite(value) else _name_of(value)
-    if isinstance(value, Path):
-        return str(value)
-    if isinstance(value, Mapping):
-        plain = {str(key): _plain_at(key, item) for key, item in value.items()}
-        if len(plain) < len(value):
-            raise DataError(f"two of the names {[str(key) for key in value]} are the same as text")
-        return plain
-    if isinstance(value, (set, frozenset)):
-        return [_plain(item) for item in sorted(value, key=str)]
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    if isinstance(value, torch.Tensor):
-        if value.is_meta or value.is_nested or value.is_quantized:
-            how = "meta" if value.is_meta else "nested" if value.is_nested else "quantized"
-            raise DataError(f"a {how} tensor cannot be written as JSON. Give numbers made of it")
-        _check_size(value.numel(), tuple(value.shape))
-        return _plain(value.detach().to_dense().cpu().tolist())
-    if isinstance(value, (np.ndarray, np.generic)):
-        _check_size(value.size, value.shape)
-        return _plain(value.tolist())
-    raise DataError(
-        f"a value of type {type(value).__name__} cannot be written as JSON. Give a number, string, "
-        f"small tensor, or a list or mapping of these"
-    )
-
-
-def from_json(value: Any) -> Any:
-    """Turn the strings "NaN", "Infinity" and "-Infinity" back into the floats that `to_json` had.
-
-    Args:
-        value: what was read from JSON.
-
-    Returns:
-        The same, with those strings replaced at any depth.
-    """
-    if isinstance(value, str):
-        return _SPECIAL.get(value, value)
-    if isinstance(value, list):
-        return [from_json(item) for item in value]
-    if isinstance(value, dict):
-        return {key: from_json(item) for key, item in value.items()}
-    return value
+    def and_then(self, content: bytes) -> _Written:
+        """With more bytes at the end."""
+        return _Written(self.size + len(content), zlib.crc32(content, self.crc32))
 
 
 @checked(DataError)
@@ -253,27 +214,6 @@ def _parse(line: str) -> dict[str, Any] | None:
     except (ValueError, RecursionError):
         return None
     return row if isinstance(row, dict) else None
-
-
-def _name_of(value: float) -> str:
-    if math.isnan(value):
-        return "NaN"
-    return "Infinity" if value > 0 else "-Infinity"
-
-
-def _plain_at(key: object, value: object) -> Any:
-    try:
-        return _plain(value)
-    except DataError as error:
-        raise DataError(f"{key}: {error}") from None
-
-
-def _check_size(elements: int, shape: tuple[int, ...]) -> None:
-    if elements > MAX_ELEMENTS:
-        raise DataError(
-            f"a tensor of shape {shape} is too large for a row of metrics (more than "
-            f"{MAX_ELEMENTS} elements). Log its norm or mean, or save it to its own file"
-        )
 
 
 def _locks(path: Path) -> list[Lock]:

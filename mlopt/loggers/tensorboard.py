@@ -13,13 +13,15 @@ import numpy as np
 from mlopt._arguments import checked
 from mlopt._errors import SettingsError
 from mlopt._files import said
-from mlopt.loggers.jsonl import from_json, to_json
 from mlopt.loggers.pictures import as_picture
 from mlopt.loggers.rows import Status, columns_of, entries, place
+from mlopt.loggers.values import counts_in, from_json, to_json
 
 __all__ = ["TensorBoard"]
 
 _CURVES = 128  # a longer list is a histogram
+# Readers heed a step to purge from in all files but the first that names one: so each names one.
+_NEVER = 2**62
 
 
 class TensorBoard:
@@ -44,7 +46,8 @@ class TensorBoard:
         writer = self.check()
         with said(self.folder, "written"):
             self.folder.mkdir(parents=True, exist_ok=True)
-            self._writer = writer(str(self.folder))
+            self._writer = writer(str(self.folder), purge_step=_NEVER)
+        self._last = -1
 
     @staticmethod
     def check() -> Any:
@@ -75,10 +78,37 @@ class TensorBoard:
         Raises:
             DataError: a value is none that can be written.
         """
-        at = _step(row)
+        at = self._at(row)
         for name, value in entries(row):
             self._add(name, from_json(to_json(value)), at)
         self._writer.flush()
+
+    def state_dict(self) -> dict[str, int]:
+        """The last step of a row: a checkpoint of the run holds it."""
+        return {"step": self._last}
+
+    @checked(SettingsError)
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Have TensorBoard leave out later steps, which the run that is resumed logs again.
+
+        Args:
+            state: of `state_dict`.
+
+        Raises:
+            SettingsError: it is no such state, or the folder cannot be written.
+        """
+        (self._last,) = counts_in(state, "TensorBoard.load_state_dict(state=...)", "step")
+        self._writer.close()
+        with said(self.folder, "written"):
+            self._writer = self.check()(str(self.folder), purge_step=self._last + 1)
+            self._writer.flush()
+
+    def _at(self, row: Mapping[str, Any]) -> int:
+        """The step of a row."""
+        by = place(row)
+        step = 0 if by is None else int(row[by])
+        self._last = max(self._last, step)
+        return step
 
     def _add(self, name: str, value: Any, step: int) -> None:
         if isinstance(value, numbers.Real):
@@ -112,7 +142,7 @@ class TensorBoard:
         ((full, _),) = entries({"phase": row.get("phase"), name: 0})
         picture = as_picture(image)
         form = "HWC" if picture.ndim == 3 else "HW"
-        self._writer.add_image(full, picture, _step(row), dataformats=form)
+        self._writer.add_image(full, picture, self._at(row), dataformats=form)
         self._writer.flush()
 
     @checked(SettingsError)
@@ -141,8 +171,3 @@ class TensorBoard:
         """
         del status
         self._writer.close()
-
-
-def _step(row: Mapping[str, Any]) -> int:
-    by = place(row)
-    return 0 if by is None else int(row[by])

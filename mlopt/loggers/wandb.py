@@ -10,9 +10,9 @@ from typing import Any, Literal
 from mlopt._arguments import checked
 from mlopt._errors import SettingsError
 from mlopt._files import said
-from mlopt.loggers.jsonl import from_json, to_json
 from mlopt.loggers.pictures import as_picture
 from mlopt.loggers.rows import Status, columns_of, entries, place
+from mlopt.loggers.values import from_json, to_json
 
 __all__ = ["WandB"]
 

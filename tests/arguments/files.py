@@ -71,6 +71,7 @@ def table() -> dict[str, Any]:
 
 
 UNLIKE = {"row": ({"loss": object()},)}
+NO_STATE = {"state": ({}, {"step": "one"}, {"size": 1}, [1])}
 NO_PICTURE = {"image": (3, [[[[1.0]]]], [["a"]], object())}
 NO_FILE = {"path": (folder(), "no such file")}
 OUTSIDE = ("../out.json", "/tmp/out.json", "")  # no name of a file in the folder
@@ -97,6 +98,10 @@ EXAMPLES: dict[str, Example] = {
     "mlopt.loggers.TensorBoard.check": of(on=in_tensorboard),
     "mlopt.loggers.TensorBoard.close": of(on=in_tensorboard),
     "mlopt.loggers.TensorBoard.log": of(row, on=in_tensorboard, wrong=UNLIKE),
+    "mlopt.loggers.TensorBoard.load_state_dict": of(
+        lambda: {"state": {"step": 0}}, on=in_tensorboard, wrong=NO_STATE
+    ),
+    "mlopt.loggers.TensorBoard.state_dict": of(on=in_tensorboard),
     "mlopt.loggers.TensorBoard.log_image": of(
         image, on=in_tensorboard, name="empty, unknown", wrong=NO_PICTURE
     ),
@@ -127,6 +132,10 @@ EXAMPLES: dict[str, Example] = {
     "mlopt.loggers.JsonlLogger.log": of(
         lambda: {"row": {"loss": 1.0}}, on=on_a_logger, wrong={"row": ({"loss": object()},)}
     ),
+    "mlopt.loggers.JsonlLogger.load_state_dict": of(
+        lambda: {"state": {"size": 0, "crc32": 0}}, on=on_a_logger, wrong=NO_STATE
+    ),
+    "mlopt.loggers.JsonlLogger.state_dict": of(on=on_a_logger),
     "mlopt.loggers.from_json": of(lambda: {"value": "NaN"}, value="anything"),
     "mlopt.loggers.read_jsonl": of(
         lambda: {"path": lines()}, wrong={"path": (folder(), "no such file", a_file())}

@@ -1,0 +1,138 @@
+"""The loggers of a run that is resumed have each row once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from small import bilevel
+
+import mlopt
+from mlopt.loggers import JsonlLogger, TensorBoard, read_jsonl
+
+
+class Killed(Exception):
+    """What ends a run where it cannot be saved."""
+
+
+class Falls(mlopt.Callback):
+    """Ends a run after what a step logs, and before it is saved."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_between(self, engine: mlopt.Engine) -> None:
+        if engine.steps == self.step:
+            raise Killed
+
+
+class Numbers:
+    """A logger of one's own, which counts its rows; `bad` is a state that it cannot take."""
+
+    def __init__(self, bad: object = None) -> None:
+        self.rows: list[dict[str, Any]] = []
+        self.bad, self.given = bad, None
+
+    def log(self, row: dict[str, Any]) -> None:
+        self.rows.append(row)
+
+    def close(self, status: str) -> None:
+        pass
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"rows": self.bad or len(self.rows)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.given = state["rows"]
+        if self.given == "bad":
+            raise ConnectionError("gone")
+
+
+def go(folder: Path | None, *loggers: Any, until: int = 11, fall: int = 0) -> None:
+    """A run with a checkpoint each three steps, resumed if it was begun."""
+    saving = [] if folder is None else [mlopt.Checkpoint(folder, every=3)]
+    options: Any = {"log_every": 1, "progress": False, "resume": folder}
+    bilevel().engine().run(
+        steps=until, callbacks=[Falls(fall), *saving], loggers=loggers, **options
+    )
+
+
+def broken_off(folder: Path, *loggers: Any) -> None:
+    """One that has logged eight steps, of which six are saved."""
+    with pytest.raises(Killed):
+        go(folder, *loggers, fall=8)
+
+
+def test_each_row_is_once_in_the_file(tmp_path: Path) -> None:
+    whole, path = tmp_path / "whole.jsonl", tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 99}\n')  # of an earlier run
+    go(None, JsonlLogger(whole))
+    broken_off(tmp_path / "run", JsonlLogger(path))
+    assert read_jsonl(path)[-1]["step"] == 8
+    for until in (11, 11):  # and where nothing is left to do
+        go(tmp_path / "run", JsonlLogger(path), until=until)
+        assert read_jsonl(path) == [{"step": 99}, *read_jsonl(whole)]
+
+
+@pytest.mark.parametrize(
+    "words", ["", '{"step": 1, "of": "another run, whose rows are long"}\n' * 99]
+)
+def test_another_file_is_only_added_to(tmp_path: Path, words: str) -> None:
+    broken_off(tmp_path / "run", JsonlLogger(tmp_path / "metrics.jsonl"))
+    other = tmp_path / "other.jsonl"
+    other.write_text(words)
+    go(tmp_path / "run", JsonlLogger(other))
+    assert other.read_text().startswith(words)
+    rows = read_jsonl(other)[words.count("\n") :]
+    assert rows[0]["step"] == 7
+
+
+def test_with_other_loggers_the_run_goes_on(tmp_path: Path) -> None:
+    broken_off(tmp_path / "run", JsonlLogger(tmp_path / "metrics.jsonl"))
+    counts = Numbers()
+    go(tmp_path / "run", counts)
+    assert counts.given is None
+    assert counts.rows[0]["step"] == 7
+
+
+def test_two_of_a_kind_have_states_of_their_own(tmp_path: Path) -> None:
+    paths = tmp_path / "a.jsonl", tmp_path / "b.jsonl"
+    paths[0].write_text('{"step": 99}\n')
+    broken_off(tmp_path / "run", *map(JsonlLogger, paths))
+    go(tmp_path / "run", *map(JsonlLogger, paths))
+    assert read_jsonl(paths[0])[1:] == read_jsonl(paths[1])
+    steps = [row["step"] for row in read_jsonl(paths[1]) if "fit/loss" in row]
+    assert steps == [*range(1, 12)]
+
+
+@pytest.mark.parametrize(("bad", "method"), [(object(), "state_dict"), ("bad", "load_state_dict")])
+def test_one_whose_state_fails_is_left_out(tmp_path: Path, bad: object, method: str) -> None:
+    first, path = Numbers(bad), tmp_path / "metrics.jsonl"
+    if method == "state_dict":
+        with pytest.warns(mlopt.CapabilityWarning, match=r"Numbers.state_dict\(\) failed"):
+            broken_off(tmp_path / "run", first, JsonlLogger(path))
+        assert [row["step"] for row in first.rows if "fit/loss" in row] == [1, 2, 3]
+        go(tmp_path / "run", JsonlLogger(path))
+    else:
+        broken_off(tmp_path / "run", first, JsonlLogger(path))
+        second = Numbers()
+        with pytest.warns(mlopt.CapabilityWarning, match=r"Numbers.load_state_dict\(\) failed"):
+            go(tmp_path / "run", second, JsonlLogger(path))
+        assert second.rows == []
+    assert [row["step"] for row in read_jsonl(path) if "fit/loss" in row] == [*range(1, 12)]
+
+
+def test_tensorboard_shows_each_once(tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard", reason="pip install tensorboard")
+    # that of its pages
+    from tensorboard.backend.event_processing.plugin_event_accumulator import EventAccumulator
+
+    board, path = tmp_path / "board", tmp_path / "metrics.jsonl"
+    broken_off(tmp_path / "run", TensorBoard(board))
+    go(tmp_path / "run", TensorBoard(board))
+    go(None, JsonlLogger(path))
+    events = EventAccumulator(str(board), size_guidance={"tensors": 0})
+    events.Reload()
+    expected = [row["step"] for row in read_jsonl(path) if "fit/loss" in row]
+    assert [event.step for event in events.Tensors("fit/loss")] == expected
