@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -44,10 +44,10 @@ SIZES = {
 
 @dataclass(frozen=True)
 class Format:
-    """How networks compute: as --bf16 and --channels-last of the examples."""
+    """How a search computes: as --precision and --channels-last of the examples."""
 
     dtype: torch.dtype = torch.float32
-    bf16: bool = False
+    precision: str = "float32"
     channels_last: bool = False
     tf32: bool = True
 
@@ -64,12 +64,11 @@ class Darts:
             images = [torch.randn(size.batch, 3, size.image, size.image) for _ in "tv"]
             labels = [torch.randint(CLASSES, (size.batch,)) for _ in "tv"]
         self.w = w.to(device, form.dtype, memory_format=memory)
-        self.w.autocast = torch.bfloat16 if form.bf16 else None
         self.batches: list[tuple[Tensor, Tensor]] = [
             (x.to(device, form.dtype, memory_format=memory), y.to(device))
             for x, y in zip(images, labels, strict=True)
         ]
-        self.adam = adam
+        self.adam, self.precision = adam, cast(Any, form.precision)
 
     def engine(self, method: Any) -> tuple[mlopt.Engine, mlopt.Problem]:
         """The graph, and the problem of the architecture."""
@@ -88,4 +87,5 @@ class Darts:
         def architecture(a, w, batch):
             return cross_entropy(w(batch[0], a()), batch[1])
 
-        return mlopt.Engine([weights, architecture], hypergrad=method), architecture
+        graph = [weights, architecture]
+        return mlopt.Engine(graph, hypergrad=method, precision=self.precision), architecture

@@ -1,8 +1,8 @@
 """The examples of architecture search on a device, from the loader to the report, in short runs.
 
-Each is a command of its own, as a user types it, on the embedded digits: networks in bfloat16, on a
-GPU in channels-last (see `formats.py`), and batches from the host. It shows that a whole run ends,
-and how long it takes, not what it finds.
+Each is a command of its own, as a user types it, on the embedded digits: in bfloat16, on a GPU in
+channels-last (see `formats.py`), and batches from the host. It shows that a whole run ends, and how
+long it takes, not what it finds.
 
     python benchmarks/device_searches.py --device cuda
     python benchmarks/device_searches.py --examples darts --smallest
@@ -27,7 +27,7 @@ from mlopt.report import format_table
 
 ROOT = Path(__file__).resolve().parents[1]
 EXAMPLES = {"darts": (), "lfm_cw_darts": (), "sgl_darts": ("--no-beside-plain",)}
-SHORT = "--order first --bf16 --epochs 2 --generator-epochs 1 --eval-epochs 1"
+SHORT = "--order first --precision bf16 --epochs 2 --generator-epochs 1 --eval-epochs 1"
 SMALLEST = (
     "--channels 4 --nodes 1 --cells 1 --epochs 1 --generator-epochs 0 --batch-size 16 "
     "--train-images 64 --eval-channels 2 --eval-cells 1"

@@ -1,9 +1,9 @@
 """Number and memory formats: time and memory of a step, and what they leave of a hypergradient.
 
-DARTS with the networks of --bf16 and --channels-last of the examples. On a GPU torch computes
-convolutions of float32 in TF32, with ten bits of mantissa, unless it is told otherwise: both are
-measured. A hypergradient by finite differences needs more bits than a gradient, so that of each
-product is compared with its own in float64.
+DARTS with --precision and --channels-last of the examples. On a GPU torch computes convolutions of
+float32 in TF32, with ten bits of mantissa, unless it is told otherwise: both are measured. A
+hypergradient by finite differences needs more bits than a gradient, so that of each product is
+compared with its own in float64.
 
     python benchmarks/formats.py --device cuda
     python benchmarks/formats.py --formats float32 bfloat16 --size tiny --precision-size tiny
@@ -42,8 +42,8 @@ FORMATS = {
     "float32": Format(),
     "float32, no TF32": Format(tf32=False),
     "channels-last": Format(channels_last=True),
-    "bfloat16": Format(bf16=True),
-    "bfloat16, channels-last": Format(bf16=True, channels_last=True),
+    "bfloat16": Format(precision="bf16"),
+    "bfloat16, channels-last": Format(precision="bf16", channels_last=True),
 }
 
 

@@ -16,9 +16,10 @@ __all__ = ["MixedPrecision"]
 class MixedPrecision(nn.Module):
     """A network whose cells may run under `torch.autocast`; what it returns has the images' format.
 
-    Do not take second-order products by finite differences through it: at the usual radius, what
-    eight bits of mantissa round is as large as the difference itself. First-order hypergradients
-    and `Exact` have the accuracy of the gradients.
+    In an engine leave that to `Engine(precision=)`, which takes differences in float32. Do not take
+    second-order products by finite differences through a network with an `autocast` of its own: at
+    the usual radius, what eight bits of mantissa round is as large as the difference itself.
+    First-order hypergradients and `Exact` have the accuracy of the gradients.
 
     Attributes:
         in_channels: channels of the images.

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +16,7 @@ from torch import nn
 import darts
 import lfm_cw_darts
 import sgl_darts
-from mlopt import MloptError, SettingsError
+from mlopt import MloptError
 from mlopt.generators import SharedDiscriminator
 from mlopt.nas import GENOTYPES, EvaluationNetwork, MixedPrecision
 from mlopt.report import RunFolder
@@ -21,8 +24,10 @@ from support import pipeline, settings
 from support.networks import prepared
 from support.retraining import build
 from support.search import Search, run_search
+from support.settings.options import PRECISIONS
 
 SHORT = ["--epochs", "2", "--batch-size", "16"]
+CENTRAL, EXACT = (["--order", "second", "--product", p] for p in ("central", "exact"))
 EXAMPLES = {"darts": darts, "lfm_cw_darts": lfm_cw_darts, "sgl_darts": sgl_darts}
 
 
@@ -71,15 +76,17 @@ def test_an_unknown_compiler_is_refused_before_the_run(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("example", EXAMPLES)
 def test_every_network_has_the_formats(example: str, tmp_path: Path) -> None:
-    options = ("--bf16", "--channels-last")
+    """In low precision the search's networks are left to the engine, which takes differences."""
+    options = ("--precision", "bf16", "--channels-last")
     search, _, data, s = ready(tmp_path, EXAMPLES[example], *SHORT, *options)
     trunks = [net.trunk for net in search.networks if isinstance(net, SharedDiscriminator)]
     found = [net for net in (*search.networks, *trunks) if isinstance(net, MixedPrecision)]
     assert len(found) == {"darts": 1, "lfm_cw_darts": 3, "sgl_darts": 4}[example]
     genotype = search.learners[0].space.derive(search.learners[0].architecture)
-    found.append(prepared(build(genotype, data, s), s))
-    for network in found:
-        assert network.autocast is torch.bfloat16
+    derived = {p: build(genotype, data, replace(s, precision=p)) for p in PRECISIONS}
+    assert [n.autocast for n in derived.values()] == [None, torch.bfloat16, None]
+    assert all(network.autocast is None for network in found)
+    for network in (*found, prepared(derived["bf16"], s)):
         assert all(w.is_contiguous(memory_format=torch.channels_last) for w in kernels(network))
 
 
@@ -93,20 +100,57 @@ def test_channels_last_changes_kernels() -> None:
     assert strides == {"--channels-last": (27, 1, 9, 3), "--no-channels-last": (27, 9, 3, 1)}
 
 
+BF16, FP16, FP32 = torch.bfloat16, torch.float16, torch.float32
+
+
 @pytest.mark.parametrize(
-    "example",
-    ["lfm_cw_darts", *(pytest.param(x, marks=pytest.mark.slow) for x in ("darts", "sgl_darts"))],
+    ("precision", "options", "dtypes"),
+    [
+        ("float32", CENTRAL, {FP32}),
+        ("bf16", ["--order", "first"], {BF16}),
+        ("bf16", [*CENTRAL, "--parts", "2"], {BF16, FP32}),
+        ("fp16", CENTRAL, {FP16, FP32}),
+        ("fp16", EXACT, {FP16}),
+    ],
 )
-def test_a_search_in_bfloat16(example: str, tmp_path: Path) -> None:
-    s = settings.parse(None, [*TINY, *SHORT, "--bf16", "--run-folder", str(tmp_path / "run")])
-    (first, *_) = pipeline.run(example, EXAMPLES[example].scheme, s)
-    assert 0 <= first["test_error"] <= 100
+def test_the_engine_decides_the_precision(
+    precision: str, options: list[str], dtypes: set[torch.dtype], tmp_path: Path
+) -> None:
+    """Convolutions of a step: in low precision, in float32 where differences are taken."""
+    search, *_ = ready(tmp_path, darts, *SHORT, *options, "--precision", precision)
+    before = [p.clone() for p in search.learners[0].architecture.parameters()]
+    search.engine.step()  # which is checked, too
+    seen: set[torch.dtype] = set()
+    for module in search.networks[0].modules():
+        if isinstance(module, nn.Conv2d):
+            module.register_forward_hook(lambda module, x, out: seen.add(out.dtype))
+    search.engine.step()
+    assert search.engine.skipped is None
+    assert seen == dtypes
+    after = search.learners[0].architecture.parameters()
+    assert not all(torch.equal(p, b) for p, b in zip(after, before, strict=True))
 
 
-@pytest.mark.parametrize("product", ["central", "one-sided"])
-def test_finite_differences_of_bfloat16_are_refused(product: str, tmp_path: Path) -> None:
-    options = ["--bf16", "--order", "second", "--product", product]
-    s = settings.parse(None, [*TINY, *SHORT, *options, "--run-folder", str(tmp_path / "run")])
-    with pytest.raises(SettingsError, match=f"--bf16 with --product {product}.*--order first"):
-        pipeline.run("darts", darts.scheme, s)
-    assert not (tmp_path / "run").exists()
+STAGES = ["--space", "p-darts", "--add-cells", "0", "1", "2"]
+
+
+@pytest.mark.parametrize(
+    ("example", "options"),
+    [
+        ("lfm_cw_darts", [*CENTRAL, "--parts", "2", "--precision", "fp16"]),
+        *(
+            pytest.param(example, [*order, *more, "--precision", p], marks=pytest.mark.slow)
+            for example, more in (("lfm_cw_darts", STAGES), ("darts", []), ("sgl_darts", []))
+            for order in (["--order", "first"], CENTRAL, EXACT)
+            for p in ("bf16", "fp16")
+        ),
+    ],
+)
+def test_a_search_in_low_precision(example: str, options: list[str], tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    s = settings.parse(None, [*TINY, *SHORT, *options, "--run-folder", str(folder)])
+    pipeline.run(example, EXAMPLES[example].scheme, s)
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    rows += json.loads((folder / "result.json").read_text())["rows"]
+    assert {"search-epoch", "retrain"} <= {row.get("phase") for row in rows}
+    assert all(math.isfinite(v) for row in rows for v in row.values() if isinstance(v, float))

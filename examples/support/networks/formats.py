@@ -1,17 +1,18 @@
-"""Networks on their device, in the formats that the settings want."""
+"""Networks on their device, in the memory format that the settings want."""
 
 from __future__ import annotations
 
 from typing import TypeVar
 
 import torch
+from torch import nn
 
 from mlopt.data import ImageData
-from mlopt.nas import MixedPrecision, SearchSpace, Supernet
+from mlopt.nas import SearchSpace, Supernet
 
 from ..settings import Settings
 
-Network = TypeVar("Network", bound=MixedPrecision)
+Network = TypeVar("Network", bound=nn.Module)
 
 
 def supernet(space: SearchSpace, data: ImageData, s: Settings) -> Supernet:
@@ -20,9 +21,11 @@ def supernet(space: SearchSpace, data: ImageData, s: Settings) -> Supernet:
 
 
 def prepared(network: Network, s: Settings) -> Network:
-    """A network on its device, in the memory format and the number format of the settings."""
+    """A network on its device, in the memory format of the settings.
+
+    Nothing is said of numbers: in a search the engine alone decides what is computed in which.
+    """
     network.to(s.device)
     if s.channels_last:
         network.to(memory_format=torch.channels_last)
-    network.autocast = torch.bfloat16 if s.bf16 else None
     return network

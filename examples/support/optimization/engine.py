@@ -10,18 +10,9 @@ from ..settings import Settings
 
 
 def hypergradient_method(s: Settings, lr: float | None = None) -> mlopt.AbstractHypergradient:
-    """First order, or one step ahead: by the optimizer, or the plain gradient step of this lr.
-
-    Raises:
-        SettingsError: the products would be finite differences in bfloat16.
-    """
+    """First order, or one step ahead: by the optimizer, or the plain gradient step of this lr."""
     if s.order == "first":
         return mlopt.Frozen()
-    if s.bf16 and s.product != "exact":
-        raise mlopt.SettingsError(
-            f"--bf16 with --product {s.product}: a finite difference in bfloat16 is as much "
-            "rounding as difference. Use --order first or --product exact."
-        )
     product: mlopt.AbstractProduct = {
         "central": mlopt.Central(s.radius),
         "one-sided": mlopt.OneSided(s.radius),
@@ -37,6 +28,7 @@ def engine_options(s: Settings) -> dict[str, Any]:
         "schedule": mlopt.Sequential() if s.order == "first" else mlopt.Simultaneous(),
         "device": s.device,
         "seed": s.seed,
+        "precision": s.precision,
         "parts": s.parts,
         "compile": bool(s.compile) and {"backend": s.compile},
     }

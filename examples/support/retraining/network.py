@@ -21,9 +21,15 @@ from ..settings import Settings
 
 
 def build(genotype: Genotype, data: ImageData, s: Settings) -> EvaluationNetwork | ImageNetNetwork:
-    """The network of a genotype for these images, as the settings want it."""
+    """The network of a genotype for these images, as the settings want it.
+
+    It computes in bfloat16 if the search did. In fp16 its gradients would want a loss scale, which
+    is an engine's, and no engine trains it: then it computes in float32.
+    """
     kind, *arguments, auxiliary = _form(genotype, data, s)
-    return kind(*arguments, auxiliary=auxiliary)
+    network = kind(*arguments, auxiliary=auxiliary)
+    network.autocast = torch.bfloat16 if s.precision == "bf16" else None
+    return network
 
 
 def size(genotype: Genotype, data: ImageData, s: Settings) -> Row:

@@ -12,6 +12,7 @@ from mlopt.nas import SCHEDULES
 
 DATASETS = ("digits", "fashion-mnist", "cifar10", "cifar100", "imagenet")
 LOGGERS = ("console", "tensorboard", "wandb")
+PRECISIONS = ("float32", "bf16", "fp16")
 SPACE_NAMES = ("darts", "p-darts", "pc-darts", "darts-minus")
 
 
@@ -50,8 +51,10 @@ class Settings:
         "", "evaluate the search's problems through torch.compile with this backend: inductor, ..."
     )
     channels_last: bool = option(False, "memory format of networks, for GPUs")
-    bf16: bool = option(
-        False, "networks compute in bfloat16 (autocast); of the first order, or with exact products"
+    precision: str = option(
+        "float32",
+        "of the search, under autocast; retraining has no loss scale: with fp16 it is in float32",
+        *PRECISIONS,
     )
     order: str = option("second", "of the hypergradients", "first", "second")
     product: str = option("exact", "second-order products", "exact", "central", "one-sided")

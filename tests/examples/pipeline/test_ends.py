@@ -152,8 +152,8 @@ def test_a_search_is_verified(
 ) -> None:
     """The new process makes the engine of the same settings; nothing is written."""
     monkeypatch.chdir(tmp_path)
-    line = [*SMALL, "--space", "p-darts", "--pretrain", "1", "--verify-resume"]
-    started(monkeypatch, "sgl_darts", line)
+    line = [*SMALL, "--space", "p-darts", "--pretrain", "1", "--precision", "fp16"]
+    started(monkeypatch, "sgl_darts", [*line, "--verify-resume"])
     if not same:
         found = mlopt.Resumption(4, 2, "step 3: a differs")
         monkeypatch.setattr(mlopt, "verify_resume", lambda *arguments: found)
