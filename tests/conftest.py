@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import os
 import signal
 from collections.abc import Iterator
 
@@ -25,10 +24,9 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 # it looks seldom. A test that asks whether something is freed collects by itself, or means at once.
 gc.set_threshold(50_000)
 
-# The workers of pytest-xdist share the cores; networks as small as those here gain nothing from
-# several threads each.
-if "PYTEST_XDIST_WORKER" in os.environ:
-    torch.set_num_threads(1)
+# Networks as small as those here gain nothing from several threads; and a child that a test forks
+# would wait for ever for those that OpenMP had in the parent.
+torch.set_num_threads(1)
 
 
 @pytest.fixture(autouse=True)

@@ -75,7 +75,9 @@ class Outcome:
         before.append((dict(means(found)) if before else found, more))
 
 
-def non_finite(outcome: Outcome, what: str, step: int, undone: bool) -> NonFiniteError:
+def non_finite(
+    outcome: Outcome, what: str, step: int, undone: bool, more: str = ""
+) -> NonFiniteError:
     """The error of a step, or of a hypergradient, that met something that is not finite.
 
     Args:
@@ -83,6 +85,7 @@ def non_finite(outcome: Outcome, what: str, step: int, undone: bool) -> NonFinit
         what: "step" or "hypergradient".
         step: its index.
         undone: whether what was committed before has been undone.
+        more: said at the end.
 
     Returns:
         The error.
@@ -90,7 +93,7 @@ def non_finite(outcome: Outcome, what: str, step: int, undone: bool) -> NonFinit
     assert outcome.failed is not None
     label, part = outcome.failed
     if not part:  # a method met it, and says where
-        return NonFiniteError(str(outcome.cause), problem=label, step=step)
+        return NonFiniteError(f"{outcome.cause}{more}", problem=label, step=step)
     advice = "Lower its learning rate, clip its gradient, or look at its batch"
     if part == "state":
         advice += (
@@ -111,4 +114,4 @@ def non_finite(outcome: Outcome, what: str, step: int, undone: bool) -> NonFinit
         text += f"; {done}. {advice}; Engine(skip_nonfinite=n) goes on past n such steps in a row."
     else:
         text += ". Look at its batch, and at the values of what it reads."
-    return NonFiniteError(text, problem=label, step=step)
+    return NonFiniteError(text + more, problem=label, step=step)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate, relu
 
 from mlopt._arguments import checked, from_one
+from mlopt._batch_norm import BatchNorm2d
 from mlopt._errors import SettingsError
 from mlopt.generators._biggan import check_attention, row
 from mlopt.generators._generator import ConditionalGenerator
@@ -131,7 +132,7 @@ class BigGANGenerator(ConditionalGenerator):
                 if side in attention
             }
         )
-        self.norm = nn.BatchNorm2d(widths[-1])
+        self.norm = BatchNorm2d(widths[-1])
         self.image = nn.Conv2d(widths[-1], channels, 3, padding=1)
         initialize(self, init)
         if spectral_norm:

@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from mlopt._arguments import checked, from_one
+from mlopt._batch_norm import BatchNorm2d
 from mlopt._errors import DataError, SettingsError
 from mlopt.generators._dcgan import check_labels, check_map
 
@@ -49,7 +50,7 @@ class ConditionalBatchNorm(nn.Module):
             raise SettingsError(
                 f"ConditionalBatchNorm(classes={classes}, features={features}): give one of them."
             )
-        self.norm = nn.BatchNorm2d(channels, affine=False)
+        self.norm = BatchNorm2d(channels, affine=False)
         self.gain: nn.Module
         self.offset: nn.Module
         if classes is not None:

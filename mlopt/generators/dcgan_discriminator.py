@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from mlopt._arguments import checked, from_one
+from mlopt._batch_norm import BatchNorm2d
 from mlopt._errors import SettingsError
 from mlopt.generators._dcgan import (
     DOWN_STAGES,
@@ -54,7 +55,7 @@ class DCGANDiscriminator(nn.Module):
         for k in range(1, count):
             layers += [
                 nn.Conv2d(width * 2 ** (k - 1), width * 2**k, 4, stride=2, padding=1, bias=False),
-                nn.BatchNorm2d(width * 2**k),
+                BatchNorm2d(width * 2**k),
                 nn.LeakyReLU(0.2),
             ]
         features = width * 2 ** (count - 1) * side**2

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from mlopt._arguments import checked, from_one
+from mlopt._batch_norm import BatchNorm2d
 from mlopt._errors import SettingsError
 from mlopt.generators._dcgan import (
     STAGES,
@@ -66,13 +67,13 @@ class DCGANGenerator(ConditionalGenerator):
         widths = [width * 2**k for k in reversed(range(doublings))]
         layers: list[nn.Module] = [
             nn.ConvTranspose2d(z + embedding, widths[0], side, bias=False),
-            nn.BatchNorm2d(widths[0]),
+            BatchNorm2d(widths[0]),
             nn.ReLU(),
         ]
         for before, after in zip(widths, widths[1:], strict=False):
             layers += [
                 nn.ConvTranspose2d(before, after, 4, stride=2, padding=1, bias=False),
-                nn.BatchNorm2d(after),
+                BatchNorm2d(after),
                 nn.ReLU(),
             ]
         layers += [nn.ConvTranspose2d(widths[-1], channels, 4, stride=2, padding=1), nn.Tanh()]

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, interpolate
 
 from mlopt._arguments import checked, from_one, one_of
+from mlopt._batch_norm import BatchNorm2d
 from mlopt._errors import SettingsError
 from mlopt.generators._dcgan import (
     STAGES,
@@ -101,7 +102,7 @@ class WGANResidualGenerator(ConditionalGenerator):
         self.image_size, self.channels, self.classes, self.z = image_size, channels, classes, z
         self.linear = nn.Linear(z, width * self.side**2)
         self.ups = nn.ModuleList(_UpBlock(width, classes) for _ in range(doublings))
-        self.norm = nn.BatchNorm2d(width)
+        self.norm = BatchNorm2d(width)
         self.conv = nn.Conv2d(width, channels, 3, padding=1)
         init_he(self)
 

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mlopt._batch_norm import BatchNorm2d
 from mlopt._errors import SettingsError
 from mlopt.nas.genotype import Genotype
 from mlopt.nas.operations import FactorizedReduce, ReLUConvBN, make_operation
@@ -80,9 +81,9 @@ class AuxiliaryHead(nn.Module):
     def __init__(self, channels: int, classes: int, second_norm: bool = True) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(channels, 128, 1, bias=False)
-        self.bn1 = nn.BatchNorm2d(128)
+        self.bn1 = BatchNorm2d(128)
         self.conv2 = nn.Conv2d(128, 768, 2, bias=False)
-        self.bn2 = nn.BatchNorm2d(768) if second_norm else nn.Identity()
+        self.bn2 = BatchNorm2d(768) if second_norm else nn.Identity()
         self.classifier = nn.Linear(768, classes)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mlopt._batch_norm import in_float32
 from mlopt.nas.operations import half_pixels
 
 __all__ = [
@@ -38,7 +39,8 @@ class Normalisation(nn.Module):
         self.register_buffer("running_var", torch.ones(channels))
 
     def forward(self, x: Tensor, scale: Tensor | None = None) -> Tensor:
-        return F.batch_norm(x, self.running_mean, self.running_var, scale, training=self.training)
+        means, training = (self.running_mean, self.running_var), self.training
+        return in_float32(x, lambda x: F.batch_norm(x, *means, scale, training=training))
 
 
 def _weights(count: int, *shape: int) -> nn.ParameterList:

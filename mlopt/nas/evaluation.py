@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from mlopt._arguments import checked, from_one, within
+from mlopt._batch_norm import BatchNorm2d
 from mlopt._errors import SettingsError
 from mlopt.nas.cell_network import CellNetwork
 from mlopt.nas.genotype import Genotype
@@ -64,7 +65,7 @@ class EvaluationNetwork(CellNetwork):
         super().__init__(drop_path, in_channels)
         width = 3 * channels
         self.stem = nn.Sequential(
-            nn.Conv2d(in_channels, width, 3, padding=1, bias=False), nn.BatchNorm2d(width)
+            nn.Conv2d(in_channels, width, 3, padding=1, bias=False), BatchNorm2d(width)
         )
         self._add_cells(
             genotype,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from mlopt._arguments import checked, from_one, within
+from mlopt._batch_norm import BatchNorm2d
 from mlopt._errors import SettingsError
 from mlopt.nas.cell_network import CellNetwork
 from mlopt.nas.genotype import Genotype
@@ -92,4 +93,4 @@ class ImageNetNetwork(CellNetwork):
 def _halve(in_channels: int, channels: int) -> tuple[nn.Module, nn.Module]:
     """A convolution that halves height and width, and its normalisation."""
     conv = nn.Conv2d(in_channels, channels, 3, stride=2, padding=1, bias=False)
-    return conv, nn.BatchNorm2d(channels)
+    return conv, BatchNorm2d(channels)

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mlopt._batch_norm import BatchNorm2d
 from mlopt._errors import SettingsError
 
 __all__ = [
@@ -44,7 +45,7 @@ class ReLUConvBN(nn.Module):
     def __init__(self, in_channels: int, channels: int, affine: bool = True) -> None:
         super().__init__()
         self.conv = nn.Conv2d(in_channels, channels, 1, bias=False)
-        self.bn = nn.BatchNorm2d(channels, affine=affine)
+        self.bn = BatchNorm2d(channels, affine=affine)
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply the three in order."""
@@ -79,7 +80,7 @@ class FactorizedReduce(nn.Module):
             )
         self.even = nn.Conv2d(in_channels, channels // 2, 1, stride=2, bias=False)
         self.odd = nn.Conv2d(in_channels, channels // 2, 1, bias=False)
-        self.bn = nn.BatchNorm2d(channels, affine=affine)
+        self.bn = BatchNorm2d(channels, affine=affine)
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply ReLU, both convolutions and the normalisation."""
@@ -111,7 +112,7 @@ def _half(channels: int, kernel: int, stride: int, dilation: int, affine: bool) 
             channels, channels, kernel, stride, padding, dilation, groups=channels, bias=False
         ),
         nn.Conv2d(channels, channels, 1, bias=False),
-        nn.BatchNorm2d(channels, affine=affine),
+        BatchNorm2d(channels, affine=affine),
     ]
 
 
@@ -146,7 +147,7 @@ def _conv_7x1_1x7(channels: int, stride: int, affine: bool) -> nn.Module:
         nn.ReLU(),
         nn.Conv2d(channels, channels, (1, 7), stride=(1, stride), padding=(0, 3), bias=False),
         nn.Conv2d(channels, channels, (7, 1), stride=(stride, 1), padding=(3, 0), bias=False),
-        nn.BatchNorm2d(channels, affine=affine),
+        BatchNorm2d(channels, affine=affine),
     )
 
 

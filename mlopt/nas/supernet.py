@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mlopt._arguments import checked, from_one, from_zero
+from mlopt._batch_norm import BatchNorm2d
 from mlopt._errors import SettingsError
 from mlopt.nas.architecture import ArchitectureWeights, CellOperations, count_edges
 from mlopt.nas.mixed_cell import MakeEdges, MixedCell, edges_by_source, groups_of_edges
@@ -228,7 +229,7 @@ def _stem(in_channels: int, channels: int, form: str) -> tuple[nn.Sequential, nn
 
     def conv(inputs: int, outputs: int, stride: int) -> list[nn.Module]:
         kernel = nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1, bias=False)
-        return [kernel, nn.BatchNorm2d(outputs)]
+        return [kernel, BatchNorm2d(outputs)]
 
     if form == "cifar":
         return nn.Sequential(*conv(in_channels, channels, 1)), None

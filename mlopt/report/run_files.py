@@ -83,7 +83,7 @@ def check_free(root: Path, overwrite: bool) -> None:
 def _has_begun(folder: Path) -> bool:
     """Whether there is more in it than a run leaves that is killed before it begins."""
     run = is_run(folder)
-    ours = {LOCK, ENVIRONMENT} if run else {LOCK}
+    ours = {LOCK, ENVIRONMENT, STATE} if run else {LOCK}
     # parts of files are left, too, and folders that have been emptied
     return any(
         item.name not in ours and not is_part(item) and not (run and _is_empty(item))

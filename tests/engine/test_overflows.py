@@ -136,7 +136,7 @@ def test_at_the_least_scale_a_step_counts_as_ever() -> None:
     assert engine.loss_scale == 1.0
     engine.step()
     assert engine.skipped is not None
-    with pytest.raises(mlopt.NonFiniteError, match=r"of learn is not finite, the first of this st"):
+    with pytest.raises(mlopt.NonFiniteError, match=r"of learn is not finite.* its least.*bf16"):
         engine.step()
     assert engine.loss_scale == 1.0
 

@@ -7,7 +7,10 @@ import torch
 from compare import kills, near
 from torch import nn
 from torch.nn.functional import cross_entropy
+from torch.nn.modules.batchnorm import _BatchNorm
 
+from mlopt._batch_norm import BatchNorm2d
+from mlopt.generators import GANS, make_gan
 from mlopt.nas import GENOTYPES, SPACES, EvaluationNetwork, ImageNetNetwork
 from mlopt.nas.precision import MixedPrecision
 
@@ -100,3 +103,33 @@ def test_finite_differences_are_lost_in_rounding() -> None:
     exact = difference()
     w.autocast = torch.bfloat16
     assert (difference() - exact).norm() > 0.5 * exact.norm()
+
+
+def curvature(norm: nn.Module, x: torch.Tensor) -> torch.Tensor:
+    """A product with the second derivative of a sum of cosines of what is normalised."""
+    x = x.clone().requires_grad_()
+    (first,) = torch.autograd.grad(norm(x).cos().sum(dtype=torch.float64), x, create_graph=True)
+    along = torch.linspace(-1, 1, x.numel(), dtype=x.dtype).reshape(x.shape)
+    return torch.autograd.grad(first, x, along)[0]
+
+
+def test_float16_is_normalised_so_that_it_has_a_second_derivative() -> None:
+    """The channel's deviation is 0.01, and the cube of its inverse no number of float16."""
+    g = torch.Generator().manual_seed(0)
+    x = (1 + 0.01 * torch.randn(4, 1, 2, 2, generator=g)).half()
+    found = curvature(BatchNorm2d(1), x)
+    assert found.dtype == torch.float16
+    expected = curvature(nn.BatchNorm2d(1).double(), x.double())
+    near(found.double(), expected, 2**-8, why="the result and what is normalised, in float16")
+
+
+@pytest.mark.parametrize("make", [*SPACES, *EVALUATED, *GANS])
+def test_all_networks_normalise_so(make: str) -> None:
+    if make in SPACES:
+        networks = [SPACES[make](channels=4, layers=3, nodes=2).supernet(classes=5)]
+    elif make in EVALUATED:
+        networks = [EVALUATED[make]()]
+    else:
+        networks = list(make_gan(make, 8, 1, 5, width=4))
+    kinds = {type(m) for n in networks for m in n.modules() if isinstance(m, _BatchNorm)}
+    assert kinds <= {BatchNorm2d}
