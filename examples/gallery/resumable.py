@@ -5,6 +5,6 @@ from pathlib import Path
 
 sys.path.append(str(Path(__file__).parents[1]))
 
-from support.pipeline import ending, parsed, program, saved  # noqa: E402
+from support.pipeline import parsed, program, saved  # noqa: E402
 
-__all__ = ["ending", "parsed", "program", "saved"]
+__all__ = ["parsed", "program", "saved"]

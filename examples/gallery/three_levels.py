@@ -23,7 +23,7 @@ from torch.optim import SGD
 import mlopt
 from bounded import count, seed
 from mlopt.report import format_table
-from resumable import ending
+from resumable import parsed, program
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ def main() -> None:
     )
     parser.add_argument("--size", type=count, default=5, help="numbers in each of x, y and z")
     parser.add_argument("--seed", type=seed, default=0)
-    given = parser.parse_args()
+    given = parsed(parser)
     k = Constants.draw(given.size, given.seed)
     expected = closed_form(k)[2]
     rows = []
@@ -125,5 +125,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    with ending(""):
-        main()
+    program(main)

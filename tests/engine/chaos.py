@@ -156,11 +156,14 @@ def _between(frame: Any, event: str) -> list[str]:
 
 
 def _gives_back(function: Any) -> bool:
-    """Whether this gives the turn back, into which nothing falls.
+    """Whether this gives the turn back, or ends a `with`, in C: into that nothing falls.
 
     It raises nothing itself, and a signal's handler runs when a call has returned, or a function of
-    Python begins: so not between the first word of a `finally` and a call of C there.
+    Python begins: so not between the first word of a `finally`, or the end of a `with`, and a call
+    of C there. A guard of torch that is not ended would stay for the rest of the process.
     """
+    if function.__name__ == "__exit__":
+        return True
     return getattr(function, "__self__", None) is _turn._lock and function.__name__ == "release"
 
 
@@ -193,3 +196,5 @@ def falling(
         yield count
     finally:
         sys.setprofile(None)
+        # or whoever runs later in this process has no modes
+        assert torch._C._is_torch_function_enabled()

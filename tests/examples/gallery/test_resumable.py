@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import os
-import runpy
 import shlex
 import signal
 import sys
@@ -15,6 +14,7 @@ import pytest
 from examples.gallery.test_run import FEWER, SMALL
 
 import mlopt
+from examples.gallery import three_levels
 from support.pipeline import program, saved
 
 ROOT = Path(__file__).parents[3]
@@ -118,20 +118,24 @@ def test_what_is_no_program_saves_nothing() -> None:
     assert saved(watch) == {"callbacks": (watch,)}
 
 
-def test_one_that_trains_nothing_ends_with_its_own_command(
+def test_one_that_trains_nothing_begins_again(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def interrupted(*arguments: object, **options: object) -> None:
         os.kill(os.getpid(), signal.SIGINT)
 
-    named("three_levels", [], monkeypatch)
-    monkeypatch.setattr(mlopt, "Engine", interrupted)
-    with pytest.raises(SystemExit, match="130"):
-        runpy.run_path(str(ROOT / path_of("three_levels")), run_name="__main__")
-    assert shlex.split(capsys.readouterr().out.splitlines()[-1]) == sys.orig_argv
+    with monkeypatch.context() as patch:
+        patch.setattr(mlopt, "Engine", interrupted)
+        with pytest.raises(SystemExit, match="130"):
+            start("three_levels", SMALL["three_levels"], monkeypatch)
+    command = shlex.split(capsys.readouterr().out.splitlines()[-1])
+    assert command == [*sys.orig_argv, "--resume"]
+    monkeypatch.setitem(three_levels.METHODS, "Unrolled(30)", mlopt.Unrolled(3))
+    start("three_levels", command[2:], monkeypatch)
+    assert "Implicit(CG)" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("name", TRAIN)
+@pytest.mark.parametrize("name", [*TRAIN, "three_levels"])
 def test_its_command_runs_it_as_a_program(name: str) -> None:
     text = (ROOT / path_of(name)).read_text(encoding="utf-8")
     assert text.endswith('if __name__ == "__main__":\n    program(main)\n')
