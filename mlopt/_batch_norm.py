@@ -10,20 +10,23 @@ from torch import Tensor, nn
 __all__ = ["BatchNorm2d", "in_float32"]
 
 
-def in_float32(x: Tensor, normalise: Callable[[Tensor], Tensor]) -> Tensor:
+def in_float32(x: Tensor, normalise: Callable[[Tensor], Tensor], *by: Tensor | None) -> Tensor:
     """Normalise an input of float16 in float32; any other as it is.
 
     torch's second derivative of `batch_norm` holds the cube of 1 / deviation of a channel in the
     format of the input: infinite in float16 where the deviation is below 0.03, at any loss scale.
+    A network that is in float16 itself, `network.half()`, is normalised as torch does it.
 
     Args:
         x: the input.
         normalise: it -> the result.
+        *by: its statistics and parameters; those of float16 go with no other input.
 
     Returns:
         The result, in the input's format.
     """
-    if x.dtype is not torch.float16:
+    half = torch.float16
+    if x.dtype is not half or any(t is not None and t.dtype is half for t in by):
         return normalise(x)
     return normalise(x.float()).to(x.dtype)
 
@@ -33,4 +36,5 @@ class BatchNorm2d(nn.BatchNorm2d):
 
     def forward(self, input: Tensor) -> Tensor:
         """Normalise (B, C, H, W)."""
-        return in_float32(input, super().forward)
+        by = self.running_mean, self.running_var, self.weight, self.bias
+        return in_float32(input, super().forward, *by)

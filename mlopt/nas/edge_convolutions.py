@@ -39,8 +39,8 @@ class Normalisation(nn.Module):
         self.register_buffer("running_var", torch.ones(channels))
 
     def forward(self, x: Tensor, scale: Tensor | None = None) -> Tensor:
-        means, training = (self.running_mean, self.running_var), self.training
-        return in_float32(x, lambda x: F.batch_norm(x, *means, scale, training=training))
+        by, training = (self.running_mean, self.running_var, scale), self.training
+        return in_float32(x, lambda x: F.batch_norm(x, *by, training=training), *by)
 
 
 def _weights(count: int, *shape: int) -> nn.ParameterList:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from compare import kills, near
@@ -12,6 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from mlopt._batch_norm import BatchNorm2d
 from mlopt.generators import GANS, make_gan
 from mlopt.nas import GENOTYPES, SPACES, EvaluationNetwork, ImageNetNetwork
+from mlopt.nas.edge_convolutions import Normalisation
 from mlopt.nas.precision import MixedPrecision
 
 EVALUATED = {
@@ -121,6 +124,26 @@ def test_float16_is_normalised_so_that_it_has_a_second_derivative() -> None:
     assert found.dtype == torch.float16
     expected = curvature(nn.BatchNorm2d(1).double(), x.double())
     near(found.double(), expected, 2**-8, why="the result and what is normalised, in float16")
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize(
+    ("norm", "plain"),
+    [
+        (BatchNorm2d(3), nn.BatchNorm2d(3)),
+        (BatchNorm2d(3, affine=False), nn.BatchNorm2d(3, affine=False)),
+        (Normalisation(3), nn.BatchNorm2d(3, affine=False)),
+    ],
+)
+def test_a_network_in_float16_is_normalised_as_torch_does_it(
+    norm: nn.Module, plain: nn.Module, training: bool
+) -> None:
+    """`network.half()` has parameters and statistics of float16, beside which no float32 goes."""
+    x = torch.randn(4, 3, 2, 2, generator=torch.Generator().manual_seed(0)).half()
+    norm, plain = (copy.deepcopy(n).half().train(training) for n in (norm, plain))
+    assert torch.equal(norm(x), plain(x))
+    for name, kept in norm.named_buffers():
+        assert torch.equal(kept, plain.get_buffer(name))
 
 
 @pytest.mark.parametrize("make", [*SPACES, *EVALUATED, *GANS])
