@@ -19,6 +19,9 @@ from mlopt.loggers.values import counts_in, from_json, to_json
 
 __all__ = ["JsonlLogger", "read_jsonl"]
 
+#: What the first row begins with of a logger that adds to the file of another. It is JSON, too.
+_MARK = " "
+
 
 class JsonlLogger:
     """Appends rows of metrics to a file, one JSON object a line.
@@ -26,7 +29,8 @@ class JsonlLogger:
     Each row is written through to the operating system before `log` returns: a run that is killed
     loses nothing it has logged, and a row that cannot be written leaves nothing of it. A line that
     an earlier run left half-written is removed first. One logger at a time has a file: in a
-    distributed run, log on rank 0.
+    distributed run, log on rank 0. Where one adds to the file of another, its first line begins
+    with a space: a run that is resumed takes back its own rows alone.
 
     Args:
         path: the file; missing folders are made.
@@ -41,12 +45,14 @@ class JsonlLogger:
         self.path = Path(path)
         if not self.path.name or "\0" in str(path):
             raise SettingsError(f"JsonlLogger(path={str(path)!r}): names no file. Give one.")
+        self._begins = os.path.exists(self.path)  # it is another's, until one goes on with it
         with contextlib.ExitStack() as locks:
             for lock in _locks(self.path):
                 locks.enter_context(lock)
             with said(self.path, "written"):
                 _remove_cut_line(self.path)
                 self._file = self.path.open("ab", buffering=0)
+                self._number = os.fstat(self._file.fileno()).st_ino
                 self._written = _Written.of(self.path)
             self._locks = locks.pop_all()
 
@@ -66,7 +72,8 @@ class JsonlLogger:
             plain = to_json(row)
         except DataError as error:
             raise DataError(f"{self.path}: {error}") from None
-        line = (json.dumps(plain, allow_nan=False) + "\n").encode()
+        mark = _MARK if self._begins else ""
+        line = f"{mark}{json.dumps(plain, allow_nan=False)}\n".encode()
         self._check_open()
         with said(self.path, "written"):
             state = os.fstat(self._file.fileno())
@@ -83,7 +90,7 @@ class JsonlLogger:
                 with contextlib.suppress(OSError):
                     os.truncate(self._file.fileno(), state.st_size)
                 raise
-        self._written = self._written.and_then(line)
+        self._written, self._begins = self._written.and_then(line), False
 
     @checked(SettingsError, size=from_zero)
     def cut(self, size: int) -> None:
@@ -96,6 +103,7 @@ class JsonlLogger:
             SettingsError: the logger is closed, or the file cannot be written.
         """
         self._check_open()
+        self._begins = False
         with said(self.path, "written"):
             if os.fstat(self._file.fileno()).st_size > size:
                 os.truncate(self._file.fileno(), size)
@@ -103,27 +111,30 @@ class JsonlLogger:
                 self._written = _Written.of(self.path)
 
     def state_dict(self) -> dict[str, int]:
-        """How far the file goes: a checkpoint of the run holds it."""
-        return self._written._asdict()
+        """Which file it is, and how far it goes: a checkpoint of the run holds it."""
+        return {**self._written._asdict(), "file": self._number}
 
     @checked(SettingsError)
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Remove the rows since the state, which the run that is resumed logs again.
 
         Args:
-            state: of `state_dict`; a file with another beginning stays as it is.
+            state: of `state_dict`. A file with another beginning stays as it is, and one to which
+                another run has added since.
 
         Raises:
             SettingsError: it is no such state, the logger is closed, or the file cannot be written.
         """
-        saved = _Written(
-            *counts_in(state, "JsonlLogger.load_state_dict(state=...)", "size", "crc32")
-        )
+        where = "JsonlLogger.load_state_dict(state=...)"
+        size, crc32, number = counts_in(state, where, *_Written._fields, "file")
         self._check_open()
         with said(self.path, "read"):
-            same = _Written.of(self.path, max(0, saved.size)) == saved
-        if same:
-            self.cut(saved.size)
+            content = self.path.read_bytes()
+        same = _Written(0, 0).and_then(content[: max(0, size)]) == (size, crc32)
+        known = size > 0 or number == self._number  # every file begins with nothing
+        since = content[max(0, size) :].split(b"\n")
+        if same and known and not any(line.startswith(_MARK.encode()) for line in since):
+            self.cut(size)
 
     def _check_open(self) -> None:
         if self._file.closed:
@@ -238,7 +249,7 @@ def _remove_cut_line(path: Path) -> None:
         lines = content.split(b"\n")
         first, last = lines[0], lines[-1]
         ours = _parse(first.decode("utf-8", errors="replace")) is not None
-        if not ours and not (first is last and first.startswith(b'{"')):
+        if not ours and not (first is last and first.lstrip().startswith(b'{"')):
             raise SettingsError(
                 f"{path}: does not begin with a row of metrics, so it is not the file of a logger "
                 f"and stays as it is. Give another name"

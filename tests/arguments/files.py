@@ -133,7 +133,7 @@ EXAMPLES: dict[str, Example] = {
         lambda: {"row": {"loss": 1.0}}, on=on_a_logger, wrong={"row": ({"loss": object()},)}
     ),
     "mlopt.loggers.JsonlLogger.load_state_dict": of(
-        lambda: {"state": {"size": 0, "crc32": 0}}, on=on_a_logger, wrong=NO_STATE
+        lambda: {"state": {"size": 0, "crc32": 0, "file": 0}}, on=on_a_logger, wrong=NO_STATE
     ),
     "mlopt.loggers.JsonlLogger.state_dict": of(on=on_a_logger),
     "mlopt.loggers.from_json": of(lambda: {"value": "NaN"}, value="anything"),

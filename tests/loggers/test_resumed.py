@@ -49,10 +49,12 @@ class Numbers:
             raise ConnectionError("gone")
 
 
-def go(folder: Path | None, *loggers: Any, until: int = 11, fall: int = 0) -> None:
+def go(
+    folder: Path | None, *loggers: Any, until: int = 11, fall: int = 0, log_every: int = 1
+) -> None:
     """A run with a checkpoint each three steps, resumed if it was begun."""
     saving = [] if folder is None else [mlopt.Checkpoint(folder, every=3)]
-    options: Any = {"log_every": 1, "progress": False, "resume": folder}
+    options: Any = {"log_every": log_every, "progress": False, "resume": folder}
     bilevel().engine().run(
         steps=until, callbacks=[Falls(fall), *saving], loggers=loggers, **options
     )
@@ -86,6 +88,39 @@ def test_another_file_is_only_added_to(tmp_path: Path, words: str) -> None:
     assert other.read_text().startswith(words)
     rows = read_jsonl(other)[words.count("\n") :]
     assert rows[0]["step"] == 7
+
+
+def test_what_another_run_has_added_stays(tmp_path: Path) -> None:
+    """Two runs write to one file, one after another; the first is resumed."""
+    shared, alone = tmp_path / "shared.jsonl", tmp_path / "alone.jsonl"
+    broken_off(tmp_path / "run", JsonlLogger(shared))
+    go(None, JsonlLogger(shared))
+    go(None, JsonlLogger(alone))
+    before = read_jsonl(shared)
+    assert before[-len(read_jsonl(alone)) :] == read_jsonl(alone)
+    go(tmp_path / "run", JsonlLogger(shared))
+    rows = read_jsonl(shared)
+    assert rows[: len(before)] == before
+    assert rows[len(before)]["step"] == 7
+
+
+def test_a_checkpoint_without_rows_is_of_its_own_file(tmp_path: Path) -> None:
+    """Every file begins with the nothing that was logged at step 3."""
+    own, other = tmp_path / "own.jsonl", tmp_path / "other.jsonl"
+    go(None, JsonlLogger(other))
+    before = read_jsonl(other)
+
+    def resume(path: Path, fall: int = 0) -> None:
+        go(tmp_path / "run", JsonlLogger(path), fall=fall, log_every=4)
+
+    with pytest.raises(Killed):
+        resume(own, fall=4)
+    assert [row["step"] for row in read_jsonl(own)] == [4]
+    with pytest.raises(Killed):
+        resume(other, fall=4)
+    assert read_jsonl(other)[: len(before)] == before
+    resume(own)
+    assert [row["step"] for row in read_jsonl(own) if "fit/loss" in row] == [4, 5, 8, 10]
 
 
 def test_with_other_loggers_the_run_goes_on(tmp_path: Path) -> None:
