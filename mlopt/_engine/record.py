@@ -82,22 +82,28 @@ class Record:
     def state_dict(self) -> dict[str, Any]:
         """How far those loggers have come that can go back, by their classes."""
         states = {}
-        for name, logger in numbered(tuple(self.loggers)):
-            if hasattr(logger, "load_state_dict"):
-                with leaving_out(self.loggers, logger, "state_dict"):
-                    states[name] = portable(logger.state_dict(), f"{name}.state_dict()")
+        for name, logger in self._with_states():
+            with leaving_out(self.loggers, logger, "state_dict"):
+                states[name] = portable(logger.state_dict(), f"{name}.state_dict()")
         return states
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Have the loggers go back to where they were, each that is there again."""
-        for name, logger in numbered(tuple(self.loggers)):
-            if name in state and hasattr(logger, "load_state_dict"):
+        for name, logger in self._with_states():
+            if name in state:
                 with leaving_out(self.loggers, logger, "load_state_dict"):
                     logger.load_state_dict(state[name])
 
     def close(self, status: str) -> None:
         """Tell how the run has ended."""
         leave_out_failing(self.loggers, "close", status)
+
+    def _with_states(self) -> Iterator[tuple[str, Any]]:
+        """Those whose two methods can be called so; of another use they say nothing of logs."""
+        for name, logger in numbered(tuple(self.loggers)):
+            save, load = (getattr(logger, n, None) for n in ("state_dict", "load_state_dict"))
+            if callable(save) and callable(load) and takes(save) and takes(load, None):
+                yield name, logger
 
     def _row(self, engine: Stepper, metrics: Mapping[str, Any]) -> None:
         named = {

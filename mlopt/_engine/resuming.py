@@ -18,8 +18,8 @@ __all__ = ["Course", "Stateful", "check_override", "go_on", "numbered", "run_sta
 
 _T = TypeVar("_T")
 
-#: What `run_state` gives.
-_PARTS = ("fingerprint", "began", "validated", "engine", "callbacks", "loggers")
+#: What a run goes on from; without the states of its loggers these take the rows as they come.
+_PARTS = ("fingerprint", "began", "validated", "engine", "callbacks")
 
 
 class Stateful(Protocol):
@@ -118,7 +118,7 @@ def go_on(
         raise SettingsError(f"{path}: {error}") from error
     for name, state in content["callbacks"].items():
         give_state(callbacks[name], state, f"{path}: {name}")
-    record.load_state_dict(content["loggers"])
+    record.load_state_dict(content.get("loggers", {}))
     engine._validated = content["validated"]
     steps, epoch = content["began"]
     return steps, epoch

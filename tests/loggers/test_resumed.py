@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from small import bilevel
 
 import mlopt
+from mlopt._engine.checkpoint_files import newest, write_checkpoint
 from mlopt.loggers import JsonlLogger, TensorBoard, read_jsonl
 
 
@@ -131,6 +133,19 @@ def test_with_other_loggers_the_run_goes_on(tmp_path: Path) -> None:
     assert counts.rows[0]["step"] == 7
 
 
+def test_a_checkpoint_of_before_loggers_had_states(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    broken_off(tmp_path / "run", JsonlLogger(path))
+    saved, content = newest(tmp_path / "run") or (path, {})
+    del content["loggers"]
+    write_checkpoint(saved.parent, 6, content)
+    before = read_jsonl(path)
+    go(tmp_path / "run", JsonlLogger(path))
+    rows = read_jsonl(path)
+    assert rows[: len(before)] == before
+    assert rows[len(before)]["step"] == 7
+
+
 def test_two_of_a_kind_have_states_of_their_own(tmp_path: Path) -> None:
     paths = tmp_path / "a.jsonl", tmp_path / "b.jsonl"
     paths[0].write_text('{"step": 99}\n')
@@ -156,6 +171,44 @@ def test_one_whose_state_fails_is_left_out(tmp_path: Path, bad: object, method: 
             go(tmp_path / "run", second, JsonlLogger(path))
         assert second.rows == []
     assert [row["step"] for row in read_jsonl(path) if "fit/loss" in row] == [*range(1, 12)]
+
+
+def test_methods_of_another_use_are_let_alone(tmp_path: Path) -> None:
+    """One that is given rows to the end, though its methods of these names are others."""
+
+    class Asks(Numbers):
+        def state_dict(self, prefix: str) -> dict[str, Any]:  # type: ignore[override]
+            raise AssertionError
+
+        def load_state_dict(self, state: Any, strict: bool) -> None:  # type: ignore[override]
+            raise AssertionError
+
+    class Half(Numbers):
+        state_dict = None  # type: ignore[assignment]
+
+    loggers = Numbers(), Asks(), Half()
+    broken_off(tmp_path / "run", *loggers)
+    assert loggers[0].rows == loggers[1].rows == loggers[2].rows
+    loggers = Numbers(), Asks(), Half()
+    go(tmp_path / "run", *loggers)
+    assert [logger.given for logger in loggers] == [7, None, None]
+    assert loggers[0].rows == loggers[1].rows == loggers[2].rows
+
+
+def test_a_network_may_be_a_logger(tmp_path: Path) -> None:
+    class Net(Numbers, torch.nn.Linear):
+        def __init__(self) -> None:
+            torch.nn.Linear.__init__(self, 2, 2)
+            Numbers.__init__(self)
+
+        state_dict = torch.nn.Linear.state_dict  # type: ignore[assignment]
+        load_state_dict = torch.nn.Linear.load_state_dict  # type: ignore[assignment]
+
+    first, second = Net(), Net()
+    broken_off(tmp_path / "run", first)
+    go(tmp_path / "run", second)
+    assert torch.equal(first.weight, second.weight)
+    assert second.rows[0]["step"] == 7
 
 
 def test_tensorboard_shows_each_once(tmp_path: Path) -> None:
