@@ -20,6 +20,7 @@ __all__ = ["Checkpoint"]
 
 #: With `every=None` the time between two checkpoints is at least so many times that of saving one.
 _SPARING = 100
+_NEVER = (-1, -1)
 
 
 class Checkpoint(Callback):
@@ -50,7 +51,8 @@ class Checkpoint(Callback):
     def __init__(self, folder: str | Path, *, every: int | None = 100, keep: int = 3) -> None:
         self.folder, self.every, self.keep = Path(folder), every, keep
         self._lock = Lock(self.folder / ".lock", self.folder)
-        self._whole = self._saved = -1  # after which step the state was whole, and was saved
+        self._whole = -1  # after which step the state was whole
+        self._saved = _NEVER  # after which step it was saved, and which it was measured after
         self._of: Callable[[], Engine | None] = lambda: None  # whose checkpoints are there
         self._next = 0.0  # not before, if it goes by the time
 
@@ -68,9 +70,9 @@ class Checkpoint(Callback):
             )
         fingerprint(engine)  # of the functions as they are now: a file may be edited meanwhile
         self._of = weakref.ref(engine)
-        self._whole = self._saved = -1
+        self._whole, self._saved = -1, _NEVER
         if found:  # after which step the engine may have been changed, unless it is resumed
-            self._whole, self._saved = engine.steps, engine.steps if resumed else -1
+            self._whole, self._saved = engine.steps, _place(engine) if resumed else _NEVER
             engine._saved = engine.steps if resumed else found[0][0], self.folder
         remove_rests(self.folder)
 
@@ -85,9 +87,12 @@ class Checkpoint(Callback):
             self.save(engine)
 
     def on_end(self, engine: Engine) -> None:
-        """Save where the run ends, if its state is whole there, and give the folder back."""
+        """Save where the run ends, if its state is whole there, and give the folder back.
+
+        What is measured after the last step comes after `on_between`, and belongs to that state.
+        """
         try:
-            if self._lock.held and self._whole == engine.steps != self._saved:
+            if self._lock.held and self._whole == engine.steps and self._saved != _place(engine):
                 self.save(engine)
         finally:
             self._lock.release()
@@ -106,11 +111,16 @@ class Checkpoint(Callback):
         keep_lock(self._lock, self.folder, "Checkpoint")
         content: dict[str, Any] = run_state(engine, engine._course)
         write_checkpoint(self.folder, engine.steps, content)
-        self._saved = engine.steps
+        self._saved = _place(engine)
         engine._saved = engine.steps, self.folder
         remove_old(self.folder, engine.steps, self.keep)
         ended = time.perf_counter()
         self._next = ended + _SPARING * (ended - began)
+
+
+def _place(engine: Engine) -> tuple[int, int]:
+    """After which step it stands, and after which it was measured last."""
+    return engine.steps, engine._validated
 
 
 def _is_one(resumed: Path | None, folder: Path) -> bool:

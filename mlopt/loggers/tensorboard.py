@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import numbers
+import secrets
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -43,11 +44,11 @@ class TensorBoard:
         self.folder = Path(folder)
         if "\0" in str(folder):
             raise SettingsError(f"TensorBoard(folder={str(folder)!r}): is no name of a folder.")
-        writer = self.check()
+        self._last, self._files = -1, secrets.randbits(32)
+        self.check()
         with said(self.folder, "written"):
             self.folder.mkdir(parents=True, exist_ok=True)
-            self._writer = writer(str(self.folder), purge_step=_NEVER)
-        self._last = -1
+            self._writer = self._open(_NEVER)
 
     @staticmethod
     def check() -> Any:
@@ -84,24 +85,32 @@ class TensorBoard:
         self._writer.flush()
 
     def state_dict(self) -> dict[str, int]:
-        """The last step of a row: a checkpoint of the run holds it."""
-        return {"step": self._last}
+        """The last step of a row, and a number in the names of files: a checkpoint holds them."""
+        return {"step": self._last, "file": self._files}
 
     @checked(SettingsError)
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Have TensorBoard leave out later steps, which the run that is resumed logs again.
 
         Args:
-            state: of `state_dict`.
+            state: of `state_dict`. A folder without a file of that logger stays as it is.
 
         Raises:
             SettingsError: it is no such state, or the folder cannot be written.
         """
-        (self._last,) = counts_in(state, "TensorBoard.load_state_dict(state=...)", "step")
-        self._writer.close()
+        where = "TensorBoard.load_state_dict(state=...)"
+        last, number = counts_in(state, where, "step", "file")
         with said(self.folder, "written"):
-            self._writer = self.check()(str(self.folder), purge_step=self._last + 1)
+            if not any(self.folder.glob(f"*{_suffix(number)}")):
+                return
+            self._writer.close()
+            self._last, self._files = last, number
+            self._writer = self._open(last + 1)
             self._writer.flush()
+
+    def _open(self, purge_step: int) -> Any:
+        suffix = _suffix(self._files)
+        return self.check()(str(self.folder), purge_step=purge_step, filename_suffix=suffix)
 
     def _at(self, row: Mapping[str, Any]) -> int:
         """The step of a row."""
@@ -171,3 +180,8 @@ class TensorBoard:
         """
         del status
         self._writer.close()
+
+
+def _suffix(number: int) -> str:
+    """What the names of a logger's files end with."""
+    return f".{number:08x}"

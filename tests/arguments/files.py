@@ -99,7 +99,7 @@ EXAMPLES: dict[str, Example] = {
     "mlopt.loggers.TensorBoard.close": of(on=in_tensorboard),
     "mlopt.loggers.TensorBoard.log": of(row, on=in_tensorboard, wrong=UNLIKE),
     "mlopt.loggers.TensorBoard.load_state_dict": of(
-        lambda: {"state": {"step": 0}}, on=in_tensorboard, wrong=NO_STATE
+        lambda: {"state": {"step": 0, "file": 0}}, on=in_tensorboard, wrong=NO_STATE
     ),
     "mlopt.loggers.TensorBoard.state_dict": of(on=in_tensorboard),
     "mlopt.loggers.TensorBoard.log_image": of(

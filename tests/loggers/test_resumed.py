@@ -51,12 +51,10 @@ class Numbers:
             raise ConnectionError("gone")
 
 
-def go(
-    folder: Path | None, *loggers: Any, until: int = 11, fall: int = 0, log_every: int = 1
-) -> None:
+def go(folder: Path | None, *loggers: Any, until: int = 11, fall: int = 0, **more: Any) -> None:
     """A run with a checkpoint each three steps, resumed if it was begun."""
     saving = [] if folder is None else [mlopt.Checkpoint(folder, every=3)]
-    options: Any = {"log_every": log_every, "progress": False, "resume": folder}
+    options: Any = {"log_every": 1, "progress": False, "resume": folder, **more}
     bilevel().engine().run(
         steps=until, callbacks=[Falls(fall), *saving], loggers=loggers, **options
     )
@@ -211,16 +209,53 @@ def test_a_network_may_be_a_logger(tmp_path: Path) -> None:
     assert second.rows[0]["step"] == 7
 
 
-def test_tensorboard_shows_each_once(tmp_path: Path) -> None:
+@pytest.fixture
+def board(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder whose files are read as they were made: names are numbered, and 10 is before 9."""
     pytest.importorskip("tensorboard", reason="pip install tensorboard")
-    # that of its pages
+    from tensorboard.summary.writer import event_file_writer as files
+
+    monkeypatch.setattr(files, "_global_uid", type(files._global_uid)(0))
+    return tmp_path / "board"
+
+
+def shown(folder: Path, name: str = "fit/loss") -> list[int]:
+    """The steps that TensorBoard's pages show of a curve."""
     from tensorboard.backend.event_processing.plugin_event_accumulator import EventAccumulator
 
-    board, path = tmp_path / "board", tmp_path / "metrics.jsonl"
+    events = EventAccumulator(str(folder), size_guidance={"tensors": 0})
+    events.Reload()
+    return [event.step for event in events.Tensors(name)]
+
+
+def test_tensorboard_shows_each_once(tmp_path: Path, board: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
     broken_off(tmp_path / "run", TensorBoard(board))
     go(tmp_path / "run", TensorBoard(board))
     go(None, JsonlLogger(path))
-    events = EventAccumulator(str(board), size_guidance={"tensors": 0})
-    events.Reload()
-    expected = [row["step"] for row in read_jsonl(path) if "fit/loss" in row]
-    assert [event.step for event in events.Tensors("fit/loss")] == expected
+    assert shown(board) == [row["step"] for row in read_jsonl(path) if "fit/loss" in row]
+
+
+def test_in_another_folder_tensorboard_leaves_nothing_out(tmp_path: Path, board: Path) -> None:
+    broken_off(tmp_path / "run", TensorBoard(board))
+    other = tmp_path / "other"
+    go(None, TensorBoard(other), until=20)
+    go(tmp_path / "run", TensorBoard(other), until=9)
+    assert shown(other) == [*range(1, 21), 7, 8, 9]
+
+
+def test_what_is_measured_after_the_last_step_is_once_there(tmp_path: Path, board: Path) -> None:
+    """The last step is one of those that are saved, and the run is made longer."""
+    path = tmp_path / "metrics.jsonl"
+    calls: list[int] = []
+
+    def measure() -> dict[str, float]:
+        calls.append(1)
+        return {"accuracy": 1.0}
+
+    for until in (6, 6, 9):
+        loggers = TensorBoard(board), JsonlLogger(path)
+        go(tmp_path / "run", *loggers, until=until, validate=measure)
+    steps = [row["step"] for row in read_jsonl(path) if "accuracy" in row]
+    assert steps == shown(board, "accuracy") == [5, 6, 9]
+    assert len(calls) == 3
