@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from mlopt._arguments import checked
-from mlopt._errors import SettingsError, leave_out_failing
+from mlopt._errors import SettingsError, leave_out_failing, leaving_out
 from mlopt.loggers.rows import Status
 
 __all__ = ["Several"]
@@ -37,6 +37,7 @@ class Several:
                     "log(row) and close(status)."
                 )
         self._loggers = list(loggers)
+        self._named = [(f"{i} {type(x).__name__}", x) for i, x in enumerate(self._loggers)]
 
     @checked(SettingsError)
     def log(self, row: Mapping[str, object]) -> None:
@@ -76,6 +77,31 @@ class Several:
             path: of the file.
         """
         self._tell("log_file", path)
+
+    def state_dict(self) -> dict[str, Any]:
+        """How far those have come that can go back, by their places and classes."""
+        states = {}
+        for name, logger in self._with_states():
+            with leaving_out(self._loggers, logger, "state_dict"):
+                states[name] = logger.state_dict()
+        return states
+
+    @checked(SettingsError)
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Have those go back to where they were that are here again.
+
+        Args:
+            state: of `state_dict`.
+        """
+        for name, logger in self._with_states():
+            if name in state:
+                with leaving_out(self._loggers, logger, "load_state_dict"):
+                    logger.load_state_dict(state[name])
+
+    def _with_states(self) -> Iterator[tuple[str, Any]]:
+        for name, logger in self._named:
+            if hasattr(logger, "load_state_dict") and any(logger is x for x in self._loggers):
+                yield name, logger
 
     @checked(SettingsError)
     def close(self, status: Status = "finished") -> None:

@@ -136,6 +136,10 @@ EXAMPLES: dict[str, Example] = {
         lambda: {"state": {"size": 0, "crc32": 0, "file": 0}}, on=on_a_logger, wrong=NO_STATE
     ),
     "mlopt.loggers.JsonlLogger.state_dict": of(on=on_a_logger),
+    "mlopt.loggers.Several.load_state_dict": of(
+        lambda: {"state": several().state_dict()}, on=several
+    ),
+    "mlopt.loggers.Several.state_dict": of(on=several),
     "mlopt.loggers.from_json": of(lambda: {"value": "NaN"}, value="anything"),
     "mlopt.loggers.read_jsonl": of(
         lambda: {"path": lines()}, wrong={"path": (folder(), "no such file", a_file())}

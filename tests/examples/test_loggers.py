@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from examples.small_runs import left_by_overwriting, small
@@ -79,3 +80,33 @@ def test_a_missing_package_is_told_before_anything_is_made(
     with pytest.raises(mlopt.SettingsError, match=f"pip install {name}"):
         pipeline.run("darts", darts.scheme, small(tmp_path, "--loggers", name))
     assert not [*tmp_path.iterdir()]
+
+
+def test_tensorboard_shows_each_row_of_a_resumed_search_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was logged after the checkpoint from which it goes on is hidden there."""
+    pytest.importorskip("tensorboard", reason="pip install tensorboard")
+    from tensorboard.backend.event_processing.plugin_event_accumulator import EventAccumulator
+
+    options = ["--loggers", "tensorboard", "--epochs", "3", "--checkpoint-every", "2"]
+    log, name = RunFolder.log, "search-epoch/validation/error"
+
+    def falls(folder: RunFolder, phase: str, **row: Any) -> None:
+        log(folder, phase, **row)
+        if (phase, row["epoch"]) == ("search-epoch", 3):
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RunFolder, "log", falls)
+        with pytest.raises(KeyboardInterrupt):
+            pipeline.run("darts", darts.scheme, small(tmp_path, *options))
+    before = RunFolder.open(tmp_path / "run").metrics()
+    pipeline.run("darts", darts.scheme, small(tmp_path, *options), resume=True)
+    rows = RunFolder.open(tmp_path / "run").metrics()
+    events = EventAccumulator(str(tmp_path / "run" / "tensorboard"), size_guidance={"tensors": 0})
+    events.Reload()
+    steps = [row["step"] for row in rows if row["phase"] == "search-epoch"]
+    assert len(before) > 3
+    assert len(steps) == 3
+    assert [event.step for event in events.Tensors(name)] == steps

@@ -11,7 +11,7 @@ from small import bilevel
 
 import mlopt
 from mlopt._engine.checkpoint_files import newest, write_checkpoint
-from mlopt.loggers import JsonlLogger, TensorBoard, read_jsonl
+from mlopt.loggers import JsonlLogger, Several, TensorBoard, read_jsonl
 
 
 class Killed(Exception):
@@ -152,6 +152,14 @@ def test_two_of_a_kind_have_states_of_their_own(tmp_path: Path) -> None:
     assert read_jsonl(paths[0])[1:] == read_jsonl(paths[1])
     steps = [row["step"] for row in read_jsonl(paths[1]) if "fit/loss" in row]
     assert steps == [*range(1, 12)]
+
+
+def test_several_in_one_go_back_each(tmp_path: Path) -> None:
+    whole, paths = tmp_path / "whole.jsonl", [tmp_path / "a.jsonl", tmp_path / "b.jsonl"]
+    go(None, JsonlLogger(whole))
+    broken_off(tmp_path / "run", Several([*map(JsonlLogger, paths), Numbers()]))
+    go(tmp_path / "run", Several([*map(JsonlLogger, paths)]))
+    assert all(read_jsonl(path) == read_jsonl(whole) for path in paths)
 
 
 @pytest.mark.parametrize(("bad", "method"), [(object(), "state_dict"), ("bad", "load_state_dict")])

@@ -153,6 +153,7 @@ def offline(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
         monkeypatch.setenv(name, str(folder / name))
     monkeypatch.setenv("WANDB_SILENT", "true")
     monkeypatch.setenv("WANDB_ERROR_REPORTING", "false")
+    wandb.teardown()  # whoever ran before has had it read the environment, which it does once
 
     def kept() -> Iterator[bytes]:
         wandb.teardown()  # its service writes on for a moment when a run has ended

@@ -38,11 +38,13 @@ class Log(mlopt.Callback):
         self.between, self.left = search.spent.between, self._spent()
         self.planned: dict[str, int] = {}
         self.updated: set[str] = set()
+        self.beside: Mapping[str, Any] = {}  # how far the folder's other loggers were
 
     def on_start(self, engine: mlopt.Engine) -> None:
         # Of a stage that is over, what follows is that of later ones, and of retraining.
         if engine.epoch < self.epochs and not engine.stopping:
             self.folder.cut(self.logged)
+            self.folder.loggers.load_state_dict(self.beside)
             self._plan(engine)
 
     def on_log(self, engine: mlopt.Engine, metrics: dict[str, Any]) -> None:
@@ -79,6 +81,7 @@ class Log(mlopt.Callback):
     def state_dict(self) -> dict[str, Any]:
         return {
             "logged": self.logged,
+            "beside": self.folder.loggers.state_dict(),
             "planned": self.planned,
             "updated": sorted(self.updated),
             "between_seconds": self.between[0],
@@ -88,7 +91,7 @@ class Log(mlopt.Callback):
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.logged = state["logged"]
+        self.logged, self.beside = state["logged"], state["beside"]
         self.planned, self.updated = dict(state["planned"]), set(state["updated"])
         self.between = state["between_seconds"], state["between_passes"]
         self.left = state["left_seconds"], state["left_passes"]
