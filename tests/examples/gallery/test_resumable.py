@@ -102,6 +102,7 @@ def test_a_run_without_resume_begins_anew(
     monkeypatch.chdir(tmp_path)
 
     def interrupted(self: mlopt.Checkpoint, engine: mlopt.Engine) -> None:
+        self._lock.release()  # which this stands in the way of
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
