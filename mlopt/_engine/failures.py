@@ -11,7 +11,7 @@ from .outcome import Outcome, non_finite
 __all__ = ["Failures"]
 
 _START, _LEAST, _GROWTH = 2.0**16, 1.0, 2000
-_LEAST_SCALE = (
+_EXCEEDS = (
     " The loss scale is at its least: something exceeds what fp16 holds at any scale, such as "
     "torch's second derivative of batch_norm. bf16 holds as much as float32."
 )
@@ -71,7 +71,7 @@ class Failures:
                 problem=label,
                 step=step,
             )
-        error = non_finite(outcome, "step", step, undone, _LEAST_SCALE if size else "")
+        error = non_finite(outcome, "step", step, undone, _EXCEEDS if size else "")
         if self.row >= most:
             raise error from outcome.cause
         self.row += 1

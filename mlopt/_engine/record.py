@@ -44,6 +44,15 @@ class Record:
     def __init__(self, loggers: list[Any]) -> None:
         self.loggers = loggers
         self._told: set[str] = set()
+        self._back: Mapping[str, Any] | None = None  # where the loggers go when the run starts
+
+    def on_start(self, engine: Stepper) -> None:
+        """Have the loggers go back to where they were: no callback has refused the run."""
+        back, self._back = self._back or {}, None
+        for name, logger in self._with_states():
+            if name in back:
+                with leaving_out(self.loggers, logger, "load_state_dict"):
+                    logger.load_state_dict(back[name])
 
     def on_log(self, engine: Stepper, metrics: Mapping[str, Any]) -> None:
         """The numbers of a step."""
@@ -81,6 +90,8 @@ class Record:
 
     def state_dict(self) -> dict[str, Any]:
         """How far those loggers have come that can go back, by their classes."""
+        if self._back is not None:
+            return {**self._back}
         states = {}
         for name, logger in self._with_states():
             with leaving_out(self.loggers, logger, "state_dict"):
@@ -88,11 +99,8 @@ class Record:
         return states
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Have the loggers go back to where they were, each that is there again."""
-        for name, logger in self._with_states():
-            if name in state:
-                with leaving_out(self.loggers, logger, "load_state_dict"):
-                    logger.load_state_dict(state[name])
+        """Where each goes back to that is there again, when the run starts."""
+        self._back = state
 
     def close(self, status: str) -> None:
         """Tell how the run has ended."""

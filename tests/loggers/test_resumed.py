@@ -11,6 +11,7 @@ from small import bilevel
 
 import mlopt
 from mlopt._engine.checkpoint_files import newest, write_checkpoint
+from mlopt._files import Lock
 from mlopt.loggers import JsonlLogger, Several, TensorBoard, read_jsonl
 
 
@@ -129,6 +130,20 @@ def test_with_other_loggers_the_run_goes_on(tmp_path: Path) -> None:
     go(tmp_path / "run", counts)
     assert counts.given is None
     assert counts.rows[0]["step"] == 7
+
+
+def test_a_run_that_is_refused_takes_no_row_back(tmp_path: Path) -> None:
+    """Another process goes on in that folder, and logs there."""
+    broken_off(tmp_path / "run", JsonlLogger(tmp_path / "metrics.jsonl"), Numbers())
+    counts = Numbers()
+    with (
+        Lock(tmp_path / "run" / ".lock", tmp_path / "run"),
+        pytest.raises(mlopt.SettingsError, match="writes to it"),
+    ):
+        go(tmp_path / "run", counts)
+    assert counts.given is None
+    go(tmp_path / "run", counts)
+    assert counts.given is not None
 
 
 def test_a_checkpoint_of_before_loggers_had_states(tmp_path: Path) -> None:
