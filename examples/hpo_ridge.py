@@ -37,10 +37,9 @@ def make_data(seed: int = 0) -> dict[str, tuple[Tensor, Tensor]]:
     return {"train": draw(ROWS), "valid": draw(200), "test": draw(2000)}
 
 
-def learn_penalties(
-    data: dict[str, tuple[Tensor, Tensor]], steps: int = 150
-) -> tuple[Tensor, Tensor]:
-    """The penalties and the weights that they lead to."""
+def make_engine(data: dict[str, tuple[Tensor, Tensor]] | None = None) -> mlopt.Engine:
+    """The two levels: variables "w" and "r"."""
+    data = data or make_data()
     W = mlopt.Variable(nn.Parameter(torch.zeros(FEATURES)), "w")
     R = mlopt.Variable(nn.Parameter(torch.full((FEATURES,), -2.0)), "r")
 
@@ -54,11 +53,19 @@ def learn_penalties(
         x, y = batch
         return mse_loss(x @ w, y)
 
-    engine = mlopt.Engine(
+    return mlopt.Engine(
         [ridge, validation],
         hypergrad=mlopt.Implicit(mlopt.CG(max_steps=20)),
         schedule=mlopt.Alternate((ridge, 20), (validation, 1)),
     )
+
+
+def learn_penalties(
+    data: dict[str, tuple[Tensor, Tensor]], steps: int = 150
+) -> tuple[Tensor, Tensor]:
+    """The penalties and the weights that they lead to."""
+    engine = make_engine(data)
+    W, R = (problem.over[0] for problem in engine.graph.problems)
     print(engine.graph, engine.plan(), sep="\n\n", end="\n\n")
     engine.run(steps=steps, **saved())
     return softplus(R.tensor.detach()), W.tensor.detach()
@@ -91,7 +98,8 @@ def main() -> None:
     parsed(
         argparse.ArgumentParser(
             description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-        )
+        ),
+        make_engine,
     )
     data = make_data()
     penalties, weights = learn_penalties(data)

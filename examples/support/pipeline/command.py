@@ -8,13 +8,13 @@ from ..results import result_table
 from ..search import Scheme
 from ..settings import parse_with
 from .ends import ending
-from .proof import verify
+from .proof import VERIFY, verify
 from .runs import run, run_beside_base
 
 #: What is no setting of a run.
 FLAGS = {
     "resume": "go on with the run in the run folder, to the bit; where there is none, begin it",
-    "verify_resume": "take a few steps in one go, and resumed in a new process: compare every bit",
+    "verify_resume": VERIFY,
 }
 
 

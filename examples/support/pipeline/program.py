@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import itertools
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from mlopt.report import RunFolder
 
 from .ends import ending
 from .folders import remove_checkpoints
+from .proof import AT, STEPS, VERIFY
 
 #: Of the program that runs, if one does: its folder, which the options name.
 _folder: Path | None = None
@@ -36,14 +38,28 @@ def program(main: Callable[[], None]) -> None:
             _folder, _folders = None, iter(())
 
 
-def parsed(parser: argparse.ArgumentParser) -> argparse.Namespace:
-    """The options of a program, and its `--resume`."""
+def parsed(
+    parser: argparse.ArgumentParser, make_engine: Callable[[], mlopt.Engine] | None = None
+) -> argparse.Namespace:
+    """The options of a program, and its `--resume`.
+
+    Args:
+        parser: of its own options.
+        make_engine: of a program of one engine, which then has `--verify-resume`, too: that ends it
+            with what was found, and the status 0 if it is right.
+    """
     global _folder, _folders
     help = "go on with the run of these options that was interrupted; where there is none, begin it"
     parser.add_argument("--resume", action="store_true", help=help)
+    if make_engine is not None:
+        parser.add_argument("--verify-resume", action="store_true", help=VERIFY)
     given = parser.parse_args()
+    if make_engine is not None and given.verify_resume:
+        found = mlopt.verify_resume(make_engine, STEPS, AT)
+        print(found)
+        sys.exit(0 if found.same else 1)
     others = {k: v for k, v in vars(given).items() if v != parser.get_default(k)}
-    words = [f"{name}={value}" for name, value in others.items() if name != "resume"]
+    words = [f"{name}={value}" for name, value in others.items() if "resume" not in name]
     _folder = Path("runs", "-".join([Path(parser.prog).stem, *words]))
     if not given.resume:
         _remove(_folder)

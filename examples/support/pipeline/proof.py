@@ -15,6 +15,8 @@ from ..settings import Settings, check_device
 
 #: Steps in all, and after how many of them the state is saved.
 STEPS, AT = 4, 2
+#: What an option says that asks for this.
+VERIFY = "take a few steps in one go, and resumed in a new process: compare every bit"
 
 
 def verify(scheme: Scheme, s: Settings) -> mlopt.Resumption:
