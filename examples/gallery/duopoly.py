@@ -111,12 +111,17 @@ PLAYS: dict[str, Callable[..., mlopt.AbstractPlay | None]] = {
 }
 
 
+def make_engine() -> mlopt.Engine:
+    """The first that is run, for `--verify-resume`."""
+    return build(Market(), PLAYS["Simultaneous(), OneStep()"])
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--steps", type=count, default=250)
-    steps = parsed(parser).steps
+    steps = parsed(parser, make_engine).steps
     m = Market()
     tax, quantities = best_tax(m)
     best = m.welfare(*quantities).item()

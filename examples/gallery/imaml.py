@@ -148,6 +148,11 @@ def adapted_loss(
     return before, after
 
 
+def make_engine() -> mlopt.Engine:
+    """The first that is run, for `--verify-resume`."""
+    return build(make_net())[0]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -157,7 +162,7 @@ def main() -> None:
     parser.add_argument("--lambda", type=amount, default=2.0, dest="lambda_")
     parser.add_argument("--rounds", type=count, default=40, help="steps on each inner problem")
     parser.add_argument("--inner-lr", type=amount, default=0.05)
-    given = parsed(parser)
+    given = parsed(parser, make_engine)
     options = {"lambda_": given.lambda_, "rounds": given.rounds}
     theta = meta_train(
         make_net(), given.steps, tasks=given.tasks, inner_lr=given.inner_lr, **options

@@ -243,6 +243,12 @@ def accuracy(a: Tensor, one: Learner, rows: Rows) -> float:
     return 100 * (one.h(one.w(seen(a, x))).argmax(1) == y).double().mean().item()
 
 
+def make_engine() -> mlopt.Engine:
+    """The first that is run, for `--verify-resume`."""
+    tasks = make_tasks()
+    return build(tasks, nn.Parameter(tasks[0].train[0].new_zeros(PICTURES)))[0]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -256,7 +262,7 @@ def main() -> None:
     )
     parser.add_argument("--pull", type=amount, default=PULL, help="lambda")
     parser.add_argument("--first-order", action="store_true", help="A sees no learner respond")
-    given = parsed(parser)
+    given = parsed(parser, make_engine)
     method = mlopt.Frozen() if given.first_order else mlopt.OneStep()
     found: dict[str, list[list[float]]] = {}
     right: dict[str, int] = {}

@@ -122,13 +122,18 @@ def _zeros(data: dict[str, Rows]) -> nn.Linear:
     return model
 
 
+def make_engine() -> mlopt.Engine:
+    """The first that is run, for `--verify-resume`."""
+    return build(make_data(), torch.full((1,), -2.0).double())[0]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--steps", type=count, default=100, help="updates of the penalties")
     parser.add_argument("--seed", type=seed, default=0, help="of the split")
-    given = parsed(parser)
+    given = parsed(parser, make_engine)
     data = make_data(given.seed)
     features = data["train"][0].shape[1]
 

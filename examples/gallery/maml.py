@@ -122,6 +122,11 @@ def adapted_losses(
     return totals
 
 
+def make_engine() -> mlopt.Engine:
+    """The first that is run, for `--verify-resume`."""
+    return build(make_net())[0]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -130,7 +135,7 @@ def main() -> None:
     parser.add_argument("--tasks", type=count, default=8, help="in each of them")
     parser.add_argument("--inner-steps", type=count, default=1)
     parser.add_argument("--inner-lr", type=amount, default=0.01)
-    given = parsed(parser)
+    given = parsed(parser, make_engine)
     theta = make_net()
     engine, _ = build(theta, given.tasks, given.inner_steps, given.inner_lr)
     engine.run(steps=given.steps, progress=False, **saved())

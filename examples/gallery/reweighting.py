@@ -147,6 +147,11 @@ def mean_weights(data: Data, w: nn.Module, v: nn.Module) -> tuple[float, float]:
     return weights[~data.changed].mean().item(), weights[data.changed].mean().item()
 
 
+def make_engine() -> mlopt.Engine:
+    """The first that is run, for `--verify-resume`."""
+    return build(make_data(), 0)[0]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -154,7 +159,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=count, default=3)
     parser.add_argument("--epochs", type=count, default=60)
     parser.add_argument("--noise", type=share, default=0.4, help="share of labels that are wrong")
-    given = parsed(parser)
+    given = parsed(parser, make_engine)
     found: dict[str, list[float]] = {}
     for seed in range(given.seeds):
         data = make_data(seed, given.noise)

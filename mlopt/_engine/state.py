@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from .._errors import SettingsError, exhausted
 from .._evaluation.layouts import copy, copy_into, form
-from .._graph.portable import arrays, portable
+from .._graph.portable import portable
 from .._graph.problem import PerStep, Problem
 from .._variable import Variable
+from .generators import generators, set_generators
 from .measure import Measurement
 from .stepper import Stepper
 from .transaction import Transaction
@@ -59,7 +58,7 @@ def save_state(engine: Stepper) -> dict[str, Any]:
             },
             "clock": portable(engine.clock.state, "a mean", copy),
             "streams": engine._feed.save(),
-            "generators": _generators(engine),
+            "generators": generators(engine._evaluator.cuda),
         }
 
 
@@ -72,7 +71,7 @@ def load_state(engine: Stepper, state: Mapping[str, Any]) -> None:
     engine._check()  # functions may make parts of modules when they are first called
     compare(engine, state)
     block = Transaction(engine._evaluator, engine._interrupts, engine._holdings)
-    numbers = _generators(engine)
+    numbers = generators(engine._evaluator.cuda)
     try:
         with block as transaction, torch.no_grad():
             _keep(engine, transaction)
@@ -85,7 +84,7 @@ def load_state(engine: Stepper, state: Mapping[str, Any]) -> None:
             with engine._interrupts.lifted():
                 engine._feed.load(state["streams"])  # which may take long, and is whole by itself
     except BaseException:
-        _set_generators(engine, numbers)
+        set_generators(engine._evaluator.cuda, numbers)
         raise
 
 
@@ -113,7 +112,7 @@ def _take(engine: Stepper, state: Mapping[str, Any]) -> None:
     engine._care.norms, engine._care.masks = state["care"]["norms"], state["care"]["masks"]
     nodes = {label: node for node, label in engine.graph.labels.items()}
     engine._care.unsolved = {nodes[label] for label in state["care"]["unsolved"]}
-    _set_generators(engine, state["generators"])
+    set_generators(engine._evaluator.cuda, state["generators"])
 
 
 def _no_state(error: Exception) -> str:
@@ -322,21 +321,3 @@ def _place(engine: Stepper) -> int | None:
     """Which stream counts epochs."""
     stream = engine._epoch_stream
     return None if stream is None else engine._feed.streams.index(stream)
-
-
-def _generators(engine: Stepper) -> dict[str, Any]:
-    """The process's generators, from which loaders and callbacks may draw."""
-    return {
-        "python": random.getstate(),
-        "numpy": portable(np.random.get_state(legacy=False), "NumPy's generator"),
-        "torch": torch.get_rng_state(),
-        "cuda": [torch.cuda.get_rng_state(i) for i in engine._evaluator.cuda],
-    }
-
-
-def _set_generators(engine: Stepper, saved: Mapping[str, Any]) -> None:
-    random.setstate(saved["python"])
-    np.random.set_state(arrays(saved["numpy"]))
-    torch.set_rng_state(saved["torch"])
-    for i, state in zip(engine._evaluator.cuda, saved["cuda"], strict=False):
-        torch.cuda.set_rng_state(state, i)

@@ -22,6 +22,7 @@ from .._evaluation.layouts import copy
 from .._graph.portable import portable
 from .checkpoint_files import newest, write_checkpoint
 from .engine import Engine
+from .generators import generators, set_generators
 from .state import save_state
 
 __all__ = ["Resumption", "verify_resume"]
@@ -68,7 +69,8 @@ def verify_resume(make_engine: Callable[[], Engine], steps: int = 10, at: int = 
     bits from run to run, a difference is no fault of the state: turn on deterministic algorithms.
 
     Args:
-        make_engine: makes the engine, its variables, optimizers and loaders, anew, each time alike.
+        make_engine: makes the engine, its variables, optimizers and loaders, anew, each time alike;
+            the global generators stand at the same place each time.
         steps: in all.
         at: after how many it is saved.
 
@@ -88,11 +90,13 @@ def verify_resume(make_engine: Callable[[], Engine], steps: int = 10, at: int = 
             f"verify_resume: make_engine={make_engine!r} cannot be sent to another process "
             f"({error}). Give a function that stands in a module."
         ) from error
-    first = _made(make_engine)
+    cuda = range(torch.cuda.device_count() if torch.cuda.is_initialized() else 0)
+    numbers = generators(cuda)
+    first = _made(make_engine, numbers)
     trained = [weakref.ref(p) for variable in first.graph.variables for p in variable.parameters()]
     whole = list(_trace(first, steps))[at:]
     del first
-    begun = _made(make_engine)
+    begun = _made(make_engine, numbers)
     for variable in begun.graph.variables:
         if any(found() is p for found in trained for p in variable.parameters()):
             raise SettingsError(
@@ -106,7 +110,7 @@ def verify_resume(make_engine: Callable[[], Engine], steps: int = 10, at: int = 
         del begun
         ask, answer = multiprocessing.get_context("spawn").Pipe(duplex=False)
         process = multiprocessing.get_context("spawn").Process(
-            target=_resumed, args=(make_engine, folder, steps - at, answer)
+            target=_resumed, args=(make_engine, numbers, folder, steps - at, answer)
         )
         process.start()
         answer.close()
@@ -123,7 +127,9 @@ def verify_resume(make_engine: Callable[[], Engine], steps: int = 10, at: int = 
     return Resumption(steps, at, _difference(whole, found, at))
 
 
-def _made(make_engine: Callable[[], Any]) -> Engine:
+def _made(make_engine: Callable[[], Any], numbers: Mapping[str, Any]) -> Engine:
+    """From the same random numbers each time: what it draws itself is then alike."""
+    set_generators(range(len(numbers["cuda"])), numbers)
     engine = make_engine()
     if not isinstance(engine, Engine):
         raise SettingsError(
@@ -132,9 +138,15 @@ def _made(make_engine: Callable[[], Any]) -> Engine:
     return engine
 
 
-def _resumed(make_engine: Callable[[], Engine], folder: str, steps: int, answer: Any) -> None:
+def _resumed(
+    make_engine: Callable[[], Engine],
+    numbers: Mapping[str, Any],
+    folder: str,
+    steps: int,
+    answer: Any,
+) -> None:
     """What the new process does."""
-    engine, found = _made(make_engine), newest(Path(folder))
+    engine, found = _made(make_engine, numbers), newest(Path(folder))
     assert found is not None
     engine.load_state_dict(found[1]["engine"])
     answer.send(list(_trace(engine, steps)))

@@ -8,6 +8,7 @@ import pytest
 import torch
 from engine.chaos import loaders
 from small import bilevel, mlp
+from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import mlopt
@@ -91,3 +92,14 @@ def test_it_says_where_the_first_difference_is(make: Any, text: str) -> None:
 def test_wrong_calls(make: Any, options: dict[str, int], text: str) -> None:
     with pytest.raises(SettingsError, match=text):
         mlopt.verify_resume(make, **options)
+
+
+def drawn() -> mlopt.Engine:
+    """Initial values and data from the global generators, as they stand."""
+    train = [(torch.randn(4, 3, dtype=torch.float64), torch.rand(4, 1, dtype=torch.float64))]
+    return bilevel(nn.Linear(3, 1).double(), train=train).engine()
+
+
+def test_what_is_drawn_in_the_making_is_drawn_alike() -> None:
+    torch.rand(3)  # a new process has not
+    assert mlopt.verify_resume(drawn, 2, 1).same

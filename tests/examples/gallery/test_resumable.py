@@ -140,3 +140,14 @@ def test_one_that_trains_nothing_begins_again(
 def test_its_command_runs_it_as_a_program(name: str) -> None:
     text = (ROOT / path_of(name)).read_text(encoding="utf-8")
     assert text.endswith('if __name__ == "__main__":\n    program(main)\n')
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in TRAIN if name != "hpo_ridge"])
+def test_that_it_can_be_resumed_is_verified(
+    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In a process of its own, as a user does it."""
+    with pytest.raises(SystemExit, match="0"):
+        start(name, [*TRAIN[name], "--verify-resume"], monkeypatch)
+    assert "the same to the bit" in capsys.readouterr().out
