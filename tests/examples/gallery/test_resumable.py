@@ -143,6 +143,7 @@ def test_its_command_runs_it_as_a_program(name: str) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::mlopt.ConvergenceWarning")  # of the first steps of iMAML
 @pytest.mark.parametrize("name", [name for name in TRAIN if name != "hpo_ridge"])
 def test_that_it_can_be_resumed_is_verified(
     name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
