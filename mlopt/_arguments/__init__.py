@@ -18,6 +18,7 @@ mean together is checked by whoever takes them.
 Imports nothing of mlopt. Start reading at `checked.py`.
 """
 
+from .calls import stateful, takes
 from .checked import check_fields, checked, take
 from .limits import a_device, a_seed, from_one, from_zero, in_body, one_of, positive, within
 
@@ -31,6 +32,8 @@ __all__ = [
     "in_body",
     "one_of",
     "positive",
+    "stateful",
     "take",
+    "takes",
     "within",
 ]

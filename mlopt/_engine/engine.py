@@ -9,12 +9,12 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from .._arguments import checked, from_one, from_zero, in_body, take
+from .._arguments import checked, from_one, from_zero, in_body, take, takes
 from .._errors import GraphError, NonFiniteError, SettingsError
 from .._graph.stream import Stream
 from .clock import still
 from .halt import Halt
-from .hooks import observers_of, takes, teller
+from .hooks import observers_of, teller
 from .loop import Loop
 from .progress import check_phases
 from .record import Logger, Record, loggers_of

@@ -6,11 +6,12 @@ import inspect
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
+from .._arguments import takes
 from .._errors import SettingsError
 from .._graph.options import listed
 from .turns import have_turn
 
-__all__ = ["observers_of", "takes", "teller"]
+__all__ = ["observers_of", "teller"]
 
 _C = TypeVar("_C")
 
@@ -91,14 +92,3 @@ def _hooks(kind: type) -> dict[str, tuple[str, ...]]:
         for name, hook in vars(kind).items()
         if name.startswith("on_")
     }
-
-
-def takes(function: Callable[..., Any], *arguments: object) -> bool:
-    """Whether a function can be called with so many arguments."""
-    try:
-        inspect.signature(function).bind(*arguments)
-    except TypeError:
-        return False
-    except ValueError:  # some callables in C have no signature
-        pass
-    return True

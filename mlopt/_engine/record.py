@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, Protocol
 
+from .._arguments import stateful, takes
 from .._errors import SettingsError, leave_out_failing, leaving_out
 from .._graph.options import listed
 from .._graph.portable import portable
-from .hooks import takes
 from .numbers import is_picture, left_out_of, readable
 from .resuming import numbered
 from .stepper import Stepper
@@ -43,6 +43,7 @@ class Record:
 
     def __init__(self, loggers: list[Any]) -> None:
         self.loggers = loggers
+        self._named = list(numbered(loggers))
         self._told: set[str] = set()
         self._back: Mapping[str, Any] | None = None  # where the loggers go when the run starts
 
@@ -107,10 +108,9 @@ class Record:
         leave_out_failing(self.loggers, "close", status)
 
     def _with_states(self) -> Iterator[tuple[str, Any]]:
-        """Those whose two methods can be called so; of another use they say nothing of logs."""
-        for name, logger in numbered(tuple(self.loggers)):
-            save, load = (getattr(logger, n, None) for n in ("state_dict", "load_state_dict"))
-            if callable(save) and callable(load) and takes(save) and takes(load, None):
+        """Those that can go back, by the names that they had when all were there."""
+        for name, logger in self._named:
+            if stateful(logger) and any(logger is left for left in self.loggers):
                 yield name, logger
 
     def _row(self, engine: Stepper, metrics: Mapping[str, Any]) -> None:

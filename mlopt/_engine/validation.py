@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from .._arguments import checked, from_one
+from .._arguments import checked, from_one, takes
 from .._errors import SettingsError
 from .engine import Callback, Engine
-from .hooks import takes
 from .loop import returned
 
 __all__ = ["Validation"]

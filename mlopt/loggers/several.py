@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mlopt._arguments import checked
+from mlopt._arguments import checked, stateful
 from mlopt._errors import SettingsError, leave_out_failing, leaving_out
 from mlopt.loggers.rows import Status
 
@@ -100,7 +100,7 @@ class Several:
 
     def _with_states(self) -> Iterator[tuple[str, Any]]:
         for name, logger in self._named:
-            if hasattr(logger, "load_state_dict") and any(logger is x for x in self._loggers):
+            if stateful(logger) and any(logger is left for left in self._loggers):
                 yield name, logger
 
     @checked(SettingsError)

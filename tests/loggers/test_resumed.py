@@ -169,6 +169,17 @@ def test_two_of_a_kind_have_states_of_their_own(tmp_path: Path) -> None:
     assert steps == [*range(1, 12)]
 
 
+def test_the_state_of_one_is_its_own_though_another_has_failed(tmp_path: Path) -> None:
+    first, second = Numbers(), Numbers()
+    first.log = lambda row: 1 / 0  # type: ignore[assignment]
+    with pytest.warns(mlopt.CapabilityWarning, match=r"Numbers.log\(\) failed"):
+        broken_off(tmp_path / "run", first, second)
+    again = Numbers(), Numbers()
+    go(tmp_path / "run", *again)
+    assert again[0].given is None
+    assert again[1].given is not None
+
+
 def test_several_in_one_go_back_each(tmp_path: Path) -> None:
     whole, paths = tmp_path / "whole.jsonl", [tmp_path / "a.jsonl", tmp_path / "b.jsonl"]
     go(None, JsonlLogger(whole))
@@ -194,7 +205,8 @@ def test_one_whose_state_fails_is_left_out(tmp_path: Path, bad: object, method: 
     assert [row["step"] for row in read_jsonl(path) if "fit/loss" in row] == [*range(1, 12)]
 
 
-def test_methods_of_another_use_are_let_alone(tmp_path: Path) -> None:
+@pytest.mark.parametrize("together", [False, True])
+def test_methods_of_another_use_are_let_alone(tmp_path: Path, together: bool) -> None:
     """One that is given rows to the end, though its methods of these names are others."""
 
     class Asks(Numbers):
@@ -208,10 +220,10 @@ def test_methods_of_another_use_are_let_alone(tmp_path: Path) -> None:
         state_dict = None  # type: ignore[assignment]
 
     loggers = Numbers(), Asks(), Half()
-    broken_off(tmp_path / "run", *loggers)
+    broken_off(tmp_path / "run", *([Several(loggers)] if together else loggers))
     assert loggers[0].rows == loggers[1].rows == loggers[2].rows
     loggers = Numbers(), Asks(), Half()
-    go(tmp_path / "run", *loggers)
+    go(tmp_path / "run", *([Several(loggers)] if together else loggers))
     assert [logger.given for logger in loggers] == [7, None, None]
     assert loggers[0].rows == loggers[1].rows == loggers[2].rows
 
