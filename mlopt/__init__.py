@@ -27,6 +27,7 @@ from ._errors import (
     Interrupted,
     MloptError,
     NonFiniteError,
+    RankError,
     SettingsError,
 )
 from ._foreign import refuse_foreign_files as _refuse_foreign_files
@@ -88,6 +89,7 @@ __all__ = [
     "MloptError",
     "Neumann",
     "NonFiniteError",
+    "RankError",
     "Nystrom",
     "OneSided",
     "OneStep",

@@ -19,6 +19,7 @@ __all__ = [
     "Interrupted",
     "MloptError",
     "NonFiniteError",
+    "RankError",
     "SettingsError",
     "exhausted",
     "leave_out_failing",
@@ -59,6 +60,21 @@ class NonFiniteError(MloptError):
 
 class ConvergenceError(MloptError):
     """An iterative method diverged, or has nothing to work on; nothing was committed."""
+
+
+class RankError(MloptError):
+    """Another rank has failed or is gone, so that this one cannot go on; see `Engine(ranks=)`.
+
+    Nothing is saved on any rank: the last checkpoint stands, from which a run goes on with any
+    number of ranks.
+
+    Attributes:
+        rank: of the process that failed first, in the engine's group; -1 if that is not known.
+    """
+
+    def __init__(self, message: str, *, rank: int = -1) -> None:
+        super().__init__(message)
+        self.rank = rank
 
 
 class Interrupted(KeyboardInterrupt):

@@ -32,6 +32,7 @@ ROOMS = [
         "_turn",
         "_variable",
     ],  # fmt: skip
+    ["distributed"],
     ["solvers"],
     ["optim"],
     ["hypergrad"],

@@ -43,6 +43,7 @@ class Closing:
         self.graph, self.transaction = graph, transaction
         self.watch, self.outcome, self.care = watch, outcome, care
         self.residuals = Residuals()
+        self._ranks = transaction.evaluator.ranks
 
     def begin(self, operations: Sequence[Operation], written: Written) -> None:
         """Nothing but commits follows: what they change is remembered together; Ctrl-C waits.
@@ -56,6 +57,11 @@ class Closing:
         if self.graph.signals:
             nodes += [s for s in self.graph.signals if written.get(s)]
         self.transaction.keep(*nodes)
+
+    def settle(self) -> None:
+        """Before a commit values are what they are over all ranks."""
+        if self._ranks is not None:
+            self._ranks.settle()
 
     def write_signals(self, written: Written) -> None:
         """Commit the memory of signals, once, if anything was committed."""
@@ -73,6 +79,9 @@ class Closing:
         Returns:
             Whether it is; if not, the outcome says what is not.
         """
+        if self._ranks is not None and self._ranks.astray():
+            self.outcome.astray, self.outcome.failed = True, ("", "")
+            return False
         if not self.transaction.copies:
             new = News()
         else:

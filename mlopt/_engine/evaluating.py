@@ -9,29 +9,43 @@ import torch
 
 from .._evaluation.devices import cuda_devices
 from .._evaluation.in_parts import InParts
+from .._evaluation.on_ranks import OnRanks
 from .._evaluation.point import Evaluator
 from .._evaluation.precision import Precisions
 from .._graph.graph import Graph
 from .._graph.node import Node
+from ..distributed.ranks import Ranks
 
 __all__ = ["checked_on", "evaluator_of"]
 
 
-def evaluator_of(graph: Graph, precision: str | None, device: torch.device | None) -> Evaluator:
+def evaluator_of(
+    graph: Graph, precision: str | None, device: torch.device | None, ranks: Ranks | None = None
+) -> Evaluator:
     """What calls the functions of a graph in the steps of an engine.
 
     Args:
         graph: the graph.
         precision: of nodes that name none.
         device: where batches are.
+        ranks: that take the steps, if there are several.
 
     Returns:
         The evaluator.
     """
     made = Evaluator(graph.nodes, graph.variables, cuda_devices(graph.variables, device))
     made.precision = Precisions(graph, precision, device)
-    made.parts = InParts(graph) if graph.parts > 1 else None
+    if graph.parts > 1 or ranks is not None:
+        made.parts = InParts(graph)
+    if ranks is not None:
+        made.ranks = OnRanks(graph, ranks, made.parts, device or _home(graph))
     return made
+
+
+def _home(graph: Graph) -> torch.device:
+    """Where the first variable is."""
+    first = (p.device for v in graph.variables for p in v.parameters())
+    return next(first, torch.device("cpu"))
 
 
 def checked_on(evaluator: Evaluator, batch: Callable[[Node], Any]) -> Callable[[Node], Any]:

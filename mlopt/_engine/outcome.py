@@ -31,6 +31,7 @@ class Outcome:
             None if all was finite.
         cause: the error that it led to.
         overflowed: whether it was a norm alone, of a gradient that is finite.
+        astray: whether it has gone by a wrong account of what other ranks have.
         updated: the problems that were updated.
         updates: of each problem what the base evaluations of its updates gave, one after another:
             metrics, and the losses of the steps after the first where a method takes several.
@@ -42,6 +43,7 @@ class Outcome:
     failed: tuple[str, str] | None = None
     cause: BaseException | None = None
     overflowed: bool = False
+    astray: bool = False
     updated: set[Problem] = field(default_factory=set)
     updates: dict[Problem, list[Update]] = field(default_factory=dict)
     gradients: dict[Problem, Tensors] = field(default_factory=dict)

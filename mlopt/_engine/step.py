@@ -300,6 +300,7 @@ class Step:
         self.outcome.metrics[f"{self.graph.labels[problem]}/gradient_norm"] = length
 
     def _commit(self, operation: Commit) -> None:
+        self.closing.settle()
         problem = operation.problem
         if self.graph.methods[problem].traced:
             if problem not in self._placing:  # all players, before one of them has moved

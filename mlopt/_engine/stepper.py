@@ -14,16 +14,15 @@ from .._arguments import checked, from_one, from_zero, in_body
 from .._errors import GraphError, NonFiniteError, SettingsError
 from .._evaluation.causes import Aloud
 from .._evaluation.compile import Compiler
-from .._evaluation.part_by_part import part_seed
 from .._graph.feed import Feed
 from .._graph.graph import Graph
 from .._graph.group import Group
 from .._graph.node import Node, Precision
 from .._graph.problem import Problem
 from .._graph.stream import Stream
-from .._replay import derive_seed
 from .._turn import waits
 from .._variable import Variable
+from ..distributed.ranks import found
 from ..hypergrad.derivatives import scaled
 from ..hypergrad.interface import AbstractHypergradient
 from .batches import Batches
@@ -36,11 +35,11 @@ from .first_check import first_check
 from .holding import Holdings
 from .interrupts import Deferral
 from .measure import Measurement, measure
-from .operations import Iterate, Nest, tried
 from .outcome import Outcome, non_finite
 from .ownership import Ownership
 from .plan import Plan
-from .schedule import AbstractSchedule, Simultaneous, due
+from .planned import Planned
+from .schedule import AbstractSchedule, Simultaneous
 from .step import Step
 from .transaction import Transaction, say_what_stays
 from .turns import in_turn
@@ -49,13 +48,13 @@ from .watch import Care
 __all__ = ["Stepper"]
 
 
-class Stepper:
+class Stepper(Planned):
     """The engine without its loop: it takes one step at a time; see `Engine` for the arguments."""
 
     @waits
     @checked(
         GraphError, problems=in_body, hypergrad=in_body, schedule=in_body, device=in_body,
-        compile=in_body, skip_nonfinite=from_zero, parts=from_one,
+        compile=in_body, skip_nonfinite=from_zero, parts=from_one, ranks=in_body,
     )  # fmt: skip
     def __init__(
         self,
@@ -70,6 +69,7 @@ class Stepper:
         undo: bool = True,
         precision: Precision | None = None,
         parts: int = 1,
+        ranks: Any = None,
     ) -> None:
         if hypergrad is not None and not isinstance(hypergrad, AbstractHypergradient):
             raise GraphError(
@@ -83,7 +83,8 @@ class Stepper:
         self._doing, self._running = "", False  # which verb is at work, and `run` around it
         self._saved: tuple[int, Path] | None = None  # its run: after which step, and where
         self._validated = -1  # after which step `validate=` of its run measured last
-        self.graph = Graph(problems, hypergrad, parts)
+        self._ranks = found(ranks)
+        self.graph = Graph(problems, hypergrad, parts, self._ranks.size if self._ranks else 1)
         self._schedule = schedule or Simultaneous()
         self._schedule.check(self.graph)
         self._seed, self._skips = seed, skip_nonfinite
@@ -98,7 +99,7 @@ class Stepper:
         self.clock = Clock(self.graph)
         self._epoch_stream: Stream | None = counting_stream(self.graph)
         check_epochs(self.graph, self._feed.streams, self._epoch_stream)
-        self._evaluator = evaluator_of(self.graph, precision, self.device)
+        self._evaluator = evaluator_of(self.graph, precision, self.device, self._ranks)
         self._compiler = Compiler(self.graph, compile)
         self.compiled = self._compiler.compiled  # what it took so far; None if it is off
         self._evaluator.choose = self._compiler.choose if self.compiled is not None else None
@@ -111,69 +112,6 @@ class Stepper:
         self._care = Care()
         self._holdings = Holdings()
         self._interrupts = Deferral()
-
-    # What a step is.
-
-    def _active(self) -> tuple[tuple[Problem, ...], frozenset[Problem]]:
-        """The problems that the next step updates, and those before their start."""
-        return due(self.graph.problems, self.steps, self.epoch)
-
-    @in_turn("plan()")
-    def plan(self) -> Plan:
-        """What the next step will do and cost, in evaluations and backward passes, before it runs.
-
-        Where levels are nested or a method takes several steps, the first call makes a trial, which
-        costs what it counts and changes nothing.
-
-        Returns:
-            The plan; print it for a table.
-        """
-        self._check()
-        plan, dormant = self._compose()
-        trials = [o for o in plan.operations if isinstance(o, Nest | Iterate)]
-        if any(o.calls is None for o in trials):
-            trial = tuple(o for x in plan.operations if (o := tried(x)) is not None)
-            self._try(Plan(self.graph, trial), dormant)
-        return plan
-
-    def _compose(self) -> tuple[Plan, frozenset[Problem]]:
-        """The plan of the next step, and the problems before their start."""
-        if (found := self._plans.get(None)) is not None:  # that of all steps
-            return found
-        active, dormant = key = self._active()
-        if (found := self._plans.get(key)) is None:
-            builder = Builder(self.graph, dormant, self._undo)
-            self._schedule.compose(builder, active)
-            said = self._evaluator.precision.said(self._evaluator.narrow)
-            found = Plan(self.graph, builder.plan(), self._undo, (*said,)), dormant
-            always = all(p.every == 1 and not p.start for p in self.graph.problems)
-            self._plans[None if always else key] = found
-        return found
-
-    @checked(GraphError, node=in_body, inner=from_zero, step=from_zero, part=from_zero)
-    def seed_of(self, node: Node, inner: int = 0, *, step: int | None = None, part: int = 0) -> int:
-        """The seed of a node's evaluations: torch's generators are set to it, and put back.
-
-        Args:
-            node: a problem or signal of the graph.
-            inner: index of the inner step, for problems that make several updates in a step: r for
-                the round r of a turn, k for the inner step k of a method, (r << 20) + k for both.
-            step: index of the step; by default the next one.
-            part: index of the part of its batch, under `Engine(parts=)`.
-
-        Returns:
-            A seed for `torch.manual_seed`, with which a plain loop draws what the engine draws.
-
-        Raises:
-            GraphError: the node is not one of this graph, or an index is none.
-        """
-        if not (isinstance(node, Node) and node in self.graph.labels):
-            raise GraphError(f"seed_of: node={node!r} is no problem or signal of this engine.")
-        return part_seed(self._seed_of(node, inner, step), part)
-
-    def _seed_of(self, node: Node, inner: int = 0, step: int | None = None) -> int:
-        at = self.steps if step is None else step
-        return derive_seed(self._seed, "step", at, self.graph.labels[node], inner)
 
     # Verbs.
 
@@ -283,6 +221,8 @@ class Stepper:
         self.clock.after_step(outcome, transaction, epochs, self.epoch > before)
 
     def _step(self, plan: Plan, dormant: frozenset[Problem], transaction: Transaction) -> Step:
+        if self._evaluator.ranks is not None:
+            self._evaluator.ranks.begin()
         return Step(
             self.graph, self._evaluator, self._ownership.trained(), plan, dormant, self._feed,
             self._seed_of, transaction, self._care,
@@ -298,7 +238,8 @@ class Stepper:
                 return self._step(plan, dormant, transaction).run()
 
         outcome = self._compiler.attempt(run, self._feed)
-        if outcome.overflowed:  # from now on norms are taken in a way that does not
+        # From now on norms are taken in a way that does not overflow, or ranks know of each other.
+        while outcome.overflowed or outcome.astray:
             self._feed.give_back()
             outcome = self._compiler.attempt(run, self._feed)
         return outcome

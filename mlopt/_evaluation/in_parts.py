@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -12,10 +13,10 @@ from torch import Tensor
 from .._errors import DataError, GraphError, exhausted
 from .._graph.graph import Graph
 from .._graph.node import Node
-from .._graph.parts import lined_up
+from .._graph.parts import lined_up, taken_in_parts
 from .._graph.signal import Signal, join, split
 from ..hypergrad.derivatives import uncounted
-from .part_by_part import Evaluates, PartByPart, no_rows
+from .part_by_part import Evaluates, PartByPart, no_rows, part_seed
 from .part_means import Written
 from .pieces import Pieces, cut, even, shares
 from .point import Point
@@ -40,7 +41,7 @@ class InParts:
     """
 
     def __init__(self, graph: Graph) -> None:
-        self.parts, self.nodes = graph.parts, graph.in_parts
+        self.parts, self.nodes = graph.parts, taken_in_parts(graph.nodes)
         self._lined = lined_up(graph.nodes, self.nodes)
         self._joined = any(
             r.source in self._lined for n in graph.nodes if n not in self.nodes for r in n.reads
@@ -60,8 +61,11 @@ class InParts:
         twice: bool = False,
         start: Mapping[Any, list[Tensor]] | None = None,
         wide: bool = False,
+        first: int = 0,
     ) -> tuple[Any, Written]:
         """Evaluate a node: as `Evaluator`, whose arguments these are.
+
+        Besides, `first` says how many parts of other ranks come before those of this one.
 
         Returns:
             What it gave at the whole batch, and the buffers that it wrote.
@@ -74,11 +78,13 @@ class InParts:
         if pieces is None or len(pieces) == 1:
             self._counts.pop(node, None)
             how = {"owner": owner, "keep": keep, "twice": twice, "start": start, "wide": wide}
+            if first:
+                point = replace(point, seed=part_seed(point.seed, first))
             return evaluator(node, point, **how)
         self._counts[node] = len(pieces)
         graph = torch.is_grad_enabled()
         start = dict(start) if start else None  # parts are computed again when it has moved on
-        work = PartByPart(evaluator, node, point, pieces, self._lined, start, wide)
+        work = PartByPart(evaluator, node, point, pieces, self._lined, start, wide, first)
         if node in self._alone:
             return work.alone(self._alone[node], keep, twice), {}
         tensors = work.take_apart() if graph else []
@@ -114,7 +120,7 @@ class InParts:
                     "samples, which have no parts in common. Give it split=False."
                 )
             sizes = even(lengths.pop(), self.parts)
-            return Pieces([None] * len(sizes), sizes, shares(sizes))
+            return Pieces([None] * len(sizes), sizes, shares(sizes), total=sum(sizes))
         batch = point.batch
         key = (node, *map(id, batch)) if node.data_is_tuple else (node, id(batch))
         if key not in self._cut:
@@ -123,7 +129,7 @@ class InParts:
 
     def first(self, node: Node, batch: Any) -> Any:
         """The first part of a batch, on which functions are checked: a batch may be too large."""
-        whole = node not in self.nodes or not node.streams
+        whole = node not in self.nodes or not node.streams or self.parts == 1
         # What reads the rows of a whole batch is checked with all of them.
         return batch if whole or self._joined else cut(node, batch, self.parts).batches[0]
 
@@ -177,10 +183,16 @@ class InParts:
         if node not in self._counts:
             return None
         count = self._counts[node]
-        return lambda: (self._only(node, i) for i in range(count))
+        return lambda: (self.only(node, i) for i in range(count))
 
     @contextmanager
-    def _only(self, node: Node, part: int) -> Iterator[None]:
+    def only(self, node: Node, part: int) -> Iterator[None]:
+        """A block in which a problem's value is what this part adds to it.
+
+        Args:
+            node: the problem.
+            part: its index.
+        """
         self._alone[node] = part
         try:
             with uncounted(part > 0):

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from ..hypergrad.derivatives import derivatives, uncounted
 
-__all__ = ["Joint", "Sum", "attached", "lone"]
+__all__ = ["Joint", "Sum", "asked", "attached", "lone"]
 
 #: None where a value depends on nothing.
 Values = list[Tensor | None]
@@ -185,7 +185,7 @@ class _Attached(torch.autograd.Function):
         x, nothing = ctx.saved_tensors, (None, None, None)
         passed = [k for k, c in enumerate(cotangents) if c is not None]
         along = [c for c in cotangents if c is not None]
-        by = [k for k in range(len(x)) if ctx.needs_input_grad[k + 3] and _asked(ctx, k)]
+        by = [k for k in range(len(x)) if ctx.needs_input_grad[k + 3] and asked(ctx, k)]
         if not passed or not by:
             return *nothing, *(None for _ in x)
         joint = ctx.joint.pulled(by, len(x), passed)
@@ -200,7 +200,7 @@ class _Attached(torch.autograd.Function):
         return *nothing, *found
 
 
-def _asked(ctx: Any, k: int) -> bool:
+def asked(ctx: Any, k: int) -> bool:
     """Whether the pass that is under way goes on to a tensor, which torch tells no function.
 
     Returns:

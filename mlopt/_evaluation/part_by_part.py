@@ -10,9 +10,7 @@ from torch import Tensor
 
 from .._errors import DataError, GraphError
 from .._graph.node import Node
-from .._graph.problem import Problem
 from .._graph.signal import Signal, join, split
-from .._graph.trained import trainable
 from .._replay import derive_seed
 from .._tensors import Tensors, grad_mode
 from .._variable import Variable
@@ -22,8 +20,9 @@ from .loss import split_loss
 from .part_means import Buffers, Written, kept, mean
 from .pieces import Pieces, times
 from .point import Point
+from .taken_apart import put_together, take_apart
 
-__all__ = ["Evaluates", "PartByPart", "no_rows", "part_seed"]
+__all__ = ["Evaluates", "PartByPart", "check_rows", "no_rows", "part_seed"]
 
 
 def part_seed(seed: int, part: int) -> int:
@@ -35,6 +34,7 @@ class Evaluates(Protocol):
     """An evaluator, as far as it is needed here."""
 
     count: Any
+    bindings: Mapping[Any, Any]
 
     def __call__(self, node: Node, point: Point, **how: Any) -> tuple[Any, Written]: ...
 
@@ -53,6 +53,7 @@ class PartByPart:
         lined: the signals whose values have a row for each sample.
         start: buffers to begin with, where they are not those that the modules hold.
         wide: whether it is computed in float32 whatever the node's precision.
+        first: how many parts there are before these, on other ranks.
         keys: of the tensors that gradients go to.
     """
 
@@ -63,26 +64,12 @@ class PartByPart:
     lined: frozenset[Signal]
     start: Mapping[Any, list[Tensor]] | None
     wide: bool
+    first: int = 0
     keys: list[Any] = field(default_factory=list)
 
     def take_apart(self) -> list[Tensor]:
         """The tensors that gradients go to; the point holds none of them any longer."""
-        found: Tensors = {}
-        values: dict[Variable, dict[str, Tensor]] = {}
-        signals: dict[Signal, Any] = {}
-        node, named = self.node, self.evaluator.parameters
-        own = trainable(node, named) if isinstance(node, Problem) else {}
-        for source in (r.source for r in node.reads):
-            if isinstance(source, Signal):
-                value = self.point.signals[source]
-                parts = split(value, source.name)
-                signals[source] = join(value, {k: t.detach() for k, t in parts.items()})
-            else:
-                parts = {k: p for (v, k), p in own.items() if v is source}
-                parts.update(self.point.values.get(source, {}))
-                values[source] = {k: t.detach() for k, t in parts.items()}
-            found.update({(source, k): t for k, t in parts.items() if t.requires_grad})
-        self.point = Point(values, signals, self.point.batch, self.point.seed)
+        self.point, found = take_apart(self.evaluator, self.node, self.point)
         self.keys = list(found)
         return list(found.values())
 
@@ -191,17 +178,12 @@ class PartByPart:
 
     def _at(self, i: int, tensors: Sequence[Tensor]) -> Point:
         """Where a part is evaluated."""
-        values = {source: dict(own) for source, own in self.point.values.items()}
-        parts = {s: split(value, s.name) for s, value in self.point.signals.items()}
-        for (source, name), t in zip(self.keys, tensors, strict=True):
-            if isinstance(source, Signal):
-                parts[source][name] = t
-            else:
-                values[source][name] = t
+        values, parts = put_together(self.point, self.keys, tensors)
         for source in self.lined.intersection(parts):
             parts[source] = {k: self._slice(source, t, i) for k, t in parts[source].items()}
         signals = {s: join(value, parts[s]) for s, value in self.point.signals.items()}
-        return Point(values, signals, self.pieces.batches[i], part_seed(self.point.seed, i))
+        seed = part_seed(self.point.seed, self.first + i)
+        return Point(values, signals, self.pieces.batches[i], seed)
 
     def _slice(self, source: Signal, t: Tensor, i: int) -> Tensor:
         """What of a signal's value belongs to a part."""
@@ -232,11 +214,24 @@ class PartByPart:
         if self.node.combine == "mean":
             return {k: times(t, self.pieces.weights[i]) for k, t in parts.items()}
         sizes = self.pieces.sizes
-        for name, t in parts.items():
-            if sizes is None or t.dim() == 0 or t.shape[0] != sizes[i]:
-                rows = None if sizes is None else sizes[i]
-                raise GraphError(no_rows(self.node, name, t.shape, rows))
+        check_rows(self.node, parts, None if sizes is None else sizes[i])
         return parts
+
+
+def check_rows(node: Node, parts: Mapping[str, Tensor], samples: int | None) -> None:
+    """Refuse the value of a signal that has not a row for each sample.
+
+    Args:
+        node: the signal.
+        parts: of its value.
+        samples: that it was computed of; None where that is not known.
+
+    Raises:
+        GraphError: it has not.
+    """
+    for name, t in parts.items():
+        if samples is None or t.dim() == 0 or t.shape[0] != samples:
+            raise GraphError(no_rows(node, name, t.shape, samples))
 
 
 def no_rows(node: Node, name: str, shape: Sequence[int], samples: int | None) -> str:

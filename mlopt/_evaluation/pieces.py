@@ -15,7 +15,7 @@ from .._graph.containers import opened, rebuilt
 from .._graph.node import Node
 from .._tensors import continuous
 
-__all__ = ["Pieces", "cut", "even", "shares", "times"]
+__all__ = ["Pieces", "cut", "even", "joined", "shares", "times"]
 
 
 @dataclass(frozen=True)
@@ -28,12 +28,15 @@ class Pieces:
             cannot be told.
         weights: of each part in a mean; their sum is one.
         others: the sizes by its other loaders, where it has several.
+        total: what all of them together count: samples, or what the user counts; 0 where that is
+            not known.
     """
 
     batches: Sequence[Any]
     sizes: Sequence[int] | None
     weights: Sequence[Any]
     others: Sequence[Sequence[int]] = ()
+    total: Any = 0
 
     def __len__(self) -> int:
         return len(self.batches)
@@ -108,13 +111,16 @@ def cut(node: Node, batch: Any, parts: int, most: int | None = None) -> Pieces:
         weights = shares(sizes)
         if node.count is None and node.combine != "sum":
             _check_shares(node, samples, each)
+    total: Any = 0 if sizes is None else sum(sizes)
     if node.count is not None:
-        weights = _counted(node, node.count, batches)
-    return Pieces(batches, sizes, weights, others)
+        weights, total = _counted(node, node.count, batches)
+    return Pieces(batches, sizes, weights, others, total)
 
 
-def _counted(node: Node, count: Callable[[Any], Any], batches: Sequence[Any]) -> list[Any]:
-    """The weights of parts by what the user counts in each."""
+def _counted(
+    node: Node, count: Callable[[Any], Any], batches: Sequence[Any]
+) -> tuple[list[Any], Any]:
+    """The weights of parts by what the user counts in each, and what that is in all."""
     counts = [count(b) for b in batches]
     for n in counts:
         number = isinstance(n, int | float) or (isinstance(n, Tensor) and n.dim() == 0)
@@ -127,7 +133,7 @@ def _counted(node: Node, count: Callable[[Any], Any], batches: Sequence[Any]) ->
     total: Any = sum(counts[1:], counts[0])
     if not isinstance(total, Tensor) and total == 0:
         raise DataError(f"{node.name}: by its count= all parts of the batch together count 0.")
-    return [n / total for n in counts]
+    return [n / total for n in counts], total
 
 
 def _wide(count: Tensor) -> Tensor:
@@ -170,9 +176,46 @@ def _cut(batch: Any, samples: int, sizes: Sequence[int], dim: int) -> list[Any]:
     return [_piece(batch, samples, a, n, dim) for a, n in zip(starts, sizes, strict=True)]
 
 
-def _piece(batch: Any, samples: int, start: int, size: int, dim: int) -> Any:
+def joined(node: Node, batches: Sequence[Any]) -> Any:
+    """One batch of several, whose rows come one behind the other: the inverse of a cut.
+
+    Args:
+        node: that reads them.
+        batches: of the same form.
+
+    Returns:
+        The batch.
+
+    Raises:
+        DataError: it cannot be told where they begin and end.
+    """
+    leaves: list[list[Any]] = []
+    for batch in batches:
+        own: list[Any] = []
+        rebuilt(batch, lambda t, own=own: own.append(t) or t, _listed(_samples(node, batch, 0)))
+        leaves.append(own)
+    columns = iter(zip(*leaves, strict=True))
+
+    def leaf(held: Any) -> Any:
+        each = next(columns)
+        if isinstance(held, Tensor) and held.dim():
+            return torch.cat(each)
+        if isinstance(held, np.ndarray) and held.ndim:
+            return np.concatenate(each)
+        return sum(each[1:], each[0]) if type(held) in (list, tuple) else held
+
+    return rebuilt(batches[0], leaf, _listed(_samples(node, batches[0], 0)))
+
+
+def _listed(samples: int) -> Callable[[Any], bool]:
     def listed(held: Any) -> bool:  # names of files, say: one for each sample
         return type(held) in (list, tuple) and len(held) == samples and not _leads(held)
+
+    return listed
+
+
+def _piece(batch: Any, samples: int, start: int, size: int, dim: int) -> Any:
+    listed = _listed(samples)
 
     def leaf(held: Any) -> Any:
         if isinstance(held, Tensor) and held.dim() > dim:

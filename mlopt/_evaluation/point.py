@@ -78,6 +78,7 @@ class Evaluator:
         self.precision = Precisions()
         #: How a step evaluates a node, if it takes batches in parts: see `InParts`.
         self.parts: Any = None
+        self.ranks: Any = None  #: likewise on several ranks: see `OnRanks`
         #: Nodes of which parts are computed again in backward passes.
         self.recomputing: set[Node] = set()
         #: Nodes that take derivatives inside, for which what they read must require gradients.
@@ -200,10 +201,9 @@ class Evaluator:
         return result, written
 
     def evaluate(self, node: Node, point: Point, **how: Any) -> tuple[Any, dict[Any, list[Tensor]]]:
-        """A call as a step makes it: in parts, where it takes batches so."""
-        if self.parts is None:
-            return self(node, point, **how)
-        return self.parts(self, node, point, **how)
+        """A call as a step makes it: on ranks or in parts, where it takes batches so."""
+        way = self.ranks or self.parts
+        return self(node, point, **how) if way is None else way(self, node, point, **how)
 
     def _remember(self, result: Any, node: Node, point: Point, swap: Swap, region: Any) -> None:
         """Have an evaluation's point entered again where its graph is gone through."""
@@ -278,8 +278,9 @@ class Evaluator:
             binding, copies = self._lent.pop()
             binding.take_back(copies)
         self._batches.clear()
-        if self.parts is not None:
-            self.parts.release()
+        for way in (self.ranks, self.parts):
+            if way is not None:
+                way.release()
 
     def open(self, parts: list[dict[str, Any]] | None = None) -> Swap:
         """What is put into modules until `shut`, or `release` if that is interrupted."""

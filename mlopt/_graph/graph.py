@@ -41,6 +41,7 @@ class Graph(Levels):
         entries: problems, signals and groups of them, from the lowest level to the highest.
         default: the method of problems that name none.
         parts: in how many parts batches are taken, see `Engine`.
+        ranks: by how many processes, likewise.
 
     Attributes:
         in_parts: the nodes that are evaluated so.
@@ -54,6 +55,7 @@ class Graph(Levels):
         entries: Sequence[Node | Group],
         default: AbstractHypergradient | None = None,
         parts: int = 1,
+        ranks: int = 1,
     ) -> None:
         if default is not None and not isinstance(default, AbstractHypergradient):
             raise GraphError(f"Graph: default= takes a method such as OneStep(), got {default!r}.")
@@ -85,7 +87,7 @@ class Graph(Levels):
         check_stacks(self)
         self.parts = parts
         self.in_parts = taken_in_parts(self.nodes) if parts > 1 else frozenset[Node]()
-        if parts > 1:
+        if parts > 1 or ranks > 1:
             take_apart(self)
         if default is None:
             check_missing_methods(self)

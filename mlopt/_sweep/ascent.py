@@ -17,7 +17,16 @@ from .._graph.signal import Signal, join, split
 from .._tensors import Tensors, continuous, dense, grad_mode, grouped
 from .._variable import Variable
 from ..hypergrad.interface import Response, gradient
-from .records import Base, ProblemRecord, SignalRecord, Together, Values, objective_at, parts_of
+from .records import (
+    Base,
+    ProblemRecord,
+    SignalRecord,
+    Together,
+    Values,
+    objective_at,
+    on_ranks,
+    parts_of,
+)
 
 __all__ = ["Ascent"]
 
@@ -191,6 +200,7 @@ class Ascent:
             seed=point.seed,
             solved=functools.partial(self.solved, node),
             parts=parts_of(self.evaluator, node),
+            **on_ranks(self.evaluator),
         )
         record = ProblemRecord(loss.detach(), metrics, response, written, mine)
         if method.moves and not method.traced and node not in self.dormant:

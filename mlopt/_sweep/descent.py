@@ -11,6 +11,7 @@ from .._graph.problem import Problem
 from .._graph.relations import Sweep
 from .._graph.signal import Signal
 from .._tensors import Tensors, plus
+from ..distributed.traffic import purpose
 from ..hypergrad.derivatives import derivatives
 from .ascent import Ascent
 from .records import Together
@@ -115,8 +116,10 @@ def _downwards(graph: Graph, sweeps: Sequence[Sweep]) -> Sequence[Node]:
 def _pullback(ascent: Ascent, node: Node, cotangent: Tensors, edges: Sequence[Any]) -> Tensors:
     if isinstance(node, Signal):
         outputs, inputs, cotangents = ascent.signals[node].terms(cotangent, edges)
-        return derivatives(outputs, inputs, cotangents, retain_graph=True)
+        with purpose("cotangents"):
+            return derivatives(outputs, inputs, cotangents, retain_graph=True)
     assert isinstance(node, Problem)
     response = ascent.problems[node].response
     wanted = [k for k in response.arguments if k[0] in edges]
-    return ascent.graph.methods[node].pullback(response, cotangent, wanted)
+    with purpose("products"):
+        return ascent.graph.methods[node].pullback(response, cotangent, wanted)

@@ -28,6 +28,7 @@ __all__ = [
     "Values",
     "detached",
     "objective_at",
+    "on_ranks",
     "parts_of",
 ]
 
@@ -199,7 +200,15 @@ def parts_of(evaluator: Evaluator, node: Problem) -> Callable[[], Any] | None:
     Returns:
         () -> blocks; None where it is evaluated whole.
     """
-    return None if evaluator.parts is None else evaluator.parts.one_by_one(node)
+    way = evaluator.ranks or evaluator.parts
+    return None if way is None else way.one_by_one(node)
+
+
+def on_ranks(evaluator: Evaluator) -> dict[str, Any]:
+    """What a `Response` has besides where there are several ranks."""
+    if evaluator.ranks is None:
+        return {}
+    return {"total": evaluator.ranks.total, "rows": evaluator.ranks.place}
 
 
 def detached(metrics: dict[str, Any]) -> dict[str, Any]:

@@ -27,11 +27,12 @@ from .._graph.problem import Problem
 from .._graph.signal import Signal
 from .._tensors import Tensors, grouped
 from .._variable import Variable
+from ..distributed.traffic import purpose
 from ..hypergrad.interface import Response, gradient
 from .attach import Attach
 from .equilibrium import in_equilibrium
 from .evaluations import Evaluations, detached_signal
-from .records import Update, Values, detached, parts_of
+from .records import Update, Values, detached, on_ranks, parts_of
 from .scope import Cut, Frame, Scope
 from .traced import Trajectory, trace
 
@@ -228,7 +229,8 @@ class TotalObjectives(Evaluations):
                 at = self._respond(problem, cut, value, _leaves(value), displaced)
             cotangent = {k: c for k, c in zip(keys, cotangents, strict=True) if c is not None}
             known = [k for k in wanted if k in cut.arguments]
-            found = method.pullback(at, cotangent, known) if cotangent else {}
+            with purpose("products"):
+                found = method.pullback(at, cotangent, known) if cotangent else {}
             return [found.get(k) for k in wanted]
 
         outputs = Attach.apply(pullback, [values[k] for k in keys], *cut.originals.values())
@@ -302,6 +304,7 @@ class TotalObjectives(Evaluations):
             seed=self.seed(problem, 0),
             solved=functools.partial(self.solved, problem),
             parts=parts_of(self.evaluator, problem),
+            **on_ranks(self.evaluator),
         )
 
 

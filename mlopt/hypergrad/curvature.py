@@ -269,7 +269,7 @@ class GaussNewton(AbstractCurvature):
             for part in parts():
                 with part:
                     accumulate(found, self._operator(response, product, keys)(u))
-            return found
+            return response.total(found, {k: response.value[k] for k in keys})
 
         return apply
 

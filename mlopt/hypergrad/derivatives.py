@@ -91,8 +91,9 @@ def derivatives(
     if not outputs or not inputs:
         return {}
     _count += not _uncounted
-    if _scale is not None:
-        cotangents, back = _enlarged(_scale, outputs, cotangents)
+    size = None if _scale is None or _scales_inside(outputs) else _scale
+    if size is not None:
+        cotangents, back = _enlarged(size, outputs, cotangents)
     keep = create_graph if retain_graph is None else retain_graph
     by = tuple(inputs.values())
     run = _engine()
@@ -104,10 +105,16 @@ def derivatives(
         along = [torch.ones_like(t) for t in outputs] if cotangents is None else cotangents
         found = run(tuple(outputs), tuple(along), keep, create_graph, by, True, False)
     out = {k: g for k, g in zip(inputs, found, strict=True) if g is not None}
-    if _scale is not None:
+    if size is not None:
         with grad_mode(create_graph or None):
             out = {k: _times(g, back) for k, g in out.items()}
     return out if sparse else dense(out)
+
+
+def _scales_inside(outputs: Sequence[Tensor]) -> bool:
+    """Whether what is differentiated goes back through graphs of its own, by this function."""
+    made = (getattr(t.grad_fn, "_forward_cls", None) for t in outputs)
+    return any(getattr(function, "scales_inside", False) for function in made)
 
 
 def _enlarged(

@@ -44,6 +44,16 @@ def _unheard(residual: float, solver: str) -> None:
     """Nobody asks."""
 
 
+def _as_they_are(tensors: Tensors, like: Tensors) -> Tensors:
+    """Nobody else computes anything."""
+    del like
+    return tensors
+
+
+def _all_here(source: Any) -> None:
+    """Nobody else has rows of it."""
+
+
 @dataclass
 class Response:
     """A lower problem with objective F(w; r) at one point of one step.
@@ -73,6 +83,10 @@ class Response:
             as "problem/residual", and warned of where it is large.
         parts: where batches are taken in parts, () -> blocks, in each of which the objective is
             what one part adds to it; their graphs can be gone through as often as wanted.
+        total: (tensors, like) -> on several ranks, the sums of what each has computed by itself, as
+            in the blocks of `parts`; without, the same tensors.
+        rows: (source) -> of a signal of whose rows this rank has some, where they begin, and how
+            many there are on all ranks; None for everything else.
         numbers: numbers of the optimizer that are variables, by the identity of their tensors.
         reference: dF/dw at w and at the standing value of all that is above, where r is not that:
             then a solution that was taken as optimal has to follow. None where it is.
@@ -95,6 +109,8 @@ class Response:
     seed: int = 0
     solved: Callable[[float, str], None] = _unheard
     parts: Callable[[], Iterable[AbstractContextManager[None]]] | None = None
+    total: Callable[[Tensors, Tensors], Tensors] = _as_they_are
+    rows: Callable[[Any], tuple[int, int] | None] = _all_here
     numbers: Mapping[int, Number] = field(default_factory=dict)
 
     def numbers_at(self, arguments: Tensors | None = None) -> dict[int, Tensor]:

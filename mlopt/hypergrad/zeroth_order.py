@@ -82,7 +82,7 @@ class ZerothOrder(AbstractHypergradient):
         generator = torch.Generator().manual_seed(response.seed)
         total: Tensors = {k: torch.zeros_like(response.arguments[k]) for k in wanted}
         for _ in range(self.samples):
-            u = {k: _normal(response.arguments[k], generator) for k in wanted}
+            u = {k: _normal(response, k, generator) for k in wanted}
             change = self._along(response, direction, u) - self._along(
                 response, direction, scale(u, -1.0)
             )
@@ -104,6 +104,10 @@ class ZerothOrder(AbstractHypergradient):
         return torch.stack(pairs).sum() if pairs else loss.new_zeros(())
 
 
-def _normal(like: Tensor, generator: torch.Generator) -> Tensor:
-    """Drawn on the CPU, so that a seed means the same on every device."""
-    return torch.randn(like.shape, generator=generator, dtype=like.dtype).to(like.device)
+def _normal(response: Response, key: Key, generator: torch.Generator) -> Tensor:
+    """Drawn on the CPU, so that a seed means the same on every device; and for all ranks."""
+    like = response.arguments[key]
+    start, rows = response.rows(key[0]) or (0, None)
+    shape = like.shape if rows is None else (rows, *like.shape[1:])
+    drawn = torch.randn(shape, generator=generator, dtype=like.dtype)
+    return (drawn if rows is None else drawn.narrow(0, start, like.shape[0])).to(like.device)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -20,9 +20,20 @@ SIZES = (3, 3)
 RADIUS = 0.3
 
 
-def draw_graph_with_data(seed: int, device: torch.device) -> list[Any]:
-    """A list of problems and signals whose functions are those of samples."""
-    nodes = _WithData(seed, device).nodes
+def draw_graph_with_data(
+    seed: int, device: torch.device, own: Callable[[Tensor], Tensor] = lambda rows: rows
+) -> list[Any]:
+    """A list of problems and signals whose functions are those of samples.
+
+    Args:
+        seed: of the graph.
+        device: of its tensors.
+        own: the rows of a batch that are read.
+
+    Returns:
+        The nodes.
+    """
+    nodes = _WithData(seed, device, own).nodes
     for group in (
         g for n in nodes if isinstance(n, mlopt.Problem) for g in n.optimizer.param_groups
     ):
@@ -35,10 +46,10 @@ class _WithData(_Drawing):
 
     levels = (2, 3)
 
-    def __init__(self, seed: int, device: torch.device) -> None:
+    def __init__(self, seed: int, device: torch.device, own: Callable[[Tensor], Tensor]) -> None:
         generator = torch.Generator().manual_seed(seed)
         self.loaders = [
-            mlopt.Stream([torch.randn(n, 3, generator=generator, dtype=F64) for n in SIZES])
+            mlopt.Stream([own(torch.randn(n, 3, generator=generator, dtype=F64)) for n in SIZES])
             for _ in range(2)
         ]
         super().__init__(seed, device)

@@ -1,0 +1,105 @@
+"""`Planned`: what the next step of an engine will do, before it is taken."""
+
+from __future__ import annotations
+
+import abc
+from typing import Any
+
+from .._arguments import checked, from_zero, in_body
+from .._errors import GraphError
+from .._evaluation.part_by_part import part_seed
+from .._evaluation.point import Evaluator
+from .._graph.graph import Graph
+from .._graph.node import Node
+from .._graph.problem import Problem
+from .._replay import derive_seed
+from .builder import Builder
+from .operations import Iterate, Nest, tried
+from .outcome import Outcome
+from .plan import Plan
+from .schedule import AbstractSchedule, due
+from .turns import in_turn
+
+__all__ = ["Planned"]
+
+
+class Planned(abc.ABC):
+    """The part of an engine that knows its next step, and does not take it."""
+
+    graph: Graph
+    steps: int
+    epoch: int
+    _schedule: AbstractSchedule
+    _evaluator: Evaluator
+    _plans: dict[Any, tuple[Plan, frozenset[Problem]]]
+    _seed: int
+    _undo: bool
+
+    @abc.abstractmethod
+    def _check(self) -> None:
+        """Before anything is changed: do the functions read what they declare?"""
+
+    @abc.abstractmethod
+    def _try(self, plan: Plan, dormant: frozenset[Problem]) -> Outcome:
+        """Run a plan of which nothing is kept."""
+
+    def _active(self) -> tuple[tuple[Problem, ...], frozenset[Problem]]:
+        """The problems that the next step updates, and those before their start."""
+        return due(self.graph.problems, self.steps, self.epoch)
+
+    @in_turn("plan()")
+    def plan(self) -> Plan:
+        """What the next step will do and cost, in evaluations and backward passes, before it runs.
+
+        Where levels are nested or a method takes several steps, the first call makes a trial, which
+        costs what it counts and changes nothing.
+
+        Returns:
+            The plan; print it for a table.
+        """
+        self._check()
+        plan, dormant = self._compose()
+        trials = [o for o in plan.operations if isinstance(o, Nest | Iterate)]
+        if any(o.calls is None for o in trials):
+            trial = tuple(o for x in plan.operations if (o := tried(x)) is not None)
+            self._try(Plan(self.graph, trial), dormant)
+        return plan
+
+    def _compose(self) -> tuple[Plan, frozenset[Problem]]:
+        """The plan of the next step, and the problems before their start."""
+        if (found := self._plans.get(None)) is not None:  # that of all steps
+            return found
+        active, dormant = key = self._active()
+        if (found := self._plans.get(key)) is None:
+            builder = Builder(self.graph, dormant, self._undo)
+            self._schedule.compose(builder, active)
+            said = self._evaluator.precision.said(self._evaluator.narrow)
+            found = Plan(self.graph, builder.plan(), self._undo, (*said,)), dormant
+            always = all(p.every == 1 and not p.start for p in self.graph.problems)
+            self._plans[None if always else key] = found
+        return found
+
+    @checked(GraphError, node=in_body, inner=from_zero, step=from_zero, part=from_zero)
+    def seed_of(self, node: Node, inner: int = 0, *, step: int | None = None, part: int = 0) -> int:
+        """The seed of a node's evaluations: torch's generators are set to it, and put back.
+
+        Args:
+            node: a problem or signal of the graph.
+            inner: index of the inner step, for problems that make several updates in a step: r for
+                the round r of a turn, k for the inner step k of a method, (r << 20) + k for both.
+            step: index of the step; by default the next one.
+            part: index of the part of its batch, under `Engine(parts=)`.
+
+        Returns:
+            A seed for `torch.manual_seed`, with which a plain loop draws what the engine draws.
+
+        Raises:
+            GraphError: the node is not one of this graph, or an index is none.
+        """
+        if not (isinstance(node, Node) and node in self.graph.labels):
+            raise GraphError(f"seed_of: node={node!r} is no problem or signal of this engine.")
+        return part_seed(self._seed_of(node, inner, step), part)
+
+    def _seed_of(self, node: Node, inner: int = 0, step: int | None = None) -> int:
+        at = self.steps if step is None else step
+        return derive_seed(self._seed, "step", at, self.graph.labels[node], inner)

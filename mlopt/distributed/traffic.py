@@ -1,0 +1,47 @@
+"""`Traffic`: what goes between ranks, counted by what it is for."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from torch import Tensor
+
+__all__ = ["Traffic", "current", "purpose"]
+
+_purpose = "gradients"
+
+
+@contextmanager
+def purpose(what: str) -> Iterator[None]:
+    """What goes between ranks in a block is for this."""
+    global _purpose
+    before, _purpose = _purpose, what
+    try:
+        yield
+    finally:
+        _purpose = before
+
+
+def current() -> str:
+    """What it is for now."""
+    return _purpose
+
+
+class Traffic:
+    """Collectives, by purpose.
+
+    Attributes:
+        collectives: how many there were.
+        bytes: that a rank gave to them.
+    """
+
+    def __init__(self) -> None:
+        self.collectives: Counter[str] = Counter()
+        self.bytes: Counter[str] = Counter()
+
+    def note(self, tensor: Tensor) -> None:
+        """A tensor goes between ranks."""
+        self.collectives[_purpose] += 1
+        self.bytes[_purpose] += tensor.numel() * tensor.element_size()

@@ -1,0 +1,35 @@
+"""The rank law: N ranks give what one rank gives whose batches are taken in N parts."""
+
+from __future__ import annotations
+
+import pytest
+
+#: Asked for by the law. Three ranks are added up in another order than three parts.
+LAW = 1e-12
+SEEDS = range(50)
+BLOCK = 10
+
+
+@pytest.mark.parametrize("first", range(0, 20, BLOCK))
+def test_two_ranks_on_random_graphs_to_the_bit(first, two):
+    for seed in range(first, first + BLOCK):
+        two("distributed.laws:random_graph", seed, 0.0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("first", range(20, len(SEEDS), BLOCK))
+def test_two_ranks_on_more_random_graphs_to_the_bit(first, two):
+    for seed in range(first, first + BLOCK):
+        two("distributed.laws:random_graph", seed, 0.0)
+
+
+def test_three_ranks_on_random_graphs(three):
+    for seed in range(5):
+        three("distributed.laws:random_graph", seed, LAW)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("first", range(5, len(SEEDS), 9))
+def test_three_ranks_on_more_random_graphs(first, three):
+    for seed in range(first, min(first + 9, len(SEEDS))):
+        three("distributed.laws:random_graph", seed, LAW)
