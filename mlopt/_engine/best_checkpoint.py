@@ -62,6 +62,8 @@ class BestCheckpoint(Measured):
     def on_start(self, engine: Engine) -> None:
         """Take the folder, unless it holds what is best of another run."""
         super().on_start(engine)
+        if not engine._agreement.first:  # the first rank writes for all
+            return
         self._lock.acquire()
         try:
             if not self._begun:
@@ -86,7 +88,7 @@ class BestCheckpoint(Measured):
     def on_end(self, engine: Engine) -> None:
         """Save what was measured after the last step, and give the folder back."""
         try:
-            if self._lock.held and self._whole == engine.steps:
+            if self._whole == engine.steps and not engine._agreement.broken:
                 self._save(engine)
         finally:
             self._lock.release()
@@ -131,7 +133,7 @@ class BestCheckpoint(Measured):
             check_fingerprint(str(path), content["fingerprint"], fingerprint(engine), ())
 
     def _save(self, engine: Engine) -> None:
-        if self._due:
+        if self._due and self._lock.held:
             keep_lock(self._lock, self.folder, "BestCheckpoint")
             self._due = False
             content = run_state(engine, engine._course)

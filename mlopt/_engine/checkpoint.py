@@ -58,6 +58,9 @@ class Checkpoint(Callback):
 
     def on_start(self, engine: Engine) -> None:
         """Take the folder; refuse one with checkpoints of a run that this one does not go on."""
+        self._whole, self._saved = -1, _NEVER
+        if not engine._agreement.first:  # the first rank writes for all
+            return
         self._lock.acquire()
         found = checkpoints(self.folder)
         resumed = _is_one(engine._course.folder, self.folder)
@@ -70,7 +73,6 @@ class Checkpoint(Callback):
             )
         fingerprint(engine)  # of the functions as they are now: a file may be edited meanwhile
         self._of = weakref.ref(engine)
-        self._whole, self._saved = -1, _NEVER
         if found:  # after which step the engine may have been changed, unless it is resumed
             self._whole, self._saved = engine.steps, _place(engine) if resumed else _NEVER
             engine._saved = engine.steps if resumed else found[0][0], self.folder
@@ -83,8 +85,10 @@ class Checkpoint(Callback):
             due = time.perf_counter() >= self._next
         else:
             due = engine.steps % self.every == 0
-        if due:
+        if due and engine._agreement.first:
             self.save(engine)
+        elif due:
+            engine._saved = engine.steps, self.folder
 
     def on_end(self, engine: Engine) -> None:
         """Save where the run ends, if its state is whole there, and give the folder back.
@@ -92,7 +96,8 @@ class Checkpoint(Callback):
         What is measured after the last step comes after `on_between`, and belongs to that state.
         """
         try:
-            if self._lock.held and self._whole == engine.steps and self._saved != _place(engine):
+            whole = self._whole == engine.steps and not engine._agreement.broken
+            if self._lock.held and whole and self._saved != _place(engine):
                 self.save(engine)
         finally:
             self._lock.release()

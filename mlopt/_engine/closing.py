@@ -122,6 +122,8 @@ class Closing:
             Whether it does.
         """
         known = isinstance(error, NonFiniteError)
+        if self._ranks is not None and not known:  # what one rank alone has raised
+            return False
         other = isinstance(error, Exception) and not isinstance(error, MloptError)
         if not known and (not other or exhausted(error)):
             return False

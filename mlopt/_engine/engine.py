@@ -209,7 +209,8 @@ class Engine(Stepper):
                 "run: validate= is called without arguments, and this function asks for some. Give "
                 "lambda: validate(engine)."
             )
-        record = _Recorder(loggers_of(loggers))
+        given = loggers_of(loggers)
+        record = _Recorder(given if self._agreement.first else [])
         watching = observers_of(callbacks, Callback)
         observers = (*watching, record) if record.loggers else watching
         named = check_phases(self.graph, phases or {})
@@ -219,20 +220,23 @@ class Engine(Stepper):
         folder = None if resume is None else Path(resume)
         began, self._validated = None, self.steps  # nothing has been changed since
         if folder is not None:
-            began = go_on(self, self.load_state_dict, watching, record, folder, allowed)
+            with self._agreement.together():
+                began = go_on(self, self.load_state_dict, watching, record, folder, allowed)
         if epoch is not None and stream is not None:
             self._epoch_stream, self.epoch = stream, self._feed.passes[stream]
         began = began or (self.steps, self.epoch)
 
         halt = Halt(self)
         options = validate, validate_every, log_every, record, named
+        progress = progress and self._agreement.first
         loop = Loop(self, teller(self, observers), lambda: self._stopping, halt, *options)
         try:
             self._running, self._stopping, self._saved = True, False, None
             self._course = Course(observers, began, folder, record)
             with halt:
                 try:
-                    loop.run(began, steps, epochs, stream, progress)
+                    with self._agreement.together():
+                        loop.run(began, steps, epochs, stream, progress)
                 finally:
                     record.close(loop.status)
         finally:

@@ -55,7 +55,7 @@ def fingerprint(engine: Stepper) -> dict[str, dict[str, str]]:
         "optimizers": {labels[p]: _steps(p) for p in optimized},
         "data": {f"loader {i + 1}": _data(stream) for i, stream in enumerate(engine._feed.streams)},
         "seed": {"seed": str(engine._seed)},
-        "parts": {"parts": str(graph.parts)},
+        "parts": {"parts": str(graph.parts), **_ranks(engine)},
     }
 
 
@@ -91,6 +91,8 @@ def _differences(
         if part in override:
             continue
         then, now = there.get(part, {}), here[part]
+        if part == "parts" and "ranks" in {**then, **now}:  # a run may go on with any number
+            continue
         for name in {**then, **now}:
             if then.get(name) == now.get(name):
                 continue
@@ -100,6 +102,11 @@ def _differences(
                 missing = "not there"
                 was, is_now = then.get(name, missing), now.get(name, missing)
                 yield part, f"{name} is {was} in it, not {is_now}"
+
+
+def _ranks(engine: Stepper) -> dict[str, str]:
+    ranks = engine._agreement.ranks
+    return {} if ranks is None else {"ranks": str(ranks.size)}
 
 
 def _declared(engine: Stepper, node: Node) -> str:

@@ -151,11 +151,16 @@ class Halt:
     def __init__(self, engine: Stepper) -> None:
         self._engine = engine
         self._main = threading.current_thread() is threading.main_thread()
+        self._elsewhere: signal.Signals | None = None
 
     @property
     def came(self) -> signal.Signals | None:
         """The signal that asks for the end; None if none has come."""
-        return _signals.came if self._main else None
+        return (_signals.came if self._main else None) or self._elsewhere
+
+    def told(self, came: int) -> None:
+        """A signal has come to another rank."""
+        self._elsewhere = signal.Signals(came)
 
     def quiet(self) -> None:
         """The run ends: loaders' workers, which a signal may have reached too, no longer matter."""
@@ -176,7 +181,7 @@ class Halt:
         return self
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        came = self.close()
+        came = self.close() or self._elsewhere
         if came is not None and (error is None or isinstance(error, Exception | Interrupted)):
             raise Interrupted(_said(self._engine, came), signal=came) from error
 

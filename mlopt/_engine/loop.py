@@ -91,7 +91,7 @@ class Loop:
         bar = Progress(engine, steps, began, epochs, self.phases, progress)
         try:
             self.tell("on_start")
-            while not self.stopping() and self.halt.came is None:
+            while self._goes_on():
                 if last_step is not None and engine.steps >= last_step:
                     break
                 if last_epoch is not None and engine.epoch >= last_epoch:
@@ -114,6 +114,17 @@ class Loop:
         if self.halt.came is not None:
             self.status = "interrupted"
         self.tell("on_end")
+
+    def _goes_on(self) -> bool:
+        """Whether nothing asks for the end, of this rank or of another."""
+        engine = self.engine
+        came = self.halt.came or 0
+        stop, came = engine._agreement.before_step(
+            engine.steps, engine.epoch, self.stopping(), came
+        )
+        if came and self.halt.came is None:
+            self.halt.told(came)
+        return not (stop or came)
 
     def _end_after(self, error: BaseException) -> None:
         """Tell of the end that an error makes; what is raised there does not stand for it."""

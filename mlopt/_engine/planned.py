@@ -13,6 +13,7 @@ from .._graph.graph import Graph
 from .._graph.node import Node
 from .._graph.problem import Problem
 from .._replay import derive_seed
+from .agreement import Agreement
 from .builder import Builder
 from .operations import Iterate, Nest, tried
 from .outcome import Outcome
@@ -30,6 +31,7 @@ class Planned(abc.ABC):
     steps: int
     epoch: int
     _schedule: AbstractSchedule
+    _agreement: Agreement
     _evaluator: Evaluator
     _plans: dict[Any, tuple[Plan, frozenset[Problem]]]
     _seed: int
@@ -57,7 +59,8 @@ class Planned(abc.ABC):
         Returns:
             The plan; print it for a table.
         """
-        self._check()
+        with self._agreement.together():
+            self._check()
         plan, dormant = self._compose()
         trials = [o for o in plan.operations if isinstance(o, Nest | Iterate)]
         if any(o.calls is None for o in trials):

@@ -25,6 +25,7 @@ from .._variable import Variable
 from ..distributed.ranks import found
 from ..hypergrad.derivatives import scaled
 from ..hypergrad.interface import AbstractHypergradient
+from .agreement import Agreement
 from .batches import Batches
 from .builder import Builder
 from .clock import Clock, check_epochs, counting_stream
@@ -103,6 +104,7 @@ class Stepper(Planned):
         self._compiler = Compiler(self.graph, compile)
         self.compiled = self._compiler.compiled  # what it took so far; None if it is off
         self._evaluator.choose = self._compiler.choose if self.compiled is not None else None
+        self._agreement = Agreement(self._ranks, self.graph, self._evaluator, self._feed)
         self._plans: dict[Any, tuple[Plan, frozenset[Problem]]] = {}
         self._ownership = Ownership(self.graph, self._evaluator)
         self._checked = False
@@ -136,12 +138,13 @@ class Stepper(Planned):
         """
         if not isinstance(problem, Problem) or problem not in self.graph.problems:
             raise GraphError(f"hypergradient: {problem!r} is not a problem of this engine.")
-        self._check()
-        dormant = self._active()[1]
-        builder = Builder(self.graph, dormant)
-        builder.gradient(problem)
-        plan = Plan(self.graph, builder.plan())
-        outcome = self._failures.attempt(lambda: self._try(plan, dormant))
+        with self._agreement.together():
+            self._check()
+            dormant = self._active()[1]
+            builder = Builder(self.graph, dormant)
+            builder.gradient(problem)
+            plan = Plan(self.graph, builder.plan())
+            outcome = self._failures.attempt(lambda: self._try(plan, dormant))
         if outcome.failed is not None:
             error = non_finite(outcome, "hypergradient", self.steps, True)
             raise error from outcome.cause
@@ -170,10 +173,17 @@ class Stepper(Planned):
                 "step(): run() of this engine is taking the steps. Let no callback, and no other "
                 "thread, take one; give run() more steps, or call step() in a loop of your own."
             )
+        self._agreement.before_step(self.steps, self.epoch)
         return self._take_step()
 
     @in_turn("step()")
     def _take_step(self) -> dict[str, Any]:
+        with self._agreement.together():
+            metrics = self._stepped()
+            self._agreement.after_step(self.steps)
+        return metrics
+
+    def _stepped(self) -> dict[str, Any]:
         self._check()
         plan, dormant = self._compose()
         if not self._ownership.trains:
@@ -260,6 +270,7 @@ class Stepper(Planned):
                 "outside of that; no_grad() does no harm."
             )
         if not self._checked or self._ownership.changed():
+            self._agreement.start()
             self._look(Aloud())
 
     def _look(self, hear: Aloud) -> None:

@@ -98,8 +98,7 @@ class Ranks:
         self._control = _control_of(group)
         self._store = _store_of(group)
         _engines += 1  # the same on all ranks, which make their engines in the same order
-        self._engine, self._verb = _engines, 0
-        self._told = False
+        self._engine = _engines
 
     # What goes by the group.
 
@@ -171,12 +170,11 @@ class Ranks:
         """
         if self.lost:
             raise RankError(
-                "A rank of this engine has failed, and nothing can be added up any longer. Start "
-                "all processes again; run(resume=folder) goes on from the last checkpoint.",
+                "A rank of this engine has failed, after which it takes no more steps. Make it "
+                "anew, or start all processes again: run(resume=folder) goes on from the last "
+                "checkpoint.",
                 rank=self.rank,
             )
-        self._verb += 1
-        self._told = False
 
     def wait(self, begun: Begun) -> None:
         """Wait until something that was begun is done, or have the device that does it wait.
@@ -225,9 +223,9 @@ class Ranks:
         Args:
             error: what was raised.
         """
-        if self._told or isinstance(error, RankError) or self._store is None:
+        if self.lost or isinstance(error, RankError):
             return
-        self._told = True
+        self.lost = True
         said = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
         with contextlib.suppress(Exception):
             self._store.set(self._key("error"), pickle.dumps((self.rank, said[:4000])))
@@ -305,7 +303,7 @@ class Ranks:
         return None
 
     def _key(self, name: str) -> str:
-        return f"mlopt/{self._engine}/{self._verb}/{name}"
+        return f"mlopt/{self._engine}/{name}"
 
     def _end(self) -> None:
         """Have nothing wait for those that will not come."""

@@ -148,7 +148,8 @@ def _buckets(tensors: Sequence[Tensor]) -> Iterator[list[Tensor]]:
 
 
 def _shaped(flat: Tensor, like: Tensor) -> Tensor:
-    """A piece of a bucket in the shape of what it is the sum of."""
+    # With the memory layout, in whose order what is computed of it is added up. Views of the bucket
+    # would moreover count their versions together, and keep all of it.
     if like.is_complex():
-        return torch.view_as_complex(flat.view(*like.shape, 2))
-    return flat.view(like.shape)
+        flat = torch.view_as_complex(flat.view(-1, 2))
+    return torch.empty_like(like).copy_(flat.view(like.shape))

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from compare import exact
+from distributed.rank_graphs import GRAPHS, LAYERS, METHODS
 from sweep.random_parts import draw_graph_with_data
 
 import mlopt
@@ -22,6 +23,10 @@ def slice_of(batch: Any, sizes: list[int] | None = None) -> Any:
         each, more = divmod(len(batch), size)
         sizes = [each + (r < more) for r in range(size)]
     return batch[sum(sizes[:rank]) : sum(sizes[: rank + 1])]
+
+
+def _first(batch: Any, samples: int) -> Any:
+    return tuple(t[:samples] for t in batch)
 
 
 def numbers(engine: mlopt.Engine) -> list[Any]:
@@ -64,3 +69,24 @@ def random_graph(seed: int, bound: float) -> None:
             exact(numbers(ranked), expected, bound, what=f"graph {seed}")
         else:
             same_bits(numbers(ranked), expected, f"graph {seed}")
+
+
+def graph_law(graph: str, method: str, layer: str, bound: float, samples: int = 12) -> None:
+    """The law for one of the graphs of `rank_graphs`; to the bit, if no bound is given."""
+    size = dist.get_world_size()
+    made = GRAPHS[graph]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", mlopt.CapabilityWarning)
+        warnings.simplefilter("ignore", mlopt.ConvergenceWarning)
+        # of twelve samples, the first so many
+        nodes = made(METHODS[method], lambda batch: _first(batch, samples), LAYERS[layer])
+        expected = numbers(mlopt.Engine(nodes, parts=size, ranks=False))
+        found = numbers(
+            mlopt.Engine(
+                made(METHODS[method], lambda batch: slice_of(_first(batch, samples)), LAYERS[layer])
+            )
+        )
+        if bound:
+            exact(found, expected, bound, what=f"{graph} by {method}")
+        else:
+            same_bits(found, expected, f"{graph} by {method}")

@@ -3,11 +3,31 @@
 from __future__ import annotations
 
 import pytest
+from distributed.rank_graphs import CASES, GRAPHS
 
 #: Asked for by the law. Three ranks are added up in another order than three parts.
 LAW = 1e-12
 SEEDS = range(50)
 BLOCK = 10
+
+
+@pytest.mark.parametrize("graph", GRAPHS)
+def test_two_ranks_by_every_method_to_the_bit(graph, two):
+    for method in (m for g, m in CASES if g == graph):
+        two("distributed.laws:graph_law", graph, method, "plain", 0.0)
+
+
+@pytest.mark.parametrize("layer", ["batch norm", "dropout"])
+def test_two_ranks_with_layers_of_batches_to_the_bit(layer, two):
+    for graph, method in CASES:
+        if method in ("exact", "central", "implicit", "joint") and graph != "stack":
+            two("distributed.laws:graph_law", graph, method, layer, 0.0)
+
+
+@pytest.mark.parametrize("graph", ["lfm-cw", "nested"])
+def test_three_ranks_with_uneven_batches(graph, three):
+    for method in ("exact", "central", "unrolled"):
+        three("distributed.laws:graph_law", graph, method, "plain", LAW, 10)
 
 
 @pytest.mark.parametrize("first", range(0, 20, BLOCK))
