@@ -9,8 +9,8 @@ from typing import Any
 
 from torch.utils.data import DataLoader, IterableDataset, default_collate
 
+from .._containers.loaders import describe
 from .._errors import CapabilityWarning, DataError
-from .stream import describe
 
 __all__ = [
     "certain", "ended_early", "makes_anew", "not_free", "say_again", "say_long", "say_moved",
