@@ -33,6 +33,7 @@ ROOMS = [
         "_turn",
         "_variable",
     ],  # fmt: skip
+    ["distributed"],
     ["solvers"],
     ["optim"],
     ["hypergrad"],

@@ -15,9 +15,15 @@ __all__ = ["check_loader", "describe", "length_of"]
 
 def describe(loader: Any) -> str:
     """What errors call a loader: its class, and that of its data set."""
-    data = getattr(loader, "dataset", None)
+    loader = _whole(loader)
+    data = _whole(getattr(loader, "dataset", None))
     inner = f" over {type(data).__name__}" if data is not None else ""
     return f"{type(loader).__name__}{inner}"
+
+
+def _whole(held: Any) -> Any:
+    """What something was before it was split over ranks."""
+    return getattr(held, "split_of", held)
 
 
 def length_of(loader: Any) -> int | None:
@@ -28,12 +34,13 @@ def length_of(loader: Any) -> int | None:
         return None
 
 
-def check_loader(loader: Any, where: str) -> None:
+def check_loader(loader: Any, where: str, takes: str = "a loader") -> None:
     """Refuse what gives no batches, or something else than batches.
 
     Args:
         loader: what was given.
         where: whose argument it is, for the error.
+        takes: what may be given there.
 
     Raises:
         DataError: it is no loader, is empty, or can be iterated only once.
@@ -48,16 +55,15 @@ def check_loader(loader: Any, where: str) -> None:
         )
     if isinstance(loader, Mapping | Set | str | bytes):
         raise DataError(
-            f"{where} takes a loader or a Stream, got a {kind}. For a single batch write "
-            "data=[batch]."
+            f"{where} takes {takes}, got a {kind}. For a single batch write data=[batch]."
         )
     if isinstance(loader, Dataset) and not isinstance(loader, Iterable):
         raise DataError(
-            f"{where} takes a loader or a Stream, got the data set {kind}. Make batches of it: "
+            f"{where} takes {takes}, got the data set {kind}. Make batches of it: "
             "DataLoader(dataset, batch_size=...)."
         )
     if not (isinstance(loader, Iterable) or _is_sequence(loader)):
-        raise DataError(f"{where} takes a loader or a Stream, got {kind}.")
+        raise DataError(f"{where} takes {takes}, got {kind}.")
     if moves_on(type(loader)):
         raise DataError(
             f"{where} was given an iterator ({kind}), which ends after one pass; give the loader "

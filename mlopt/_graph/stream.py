@@ -92,4 +92,4 @@ def _check(loader: Any, where: str) -> None:
     """Refuse what gives no batches, or something else than batches."""
     if isinstance(loader, Stream):
         raise DataError(f"{where} is a Stream already: use it as it is, or give its loader.")
-    check_loader(loader, where)
+    check_loader(loader, where, "a loader or a Stream")
