@@ -33,6 +33,7 @@ from torch.utils.data import (
 import mlopt
 from mlopt import DataError, SettingsError
 from mlopt._containers.loaders import describe
+from mlopt._evaluation.pieces import cut
 from mlopt._graph import known
 from mlopt._graph.moving import move
 from mlopt.data import Cutout, WholeBatch, files, load, loader, standard_augmentation
@@ -88,11 +89,14 @@ class Named(Rows):
 
 
 class AtOnce(Rows):
-    """Reads several samples in one call."""
+    """Reads several samples in one call alone."""
+
+    def __getitem__(self, i: int) -> Any:
+        raise AssertionError("one by one")
 
     def __getitems__(self, indices: list[int]) -> Any:
         assert type(indices) is list
-        return [self[i] for i in indices]
+        return [super(AtOnce, self).__getitem__(i) for i in indices]
 
 
 class Gathers(Rows):
@@ -267,6 +271,19 @@ def test_the_slices_of_all_ranks_are_the_batches_of_one(name: str, world: int) -
         assert_same([join(list(slices)) for slices in zip(*ranks, strict=True)], batches)
 
 
+@pytest.mark.parametrize("world", [2, 3, 5])
+def test_the_slices_are_the_parts_of_an_engine(world: int) -> None:
+    """And those of NumPy, which writes none for the ranks that have no sample."""
+    reads = mlopt.Engine([reader([torch.ones(1)])]).graph.problems[0]
+    for samples in range(1, 12):
+        x = torch.arange(samples)
+        slices = [split([x], rank, world)[0] for rank in range(world)]
+        parts = [part for part in np.array_split(x.numpy(), world) if len(part)]
+        assert_same([s.numpy() for s in slices if s != EmptySlice()], parts)
+        assert_same([s for s in slices if s != EmptySlice()], cut(reads, x, world).batches)
+        assert slices[len(parts) :] == [EmptySlice()] * (world - len(parts))
+
+
 @pytest.mark.parametrize("name", LOADERS)
 def test_the_length_and_the_name_are_those_of_the_loader(name: str) -> None:
     plain = LOADERS[name]()
@@ -282,16 +299,30 @@ def test_the_length_and_the_name_are_those_of_the_loader(name: str) -> None:
         assert known.certain(own) == known.certain(plain) or isinstance(plain, tuple)
 
 
+def in_lists() -> Any:
+    return BatchSampler(RandomSampler(range(COUNT), generator=seeded()), 7, False)
+
+
+#: A data set, and how it is read.
+READ: dict[str, tuple[type[Rows], Callable[[], dict[str, Any]]]] = {
+    "samples": (Rows, lambda: {"batch_sampler": in_lists()}),
+    "getitems": (AtOnce, lambda: {"batch_sampler": in_lists()}),
+    "lists": (Gathers, lambda: {"batch_size": None, "sampler": in_lists()}),
+    "tensors": (
+        Gathers,
+        lambda: {"batch_size": None, "sampler": [*map(torch.tensor, in_lists())]},
+    ),
+    "arrays": (Gathers, lambda: {"batch_size": None, "sampler": [*map(np.array, in_lists())]}),
+}
+
+
 @pytest.mark.parametrize("workers", [0, 2])
-@pytest.mark.parametrize("kind", [Rows, AtOnce, Gathers])
-def test_each_sample_is_read_by_one_rank(kind: type[Rows], workers: int) -> None:
+@pytest.mark.parametrize("name", READ)
+def test_each_sample_is_read_by_one_rank(name: str, workers: int) -> None:
     reads = []
+    kind, make = READ[name]
     for rank in range(3):
-        data = kind()
-        sampler = RandomSampler(range(COUNT), generator=seeded())
-        options = {"batch_size": 7, "sampler": sampler}
-        if kind is Gathers:
-            options = {"batch_size": None, "sampler": BatchSampler(sampler, 7, False)}
+        data, options = kind(), make()
         own = [*split(DataLoader(data, num_workers=workers, **options), rank, 3)]
         assert int(data.reads.sum()) == [10, 7, 6][rank]  # of batches of 7, 7, 7, 2
         assert isinstance(own[-1], EmptySlice) == (rank == 2)
@@ -443,6 +474,18 @@ def test_functions_of_single_images_draw_as_on_one_rank_on_the_first() -> None:
     assert all(not torch.equal(one, alone[:, :4]) for one in without[1:])
 
 
+@pytest.mark.parametrize("rank", [0, 1])
+def test_changes_of_single_images_draw_other_numbers_one_after_another(rank: int) -> None:
+    drawn: list[float] = []
+
+    def noted(image: Tensor) -> Tensor:
+        drawn.append(torch.rand((), dtype=F64).item())
+        return image
+
+    list(split(images(augment=noted, finish=noted), rank, 2))
+    assert len(set(drawn)) == len(drawn) == 2 * 30
+
+
 def noisy(image: Tensor) -> Tensor:
     return image + torch.rand(())
 
@@ -588,6 +631,10 @@ def test_a_resumed_engine_reads_no_image_again(monkeypatch: pytest.MonkeyPatch) 
 
 class Says(DataLoader):
     """Goes where it stood in a way of its own, which draws otherwise."""
+
+    def __iter__(self) -> Any:
+        self._iterator = super().__iter__()
+        return self._iterator
 
     def state_dict(self) -> dict[str, Any]:
         return {"at": 1}
@@ -750,6 +797,16 @@ def test_slices_of_a_list_are_views() -> None:
     x += 1
     assert one.tolist() == [1, 2, 3]
     assert other.tolist() == [4, 5, 6]
+
+
+def test_workers_that_stay_are_the_loaders_own() -> None:
+    data = LOADERS["workers that stay"]()
+    first = next(iter(data))
+    own = split(data, 0, 2)
+    assert own._iterator is None
+    assert len([*own]) == len(data)
+    assert data._iterator is not own._iterator
+    assert first[0].shape == (7, 2)
 
 
 def test_a_data_set_can_be_looked_at() -> None:
