@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import mse_loss
@@ -153,6 +154,8 @@ def differences(a: Any, b: Any, where: str = "") -> list[str]:
         same = a.dtype == b.dtype and torch.equal(torch.isnan(a), torch.isnan(b))
         same = same and torch.equal(torch.nan_to_num(a), torch.nan_to_num(b))
         return [] if same else [f"{where}: {a} / {b}"]
+    if isinstance(a, np.ndarray):
+        return differences((str(a.dtype), a.tolist()), (str(b.dtype), b.tolist()), where)
     if isinstance(a, dict):
         if set(a) != set(b):
             return [f"{where}: keys {sorted(map(str, a))} / {sorted(map(str, b))}"]

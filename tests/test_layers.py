@@ -25,6 +25,7 @@ ROOMS = [
         "_errors",
         "_arguments",
         "_files",
+        "_containers",
         "_batch_norm",
         "_foreign",
         "_tensors",

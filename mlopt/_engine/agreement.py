@@ -9,13 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .._containers.loaders import describe
 from .._errors import GraphError, NonFiniteError, RankError
 from .._evaluation.layouts import copy, copy_into
 from .._evaluation.point import Evaluator
 from .._graph.feed import Feed
 from .._graph.graph import Graph
 from .._graph.signal import Signal
-from .._graph.stream import describe
 from .._tensors import real
 from ..distributed.ranks import Ranks
 from ..distributed.traffic import purpose

@@ -11,12 +11,13 @@ from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 from weakref import WeakKeyDictionary
 
+from .._containers.loaders import describe
 from .._errors import SettingsError
 from .._evaluation.precision import name_of
 from .._graph.brief import brief
 from .._graph.node import Node
 from .._graph.problem import PerStep, Problem
-from .._graph.stream import Stream, describe
+from .._graph.stream import Stream
 from .stepper import Stepper
 
 __all__ = ["PARTS", "check_fingerprint", "fingerprint"]

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from .._containers.contents import contents as contents_of
 from .._evaluation.listing import Listing, same_things
-from .._graph.contents import contents as contents_of
 from .copies import alike
 from .reach import reach
 

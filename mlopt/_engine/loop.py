@@ -6,8 +6,9 @@ import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from .._containers.loaders import describe
 from .._errors import CapabilityWarning, SettingsError
-from .._graph.stream import Stream, describe
+from .._graph.stream import Stream
 from .halt import Halt
 from .numbers import left_out_of, readable
 from .progress import Progress

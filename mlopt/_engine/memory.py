@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .._graph.contents import put, rewind
+from .._containers.contents import put, rewind
 from .._tensors import grad_mode, numbers
 from .copies import Copies, alike, joined, may_spoil
 from .holding import Holdings, Together

@@ -22,8 +22,16 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from .._graph.contents import CONTAINERS, RANDOM, class_data, classes, entries, has_slots, slots
-from .._graph.homes import home
+from .._containers.contents import (
+    CONTAINERS,
+    RANDOM,
+    class_data,
+    classes,
+    entries,
+    has_slots,
+    slots,
+)
+from .._containers.homes import home
 
 __all__ = ["Reached", "reach", "replaced_step"]
 

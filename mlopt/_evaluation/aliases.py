@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._graph.containers import rebuilt
+from .._containers.containers import rebuilt
 
 __all__ = ["address", "apart_from", "is_computed"]
 

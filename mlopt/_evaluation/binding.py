@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .._graph.contents import put, stands
+from .._containers.contents import put, stands
 from .._tensors import clone
 from .copies import copied, laid_out, overlaps, separate
 from .layouts import copy_into

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .._containers.rows import even
 from .._errors import DataError, GraphError, exhausted
 from .._graph.graph import Graph
 from .._graph.node import Node
@@ -18,7 +19,7 @@ from .._graph.signal import Signal, join, split
 from ..hypergrad.derivatives import uncounted
 from .part_by_part import Evaluates, PartByPart, no_rows, part_seed
 from .part_means import Written
-from .pieces import Pieces, cut, even, shares
+from .pieces import Pieces, cut, shares
 from .point import Point
 
 __all__ = ["InParts"]

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from .._graph.containers import ways
+from .._containers.containers import ways
+from .._containers.loaders import describe
 from .._graph.node import Node
-from .._graph.stream import describe
 
 __all__ = ["one_shot"]
 

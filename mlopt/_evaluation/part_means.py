@@ -8,8 +8,8 @@ from typing import Any
 
 from torch import Tensor
 
+from .._containers.containers import rebuilt
 from .._errors import GraphError
-from .._graph.containers import rebuilt
 from .._graph.node import Node
 from .._tensors import continuous
 from .handed import detached

@@ -6,16 +6,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from .._containers.rows import count_rows, even, take_rows
 from .._errors import DataError
-from .._graph.containers import opened, rebuilt
 from .._graph.node import Node
 from .._tensors import continuous
 
-__all__ = ["Pieces", "cut", "even", "joined", "shares", "times"]
+__all__ = ["Pieces", "cut", "shares", "times"]
 
 
 @dataclass(frozen=True)
@@ -40,21 +39,6 @@ class Pieces:
 
     def __len__(self) -> int:
         return len(self.batches)
-
-
-def even(samples: int, parts: int) -> list[int]:
-    """So many samples in parts that differ by one at the most, the larger ones first.
-
-    Args:
-        samples: how many.
-        parts: into how many; fewer where there are not as many samples.
-
-    Returns:
-        The sizes.
-    """
-    count = max(1, min(samples, parts))
-    each, more = divmod(samples, count)
-    return [each + (i < more) for i in range(count)]
 
 
 def shares(sizes: Sequence[int]) -> list[float]:
@@ -150,86 +134,21 @@ def times(value: Any, weight: Any) -> Any:
 
 def _samples(node: Node, batch: Any, dim: int) -> int:
     """How many samples a batch has."""
-    found = opened(batch)
-    held = [*found.tensors, *found.arrays]
-    strided = [t.layout == torch.strided and not t.is_nested for t in found.tensors]
-    lengths = {t.shape[dim] for t, s in zip(held, strided, strict=False) if s and t.ndim > dim}
-    lengths |= {a.shape[dim] for a in found.arrays if a.ndim > dim}
-    if len(lengths) == 1 and all(strided):
-        return lengths.pop()
-    if not all(strided):
-        problem = "holds sparse or nested tensors"
-    elif not lengths:
-        problem = f"holds no tensor with a dimension {dim}"
-    else:
-        problem = f"holds tensors of {', '.join(map(str, sorted(lengths)))} in dimension {dim}"
-    raise DataError(
-        f"{node.name}: its batch {problem}, so that Engine(parts=) cannot tell how to split it. "
-        "Give the problem or signal split=: a dimension, a function (batch, parts) -> list of "
-        "parts, or False, which takes the batch whole."
-    )
+
+    def refuse(problem: str) -> DataError:
+        return DataError(
+            f"{node.name}: its batch {problem}, so that Engine(parts=) cannot tell how to split "
+            "it. Give the problem or signal split=: a dimension, a function (batch, parts) -> list "
+            "of parts, or False, which takes the batch whole."
+        )
+
+    return count_rows(batch, dim, refuse)
 
 
 def _cut(batch: Any, samples: int, sizes: Sequence[int], dim: int) -> list[Any]:
     """The parts of what a loader gave: views of its tensors."""
     starts = [sum(sizes[:i]) for i in range(len(sizes))]
-    return [_piece(batch, samples, a, n, dim) for a, n in zip(starts, sizes, strict=True)]
-
-
-def joined(node: Node, batches: Sequence[Any]) -> Any:
-    """One batch of several, whose rows come one behind the other: the inverse of a cut.
-
-    Args:
-        node: that reads them.
-        batches: of the same form.
-
-    Returns:
-        The batch.
-
-    Raises:
-        DataError: it cannot be told where they begin and end.
-    """
-    leaves: list[list[Any]] = []
-    for batch in batches:
-        own: list[Any] = []
-        rebuilt(batch, lambda t, own=own: own.append(t) or t, _listed(_samples(node, batch, 0)))
-        leaves.append(own)
-    columns = iter(zip(*leaves, strict=True))
-
-    def leaf(held: Any) -> Any:
-        each = next(columns)
-        if isinstance(held, Tensor) and held.dim():
-            return torch.cat(each)
-        if isinstance(held, np.ndarray) and held.ndim:
-            return np.concatenate(each)
-        return sum(each[1:], each[0]) if type(held) in (list, tuple) else held
-
-    return rebuilt(batches[0], leaf, _listed(_samples(node, batches[0], 0)))
-
-
-def _listed(samples: int) -> Callable[[Any], bool]:
-    def listed(held: Any) -> bool:  # names of files, say: one for each sample
-        return type(held) in (list, tuple) and len(held) == samples and not _leads(held)
-
-    return listed
-
-
-def _piece(batch: Any, samples: int, start: int, size: int, dim: int) -> Any:
-    listed = _listed(samples)
-
-    def leaf(held: Any) -> Any:
-        if isinstance(held, Tensor) and held.dim() > dim:
-            return held.narrow(dim, start, size)
-        if isinstance(held, np.ndarray) and held.ndim > dim:
-            return held[(slice(None),) * dim + (slice(start, start + size),)]
-        return held[start : start + size] if listed(held) else held
-
-    return rebuilt(batch, leaf, listed)
-
-
-def _leads(held: Any) -> bool:
-    found = opened(held)
-    return bool(found.tensors or found.arrays)
+    return [take_rows(batch, samples, a, n, dim) for a, n in zip(starts, sizes, strict=True)]
 
 
 def _check_shares(node: Node, samples: Sequence[int], each: Sequence[Sequence[int]]) -> None:

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .._containers.containers import Opened, opened, rebuilt
 from .._errors import DataError, GraphError
-from .._graph.containers import Opened, opened, rebuilt
 from .._graph.node import Node
 from .._graph.signal import Signal, heard
 from .._replay import Generators

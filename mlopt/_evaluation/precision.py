@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .._containers.containers import rebuilt
 from .._errors import CapabilityWarning
-from .._graph.containers import rebuilt
 from .._graph.graph import Graph
 from .._graph.node import Node
 from .._graph.problem import Problem

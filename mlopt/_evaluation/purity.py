@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from .._graph.containers import opened
+from .._containers.containers import opened
 from .._tensors import continuous
 from .layouts import copy_into, same
 

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .._containers.containers import rebuilt
 from .._errors import CapabilityWarning, GraphError, exhausted
-from .._graph.containers import rebuilt
 from .._graph.node import Node
 from .._graph.problem import Problem
 from .._graph.signal import Signal

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from .._errors import DataError
 from .._graph.node import Node
+from ..distributed.slices import EmptySlice
 from ..distributed.sums import Sums
 from ..distributed.traffic import purpose
 from .in_parts import InParts
@@ -143,5 +144,5 @@ class Shares:
 
 def _is_empty(node: Node, batch: Any) -> bool:
     """Whether this rank has no samples of a batch."""
-    held = batch[:1] if node.data_is_tuple and node.streams else [batch]
-    return any(getattr(type(b), "is_empty_slice", False) for b in held)
+    held = batch if node.data_is_tuple and node.streams else [batch]
+    return any(isinstance(b, EmptySlice) for b in held)

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from torch import Tensor, nn
 
-from .._graph.homes import home
+from .._containers.homes import home
 from .surroundings import around
 
 __all__ = ["TENSORS", "VALUES", "Spot", "spots"]

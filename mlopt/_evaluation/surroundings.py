@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .._graph.contents import contents, put
-from .._graph.homes import home
+from .._containers.contents import contents, put
+from .._containers.homes import home
 from .layouts import plain
 
 __all__ = ["Place", "Surroundings", "around"]

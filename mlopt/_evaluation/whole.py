@@ -8,14 +8,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .._containers.containers import rebuilt
+from .._containers.rows import count_rows, join_rows
 from .._errors import DataError
-from .._graph.containers import rebuilt
 from .._graph.moving import move
 from .._graph.node import Node
 from .._graph.signal import Signal, join, split
+from ..distributed.slices import EmptySlice
 from ..distributed.sums import Sums
 from ..distributed.traffic import purpose
-from .pieces import joined
 from .point import Point
 
 __all__ = ["Whole"]
@@ -71,12 +72,19 @@ class Whole:
         return self._known[id(batch)][1]
 
     def _collected(self, node: Node, batch: Any) -> Any:
-        empty = getattr(type(batch), "is_empty_slice", False)
-        here = None if empty else rebuilt(batch, _on_host)
-        each = [b for b in self._sums.ranks.collect(here) if b is not None]
+        def refuse(problem: str) -> Exception:
+            return DataError(
+                f"{node.name}: its batch {problem}, so that it cannot be told how the samples of "
+                "all ranks come together, which split=False asks for."
+            )
+
+        here = None
+        if not isinstance(batch, EmptySlice):
+            here = rebuilt(batch, _on_host), count_rows(batch, 0, refuse)
+        each = [found for found in self._sums.ranks.collect(here) if found is not None]
         if not each:
             raise DataError(f"{node.name}: no rank has samples of this batch.")
-        return move(joined(node, each), self._device)
+        return move(join_rows([b for b, _ in each], [n for _, n in each]), self._device)
 
 
 def _on_host(held: Any) -> Any:

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 from torch.utils.data.dataloader import _BaseDataLoaderIter
 
-from .contents import slots
-from .homes import home
+from .._containers.contents import slots
+from .._containers.homes import home
 from .workers import persistent
 
 __all__ = ["attributes", "counts", "holds"]

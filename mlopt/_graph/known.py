@@ -9,8 +9,9 @@ from typing import Any
 
 from torch.utils.data import DataLoader, IterableDataset, default_collate
 
+from .._containers.loaders import describe
 from .._errors import CapabilityWarning, DataError
-from .stream import describe
+from ..distributed.slices import OwnSamples, Slices
 
 __all__ = [
     "certain", "ended_early", "makes_anew", "not_free", "say_again", "say_long", "say_moved",
@@ -25,7 +26,9 @@ def makes_anew(loader: Any) -> bool:
     """Whether each batch surely has memory of its own, as those have that torch collates."""
     if type(loader) is not DataLoader:
         return False
-    return loader.collate_fn is default_collate or loader.num_workers > 0
+    data = loader.dataset
+    collate_fn = data.collate_fn if isinstance(data, OwnSamples) else loader.collate_fn
+    return collate_fn is default_collate or loader.num_workers > 0
 
 
 def certain(loader: Any) -> bool:
@@ -35,6 +38,8 @@ def certain(loader: Any) -> bool:
     if type(loader) is not DataLoader or isinstance(loader.dataset, IterableDataset):
         return False
     sampler = loader.sampler if loader.batch_sampler is None else loader.batch_sampler
+    if isinstance(sampler, Slices):
+        sampler = sampler.split_of
     kinds = (type(sampler), type(getattr(sampler, "sampler", sampler)))
     return all(kind.__module__.startswith("torch.utils.data") for kind in kinds)
 

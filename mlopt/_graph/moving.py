@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from .containers import rebuilt
+from .._containers.containers import rebuilt
 
 __all__ = ["move"]
 

@@ -7,9 +7,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from .._containers.loaders import describe
 from .._errors import SettingsError, exhausted
 from .portable import portable
-from .stream import describe
 
 __all__ = ["own_place", "says_place", "take_place"]
 

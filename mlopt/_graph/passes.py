@@ -11,15 +11,15 @@ from typing import Any
 
 import numpy as np
 
+from .._containers.containers import own_copy, rebuilt
+from .._containers.loaders import length_of
 from .._replay import replay
 from . import known
-from .containers import own_copy, rebuilt
 from .held import attributes, counts, holds
 from .lent import Lent
 from .living import Living
 from .own_place import own_place, says_place, take_place
 from .starts import Start, load_start, others_at, save_start, set_others
-from .stream import length_of
 from .workers import Workers
 
 __all__ = ["Passes"]

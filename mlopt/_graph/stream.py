@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Set
+from collections.abc import Iterable
 from typing import Any
 
-from torch.utils.data import Dataset
-
+from .._containers.loaders import check_loader, describe, length_of
 from .._errors import DataError
-from .iterators import moves_on
 from .living import Living
 
-__all__ = ["Stream", "describe", "length_of", "stream_of"]
+__all__ = ["Stream", "stream_of"]
 
 _streams: Living[Stream] = Living()
 
@@ -90,60 +88,8 @@ def stream_of(loader: Any, where: str) -> Stream:
     return known
 
 
-def describe(loader: Any) -> str:
-    """What errors call a loader: its class, and that of its data set."""
-    data = getattr(loader, "dataset", None)
-    inner = f" over {type(data).__name__}" if data is not None else ""
-    return f"{type(loader).__name__}{inner}"
-
-
-def length_of(loader: Any) -> int | None:
-    """How many batches a loader says that a pass has; None if it does not say."""
-    try:
-        return len(loader)
-    except Exception:  # a loader has no length for many reasons, and raises accordingly
-        return None
-
-
 def _check(loader: Any, where: str) -> None:
     """Refuse what gives no batches, or something else than batches."""
-    kind = type(loader).__name__
-    if hasattr(loader, "__array__"):
-        shape = tuple(getattr(loader, "shape", ()))
-        raise DataError(
-            f"{where} takes a loader, got a {kind} of shape {shape}, which would give its rows one "
-            "by one. For all of it as one batch write data=[(x, y)]; for smaller ones "
-            "DataLoader(TensorDataset(x, y), batch_size=...)."
-        )
-    if isinstance(loader, Mapping | Set | str | bytes):
-        raise DataError(
-            f"{where} takes a loader or a Stream, got a {kind}. For a single batch write "
-            "data=[batch]."
-        )
-    if isinstance(loader, Dataset) and not isinstance(loader, Iterable):
-        raise DataError(
-            f"{where} takes a loader or a Stream, got the data set {kind}. Make batches of it: "
-            "DataLoader(dataset, batch_size=...)."
-        )
     if isinstance(loader, Stream):
         raise DataError(f"{where} is a Stream already: use it as it is, or give its loader.")
-    if not (isinstance(loader, Iterable) or _is_sequence(loader)):
-        raise DataError(f"{where} takes a loader or a Stream, got {kind}.")
-    if moves_on(type(loader)):
-        raise DataError(
-            f"{where} was given an iterator ({kind}), which ends after one pass; give the loader "
-            "itself."
-        )
-    if isinstance(loader, type):
-        raise DataError(f"{where} takes a loader, got the class {loader.__name__}; make one.")
-    if length_of(loader) == 0:
-        raise DataError(
-            f"{where}: {describe(loader)} has no batches: is the data set smaller than drop_last's "
-            "batch?"
-        )
-
-
-def _is_sequence(loader: Any) -> bool:
-    """Whether `iter` goes through it by index, though it has no `__iter__`."""
-    kind = type(loader)
-    return hasattr(kind, "__getitem__") and hasattr(kind, "__len__") and not hasattr(kind, "keys")
+    check_loader(loader, where, "a loader or a Stream")

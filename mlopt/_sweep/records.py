@@ -8,9 +8,9 @@ from typing import Any
 
 from torch import Tensor
 
+from .._containers.containers import rebuilt
 from .._evaluation.loss import split_loss
 from .._evaluation.point import Evaluator, Point
-from .._graph.containers import rebuilt
 from .._graph.node import Node
 from .._graph.problem import Problem
 from .._graph.signal import Signal, join, split

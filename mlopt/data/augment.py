@@ -19,7 +19,9 @@ class WholeBatch(ABC):
     """A change of images that `loader` calls once for a batch, and not once for each image.
 
     Derive from it only what draws for every image on its own: transforms of `torchvision` draw once
-    in each call, so on a batch they would shift all its images alike.
+    in each call, so on a batch they would shift all its images alike. The numbers that it draws
+    must not depend on the pixels: where ranks share a batch, each rank changes all of it, with its
+    own images and black ones in the places of the others.
     """
 
     @abstractmethod
@@ -42,7 +44,40 @@ def check_images(images: Any, where: str) -> None:
         raise DataError(f"{where}: images are {shape}; give a tensor (B, C, H, W) or (C, H, W).")
 
 
-class CropAndFlip(WholeBatch):
+class Drawn(WholeBatch):
+    """A change that first draws its numbers, a row for each image, and then does without others."""
+
+    @abstractmethod
+    def _draw(self, shape: torch.Size) -> tuple[Tensor, ...]:
+        """The numbers for a batch of this shape, each (B, ...)."""
+
+    @abstractmethod
+    def _apply(self, images: Tensor, *numbers: Tensor) -> Tensor:
+        """Change images (B, C, H, W) by numbers (B, ...)."""
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Change images (B, C, H, W), or one image (C, H, W)."""
+        check_images(images, type(self).__name__)
+        if images.ndim == 3:
+            return self(images.unsqueeze(0)).squeeze(0)
+        return self._apply(images, *self._draw(images.shape))
+
+    def _of_rows(self, images: Tensor, samples: int, rows: slice) -> Tensor:
+        """Change some images of a batch by what is drawn for the whole batch.
+
+        Args:
+            images: those, (K, C, H, W).
+            samples: in the batch.
+            rows: where they are in it.
+
+        Returns:
+            These rows of the changed batch.
+        """
+        numbers = self._draw(torch.Size([samples, *images.shape[1:]]))
+        return self._apply(images, *(n[rows] for n in numbers))
+
+
+class CropAndFlip(Drawn):
     """Random crop of each image padded with black, then a horizontal flip of half of the images.
 
     Offsets are uniform, and so is the flip; all are independent, from torch's global generator.
@@ -60,17 +95,20 @@ class CropAndFlip(WholeBatch):
     def __init__(self, image_size: int, padding: int, flip: bool) -> None:
         self.image_size, self.padding, self.flip = image_size, padding, flip
 
-    def __call__(self, images: Tensor) -> Tensor:
-        """Crops of side `image_size`, in the images' own type."""
-        check_images(images, "CropAndFlip")
-        if images.ndim == 3:
-            return self(images.unsqueeze(0)).squeeze(0)
-        padded = torch.nn.functional.pad(images, [self.padding] * 4)
-        rows = self._window(len(images), padded.shape[2])
-        columns = self._window(len(images), padded.shape[3])
+    def _draw(self, shape: torch.Size) -> tuple[Tensor, Tensor]:
+        """The rows and the columns of each crop, from left to right or back."""
+        count, _, height, width = shape
+        rows = self._window(count, height + 2 * self.padding)
+        columns = self._window(count, width + 2 * self.padding)
         if self.flip:
-            flipped = torch.rand(len(images), 1) < 0.5
+            flipped = torch.rand(count, 1) < 0.5
             columns = torch.where(flipped, columns.flip(1), columns)
+        return rows, columns
+
+    def _apply(self, images: Tensor, *numbers: Tensor) -> Tensor:
+        """Crops of side `image_size`, in the images' own type."""
+        rows, columns = numbers
+        padded = torch.nn.functional.pad(images, [self.padding] * 4)
         # One gather from each image's pixels in a row: no loop over images, no index per channel.
         where = rows[:, :, None] * padded.shape[3] + columns[:, None, :]
         where = where.flatten(1).unsqueeze(1).expand(-1, images.shape[1], -1)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -11,7 +11,7 @@ from torch.utils.data import Dataset
 
 from mlopt._arguments import checked
 from mlopt._errors import DataError
-from mlopt.data.augment import WholeBatch
+from mlopt.data.augment import Drawn, WholeBatch
 from mlopt.data.files import ImageFiles
 from mlopt.data.images import ImagePart
 
@@ -24,10 +24,28 @@ class Draw(NamedTuple):
     Args:
         seed: of the batch.
         indices: of the images.
+        rows: of the batch that are read; by default all.
     """
 
     seed: int
     indices: list[int]
+    rows: range | None = None
+
+    @property
+    def samples(self) -> int:
+        """Images in the batch."""
+        return len(self.indices)
+
+    def only(self, rows: range) -> Draw:
+        """The same batch, of which some rows are read: how ranks share it.
+
+        Args:
+            rows: which.
+
+        Returns:
+            What is read.
+        """
+        return self._replace(rows=rows)
 
 
 class ImageBatches(Dataset[Any]):
@@ -68,13 +86,16 @@ class ImageBatches(Dataset[Any]):
         if isinstance(index, Draw):
             with torch.random.fork_rng(devices=[]):
                 torch.default_generator.manual_seed(index.seed)  # the CPU's alone
-                return self.__getitems__(index.indices)
+                return self._read(index.indices, _Rows(index) if index.rows else None)
         batch = self.__getitems__([index])
         return batch[0] if isinstance(batch, Tensor) else tuple(tensor[0] for tensor in batch)
 
     def __getitems__(self, indices: Sequence[int]) -> Tensor | tuple[Tensor, ...]:
         """A batch: x, `(x, y)` or `(x, y, plain)`; x and plain (B, C, S, S), y (B,)."""
-        chosen = torch.as_tensor(indices)
+        return self._read(indices, None)
+
+    def _read(self, indices: Sequence[int], rows: _Rows | None) -> Tensor | tuple[Tensor, ...]:
+        chosen = torch.as_tensor(indices)[rows.own if rows else slice(None)]
         images, labels = self.part.images[chosen], self.part.labels[chosen]
         in_files = isinstance(self.part.images, ImageFiles)
         pixels = images.read() if in_files else images  # from files a list: they have own sizes
@@ -86,10 +107,10 @@ class ImageBatches(Dataset[Any]):
             x = self.normalization.from_pixels(fitted())
         else:
             whole = isinstance(self.augment, WholeBatch)
-            x = _changed("augment", self.augment, fitted() if whole else pixels)
+            x = _changed("augment", self.augment, fitted() if whole else pixels, rows)
             x = self.normalization.from_pixels(x)
         if self.finish is not None:
-            x = _changed("finish", self.finish, x)
+            x = _changed("finish", self.finish, x, rows)
         if not self.labels:
             return x
         if not self.plain:
@@ -99,15 +120,54 @@ class ImageBatches(Dataset[Any]):
         return x, labels, self.normalization.from_pixels(fitted())
 
 
+class _Rows:
+    """Rows of a batch that are read without the others, and change as they do among them.
+
+    Args:
+        draw: the batch.
+
+    Attributes:
+        own: the rows.
+        samples: in the batch.
+    """
+
+    def __init__(self, draw: Draw) -> None:
+        assert draw.rows is not None
+        self.own = slice(draw.rows.start, draw.rows.stop)
+        self.samples = draw.samples
+        # What draws image by image would have to see all images before these.
+        self._seed: int | None = draw.seed + draw.rows.start if draw.rows.start else None
+
+    def filled(self, images: Tensor) -> Tensor:
+        """The whole batch, in which the other images are black: who changes it draws as ever."""
+        whole = images.new_zeros(self.samples, *images.shape[1:])
+        whole[self.own] = images
+        return whole
+
+    def one_by_one(self) -> None:
+        """Single images are changed from now on: let others' numbers not be the same."""
+        if self._seed is not None:
+            torch.default_generator.manual_seed(self._seed)
+            self._seed = None
+
+
 def _changed(
-    argument: str, change: Callable[[Tensor], Tensor], images: Tensor | list[Tensor]
+    argument: str,
+    change: Callable[[Tensor], Tensor],
+    images: Tensor | list[Tensor],
+    rows: _Rows | None,
 ) -> Tensor:
     """A batch of what a transform makes of images, if it is one."""
     name = f"{argument}={getattr(change, '__name__', type(change).__name__)}"
     if isinstance(change, WholeBatch) and isinstance(images, Tensor):
-        found = change(images)
-        _check(name, found, (len(images),), "(B, C, H, W), as many images as there were")
-        return found
+        if rows and type(change).__call__ is Drawn.__call__:
+            return cast(Drawn, change)._of_rows(images, rows.samples, rows.own)
+        given = rows.filled(images) if rows else images
+        found = change(given)
+        _check(name, found, (len(given),), "(B, C, H, W), as many images as there were")
+        return found[rows.own] if rows else found
+    if rows:
+        rows.one_by_one()
     changed = [change(image) for image in images]
     for image in changed:
         _check(name, image, (), "(C, H, W)")

@@ -7,12 +7,12 @@ from torch import Tensor
 
 from mlopt._arguments import checked, within
 from mlopt._errors import SettingsError
-from mlopt.data.augment import WholeBatch, check_images
+from mlopt.data.augment import Drawn
 
 __all__ = ["Cutout"]
 
 
-class Cutout(WholeBatch):
+class Cutout(Drawn):
     """Set a square of each image to zero; use it last, after normalisation.
 
         rows [y - length // 2, y + length // 2), the same columns around x, clipped to the image
@@ -34,12 +34,14 @@ class Cutout(WholeBatch):
     def __init__(self, length: int) -> None:
         self.length = length
 
-    def __call__(self, images: Tensor) -> Tensor:
-        """Copies of images (B, C, H, W), or of one image (C, H, W), each with a square erased."""
-        check_images(images, "Cutout")
-        if images.ndim == 3:
-            return self(images.unsqueeze(0)).squeeze(0)
-        rows, columns = (self._inside(len(images), side) for side in images.shape[2:])
+    def _draw(self, shape: torch.Size) -> tuple[Tensor, Tensor]:
+        """The rows and the columns that are erased, (B, H) and (B, W)."""
+        count, _, height, width = shape
+        return self._inside(count, height), self._inside(count, width)
+
+    def _apply(self, images: Tensor, *numbers: Tensor) -> Tensor:
+        """Copies, each with a square erased."""
+        rows, columns = numbers
         hole = rows[:, :, None] & columns[:, None, :]
         return images.masked_fill(hole.unsqueeze(1).to(images.device), 0)
 

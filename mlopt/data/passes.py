@@ -91,8 +91,8 @@ def loader(
     generator = torch.Generator().manual_seed(seed) if isinstance(seed, int) else seed
     return _Loader(
         ImageBatches(part, augment, finish, plain, labels),
+        _Passes(len(part), batch_size, shuffle, drop_last, generator),
         batch_size=None,  # the sampler gives whole batches
-        sampler=_Passes(len(part), batch_size, shuffle, drop_last, generator),
         # A DataLoader draws a number whenever it starts workers; from a generator of its own, or
         # the pass after it would depend on their number.
         generator=torch.Generator(),
@@ -145,13 +145,17 @@ class _Passes(Sampler[Draw]):
 class _Loader(DataLoader[Any]):
     _running = False
 
+    def __init__(self, batches: ImageBatches, passes: _Passes, **options: Any) -> None:
+        super().__init__(batches, sampler=passes, **options)
+        self._passes = passes  # whatever takes the sampler's place
+
     def begin_after(self, batches: int) -> None:
         """Have the next pass begin after so many batches, which are not read.
 
         Args:
             batches: how many; what they draw is drawn, so that the others are as ever.
         """
-        self.sampler.begin_after[:] = [batches]  # type: ignore[attr-defined]
+        self._passes.begin_after[:] = [batches]
 
     def __iter__(self) -> Any:
         return self._kept_workers() if self.persistent_workers else super().__iter__()

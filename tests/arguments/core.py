@@ -103,6 +103,15 @@ EXAMPLES: dict[str, Example] = {
         wrong={"optimizer": (None, 3, sgd, torch.optim.LBFGS([nn.Parameter(torch.ones(2))]))},
         name="none, 3, empty, unknown",
     ),
+    "mlopt.distributed.split": of(
+        lambda: {"loader": [torch.ones(4)], "rank": 0, "world": 2},
+        rank="0",
+        wrong={
+            "loader": (None, {}, "ab", [], iter([1]), torch.ones(4), [[1]]),
+            "rank": (2, None),
+            "world": (None,),
+        },
+    ),
     "mlopt.games.Alternating": of(
         lambda: {"turns": ((levels()[0], 1),)},
         wrong={"turns": ((levels()[0],), ((levels()[0], 0),), ((levels()[0], True),))},

@@ -1,7 +1,7 @@
 """Graphs over batches, of which a rank reads its own rows: LFM-CW, SGL, nested, a game, a stack.
 
-Each is a function (method, own, layer) -> nodes, where `own` gives the rows of a batch that are read
-and `layer` a layer that the networks have inside (the identity, BatchNorm, dropout).
+Each is a function (method, own, layer) -> nodes, where `own` gives the rows of a batch that are
+read, and `layer` a layer that the networks have inside (the identity, BatchNorm, dropout).
 """
 
 from __future__ import annotations
@@ -170,9 +170,9 @@ def sgl(method: Any, own: Own, layer: Layer, stacked: bool = False) -> list[Any]
 
     second = [taught_by(k) for k in group]
 
-    @mlopt.problem(
-        over=A, given=[W], data=valid, optimizer=torch.optim.Adam([p for a in A for p in a.parameters()])
-    )  # fmt: skip
+    adam = torch.optim.Adam([p for a in A for p in a.parameters()])
+
+    @mlopt.problem(over=A, given=[W], data=valid, optimizer=adam)
     def last(a, w, batch):
         x, y = batch
         return sum(cross_entropy(w[k](x * a[k].exp()), y) for k in group)

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import torch
 
+from mlopt._containers.contents import contents
 from mlopt._engine.holding import Holding, Holdings
 from mlopt._engine.reach import reach
 from mlopt._evaluation.listing import Listing, same_things
-from mlopt._graph.contents import contents
 
 
 class Plain:

@@ -14,7 +14,7 @@ from small import F64, sgd
 from torch import nn
 
 import mlopt
-from mlopt._graph.containers import rebuilt
+from mlopt._containers.containers import rebuilt
 
 
 class Wrapped(MutableMapping):
