@@ -88,7 +88,8 @@ class BestCheckpoint(Measured):
     def on_end(self, engine: Engine) -> None:
         """Save what was measured after the last step, and give the folder back."""
         try:
-            if self._whole == engine.steps and not engine._agreement.broken:
+            whole = self._whole == engine.steps and not engine._agreement.broken
+            if self._lock.held and whole:
                 self._save(engine)
         finally:
             self._lock.release()
@@ -133,7 +134,7 @@ class BestCheckpoint(Measured):
             check_fingerprint(str(path), content["fingerprint"], fingerprint(engine), ())
 
     def _save(self, engine: Engine) -> None:
-        if self._due and self._lock.held:
+        if self._due and engine._agreement.first:
             keep_lock(self._lock, self.folder, "BestCheckpoint")
             self._due = False
             content = run_state(engine, engine._course)

@@ -104,6 +104,8 @@ class Closing:
             self.residuals.report(self.graph, self.outcome.metrics, self.care)
             return True
         node, what = found
+        if self._ranks is not None and node is not None:
+            self.outcome.ranks = self._ranks.spoilers(node)
         if what == "gradient" and not self.care.norms:
             self.outcome.overflowed = self.care.norms = self._overflows(node)
         self._fail(node, what)

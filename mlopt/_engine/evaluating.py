@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from .._errors import DataError
 from .._evaluation.devices import cuda_devices
 from .._evaluation.in_parts import InParts
 from .._evaluation.on_ranks import OnRanks
@@ -15,6 +16,7 @@ from .._evaluation.precision import Precisions
 from .._graph.graph import Graph
 from .._graph.node import Node
 from ..distributed.ranks import Ranks
+from ..distributed.slices import EmptySlice
 
 __all__ = ["checked_on", "evaluator_of"]
 
@@ -56,7 +58,21 @@ def checked_on(evaluator: Evaluator, batch: Callable[[Node], Any]) -> Callable[[
         batch: (node) -> its batch.
 
     Returns:
-        (node) -> what it is checked on.
+        (node) -> what it is checked on; it raises a `DataError` where this rank has nothing.
     """
     parts = evaluator.parts
-    return batch if parts is None else lambda node: parts.first(node, batch(node))
+    if parts is None:
+        return batch
+
+    def first(node: Node) -> Any:
+        found = batch(node)
+        held = found if node.data_is_tuple else (found,)
+        if any(isinstance(b, EmptySlice) for b in held):
+            raise DataError(
+                f"{node.name}: the first batch has fewer samples than there are ranks, and this "
+                "one none, on which its function could be looked at. Give larger batches, or "
+                "fewer ranks."
+            )
+        return parts.first(node, found)
+
+    return first

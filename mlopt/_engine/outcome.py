@@ -30,6 +30,7 @@ class Outcome:
         failed: the label of the first problem in which something was not finite, and what it was;
             None if all was finite.
         cause: the error that it led to.
+        ranks: on which the value of that problem was not finite, if that is known.
         overflowed: whether it was a norm alone, of a gradient that is finite.
         astray: whether it has gone by a wrong account of what other ranks have.
         updated: the problems that were updated.
@@ -42,6 +43,7 @@ class Outcome:
     signals: dict[str, Any] = field(default_factory=dict)
     failed: tuple[str, str] | None = None
     cause: BaseException | None = None
+    ranks: Sequence[int] = ()
     overflowed: bool = False
     astray: bool = False
     updated: set[Problem] = field(default_factory=set)
@@ -110,7 +112,8 @@ def non_finite(
             "Look at what its scheduler computes; a tensor that is to start at infinity has to be "
             "there before the first step"
         )
-    text = f"{what} {step}: the {part} of {label} is not finite, the first of this {what}"
+    where = f" on rank {' and '.join(map(str, outcome.ranks))}" if outcome.ranks else ""
+    text = f"{what} {step}: the {part} of {label} is not finite{where}, the first of this {what}"
     if what == "step":
         done = "nothing was committed" if undone else "earlier commits stay, as undo=False"
         text += f"; {done}. {advice}; Engine(skip_nonfinite=n) goes on past n such steps in a row."

@@ -63,6 +63,7 @@ class OnRanks:
         self._whole = Whole(self.sums, self._lined, device)
         self._alone: dict[Node, int] = {}  # the part of this rank that is evaluated by itself
         self._last: dict[Node, Share] = {}
+        self._own_values: dict[Node, list[Tensor]] = {}  # of objectives, in this step
         self._flags: list[Tensor] = []
         self._flagged = 0  # how often the presence had been asked at the last flag
         self.rows: dict[Any, tuple[int, ...]] = {}  # of signals that have rows, on each rank
@@ -124,6 +125,8 @@ class OnRanks:
         if value is not None and node.combine != "sum":
             value = times(value, share.weight)
         total = form.zero(here.leaves) if value is None else value.detach().clone()
+        if value is not None:
+            self._own_values.setdefault(node, []).append(value.detach())
         metrics = form.weighed(metrics, share.weight, total)
         with purpose("decision"):
             self.sums.later([total, *form.averaged(metrics)])
@@ -276,8 +279,21 @@ class OnRanks:
         flags, self._flags = self._flags, []
         return any(bool(flag) for flag in flags) and self.presence.clear()
 
+    def spoilers(self, node: Node) -> list[int]:
+        """The ranks on which a problem's value is not finite, for which all ask at once.
+
+        Args:
+            node: the problem.
+
+        Returns:
+            They; none where each rank's share is finite.
+        """
+        fine = all(bool(torch.isfinite(v).all()) for v in self._own_values.get(node, ()))
+        return [rank for rank, well in enumerate(self.ranks.collect(fine)) if not well]
+
     def release(self) -> None:
         """Let the batches of a step go."""
+        self._own_values.clear()
         self.sums.forget()
         self._shares.forget()
         self._whole.forget()

@@ -66,6 +66,7 @@ class Graph(Levels):
                 "give it to each problem that starts there, problem(..., hypergrad=...)."
             )
         parts = take(GraphError, "Graph", "parts", parts, int, from_one)
+        ranks = take(GraphError, "Graph", "ranks", ranks, int, from_one)
         nodes, groups = flatten(entries)
         check_nodes(nodes)
         super().__init__(nodes, groups)

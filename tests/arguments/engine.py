@@ -52,6 +52,7 @@ NO_SCHEDULER = {"scheduler": (3, "cosine", torch.optim.lr_scheduler.ExponentialL
 EXAMPLES: dict[str, Example] = {
     "mlopt.Engine": of(
         lambda: {"problems": levels(), "hypergrad": mlopt.OneStep()},
+        wrong={"ranks": (3, "gloo", object())},
         seed="-1, 0",
         skip_nonfinite="0",
     ),

@@ -15,6 +15,27 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[2]
 
 
+def free_port() -> int:
+    """A port that nobody listens to."""
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+def environment(rank: int, count: int, port: int) -> dict[str, str]:
+    """What a process finds that is one rank of so many, on this machine."""
+    return {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([str(ROOT / "tests"), str(ROOT)]),
+        "OMP_NUM_THREADS": "1",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "WORLD_SIZE": str(count),
+    }
+
+
 class Processes:
     """So many processes, which call functions of the tests together.
 
@@ -23,26 +44,16 @@ class Processes:
     """
 
     def __init__(self, count: int) -> None:
-        with socket.socket() as s:
-            s.bind(("127.0.0.1", 0))
-            port = s.getsockname()[1]
-        paths = os.pathsep.join([str(ROOT / "tests"), str(ROOT)])
+        port = free_port()
         self._children: list[subprocess.Popen[bytes]] = []
         for rank in range(count):
-            environment = {
-                **os.environ,
-                "PYTHONPATH": paths,
-                "OMP_NUM_THREADS": "1",
-                "MASTER_ADDR": "127.0.0.1",
-                "MASTER_PORT": str(port),
-                "RANK": str(rank),
-                "LOCAL_RANK": str(rank),
-                "WORLD_SIZE": str(count),
-            }
             command = [sys.executable, "-W", "error", "-m", "distributed.processes"]
             self._children.append(
                 subprocess.Popen(
-                    command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+                    command,
+                    env=environment(rank, count, port),
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
                 )
             )
 
