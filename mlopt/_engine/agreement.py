@@ -18,7 +18,7 @@ from .._graph.graph import Graph
 from .._graph.signal import Signal
 from .._tensors import real
 from ..distributed.ranks import Ranks
-from ..distributed.traffic import purpose
+from ..distributed.traffic import Traffic, purpose
 from .reach import reach
 
 __all__ = ["Agreement"]
@@ -46,6 +46,11 @@ class Agreement:
     def first(self) -> bool:
         """Whether this is the rank that writes and shows what is for all of them."""
         return self.ranks is None or self.ranks.rank == 0
+
+    @property
+    def traffic(self) -> Traffic:
+        """What has gone between the ranks."""
+        return Traffic() if self.ranks is None else self.ranks.traffic
 
     @property
     def broken(self) -> bool:
@@ -110,10 +115,14 @@ class Agreement:
         if self.ranks is None:
             return stop, signal
         with self.together():
-            passes = [self._feed.passes[s] for s in self._feed.streams]
-            each = self.ranks.exchange([stop, signal, steps, epoch, *passes])
+            each = self.ranks.exchange(self.state(steps, epoch, stop, signal))
             self._check_counts(each)
         return any(e[0] for e in each), int(max(e[1] for e in each))
+
+    def state(self, steps: int, epoch: int, stop: bool = False, signal: int = 0) -> list[float]:
+        """What the ranks tell each other before a step; see `before_step`."""
+        passes = [self._feed.passes[s] for s in self._feed.streams]
+        return [stop, signal, steps, epoch, *passes]
 
     def after_step(self, steps: int) -> None:
         """Compare what the ranks hold, if it is time.

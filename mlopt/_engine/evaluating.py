@@ -18,7 +18,7 @@ from .._graph.node import Node
 from ..distributed.ranks import Ranks
 from ..distributed.slices import EmptySlice
 
-__all__ = ["checked_on", "evaluator_of"]
+__all__ = ["checked_on", "evaluator_of", "on_ranks"]
 
 
 def evaluator_of(
@@ -40,8 +40,25 @@ def evaluator_of(
     if graph.parts > 1 or ranks is not None:
         made.parts = InParts(graph)
     if ranks is not None:
-        made.ranks = OnRanks(graph, ranks, made.parts, device or _home(graph))
+        made.ranks = on_ranks(graph, ranks, made.parts, device)
     return made
+
+
+def on_ranks(
+    graph: Graph, ranks: Ranks, parts: InParts | None, device: torch.device | None
+) -> OnRanks:
+    """What evaluates the nodes of a graph on several ranks.
+
+    Args:
+        graph: the graph.
+        ranks: they.
+        parts: takes the batches of a rank in parts, if it does.
+        device: where batches are; by default the variables.
+
+    Returns:
+        It.
+    """
+    return OnRanks(graph, ranks, parts or InParts(graph), device or _home(graph))
 
 
 def _home(graph: Graph) -> torch.device:

@@ -83,7 +83,13 @@ class Iterate:
 
 @dataclass
 class Anew:
-    """What has followed is forgotten: in a trial, where a step would commit or draw."""
+    """What has followed is forgotten: in a trial, where a step would commit or draw.
+
+    Attributes:
+        commits: whether it would commit, before which the ranks of an engine settle accounts.
+    """
+
+    commits: bool = False
 
 
 @dataclass
@@ -131,5 +137,5 @@ def tried(operation: Operation) -> Operation | None:
     """What stands for an operation in a trial, which commits and draws nothing."""
     if isinstance(operation, Nest | Iterate):
         return operation
-    moves = operation.early if isinstance(operation, Commit) else isinstance(operation, Draw)
-    return Anew() if moves else None
+    early = isinstance(operation, Commit) and operation.early
+    return Anew(early) if early or isinstance(operation, Draw) else None

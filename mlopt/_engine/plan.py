@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor, nn
@@ -14,6 +14,7 @@ from .._graph.graph import Graph
 from .._graph.node import Node
 from .._graph.picture import paragraphs, table
 from .._graph.problem import Problem
+from ..distributed.traffic import Traffic
 from .operations import Commit, Evaluate, Iterate, Nest, Operation, Total
 from .reach import reach
 from .transaction import resting
@@ -35,12 +36,17 @@ class Plan:
         undo: whether what is committed is copied before, so that it can be undone.
         copies: bytes of these copies: parameters, states of optimizers and buffers as they are.
         precision: which nodes are computed in which precision, in words.
+        ranks: by how many processes.
+        traffic: what goes between them in a step, by purpose: collectives, and the bytes that a
+            rank gives to them. What is asked for once, or now and then, is left out.
     """
 
     graph: Graph
     operations: tuple[Operation, ...]
     undo: bool = True
     precision: tuple[str, ...] = ()
+    ranks: int = 1
+    traffic: Traffic = field(default_factory=Traffic)
 
     @property
     def per_node(self) -> dict[Node, tuple[int, int]]:
@@ -113,7 +119,7 @@ class Plan:
 
     def _notes(self) -> list[str]:
         """What stands below the table."""
-        lines = self._stacking() + self._parts()
+        lines = self._stacking() + self._parts() + self._between()
         lines += [f"{self.graph.labels[p]}: {note}" for p, note in self.graph.notes.items()]
         lines += self.precision
         if any(isinstance(o, Commit) for o in self.operations):
@@ -169,6 +175,18 @@ class Plan:
             f"in {graph.parts} parts of their batches, with the graph of one at a time: {nodes}",
             f"computed again for that: {again} evaluations (those of nested levels are counted "
             f"above); kept: sums of gradients, {_size(kept)}, and the values of signals",
+        ]
+
+    def _between(self) -> list[str]:
+        """What goes between ranks, in a line."""
+        found = self.traffic.per_purpose
+        if not found:
+            return []
+        words = [f"{what} {count} of {_size(size)}" for what, (count, size) in found.items()]
+        total = sum(count for count, _ in found.values()), sum(size for _, size in found.values())
+        return [
+            f"between {self.ranks} ranks: {total[0]} collectives, to which each gives "
+            f"{_size(total[1])}: {', '.join(words)}"
         ]
 
     def _reasons(self) -> dict[Node, str]:

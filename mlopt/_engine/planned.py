@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import abc
+from dataclasses import replace
 from typing import Any
 
-from .._arguments import checked, from_zero, in_body
+import torch
+
+from .._arguments import checked, from_one, from_zero, in_body, take
 from .._errors import GraphError
 from .._evaluation.part_by_part import part_seed
 from .._evaluation.point import Evaluator
@@ -13,9 +16,12 @@ from .._graph.graph import Graph
 from .._graph.node import Node
 from .._graph.problem import Problem
 from .._replay import derive_seed
+from ..distributed.imagined import Imagined
+from ..distributed.traffic import Traffic
 from .agreement import Agreement
 from .builder import Builder
-from .operations import Iterate, Nest, tried
+from .evaluating import on_ranks
+from .operations import Commit, Draw, Iterate, Nest, tried
 from .outcome import Outcome
 from .plan import Plan
 from .schedule import AbstractSchedule, due
@@ -31,6 +37,7 @@ class Planned(abc.ABC):
     steps: int
     epoch: int
     _schedule: AbstractSchedule
+    device: torch.device | None
     _agreement: Agreement
     _evaluator: Evaluator
     _plans: dict[Any, tuple[Plan, frozenset[Problem]]]
@@ -50,15 +57,23 @@ class Planned(abc.ABC):
         return due(self.graph.problems, self.steps, self.epoch)
 
     @in_turn("plan()")
-    def plan(self) -> Plan:
+    def plan(self, ranks: int | None = None) -> Plan:
         """What the next step will do and cost, in evaluations and backward passes, before it runs.
 
         Where levels are nested or a method takes several steps, the first call makes a trial, which
-        costs what it counts and changes nothing.
+        costs what it counts and changes nothing. So does a call for several ranks, with the batch
+        of this process as that of each: what goes between them is counted, and goes nowhere.
+
+        Args:
+            ranks: how many there are taken to be; by default as many as there are.
 
         Returns:
             The plan; print it for a table.
+
+        Raises:
+            GraphError: `ranks` is less than one.
         """
+        count = take(GraphError, "plan", "ranks", ranks, int | None, from_one)
         with self._agreement.together():
             self._check()
         plan, dormant = self._compose()
@@ -66,7 +81,35 @@ class Planned(abc.ABC):
         if any(o.calls is None for o in trials):
             trial = tuple(o for x in plan.operations if (o := tried(x)) is not None)
             self._try(Plan(self.graph, trial), dormant)
-        return plan
+        if count is None:
+            count = 1 if self._agreement.ranks is None else self._agreement.ranks.size
+        if count == 1:
+            return plan
+        return replace(plan, ranks=count, traffic=self._between(count, plan, dormant))
+
+    @property
+    def traffic(self) -> dict[str, tuple[int, int]]:
+        """What has gone between ranks: collectives, and bytes that this one gave, by purpose."""
+        return self._agreement.traffic.all
+
+    def _between(self, count: int, plan: Plan, dormant: frozenset[Problem]) -> Traffic:
+        """What goes between so many ranks in a step: counted in a trial with ranks that are not."""
+        evaluator, graph = self._evaluator, self.graph
+        ranks, parts, stacks = Imagined(count), evaluator.parts, dict(graph.stacks)
+        commits = [(o, tried(o)) for o in plan.operations]
+        trial = tuple(
+            t or o for o, t in commits if t is not None or not isinstance(o, Commit | Draw)
+        )
+        before = evaluator.ranks
+        try:
+            graph.stacks.clear()  # on ranks their members are evaluated one by one
+            evaluator.ranks = on_ranks(graph, ranks, parts, self.device)
+            self._try(Plan(graph, trial), dormant)
+        finally:
+            evaluator.ranks, evaluator.parts = before, parts
+            graph.stacks.update(stacks)
+        ranks.exchange(self._agreement.state(self.steps, self.epoch))
+        return ranks.traffic
 
     def _compose(self) -> tuple[Plan, frozenset[Problem]]:
         """The plan of the next step, and the problems before their start."""

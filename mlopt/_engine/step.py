@@ -163,6 +163,8 @@ class Step:
                 with self._counted(operation):
                     self._iterate(operation.problem)
             elif isinstance(operation, Anew):
+                if operation.commits:
+                    self.closing.settle()
                 self._begin_anew()
             elif isinstance(operation, Draw):
                 self._redraw(operation)

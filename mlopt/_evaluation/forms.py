@@ -14,6 +14,7 @@ from .._errors import DataError
 from .._graph.node import Node
 from .._graph.signal import join, split
 from ..distributed.ranks import Ranks
+from ..distributed.traffic import ONCE, purpose
 from .part_means import kept
 from .pieces import times
 
@@ -95,7 +96,8 @@ class Forms:
         """
         if node not in self._objectives:
             own = None if value is None else (value.dtype, [*_averaged(metrics)])
-            each = [e for e in self._ranks.collect(own) if e is not None]
+            with purpose(ONCE):
+                each = [e for e in self._ranks.collect(own) if e is not None]
             common = [m for m in each[0][1] if all(m in other for _, other in each[1:])]
             self._objectives[node] = Form(each[0][0], common)
         return self._objectives[node]
@@ -115,7 +117,8 @@ class Forms:
         """
         if node not in self._signals:
             own = None if value is None else _of_nothing(value, node)
-            found = next((e for e in self._ranks.collect(own) if e is not None), None)
+            with purpose(ONCE):
+                found = next((e for e in self._ranks.collect(own) if e is not None), None)
             if found is None:
                 raise DataError(f"{node.name}: no rank has samples of this batch.")
             self._signals[node] = found

@@ -128,8 +128,7 @@ class OnRanks:
         if value is not None:
             self._own_values.setdefault(node, []).append(value.detach())
         metrics = form.weighed(metrics, share.weight, total)
-        with purpose("decision"):
-            self.sums.later([total, *form.averaged(metrics)])
+        self.sums.later([total, *form.averaged(metrics)])
         if here.leaves:
             own = self._own(here, [value], [True])
             (total,) = own.attached([total], list(here.found.values()))
@@ -178,8 +177,7 @@ class OnRanks:
         out: Written = {}
         for source, tensors in written.items():
             out[source] = [self._buffer(t, share) for t in tensors]
-        with purpose("buffers"):
-            self.sums.later([t for ts in out.values() for t in ts if _is_added(t)])
+        self.sums.later([t for ts in out.values() for t in ts if _is_added(t)])
         return out
 
     def _buffer(self, t: Any, share: Share) -> Any:
@@ -265,8 +263,7 @@ class OnRanks:
             like = self.sums.first
             flag = torch.full((), float(self.presence.odd), dtype=like.dtype, device=like.device)
             self._flags.append(flag)
-            with purpose("decision"):
-                self.sums.later([flag])
+            self.sums.later([flag])
         self.sums.settle()
 
     def astray(self) -> bool:

@@ -178,11 +178,11 @@ def _kind(value: Tensor | None) -> int:
 
 def _as(kind: int, value: Tensor | None, like: Tensor) -> Tensor | None:
     """A rank's share of a value, which may be nothing where others have something."""
+    if kind == NOTHING:  # if there is one all the same, the step is taken again
+        return None
     if value is not None:
         value = value.detach()
         return value.to_dense() if kind == DENSE and value.is_sparse else value
-    if kind == NOTHING:
-        return None
     if kind == DENSE:
         return torch.zeros_like(like)
     nowhere = torch.empty((1, 0), dtype=torch.int64, device=like.device)

@@ -69,13 +69,11 @@ class Shares:
             DataError: no rank has samples, or the ranks' shares of its several loaders differ.
         """
         batch = point.batch
-        key: Any = (node, id(batch)) if node.streams else (node, "rows")
-        if node.data_is_tuple and node.streams:
-            key = (node, *map(id, batch))
-        elif node.streams and node.count is None:  # one answer for all that cut it so
-            key = (node.split, node.combine, id(batch))
         if not node.streams:  # the rows of signals, which are others at every evaluation
             return self._share(node, point)
+        key: Any = tuple(map(id, batch)) if node.data_is_tuple else id(batch)
+        # One answer for all that cut it alike, and do not count it in a way of their own.
+        key = (node.split if node.count is None else node, node.combine == "sum", key)
         if key not in self._known:
             self._known[key] = batch, self._share(node, point)
         return self._known[key][1]

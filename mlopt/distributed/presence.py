@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Hashable, Sequence
 
 from .ranks import Ranks
+from .traffic import ONCE, purpose
 
 __all__ = ["Presence"]
 
@@ -58,7 +59,8 @@ class Presence:
         self._often[name] += 1
         known = self._known.get(key) or self._known.get((name, 0))
         if known is None or len(known) != len(own):
-            known = self._known[key] = _most(self._ranks.collect(own))
+            with purpose(ONCE):
+                known = self._known[key] = _most(self._ranks.collect(own))
         self._seen[key] = own, known
         self.odd |= own != known
         return known

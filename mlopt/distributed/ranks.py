@@ -15,7 +15,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from .._errors import GraphError, RankError
-from .traffic import Traffic, purpose
+from .traffic import ONCE, Traffic, current, purpose
 
 __all__ = ["Begun", "Ranks", "found"]
 
@@ -255,7 +255,7 @@ class Ranks:
 
     def _gather(self, own: Tensor) -> list[Tensor]:
         each = [torch.empty_like(own) for _ in range(self.size)]
-        with purpose("agreement"):
+        with purpose(ONCE if current() == ONCE else "agreement"):
             self.wait(self._begin(dist.all_gather, own, each, group=self._control))
         return each
 

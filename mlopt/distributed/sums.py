@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._tensors import real
+from .._tensors import continuous, real
 from . import traffic
 from .ranks import Begun, Ranks
 
@@ -30,7 +30,7 @@ class Sums:
 
     def __init__(self, ranks: Ranks) -> None:
         self.ranks = ranks
-        self._later: list[tuple[Tensor, str]] = []
+        self._later: list[Tensor] = []
 
     def now(self, tensors: Sequence[Tensor]) -> list[Tensor]:
         """The sum over ranks of each of some tensors.
@@ -56,9 +56,10 @@ class Sums:
         """Let some tensors become their sums over ranks, in place, at the next `settle`.
 
         Args:
-            tensors: of this rank, which have memory of their own.
+            tensors: of this rank, which have memory of their own. Of whole numbers, all are zero
+                but on one rank.
         """
-        self._later += [(t.detach(), traffic.current()) for t in tensors]
+        self._later += [t.detach() for t in tensors]
 
     @property
     def waiting(self) -> bool:
@@ -68,18 +69,15 @@ class Sums:
     @property
     def first(self) -> Tensor:
         """The first of what waits, or a number on the host."""
-        return self._later[0][0] if self._later else torch.zeros(())
+        return self._later[0] if self._later else torch.zeros(())
 
     def settle(self) -> None:
-        """Add up all that waits for it."""
+        """Add up all that waits for it: one collective for each type of floating-point numbers."""
         waiting, self._later = self._later, []
-        tensors = [t for t, _ in waiting]
-        with torch.no_grad():
-            for group in _alike(tensors):
-                held = [tensors[i] for i in group]
-                with traffic.purpose(waiting[group[0]][1]):
-                    for t, total in zip(held, self._added(held), strict=True):
-                        t.copy_(total)
+        with torch.no_grad(), traffic.purpose("decision"):
+            sent = [t if continuous(t) else _in_thirds(t, waiting) for t in waiting]
+            for t, total in zip(waiting, self.now(sent), strict=True):
+                t.copy_(total if continuous(t) else _of_thirds(total))
 
     def forget(self) -> None:
         """Drop what waits: the step is not taken."""
@@ -145,6 +143,25 @@ def _buckets(tensors: Sequence[Tensor]) -> Iterator[list[Tensor]]:
         size += own
     if bucket:
         yield bucket
+
+
+#: Whole numbers go as three floating-point ones, of which each holds so many bits exactly.
+_BITS = 20
+
+
+def _in_thirds(whole: Tensor, beside: Sequence[Tensor]) -> Tensor:
+    """Whole numbers as numbers of the type that goes beside them."""
+    wide = (torch.float32, torch.float64)
+    types = (t.dtype for t in beside if t.device == whole.device and t.dtype in wide)
+    t = whole.to(torch.int64)
+    thirds = [t >> (2 * _BITS), (t >> _BITS) & ((1 << _BITS) - 1), t & ((1 << _BITS) - 1)]
+    return torch.stack(thirds).to(next(types, torch.float32))
+
+
+def _of_thirds(thirds: Tensor) -> Tensor:
+    """The inverse of `_in_thirds`."""
+    high, middle, low = thirds.to(torch.int64)
+    return (high << (2 * _BITS)) + (middle << _BITS) + low
 
 
 def _shaped(flat: Tensor, like: Tensor) -> Tensor:

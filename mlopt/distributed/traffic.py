@@ -8,8 +8,10 @@ from contextlib import contextmanager
 
 from torch import Tensor
 
-__all__ = ["Traffic", "current", "purpose"]
+__all__ = ["ONCE", "Traffic", "current", "purpose"]
 
+#: The purpose of what is asked for when something is met for the first time.
+ONCE = "first time"
 _purpose = "gradients"
 
 
@@ -40,6 +42,16 @@ class Traffic:
     def __init__(self) -> None:
         self.collectives: Counter[str] = Counter()
         self.bytes: Counter[str] = Counter()
+
+    @property
+    def all(self) -> dict[str, tuple[int, int]]:
+        """Collectives and bytes by purpose."""
+        return {what: (n, self.bytes[what]) for what, n in self.collectives.items()}
+
+    @property
+    def per_purpose(self) -> dict[str, tuple[int, int]]:
+        """Likewise, of what goes between ranks in every step."""
+        return {what: n for what, n in self.all.items() if what not in (ONCE, "checksum")}
 
     def note(self, tensor: Tensor) -> None:
         """A tensor goes between ranks."""

@@ -90,3 +90,21 @@ def graph_law(graph: str, method: str, layer: str, bound: float, samples: int = 
             exact(found, expected, bound, what=f"{graph} by {method}")
         else:
             same_bits(found, expected, f"{graph} by {method}")
+
+
+def planned_and_counted(graph: str, method: str) -> tuple[dict[str, Any], dict[str, Any], str]:
+    """What a plan says of a step that goes between ranks, what does, and the plan."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", mlopt.CapabilityWarning)
+        warnings.simplefilter("ignore", mlopt.ConvergenceWarning)
+        engine = mlopt.Engine(GRAPHS[graph](METHODS[method], slice_of, LAYERS["batch norm"]))
+        engine.step()  # what is asked for once
+        plan = engine.plan()
+        before = engine.traffic
+        engine.step()
+    after = engine.traffic
+    counted = {
+        what: (count - before.get(what, (0, 0))[0], size - before.get(what, (0, 0))[1])
+        for what, (count, size) in after.items()
+    }
+    return plan.traffic.per_purpose, {k: v for k, v in counted.items() if v != (0, 0)}, str(plan)

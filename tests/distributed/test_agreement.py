@@ -1,0 +1,72 @@
+"""Ranks hold the same, do the same, and say where they do not."""
+
+from __future__ import annotations
+
+import pytest
+from distributed.agreements import SPLITS
+from distributed.laws import same_bits
+
+HERE = "distributed.agreements:"
+
+
+def test_initial_values_are_those_of_the_first_rank(two):
+    first, other = two(HERE + "other_initial_values")
+    same_bits(other, first, "the other rank's")
+
+
+def test_what_differs_between_ranks_is_named(two):
+    for text in two(HERE + "other_graphs"):
+        assert "GraphError: Engine: rank 1 has other parameters or buffers in fit" in text
+    for text in two(HERE + "other_optimizer_states"):
+        assert "RankError: fit: ranks 0 and 1 hold other values" in text
+        assert "optimizers" in text
+    for text in two(HERE + "something_outside"):
+        assert "RankError: parted: ranks 0 and 1 hold other values" in text
+        assert "mixes samples" in text
+
+
+def test_a_rank_by_itself(two):
+    (a, b), (c, d) = two(HERE + "alone")
+    same_bits(a, b, "of the first")
+    same_bits(c, d, "of the second")
+    assert any(not x.equal(y) for x, y in zip(a, c, strict=True))
+
+
+def test_some_of_the_ranks(three):
+    first, outside, last = three(HERE + "subgroup")
+    assert (first, last) == ("", "")
+    assert "a group that this process is not in" in outside
+
+
+@pytest.mark.parametrize("case", [c for c in SPLITS if c not in ("function", "no samples")])
+def test_how_a_batch_is_split(case, two):
+    two(HERE + "how_a_batch_is_split", case)
+
+
+def test_parts_of_a_network_that_one_rank_uses(two):
+    two(HERE + "parts_of_a_network")
+
+
+def test_sparse_gradients(two):
+    two(HERE + "sparse_gradients")
+
+
+def test_a_rank_without_samples(two):
+    two(HERE + "empty_slices")
+
+
+def test_files_are_the_first_ranks(two, tmp_path):
+    (rows, files), (others, _) = two(HERE + "files_of_a_run", str(tmp_path))
+    assert rows == 7, "four steps, two epochs, and the end"
+    assert others == 0
+    assert files[1:] == ["run/step_0000000002.ckpt", "run/step_0000000004.ckpt"]
+    assert files[0].startswith("best/")
+
+
+def test_one_rank_ends_a_run(two):
+    assert two(HERE + "stop_of_one") == [3, 3]
+
+
+def test_a_signal_that_is_no_row_for_each_sample(two):
+    for text in two(HERE + "refused", ""):
+        assert 'combine="sum"' in text
