@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from .._graph.graph import Graph
 from .._graph.node import Node
 from .._graph.problem import Problem
 from .._graph.relations import Sweep
@@ -23,6 +24,8 @@ __all__ = [
     "Operation",
     "Settled",
     "Total",
+    "beside",
+    "nests_from",
     "tried",
 ]
 
@@ -131,6 +134,49 @@ class Decide:
 
 
 Operation = Evaluate | Total | Nest | Iterate | Anew | Commit | Draw | Settled | Decide
+
+
+def beside(graph: Graph, operations: Sequence[Operation], at: int) -> list[Total]:
+    """A total gradient that is taken, and those right behind it for others of its stack.
+
+    Args:
+        graph: the graph.
+        operations: of a plan.
+        at: the place of the first.
+
+    Returns:
+        They.
+    """
+    first = operations[at]
+    assert isinstance(first, Total)
+    stack = graph.stacks.get(first.problem)
+    if stack is None:
+        return [first]
+    totals: list[Total] = []
+    for operation in operations[at:]:
+        if not (isinstance(operation, Total) and operation.problem in stack.members):
+            break
+        totals.append(operation)
+    return totals
+
+
+def nests_from(operations: Sequence[Operation], at: int) -> list[Nest]:
+    """The updates of nested problems up to the next commit, from the highest down.
+
+    Args:
+        operations: of a plan.
+        at: the place of the first.
+
+    Returns:
+        They.
+    """
+    nests: list[Nest] = []
+    for operation in operations[at:]:
+        if isinstance(operation, Anew | Commit | Draw | Settled | Decide):
+            break
+        if isinstance(operation, Nest):
+            nests.insert(0, operation)
+    return nests
 
 
 def tried(operation: Operation) -> Operation | None:

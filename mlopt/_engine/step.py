@@ -35,6 +35,8 @@ from .operations import (
     Nest,
     Settled,
     Total,
+    beside,
+    nests_from,
 )
 from .outcome import Outcome
 from .plan import Plan
@@ -86,6 +88,7 @@ class Step:
         self._total_objectives: TotalObjectives | None = None
         self._rounds: Mapping[Node, int] = {}
         self._norms: dict[Problem, Tensor] = {}
+        self._waiting: list[Total] = []  # of problems below which there is nothing
         self._placing: dict[Problem, Any] = {}
         self._written: dict[Node, dict[Any, list[Tensor]]] = {}
 
@@ -121,6 +124,7 @@ class Step:
                     self._commit(operation)
                     at += 1
                 elif isinstance(operation, Decide):
+                    self._arrive()
                     self.closing.decide(self._written)
                     at += 1
                 else:
@@ -151,7 +155,7 @@ class Step:
             if isinstance(operation, Evaluate):
                 self._evaluate(operation)
             elif isinstance(operation, Total):
-                totals = self._beside(at) if self.graph.stacks else [operation]
+                totals = beside(self.graph, operations, at)
                 self._total(totals)
                 at += len(totals) - 1
             elif isinstance(operation, Commit | Decide):
@@ -164,7 +168,7 @@ class Step:
                     self._iterate(operation.problem)
             elif isinstance(operation, Anew):
                 if operation.commits:
-                    self.closing.settle()
+                    self._arrive()
                 self._begin_anew()
             elif isinstance(operation, Draw):
                 self._redraw(operation)
@@ -211,20 +215,6 @@ class Step:
             self._show(node, record.parts)
         self._written[node] = record.written
 
-    def _beside(self, at: int) -> list[Total]:
-        """The operation at this place, and those right behind it for others of its stack."""
-        first = self.plan.operations[at]
-        assert isinstance(first, Total)
-        stack = self.graph.stacks.get(first.problem)
-        if stack is None:
-            return [first]
-        totals: list[Total] = []
-        for operation in self.plan.operations[at:]:
-            if not (isinstance(operation, Total) and operation.problem in stack.members):
-                break
-            totals.append(operation)
-        return totals
-
     @contextmanager
     def _counted(self, operation: Nest | Iterate) -> Iterator[None]:
         """Note what an operation took, whose cost no plan can know before."""
@@ -239,12 +229,15 @@ class Step:
 
     def _show(self, signal: Node, parts: dict[str, Tensor]) -> None:
         parts = {k: t.detach() for k, t in parts.items()}
-        shown = parts[""] if list(parts) == [""] else parts
-        self.outcome.signals[self.graph.labels[signal]] = shown
+        self.outcome.signals[self.graph.labels[signal]] = parts[""] if [*parts] == [""] else parts
 
     def _total(self, operations: Sequence[Total]) -> None:
-        gradients = total_gradients(self.ascent, [o.sweep for o in operations])
-        for operation, gradient in zip(operations, gradients, strict=True):
+        if self.evaluator.ranks is not None and not any(o.sweep.nodes for o in operations):
+            self._waiting += operations  # what other ranks add may still be on its way
+            self.outcome.metrics |= {self._norm_of(o.problem): None for o in operations}
+            return
+        found = total_gradients(self.ascent, [o.sweep for o in operations])
+        for operation, gradient in zip(operations, found, strict=True):
             self._keep(operation.problem, gradient)
 
     def _nest(self, at: int) -> None:
@@ -253,16 +246,10 @@ class Step:
         They are evaluated from the highest down: what a reader evaluates where it stands serves a
         lower problem's own update. They are reported from the lowest up, as everything is.
         """
-        first = self.plan.operations[at]
-        assert isinstance(first, Nest)
+        first: Any = self.plan.operations[at]
         problem, self._rounds = first.problem, first.rounds
         if problem not in self.totals.known:
-            nests: list[Nest] = []  # from the highest down
-            for operation in self.plan.operations[at:]:
-                if isinstance(operation, Anew | Commit | Draw | Settled | Decide):
-                    break
-                if isinstance(operation, Nest):
-                    nests.insert(0, operation)
+            nests = nests_from(self.plan.operations, at)
             # Nested ones first: they evaluate the others.
             nests.sort(key=lambda o: self.graph.staged(o.problem, self.dormant))
             for operation in nests:
@@ -271,8 +258,8 @@ class Step:
             self._watch_noted()
             # Those that are evaluated for their readers alone are reported as a sweep reports them.
             own = {operation.problem for operation in nests}
-            for other in (p for p in self.graph.problems if p in self.totals.known):
-                if other not in own:
+            for other in self.graph.problems:
+                if other in self.totals.known and other not in own:
                     update = self.totals.update(other)
                     self._report(other, update.loss, update.metrics)
         update = self.totals.update(problem)
@@ -299,10 +286,13 @@ class Step:
         self.outcome.gradients[problem] = gradient
         self._norms[problem] = length = norm(gradient, self.care.norms)
         self.watch.note(problem, "gradient", length)
-        self.outcome.metrics[f"{self.graph.labels[problem]}/gradient_norm"] = length
+        self.outcome.metrics[self._norm_of(problem)] = length
+
+    def _norm_of(self, problem: Problem) -> str:
+        return f"{self.graph.labels[problem]}/gradient_norm"
 
     def _commit(self, operation: Commit) -> None:
-        self.closing.settle()
+        self._arrive()
         problem = operation.problem
         if self.graph.methods[problem].traced:
             if problem not in self._placing:  # all players, before one of them has moved
@@ -324,6 +314,14 @@ class Step:
         if operation.early:
             self._begin_anew()
 
+    def _arrive(self) -> None:
+        """Before a commit or a decision all is what it is over all ranks."""
+        self.ascent.arrive()
+        waiting, self._waiting = self._waiting, []
+        for operation in waiting:
+            self._keep(operation.problem, *total_gradients(self.ascent, [operation.sweep]))
+        self.closing.settle()
+
     def _begin_anew(self) -> None:
         """Nothing that has followed is known any longer: a commit has come between."""
         self._total_objectives = None
@@ -331,6 +329,7 @@ class Step:
 
     def _settled(self, operation: Settled) -> bool:
         """Whether a turn has come to its end: one host synchronisation a round."""
+        self._arrive()
         norms = [self._norms[p] for p in operation.problems]
         done = bool(torch.linalg.vector_norm(torch.stack(norms)) <= operation.tol)
         for problem in operation.problems:
@@ -345,6 +344,7 @@ class Step:
             self.watch.note(problem, "loss", loss)
 
     def _redraw(self, operation: Draw) -> None:
+        self._arrive()
         self.batches.redraw(operation.streams, operation.readers)
         self.ascent.forget(operation.forget)
         self._total_objectives = None

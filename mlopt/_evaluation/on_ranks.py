@@ -234,6 +234,13 @@ class OnRanks:
         own = [tensors[k] if k in tensors else torch.zeros_like(like[k]) for k in keys]
         return dict(zip(keys, self.sums.now(own), strict=True))
 
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """A block of derivatives of single evaluations, whose sums are taken at its end."""
+        with self.sums.deferred():
+            yield
+        self.sums.arrive()
+
     def place(self, source: Any) -> tuple[int, int] | None:
         """Where the rows of a signal begin that this rank has, and how many there are in all.
 

@@ -145,7 +145,7 @@ def _pull(
         outputs = own.pulled(passed, held, by, again)
     name = (*own.name, tuple(passed), tuple(by))
     there = own.agree(name, [*map(_kind, outputs)])
-    values = _summed(own, outputs, by, there)
+    values = _summed(own, outputs, by, there, tensors)
     if not again:
         return values
     function = Own(
@@ -161,12 +161,19 @@ def _pull(
 
 
 def _summed(
-    own: Own, outputs: Sequence[Tensor | None], by: Sequence[int], there: Sequence[int]
+    own: Own,
+    outputs: Sequence[Tensor | None],
+    by: Sequence[int],
+    there: Sequence[int],
+    tensors: Sequence[Tensor],
 ) -> list[Tensor | None]:
     """The values over the ranks of those that are there on any."""
     values = [_as(kind, t, own.leaves[k]) for kind, t, k in zip(there, outputs, by, strict=True)]
     places = [i for i, k in enumerate(by) if own.everywhere[k] and values[i] is not None]
-    totals = own.sums.now([values[i] for i in places])  # type: ignore[misc]
+    # What ends here, and goes on into nothing, need not be there before somebody reads it.
+    ends = own.sums.deferring and SPARSE not in there and all(tensors[k].is_leaf for k in by)
+    add_up = own.sums.soon if ends else own.sums.now
+    totals = add_up([values[i] for i in places])  # type: ignore[misc]
     for i, total in zip(places, totals, strict=True):
         values[i] = total
     return values

@@ -14,7 +14,7 @@ from .._graph.graph import Graph
 from .._graph.node import Node
 from .._graph.problem import Problem
 from .._graph.signal import Signal, join, split
-from .._tensors import Tensors, continuous, dense, grad_mode, grouped
+from .._tensors import Tensors, continuous, dense, grad_mode
 from .._variable import Variable
 from ..hypergrad.interface import Response, gradient
 from .records import (
@@ -23,6 +23,7 @@ from .records import (
     SignalRecord,
     Together,
     Values,
+    deferred,
     objective_at,
     on_ranks,
     parts_of,
@@ -134,11 +135,12 @@ class Ascent:
             loss, metrics = split_loss(result, node.name)
             # A problem that acts through lower ones alone has no gradient while those stand still.
             still = not loss.requires_grad and self.graph.sweeps[node].nodes
-            grads = (
-                {}
-                if still
-                else gradient(loss, base.inputs, node.name, create_graph=base.keep, sparse=True)
-            )
+            grads: Tensors = {}
+            if not still:
+                with deferred(self.evaluator):
+                    grads = gradient(
+                        loss, base.inputs, node.name, create_graph=base.keep, sparse=True
+                    )
         self.note_problem(base, loss, metrics, grads, written)
 
     def prepare(
@@ -200,16 +202,33 @@ class Ascent:
             seed=point.seed,
             solved=functools.partial(self.solved, node),
             parts=parts_of(self.evaluator, node),
-            **on_ranks(self.evaluator),
+            **on_ranks(self.evaluator, staged=True),
         )
         record = ProblemRecord(loss.detach(), metrics, response, written, mine)
         if method.moves and not method.traced and node not in self.dormant:
-            record.solution = grouped(method.solution(response))
-            record.leaves = {
-                v: {name: t.detach().requires_grad_() for name, t in seen.items()}
-                for v, seen in record.solution.items()
-            }
+            record.solve = functools.partial(method.solution, response)
+            if self.evaluator.ranks is None:
+                record.see()
         self.problems[node] = record
+
+    def record(self, node: Problem) -> ProblemRecord:
+        """What a problem gave, all of which is there.
+
+        Args:
+            node: a problem that was evaluated.
+
+        Returns:
+            The record.
+        """
+        self.arrive()
+        return self.problems[node]
+
+    def arrive(self) -> None:
+        """Before a gradient is read: what other ranks add to those of all problems is there."""
+        if self.evaluator.ranks is not None:
+            self.evaluator.ranks.sums.arrive()
+            for record in self.problems.values():
+                record.see()
 
     def point(
         self, node: Node, wanted: Sequence[Any], inner: int, apart: bool = False
@@ -265,6 +284,8 @@ class Ascent:
         """The tensors of a variable as this node sees them; among the leaves if it is wanted."""
         below = self.graph.source_node(node, variable)
         record = self.problems.get(below) if below is not None else None  # type: ignore[call-overload]
+        if record is not None and record.solve is not None:
+            self.arrive()
         if record is not None and record.solution:
             seen = (record.leaves if wanted else record.solution).get(variable, {})
         elif wanted:

@@ -52,7 +52,7 @@ def total_gradients(ascent: Ascent, sweeps: Sequence[Sweep]) -> list[Tensors]:
 
 def _own_gradient(ascent: Ascent, sweep: Sweep) -> Tensors:
     """Of a problem's base evaluation, by its own variables; no graph."""
-    gradient = ascent.problems[sweep.upper].gradient
+    gradient = ascent.record(sweep.upper).gradient
     return {k: g.detach() if g.requires_grad else g for k, g in gradient.items()}
 
 
@@ -69,7 +69,7 @@ class _Walk:
         self.cotangents: dict[Node, Tensors] = {}
         self.total = _own_gradient(ascent, sweep)
         if sweep.nodes:
-            response = ascent.problems[sweep.upper].response
+            response = ascent.record(sweep.upper).response
             self.distribute(sweep.upper, response.argument_gradient)
 
     def distribute(self, node: Node, passed: Tensors) -> None:
@@ -119,7 +119,7 @@ def _pullback(ascent: Ascent, node: Node, cotangent: Tensors, edges: Sequence[An
         with purpose("cotangents"):
             return derivatives(outputs, inputs, cotangents, retain_graph=True)
     assert isinstance(node, Problem)
-    response = ascent.problems[node].response
+    response = ascent.record(node).response
     wanted = [k for k in response.arguments if k[0] in edges]
     with purpose("products"):
         return ascent.graph.methods[node].pullback(response, cotangent, wanted)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,6 +27,7 @@ __all__ = [
     "Together",
     "Update",
     "Values",
+    "deferred",
     "detached",
     "objective_at",
     "on_ranks",
@@ -107,6 +109,7 @@ class ProblemRecord:
         gradient: by its own variables, as its optimizer takes it: sparse ones are still that.
         solution: what readers see of each variable; empty if they see the standing value.
         leaves: the same, as leaves.
+        solve: finds what readers see of each variable, where that is not done yet.
     """
 
     loss: Tensor
@@ -116,6 +119,16 @@ class ProblemRecord:
     gradient: Tensors
     solution: dict[Variable, Values] = field(default_factory=dict)
     leaves: dict[Variable, Values] = field(default_factory=dict)
+    solve: Callable[[], Tensors] | None = None
+
+    def see(self) -> None:
+        """Have it known what readers see of each variable."""
+        if self.solve is not None:
+            self.solution, self.solve = grouped(self.solve()), None
+            self.leaves = {
+                v: {name: t.detach().requires_grad_() for name, t in seen.items()}
+                for v, seen in self.solution.items()
+            }
 
 
 @dataclass
@@ -204,11 +217,26 @@ def parts_of(evaluator: Evaluator, node: Problem) -> Callable[[], Any] | None:
     return None if way is None else way.one_by_one(node)
 
 
-def on_ranks(evaluator: Evaluator) -> dict[str, Any]:
-    """What a `Response` has besides where there are several ranks."""
-    if evaluator.ranks is None:
+def on_ranks(evaluator: Evaluator, staged: bool = False) -> dict[str, Any]:
+    """What a `Response` has besides where there are several ranks.
+
+    Args:
+        evaluator: of the graph.
+        staged: whether its objective is one evaluation.
+
+    Returns:
+        Its fields by name.
+    """
+    ranks = evaluator.ranks
+    if ranks is None:
         return {}
-    return {"total": evaluator.ranks.total, "rows": evaluator.ranks.place}
+    own = {"total": ranks.total, "rows": ranks.place}
+    return {**own, "together": ranks.together} if staged else own
+
+
+def deferred(evaluator: Evaluator) -> AbstractContextManager[None]:
+    """A block in which derivatives over ranks need not be there at once; see `Sums.deferred`."""
+    return nullcontext() if evaluator.ranks is None else evaluator.ranks.sums.deferred()
 
 
 def detached(metrics: dict[str, Any]) -> dict[str, Any]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from contextlib import contextmanager
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -16,21 +17,32 @@ __all__ = ["Sums"]
 
 #: A collective carries so many bytes at the most, so that one is under way while others are made.
 _BUCKET = 32 * 2**20
+#: What is to be there soon is sent when it is as much as that, or when it is asked for.
+_WORTH = 2**20
+_Row = TypeVar("_Row", bound=tuple[Any, ...])
 
 
 class Sums:
     """Sums over the ranks of an engine.
 
-    Tensors of one type and device go together, in as few collectives as there can be. What nobody
-    reads before the end of a step waits for it: see `later`.
+    Tensors of one type and device go together, in as few collectives as there can be. What is read
+    after something else has been computed is on its way meanwhile: see `soon`. What nobody reads
+    before the end of a step waits for it: see `later`.
 
     Args:
         ranks: of the engine.
+
+    Attributes:
+        deferring: whether a block of `deferred` has been entered.
     """
 
     def __init__(self, ranks: Ranks) -> None:
-        self.ranks = ranks
+        self.ranks, self.deferring = ranks, False
         self._later: list[Tensor] = []
+        # What is to be added up, where the sum goes, and what it is for; what is on its way.
+        self._soon: list[tuple[Tensor, Tensor, str]] = []
+        self._size = 0
+        self._under_way: list[tuple[Begun, Tensor, list[Tensor]]] = []
 
     def now(self, tensors: Sequence[Tensor]) -> list[Tensor]:
         """The sum over ranks of each of some tensors.
@@ -51,6 +63,56 @@ class Sums:
             if t.is_sparse:
                 out[i] = self._sparse(t)
         return out
+
+    @contextmanager
+    def deferred(self) -> Iterator[None]:
+        """A block in which derivatives are there soon: after the next `arrive`.
+
+        Each is taken by leaves of the caller, each of which one evaluation alone reads.
+        """
+        before, self.deferring = self.deferring, True
+        try:
+            yield
+        finally:
+            self.deferring = before
+
+    def soon(self, tensors: Sequence[Tensor]) -> list[Tensor]:
+        """The sums over ranks of some dense tensors, which are there after `arrive`.
+
+        Args:
+            tensors: of the same shapes and types on all ranks.
+
+        Returns:
+            Tensors of their own memory, which nobody may read before.
+        """
+        totals = [torch.empty_like(t) for t in tensors]
+        what = traffic.current()
+        self._soon += [(t, total, what) for t, total in zip(tensors, totals, strict=True)]
+        self._size += sum(map(_bytes, tensors))
+        if self._size >= _WORTH:
+            self._send()
+        return totals
+
+    def arrive(self) -> None:
+        """Wait for all sums that are to be there soon."""
+        if self._soon:
+            self._send()
+        under_way, self._under_way = self._under_way, []
+        with torch.no_grad():
+            for work, flat, totals in under_way:
+                self.ranks.wait(work)
+                for total, piece in zip(totals, _pieces(flat, totals), strict=True):
+                    total.copy_(piece)
+
+    def _send(self) -> None:
+        """Have what was given to `soon` on its way."""
+        waiting, self._soon, self._size = self._soon, [], 0
+        for group in _alike([t for t, _, _ in waiting]):
+            for bucket in _buckets([waiting[i] for i in group]):
+                with traffic.purpose(bucket[0][2]):
+                    flat = _flat([t for t, _, _ in bucket])
+                    totals = [total for _, total, _ in bucket]
+                    self._under_way.append((self.ranks.add_up(flat), flat, totals))
 
     def later(self, tensors: Sequence[Tensor]) -> None:
         """Let some tensors become their sums over ranks, in place, at the next `settle`.
@@ -80,8 +142,8 @@ class Sums:
                 t.copy_(total if continuous(t) else _of_thirds(total))
 
     def forget(self) -> None:
-        """Drop what waits: the step is not taken."""
-        self._later = []
+        """Drop what waits, of a step that has ended; what is on its way goes there."""
+        self._later, self._soon, self._size, self._under_way = [], [], 0, []
 
     def lined_up(self, tensor: Tensor, sizes: Sequence[int]) -> Tensor:
         """The rows of all ranks, those of the first one first.
@@ -103,15 +165,16 @@ class Sums:
     def _added(self, tensors: list[Tensor]) -> list[Tensor]:
         """The sums of tensors of one type and device: they go in buckets, one after another."""
         begun: list[tuple[Begun, Tensor, list[Tensor]]] = []
-        for bucket in _buckets(tensors):
-            flat = torch.cat([real(t).reshape(-1) for t in bucket])
-            begun.append((self.ranks.add_up(flat), flat, bucket))
+        for bucket in _buckets([(t,) for t in tensors]):
+            held = [t for (t,) in bucket]
+            flat = _flat(held)
+            begun.append((self.ranks.add_up(flat), flat, held))
         out: list[Tensor] = []
-        for work, flat, bucket in begun:
+        for work, flat, held in begun:
             self.ranks.wait(work)
-            sizes = [t.numel() * (2 if t.is_complex() else 1) for t in bucket]
-            for t, piece in zip(bucket, flat.split(sizes), strict=True):
-                out.append(_shaped(piece, t))
+            # With the memory layout, in whose order what is computed of it is added up.
+            pieces = zip(held, _pieces(flat, held), strict=True)
+            out += [torch.empty_like(t).copy_(piece) for t, piece in pieces]
         return out
 
     def _sparse(self, tensor: Tensor) -> Tensor:
@@ -131,18 +194,36 @@ def _alike(tensors: Sequence[Tensor]) -> list[list[int]]:
     return list(found.values())
 
 
-def _buckets(tensors: Sequence[Tensor]) -> Iterator[list[Tensor]]:
-    bucket: list[Tensor] = []
+def _bytes(tensor: Tensor) -> int:
+    return tensor.numel() * tensor.element_size()
+
+
+def _buckets(tensors: Sequence[_Row]) -> Iterator[list[_Row]]:
+    """Rows that begin with a tensor, in groups of so many bytes at the most."""
+    bucket: list[_Row] = []
     size = 0
-    for t in tensors:
-        own = t.numel() * t.element_size()
+    for row in tensors:
+        own = _bytes(row[0])
         if bucket and size + own > _BUCKET:
             yield bucket
             bucket, size = [], 0
-        bucket.append(t)
+        bucket.append(row)
         size += own
     if bucket:
         yield bucket
+
+
+def _flat(tensors: Sequence[Tensor]) -> Tensor:
+    """The numbers of some tensors, one behind the other."""
+    return torch.cat([real(t).reshape(-1) for t in tensors])
+
+
+def _pieces(flat: Tensor, like: Sequence[Tensor]) -> list[Tensor]:
+    """The inverse: views in the shapes of these tensors."""
+    if like[0].is_complex():
+        flat = torch.view_as_complex(flat.view(-1, 2))
+    found = flat.split([t.numel() for t in like])
+    return [piece.view(t.shape) for piece, t in zip(found, like, strict=True)]
 
 
 #: Whole numbers go as three floating-point ones, of which each holds so many bits exactly.
@@ -162,11 +243,3 @@ def _of_thirds(thirds: Tensor) -> Tensor:
     """The inverse of `_in_thirds`."""
     high, middle, low = thirds.to(torch.int64)
     return (high << (2 * _BITS)) + (middle << _BITS) + low
-
-
-def _shaped(flat: Tensor, like: Tensor) -> Tensor:
-    # With the memory layout, in whose order what is computed of it is added up. Views of the bucket
-    # would moreover count their versions together, and keep all of it.
-    if like.is_complex():
-        flat = torch.view_as_complex(flat.view(-1, 2))
-    return torch.empty_like(like).copy_(flat.view(like.shape))

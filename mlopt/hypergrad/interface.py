@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -85,6 +85,7 @@ class Response:
             what one part adds to it; their graphs can be gone through as often as wanted.
         total: (tensors, like) -> on several ranks, the sums of what each has computed by itself, as
             in the blocks of `parts`; without, the same tensors.
+        together: () -> a block; what `differentiate` gives in it is there at its end.
         rows: (source) -> of a signal of whose rows this rank has some, where they begin, and how
             many there are on all ranks; None for everything else.
         numbers: numbers of the optimizer that are variables, by the identity of their tensors.
@@ -110,6 +111,7 @@ class Response:
     solved: Callable[[float, str], None] = _unheard
     parts: Callable[[], Iterable[AbstractContextManager[None]]] | None = None
     total: Callable[[Tensors, Tensors], Tensors] = _as_they_are
+    together: Callable[[], AbstractContextManager[None]] = nullcontext
     rows: Callable[[Any], tuple[int, int] | None] = _all_here
     numbers: Mapping[int, Number] = field(default_factory=dict)
 

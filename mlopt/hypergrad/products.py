@@ -128,7 +128,8 @@ class Differences(AbstractProduct):
 
     def mixed(self, response: Response, direction: Tensors, wanted: Sequence[Key]) -> Tensors:
         points, inverse = self.points(response, direction)
-        answers = [response.differentiate(point, wanted) for point in points]
+        with response.together():
+            answers = [response.differentiate(point, wanted) for point in points]
         return self.combine(response, wanted, answers, inverse)
 
 
