@@ -31,10 +31,10 @@ _PATIENCE = 180.0
 class OnRay:
     """Gives all cells to a Ray cluster, which runs as many at a time as its resources allow.
 
-    A task runs in a process of its own, whose OMP_NUM_THREADS and CUDA_VISIBLE_DEVICES are Ray's
-    affair, in the working directory and with the `sys.path` of this process: the checkout, the
-    folder of the experiments and the data are on a file system that all nodes share, at the same
-    place. Ray prints here what cells print, after their names.
+    A worker runs one cell at a time; its OMP_NUM_THREADS and CUDA_VISIBLE_DEVICES are Ray's affair.
+    It has the working directory and the `sys.path` of this process: the checkout, the folder of the
+    experiments and the data are on a file system that all nodes share, at the same place. Ray
+    prints here what cells print, after their names.
 
     Args:
         start: runs an example.
@@ -64,9 +64,7 @@ class OnRay:
         self._ours = not ray.is_initialized()
         if self._ours:
             _connect(ray, address or os.environ.get("RAY_ADDRESS") or "auto")
-        self._task = ray.remote(
-            num_cpus=cpus, num_gpus=gpus, max_calls=1, max_retries=0
-        )(_task())  # fmt: skip
+        self._task = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=0)(_task())
         if not any(_fits(node, cpus, gpus) for node in ray.nodes()):
             print(
                 f"No node of the cluster has room for --cpus {cpus:g} --gpus {gpus:g} yet: Ray "

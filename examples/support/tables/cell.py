@@ -12,11 +12,11 @@ import dataclasses
 import hashlib
 import json
 import sys
-import time
 import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from time import monotonic, sleep
 from typing import Any
 
 import mlopt
@@ -156,14 +156,14 @@ class Cell:
             What became of it: done, running (elsewhere, or its search is), or failed, which the
             file `failure` says more of.
         """
-        until = time.monotonic() + patience
+        until = monotonic() + patience
         while True:
             try:
                 self.run(start)
             except Taken:
-                if time.monotonic() >= until:
+                if monotonic() >= until:
                     return "running"
-                time.sleep(1.0)
+                sleep(1.0)
             except Exception as error:  # the other cells go on
                 traceback.print_exc(file=sys.stderr)
                 self.fail(f"{type(error).__name__}: {error}", traceback.format_exc())

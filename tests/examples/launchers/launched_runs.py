@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 
 import mlopt
@@ -43,12 +44,15 @@ def run(
         _note(s, "steps", engine.steps)
         return take(engine)
 
-    mlopt.Engine._take_step = step
     engine = mlopt.Engine([square])
     settings = {"example": example, **vars(s)}
-    with pipeline.open_run(
-        Path(s.run_folder), settings, resume=resume, overwrite=s.overwrite
-    ) as folder:
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        pipeline.open_run(
+            Path(s.run_folder), settings, resume=resume, overwrite=s.overwrite
+        ) as folder,
+    ):
+        patch.setattr(mlopt.Engine, "_take_step", step)
         checkpoints = folder.path("checkpoints")
         steps = 20_000 if s.epochs > STEPS else STEPS  # the many take half a minute
         saving = mlopt.Checkpoint(checkpoints, every=1)

@@ -159,7 +159,7 @@ def test_one_that_died_with_its_machine_waits_for_its_lock(
         if len(waited) == 3:
             lock.release()
 
-    monkeypatch.setattr(cell_module.time, "sleep", sleep)
+    monkeypatch.setattr(cell_module, "sleep", sleep)
     assert cell.attempt(experiments.start, patience=60.0) == "done"
     assert len(waited) == 3
 
