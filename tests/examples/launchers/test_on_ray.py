@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import os
-import shutil
 import signal
 import socket
 import sys
@@ -26,15 +25,18 @@ from support.launchers import OnRay, on_ray
 def address() -> Iterator[str]:
     """A cluster of two nodes with a CPU each; the first has what counts as a GPU."""
     pytest.importorskip("ray", reason="pip install ray")
-    folder = tempfile.mkdtemp(prefix="ray-")  # short: it has sockets
-    with pytest.MonkeyPatch.context() as patch:
+    handler = signal.getsignal(signal.SIGTERM)
+    node = {"num_cpus": 1, "object_store_memory": 80_000_000}
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        # in a short path: it has sockets
+        tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True) as folder,
+    ):
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
         patch.setenv("RAY_AUTH_MODE", "disabled")
         patch.delenv("RAY_ADDRESS", raising=False)
         from ray.cluster_utils import Cluster
 
-        handler = signal.getsignal(signal.SIGTERM)
-        node = {"num_cpus": 1, "object_store_memory": 80_000_000}
         cluster = Cluster(True, head_node_args={**node, "num_gpus": 1, "temp_dir": folder})
         try:
             cluster.add_node(**node)
@@ -42,7 +44,6 @@ def address() -> Iterator[str]:
             yield cluster.address
         finally:
             cluster.shutdown()
-            shutil.rmtree(folder, ignore_errors=True)
 
 
 def test_a_table_of_which_a_worker_is_killed_and_a_cell_fails(
