@@ -3,15 +3,19 @@
     python examples/experiments.py --list
     python examples/experiments.py --table matrix --dry-run
     python examples/experiments.py --table ablation-lambda --preset quick --seeds 0 1 2
-    python examples/experiments.py --table lfm-cw-cifar10 --preset paper --data-root data \
+    python examples/experiments.py --table lfm-cw-cifar10 --preset paper --data-root data \\
         --device cuda --rows lfm-cw-darts-1st
     python examples/experiments.py --table matrix --set epochs=3 channels=4
+    python examples/experiments.py --table matrix --jobs 4
+    python examples/experiments.py --table lfm-cw-cifar10 --preset paper --data-root data \\
+        --device cuda --launcher ray --gpus 0.5 --cpus 4
 
 A cell of the table is one row with one seed, and has a run folder. The same command again goes on
 where it was: finished cells are read, one that was interrupted or failed goes on. Several of
-these commands may run at once on the same folder; none takes a cell that another is at. The table,
-with mean and deviation over the seeds beside the paper's figures, is printed, and written into
-<folder>/<table>-<preset>/ with a chart and a page of the learned cells and the generated images.
+these commands may run at once on the same folder, on one machine or as the jobs of a cluster; none
+takes a cell that another is at. The table, with mean and deviation over the seeds beside the
+paper's figures, is written into <folder>/<table>-<preset>/ as cells end, with a chart and a page of
+the learned cells and the generated images, and printed at the end.
 """
 
 from __future__ import annotations
@@ -29,7 +33,16 @@ import lfm_cw_darts
 import mlopt
 import sgl_darts
 from mlopt.report import format_table
+from mlopt.report.refresh import Refresh
 from support import pipeline
+from support.launchers import (
+    InTurn,
+    Launcher,
+    add_options,
+    launched,
+    launcher_of,
+    run_child,
+)
 from support.settings import Settings, checked, read_value
 from support.tables import (
     PRESETS,
@@ -80,33 +93,58 @@ def make(
     return Experiment(t, preset, given, lines, folder)
 
 
-def run(experiment: Experiment, rows: Sequence[str] = ()) -> int:
+def run(
+    experiment: Experiment,
+    rows: Sequence[str] = (),
+    launcher: Launcher | None = None,
+    retries: int = 0,
+) -> int:
     """Run what is not finished of a table, a seed of all rows after the other, and report it all.
 
     Args:
         experiment: a table with its cells.
         rows: those to run; none means all.
+        launcher: where; by default in this process, one after another.
+        retries: how often a cell whose process died is tried again.
 
     Returns:
-        How many cells failed.
+        How many of the rows' cells failed, or were interrupted each alone.
+
+    Raises:
+        SettingsError: there is no such row.
+    """
+    cells = cells_of(experiment, rows)
+    todo = [cell for cell in with_searches(cells) if cell.state() != "done"]
+    own = {cell.folder for cell in cells}
+    page, failed = Refresh(write_page), 0
+    with contextlib.closing(launched(todo, launcher or InTurn(start), retries)) as states:
+        for cell, became in states:
+            failed += cell.folder in own and became in ("failed", "half done")
+            write(experiment)
+            page.when_due(experiment)
+    print("\n" + write(experiment))
+    print(f"page: {write_page(experiment)}")
+    return failed
+
+
+def cells_of(experiment: Experiment, rows: Sequence[str]) -> list[Cell]:
+    """The cells of these rows, seed by seed; those that are the same run once.
 
     Raises:
         SettingsError: there is no such row.
     """
     by_seed = zip(*(line.cells for line in chosen(experiment, rows)), strict=True)
-    cells = {cell.folder: cell for cells in by_seed for cell in cells}
-    todo = [cell for cell in cells.values() if cell.state() != "done"]
-    failed = 0
-    for number, cell in enumerate(todo, 1):
-        print(f"\n[{number} of {len(todo)}] {cell.row.label}, seed {cell.s.seed}: {cell.folder}")
-        became = cell.attempt(start)
-        failed += became == "failed"
-        if became == "running":
-            print("another process is at it")
-        write(experiment)
-    print("\n" + write(experiment))
-    print(f"page: {write_page(experiment)}")
-    return failed
+    return [*{cell.folder: cell for cells in by_seed for cell in cells}.values()]
+
+
+def with_searches(cells: Sequence[Cell]) -> list[Cell]:
+    """Cells, each evaluation behind the search whose genotype it takes."""
+    found: dict[Path, Cell] = {}
+    for cell in cells:
+        for each in (cell.search, cell):
+            if each is not None:
+                found.setdefault(each.folder, each)
+    return [*found.values()]
 
 
 def start(example: str, s: Settings, genotype: str, resume: bool) -> None:
@@ -135,6 +173,13 @@ def chosen(experiment: Experiment, rows: Sequence[str]) -> list[Line]:
     """
     wanted = {experiment.table.row(name).name for name in rows}
     return [line for line in experiment.lines if not wanted or line.row.name in wanted]
+
+
+def _of_folder(folder: str, cells: Sequence[Cell]) -> Cell:
+    for cell in cells:
+        if str(cell.folder) == folder:
+            return cell
+    raise mlopt.SettingsError(f"--cell {folder}: no cell of this command has that folder.")
 
 
 def plan(experiment: Experiment, rows: Sequence[str] = ()) -> str:
@@ -201,6 +246,7 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--set", nargs="+", default=[], metavar="NAME=VALUE", help="settings above those of rows"
     )
+    add_options(parser)
     parser.add_argument("--list", action="store_true", help="the tables, or the rows of --table")
     parser.add_argument(
         "--dry-run", action="store_true", help="say what would run, and run nothing"
@@ -210,7 +256,8 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; the exit code is 1 if a cell failed."""
-    options = parsed(arguments)
+    words = sys.argv[1:] if arguments is None else list(arguments)
+    options = parsed(words)
     with pipeline.ending(resume=""), _said():
         for seed in options.seeds:
             checked({"seed": seed}, "--seeds")
@@ -221,13 +268,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise mlopt.SettingsError(
                 f"--table is missing: give one of {', '.join(table_names())}."
             )
-        experiment = make(
-            options.table, options.preset, options.seeds, given_settings(options), options.folder
-        )
+        given = given_settings(options)
+        experiment = make(options.table, options.preset, options.seeds, given, options.folder)
         if options.dry_run:
             print(plan(experiment, options.rows))
             return 0
-        return 1 if run(experiment, options.rows) else 0
+        cells = cells_of(experiment, options.rows)
+        if options.cell:
+            return run_child(_of_folder(options.cell, with_searches(cells)), start)
+        command = [sys.executable, __file__, *words]
+        launcher = launcher_of(options, command, start, given.get("device", Settings.device))
+        return 1 if run(experiment, options.rows, launcher, options.retries) else 0
 
 
 @contextlib.contextmanager

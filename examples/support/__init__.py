@@ -12,6 +12,7 @@ and where to start reading. From the lowest to the highest, of which each import
     search         a search through the stages of its space
     pipeline       whole runs: search, derive, retrain, test, report
     tables         tables of papers: many runs, and what comes of them
+    launchers      where the runs of a table are made: here, in several processes, on a cluster
 
 Start with a program, such as `lfm_cw_darts.py`, or with search/search.py.
 """

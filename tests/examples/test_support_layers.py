@@ -27,6 +27,7 @@ ROOMS: dict[str, set[str]] = {
     "search": {"settings", "networks"},
     "pipeline": {"settings", "data", "networks", "results", "retraining", "search"},
     "tables": {"settings", "results"},
+    "launchers": {"tables"},
 }
 FILES = {
     ".".join(path.relative_to(EXAMPLES).with_suffix("").parts).removesuffix(".__init__"): path

@@ -7,7 +7,7 @@ cells, which report.py, chart.py and page.py show.
 May import: settings, results.
 """
 
-from .cell import Cell
+from .cell import Cell, Runner
 from .experiment import Experiment, Line
 from .page import write_page
 from .reading import PRESETS, read_table, table_names
@@ -20,6 +20,7 @@ __all__ = [
     "Cell",
     "Experiment",
     "Line",
+    "Runner",
     "read_table",
     "table_names",
     "write",

@@ -16,6 +16,7 @@ import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from time import monotonic, sleep
 from typing import Any
 
 import mlopt
@@ -73,6 +74,11 @@ class Cell:
         return Path(self.s.run_folder)
 
     @property
+    def title(self) -> str:
+        """What to call it where progress is told."""
+        return f"{self.row.label}, seed {self.s.seed}"
+
+    @property
     def identity(self) -> str:
         """What all seeds of the same run have in common."""
         return self.folder.parent.name
@@ -81,6 +87,11 @@ class Cell:
     def failure(self) -> Path:
         """The file with the error, if the last attempt ended in one."""
         return self.folder.with_name(f"{self.folder.name}.error.json")
+
+    @property
+    def output(self) -> Path:
+        """The file with what it prints, where it has a process of its own."""
+        return self.folder.with_name(f"{self.folder.name}.log")
 
     def result(self) -> dict[str, Any] | None:
         """The first row of its result.json; None if it is not finished."""
@@ -131,41 +142,62 @@ class Cell:
         names = sorted(here.keys() & there.keys() - set(FREE))
         return [(n, there[n], here[n]) for n in names if here[n] != there[n]]
 
-    def attempt(self, start: Runner) -> str:
+    def attempt(self, start: Runner, patience: float = 0.0) -> str:
         """Run it, unless it is finished or another process is at it.
+
+        A search that it evaluates has been attempted before.
 
         Args:
             start: runs an example.
+            patience: seconds to wait for another process to be through: of a cell whose process
+                died with its machine, some file systems keep the lock for a while.
 
         Returns:
-            What became of it: done, running (elsewhere), or failed, which the file `failure` says
-            more of.
+            What became of it: done, running (elsewhere, or its search is), or failed, which the
+            file `failure` says more of.
         """
-        try:
-            self.run(start)
-        except Taken:
-            return "running"
-        except Exception as error:  # the other cells go on
-            traceback.print_exc(file=sys.stderr)
-            text = f"{type(error).__name__}: {error}"
-            content = {"error": text, "traceback": traceback.format_exc()}
-            save(self.failure, json.dumps(content, indent=2) + "\n")
-            return "failed"
-        return "done"
+        until = monotonic() + patience
+        while True:
+            try:
+                self.run(start)
+            except Taken:
+                if monotonic() >= until:
+                    return "running"
+                sleep(1.0)
+            except Exception as error:  # the other cells go on
+                traceback.print_exc(file=sys.stderr)
+                self.fail(f"{type(error).__name__}: {error}", traceback.format_exc())
+                return "failed"
+            else:
+                return "done"
+
+    def fail(self, error: str, trace: str = "") -> None:
+        """Write down what ended its last attempt.
+
+        Args:
+            error: in a line.
+            trace: where it was raised.
+        """
+        content = {"error": error, "traceback": trace}
+        save(self.failure, json.dumps(content, indent=2) + "\n")
 
     def run(self, start: Runner) -> None:
-        """Run it, and first the search that it depends on, unless they are finished.
+        """Run it, unless it is finished.
 
         Args:
             start: runs an example.
 
         Raises:
-            Taken: another process runs one of them.
+            Taken: another process runs it, or the search that it evaluates.
+            MloptError: that search failed.
         """
         if self.result() is not None:
             return
-        if self.search is not None:
-            self._run_search(self.search, start)
+        if self.search is not None and self.search.result() is None:
+            where = self.search.row.where
+            if error := self.search.error():
+                raise mlopt.MloptError(f"the search of {where} failed: {error}")
+            raise Taken(f"the search of {where} is not finished.")
         with locked(self._lock):
             if self.result() is not None:  # finished by another process meanwhile
                 return
@@ -175,13 +207,6 @@ class Cell:
             s = dataclasses.replace(self.s, overwrite=True)
             genotype = str(self.search.folder) if self.search else self.row.genotype
             start(self.row.example, s, genotype, self._others() == [])
-
-    def _run_search(self, search: Cell, start: Runner) -> None:
-        became = search.attempt(start)
-        if became == "running":
-            raise Taken
-        if became == "failed":
-            raise mlopt.MloptError(f"the search of {search.row.where} failed: {search.error()}")
 
     @property
     def _lock(self) -> Path:
