@@ -113,6 +113,12 @@ class Engine(Stepper):
         parts: take each batch in so many, with the graph of one at a time: the same numbers in
             less memory, where nothing is drawn and no BatchNorm takes a part's statistics. What is
             no mean over samples, or has no row for each, says so: see `problem` and `signal`.
+        ranks: the processes that take the steps together, each with its own samples of every batch
+            (`mlopt.distributed.split`): N ranks give what one gives with N times as many parts. By
+            default the default process group of torch.distributed, if there is one; a group; or
+            False, for none. All make the same engine, and call the same verbs of it. Variables
+            begin as the first rank's. Loggers, progress and checkpoints are the first rank's; a
+            rank that fails ends all, by a `RankError`.
 
     Raises:
         GraphError: the list is not a graph that can be run; the message says what to do.

@@ -84,7 +84,8 @@ def check_modules(graph: Levels) -> None:
                 raise GraphError(
                     f"{_path(v, name)} is a {kinds.pop()}: it averages gradients in hooks, which "
                     "autograd does not call where it takes hypergradients, so ranks would part. "
-                    "Give the variable the module inside of it (.module), and train on one rank."
+                    "Give the variable the module inside of it (.module): an engine adds up over "
+                    "the ranks of a process group by itself, see Engine(ranks=)."
                 )
             held = (*part._parameters.values(), *part._buffers.values())
             if any(is_lazy(t) for t in held if t is not None):
