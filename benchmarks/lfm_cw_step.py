@@ -23,6 +23,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from header import header
@@ -120,7 +121,7 @@ class World:
 
 
 def engine(
-    world: World, variant: str, parts: int = 1
+    world: World, variant: str, parts: int = 1, ranks: Any = None
 ) -> tuple[mlopt.Engine, dict[str, mlopt.Problem | mlopt.Signal]]:
     """The graph of `examples/lfm_cw_darts.py` over fixed batches."""
     product = {
@@ -179,7 +180,7 @@ def engine(
 
     nodes = [stage1, discriminator, generator, class_sums, class_losses, synthetic, stage2, stage3]
     schedule = mlopt.Sequential() if first else mlopt.Simultaneous()
-    made = mlopt.Engine(nodes, hypergrad=method, schedule=schedule, parts=parts)
+    made = mlopt.Engine(nodes, hypergrad=method, schedule=schedule, parts=parts, ranks=ranks)
     return made, {n.name: n for n in nodes}
 
 
