@@ -82,10 +82,10 @@ def _work(options: argparse.Namespace) -> int:
     dist.destroy_process_group()
     if rank == 0:
         extra = (
-            f"float32, {options.batch} images a step on {options.ranks} ranks together, one thread "
-            f"each; medians of {options.rounds} rounds of {options.steps} steps. speed-up: images a "
-            "second on all ranks against those on one; machine: the same of matrix products; share: "
-            "the first of the second, round by round."
+            f"float32, {options.batch} images a step on {options.ranks} ranks together, one "
+            f"thread each; medians of {options.rounds} rounds of {options.steps} steps. speed-up: "
+            "images a second on all ranks against those on one; machine: the same of matrix "
+            "products; share: the first of the second, round by round."
         )
         title = "Steps of LFM-CW on several ranks"
         text = f"{header(title, device, extra)}\n{lfm_cw_step.SIZES[options.size]}\n\n"
