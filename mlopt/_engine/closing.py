@@ -79,9 +79,9 @@ class Closing:
         Returns:
             Whether it is; if not, the outcome says what is not.
         """
-        if self._ranks is not None and self._ranks.astray():
-            self.outcome.astray, self.outcome.failed = True, ("", "")
-            return False
+        if self._ranks is not None:
+            for flag in self._ranks.flags():
+                self.watch.note_before(None, "odd", flag)
         if not self.transaction.copies:
             new = News()
         else:
@@ -94,6 +94,11 @@ class Closing:
                 for peak in self.transaction.memory.peaks(came):
                     self.watch.note(None, "update", peak)
         found = self.watch.first()
+        if found == (None, "odd"):  # has the step gone by a wrong account of what ranks have?
+            if self._ranks is not None and self._ranks.presence.clear():
+                self.outcome.astray, self.outcome.failed = True, ("", "")
+                return False
+            found = self.watch.first(but="odd")
         if found is not None and found[0] is None:  # whose? Or was it there from the start?
             self._watch_commits(closer := Watch(), new)
             found = closer.first()

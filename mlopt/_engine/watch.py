@@ -45,15 +45,23 @@ class Watch:
         """
         self._watched.append((node, what, scalar))
 
-    def first(self) -> tuple[Node | None, str] | None:
+    def note_before(self, node: Node | None, what: str, scalar: Tensor) -> None:
+        """Watch a scalar, as `note`, that is looked at before all others."""
+        self._watched.insert(0, (node, what, scalar))
+
+    def first(self, but: str = "") -> tuple[Node | None, str] | None:
         """The first that is not as it has to be: one host synchronisation for all.
+
+        Args:
+            but: what is passed over.
 
         Returns:
             Whose it is, and what; None if all are well.
         """
         values = _values([scalar for _, _, scalar in self._watched])
         for (node, what, scalar), value in zip(self._watched, values, strict=True):
-            if value if scalar.dtype is torch.bool else not math.isfinite(value):
+            bad = bool(value) if scalar.dtype is torch.bool else not math.isfinite(value)
+            if bad and what != but:
                 return node, what
         return None
 

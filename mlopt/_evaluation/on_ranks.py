@@ -273,15 +273,16 @@ class OnRanks:
             self.sums.later([flag])
         self.sums.settle()
 
-    def astray(self) -> bool:
-        """Whether the step has gone by a wrong account of what ranks have, and is to be repeated.
+    def flags(self) -> list[Tensor]:
+        """Of each time that accounts were settled, whether a rank has noted anything odd.
 
         Returns:
-            Whether it has, which all ranks know when the step is decided on.
+            Booleans on the device; it is waited for until all ranks have come so far.
         """
         self.settle()
-        flags, self._flags = self._flags, []
-        return any(bool(flag) for flag in flags) and self.presence.clear()
+        for device in {flag.device for flag in self._flags}:
+            self.ranks.reached(device)
+        return [flag != 0 for flag in self._flags]
 
     def spoilers(self, node: Node) -> list[int]:
         """The ranks on which a problem's value is not finite, for which all ask at once.
