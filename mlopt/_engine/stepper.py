@@ -274,8 +274,12 @@ class Stepper(Planned):
             self._look(Aloud())
 
     def _look(self, hear: Aloud) -> None:
-        """The check itself; what is heard of refusals and does not end it leaves it to be made."""
+        """The check itself; what is heard of refusals and does not end it leaves it to be made.
+
+        Each rank looks at its functions by itself, on its own samples.
+        """
         self._checked = False
+        ranks = self._evaluator.ranks
         for first in (True, False):  # functions may give modules other parts when first called
             with hear("graph", ""):
                 self._ownership.check()
@@ -286,10 +290,12 @@ class Stepper(Planned):
             batch = checked_on(self._evaluator, Batches(self.graph, self._feed))
             at = self.graph, self._evaluator, batch, self._seed_of
             try:
+                self._evaluator.ranks = None
                 with self._compiler.paused(), scaled(self._failures.size):
                     if first_check(*at, self._attempt, hear, first):
                         break
             finally:
+                self._evaluator.ranks = ranks
                 self._evaluator.release()
                 self._feed.give_back()
         self._checked = not hear.refused

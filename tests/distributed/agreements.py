@@ -10,6 +10,7 @@ import torch
 import torch.distributed as dist
 from compare import exact, rounding
 from distributed.laws import same_bits, slice_of
+from distributed.rank_graphs import LAYERS, METHODS, nested
 from engine.test_parts_of_batches import SPLITS
 from small import F64, batches, seeded, sgd
 from torch import Tensor, nn
@@ -291,3 +292,13 @@ def refused(graph: str) -> str:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return said(mlopt.Engine([mean, fit]).step)
+
+
+def audit_of_one(method: str) -> bool:
+    """One rank alone looks closely at its engine; then all take a step."""
+    engine = mlopt.Engine(nested(METHODS[method], slice_of, LAYERS["plain"]))
+    same = True
+    if dist.get_rank() == 0:
+        same = bool(mlopt.audit(engine).worst < 1e-4)
+    engine.step()
+    return same

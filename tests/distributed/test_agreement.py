@@ -70,3 +70,7 @@ def test_one_rank_ends_a_run(two):
 def test_a_signal_that_is_no_row_for_each_sample(two):
     for text in two(HERE + "refused", ""):
         assert 'combine="sum"' in text
+
+
+def test_an_audit_is_of_one_rank(two):
+    assert two(HERE + "audit_of_one", "exact") == [True, True]
