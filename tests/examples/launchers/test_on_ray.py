@@ -35,6 +35,8 @@ def address() -> Iterator[str]:
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
         patch.setenv("RAY_AUTH_MODE", "disabled")
         patch.delenv("RAY_ADDRESS", raising=False)
+        patch.setenv("RAY_TMPDIR", folder)  # where it notes its address, in a folder that is there
+        (Path(folder) / "ray").mkdir()
         from ray.cluster_utils import Cluster
 
         cluster = Cluster(True, head_node_args={**node, "num_gpus": 1, "temp_dir": folder})
