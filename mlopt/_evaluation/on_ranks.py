@@ -213,9 +213,13 @@ class OnRanks:
 
     @contextmanager
     def _only(self, node: Node, part: int) -> Iterator[None]:
-        self._alone[node] = evaluation = Together(self.sums)
+        self._alone[node] = alone = Together(self.sums)
         try:
-            with self.parts.only(node, part), together(evaluation), common_length(evaluation.common):
+            with (
+                self.parts.only(node, part),
+                together(alone),
+                common_length(alone.common),
+            ):
                 yield
         finally:
             self._alone.pop(node, None)

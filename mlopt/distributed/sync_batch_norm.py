@@ -191,6 +191,9 @@ def _statistics(
         count: of values that a channel has here.
         mean: of them, by channel.
         squares: the sum of the squares of what is beside it, likewise.
+
+    Returns:
+        The three; the first is one number.
     """
     ranks = evaluation.sums.ranks
     row = torch.cat([mean.new_full((1,), count), mean, squares])
