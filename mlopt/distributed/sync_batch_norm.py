@@ -37,8 +37,8 @@ def sync_batch_norm(module: _M) -> _M:
     `split=False`.
 
     It can be differentiated to any order, on the CPU and on CUDA, which `torch.nn.SyncBatchNorm`
-    cannot. It sends twice as many numbers as there are channels for each rank, once in each pass
-    through the graph. All ranks must have samples of every batch, in one part, and must call the
+    cannot. A layer sends three times as many numbers as it has channels for each rank, once in each
+    pass through it. All ranks must have samples of every batch, in one part, and must call the
     same layers in the same order.
 
     Args:
@@ -158,49 +158,53 @@ def _batch_norm(
     x = input.float() if input.dtype in (torch.float16, torch.bfloat16) else input
     over, shape = (0, *range(2, x.dim())), (1, -1, *[1] * (x.dim() - 2))
     count = x.numel() // x.shape[1]
-    own = x.sum(over) / max(count, 1)
-    x = x - own.view(shape)
-    total, mean, variance = _statistics(evaluation, count, own, x.square().sum(over))
+    shift = x.detach().sum(over) / max(count, 1)
+    x = x - shift.view(shape)
+    here = torch.cat([shift.new_full((1,), count), shift, x.sum(over), x.square().sum(over)])
+    total, near, beside, variance = _statistics(evaluation, here, len(shift))
     if count < 2 and not total > 1:  # which no rank has to ask that has more
         raise ValueError(
             f"Expected more than 1 value per channel when training, got input size {input.shape} "
             "and none on the other ranks"
         )
     with torch.no_grad():
-        found = mean, variance * total / (total - 1)  # that of a sample is unbiased
+        found = near + beside, variance * total / (total - 1)  # that of a sample is unbiased
         for held, value in zip((running_mean, running_var), found, strict=True):
             if held is not None:
                 held.mul_(1 - momentum).add_(value.to(held.dtype), alpha=momentum)
     slope = (variance + eps).rsqrt()
     slope = slope if weight is None else slope * weight
-    offset = (own - mean) * slope
+    offset = (shift - near - beside) * slope
     offset = offset if bias is None else offset + bias
     return torch.addcmul(offset.view(shape), x, slope.view(shape)).to(input.dtype)
 
 
 def _statistics(
-    evaluation: Together, count: int, mean: Tensor, squares: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    """How many values a channel has on all ranks, their mean and their variance.
+    evaluation: Together, here: Tensor, channels: int
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The number of values that a channel has on all ranks, their mean and their variance.
 
-    A rank's sum of squares is about its own mean. So nothing cancels where a mean is large, and
-    all goes in one collective, in which each rank has a row of its own.
+    A rank adds up what is left after a shift of its own, a constant near its mean, and has a row by
+    itself in the one collective. So nothing cancels where means are large.
 
     Args:
         evaluation: of all ranks.
-        count: of values that a channel has here.
-        mean: of them, by channel.
-        squares: the sum of the squares of what is beside it, likewise.
+        here: the number of this rank's values, the shifts, and the sums of what is left and of its
+            squares.
+        channels: how many there are.
 
     Returns:
-        The three; the first is one number.
+        The number; a constant near the mean, and the mean without it; the variance.
     """
     ranks = evaluation.sums.ranks
-    row = torch.cat([mean.new_full((1,), count), mean, squares])
-    rows = F.pad(row[None], (0, 0, ranks.rank, ranks.size - 1 - ranks.rank))
-    counts, means, squares = evaluation.added(rows).split([1, len(mean), len(mean)], dim=1)
-    counts = counts.detach()
-    total = counts.sum()
-    mean = (counts * means).sum(0) / total
-    variance = (squares + counts * (means - mean).square()).sum(0) / total
-    return total, mean, variance
+    rows = F.pad(here[None], (0, 0, ranks.rank, ranks.size - 1 - ranks.rank))
+    rows = evaluation.added(rows)
+    counts, shifts = rows[:, :1].detach(), rows[:, 1 : 1 + channels].detach()
+    sums, squares = rows[:, 1 + channels :].split(channels, dim=1)
+    total, near = counts.sum(), shifts[0]
+    means = sums / counts.clamp(min=1)
+    apart = shifts - near + means
+    beside = (counts * apart).sum(0) / total
+    within = squares - sums * means
+    variance = (within + counts * (apart - beside).square()).sum(0) / total
+    return total, near, beside, variance
