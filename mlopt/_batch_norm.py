@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["BatchNorm2d", "in_float32"]
+__all__ = ["BatchNorm2d", "Normalisation", "in_float32"]
 
 
 def in_float32(x: Tensor, normalise: Callable[[Tensor], Tensor], *by: Tensor | None) -> Tensor:
@@ -38,3 +39,18 @@ class BatchNorm2d(nn.BatchNorm2d):
         """Normalise (B, C, H, W)."""
         by = self.running_mean, self.running_var, self.weight, self.bias
         return in_float32(input, super().forward, *by)
+
+
+class Normalisation(nn.Module):
+    """Batch normalisation whose scale is an input."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.running_mean: Tensor
+        self.running_var: Tensor
+        self.register_buffer("running_mean", torch.zeros(channels))
+        self.register_buffer("running_var", torch.ones(channels))
+
+    def forward(self, x: Tensor, scale: Tensor | None = None) -> Tensor:
+        by, training = (self.running_mean, self.running_var, scale), self.training
+        return in_float32(x, lambda x: F.batch_norm(x, *by, training=training), *by)

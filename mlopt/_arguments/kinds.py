@@ -31,6 +31,7 @@ class Kind:
 
 def kind_of(hint: Any) -> Kind:
     """What an annotation asks for."""
+    hint = getattr(hint, "__bound__", None) or hint  # of a variable for types
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if origin in (typing.Union, UnionType):
         return _union([kind_of(arg) for arg in args])

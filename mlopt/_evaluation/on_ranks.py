@@ -16,12 +16,15 @@ from .._graph.signal import Signal, join, split
 from .._tensors import Tensors, continuous
 from ..distributed.presence import Presence
 from ..distributed.ranks import Ranks
+from ..distributed.shared_sums import Together, together
 from ..distributed.sums import Sums
 from ..distributed.traffic import purpose
+from ..hypergrad.derivatives import common_length
 from .forms import Forms
 from .in_parts import InParts
 from .joint import lone
 from .loss import split_loss
+from .made_together import made_together
 from .over_ranks import Own
 from .part_by_part import Evaluates, check_rows
 from .part_means import Written
@@ -61,7 +64,7 @@ class OnRanks:
         self._shares = Shares(self.sums, parts, device)
         self._forms = Forms(ranks)
         self._whole = Whole(self.sums, self._lined, device)
-        self._alone: dict[Node, int] = {}  # the part of this rank that is evaluated by itself
+        self._alone: dict[Node, Together] = {}  # of which a part of this rank is evaluated alone
         self._last: dict[Node, Share] = {}
         self._own_values: dict[Node, list[Tensor]] = {}  # of objectives, in this step
         self._flags: list[Tensor] = []
@@ -86,8 +89,10 @@ class OnRanks:
             What it gave on all ranks, and the buffers that it wrote.
 
         Raises:
-            DataError: a batch cannot be split, or has no samples.
-            GraphError: the value of a signal has no place for its samples.
+            DataError: a batch cannot be split, or has no samples; or a rank has none of those that
+                BatchNorm takes from all.
+            GraphError: the value of a signal has no place for its samples; or BatchNorm takes those
+                of all ranks, and they have several parts each.
         """
         owners = tuple(owner)
         how: dict[str, Any] = {"keep": keep, "twice": twice, "start": start, "wide": wide}
@@ -95,9 +100,11 @@ class OnRanks:
             self.sums.settle()
         share = self._shares(node, point) if node in self.nodes else None
         if share is None:
-            return evaluator(node, self._whole(node, point, self.rows), owner=owners, **how)
+            with together(None):
+                return evaluator(node, self._whole(node, point, self.rows), owner=owners, **how)
         if node in self._alone:
             return self._one_part(evaluator, node, point, share, how), {}
+        evaluation = made_together(self.sums, self.parts.parts, evaluator, node, share)
         self._last[node] = share
         graph = torch.is_grad_enabled()
         at, found = take_apart(evaluator, node, point) if graph else (point, {})
@@ -107,13 +114,14 @@ class OnRanks:
         local = Point(values if graph else at.values, signals, at.batch, at.seed)
         result, written = None, {}
         if share.parts:
-            result, written = self.parts(
-                evaluator, node, local, owner=owners, first=share.first, **how
-            )
+            with together(evaluation):
+                result, written = self.parts(
+                    evaluator, node, local, owner=owners, first=share.first, **how
+                )
         else:
             evaluator.count[node] += 1
         buffers = self._buffers(evaluator, owners, written, share)
-        here = _Here(node, share, found, leaves, once=not (keep or twice))
+        here = _Here(node, share, found, leaves, evaluation, once=not (keep or twice))
         if isinstance(node, Signal):
             return self._signal(here, result), buffers
         return self._objective(here, result), buffers
@@ -164,8 +172,9 @@ class OnRanks:
         name = (self._labels[here.node],)
         everywhere = [source not in self._lined for source, _ in here.found]
         return Own(
-            self.sums, self.presence, name, outputs, here.leaves, everywhere, whole, here.once
-        )
+            self.sums, self.presence, name, outputs, here.leaves, everywhere, whole,
+            here.evaluation, here.once,
+        )  # fmt: skip
 
     def _buffers(
         self, evaluator: Evaluates, owners: Sequence[Any], written: Written, share: Share
@@ -205,9 +214,13 @@ class OnRanks:
 
     @contextmanager
     def _only(self, node: Node, part: int) -> Iterator[None]:
-        self._alone[node] = part
+        self._alone[node] = alone = Together(self.sums)
         try:
-            with self.parts.only(node, part):
+            with (
+                self.parts.only(node, part),
+                together(alone),
+                common_length(alone.common),
+            ):
                 yield
         finally:
             self._alone.pop(node, None)
@@ -215,7 +228,8 @@ class OnRanks:
     def _one_part(
         self, evaluator: Evaluates, node: Node, point: Point, share: Share, how: dict[str, Any]
     ) -> Any:
-        result, _ = self.parts(evaluator, node, point, first=share.first, **how)
+        with together(self._alone[node]):
+            result, _ = self.parts(evaluator, node, point, first=share.first, **how)
         value, metrics = split_loss(result, node.name)
         return value if node.combine == "sum" else times(value, share.weight), metrics
 
@@ -312,16 +326,23 @@ class _Here:
         share: what this rank has of its batch.
         found: the tensors that gradients go to, by key.
         leaves: that stand for them here.
+        evaluation: that all ranks make together.
         once: whether its graph is gone through once only.
     """
 
-    __slots__ = ("found", "leaves", "node", "once", "share")
+    __slots__ = ("evaluation", "found", "leaves", "node", "once", "share")
 
     def __init__(
-        self, node: Node, share: Share, found: Tensors, leaves: list[Tensor], once: bool
+        self,
+        node: Node,
+        share: Share,
+        found: Tensors,
+        leaves: list[Tensor],
+        evaluation: Together,
+        once: bool,
     ) -> None:
         self.node, self.share, self.found = node, share, found
-        self.leaves, self.once = leaves, once
+        self.leaves, self.evaluation, self.once = leaves, evaluation, once
 
 
 def _is_added(t: Any) -> bool:

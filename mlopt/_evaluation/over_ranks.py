@@ -14,14 +14,15 @@ an ordinary graph, between leaves of its own.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
+from ..distributed.shared_sums import Together, together
 from ..distributed.sums import Sums
-from ..hypergrad.derivatives import derivatives, uncounted
+from ..hypergrad.derivatives import common_length, derivatives, uncounted
 from .joint import asked
 
 __all__ = ["Own", "OverRanks"]
@@ -49,6 +50,7 @@ class Own:
         leaves: what they are computed from.
         everywhere: which of the leaves are the same on all ranks: derivatives by them are sums.
         whole: which of the outputs are sums: cotangents on them are the same on all ranks.
+        evaluation: in which the values were computed, on all ranks together.
         once: whether the graph is gone through once only.
     """
 
@@ -59,6 +61,7 @@ class Own:
     leaves: Sequence[Tensor]
     everywhere: Sequence[bool]
     whole: Sequence[bool]
+    evaluation: Together
     once: bool = False
 
     def pulled(
@@ -80,7 +83,8 @@ class Own:
             for k, c in zip(passed, along, strict=True)
             if (y := self.outputs[k]) is not None and y.requires_grad
         ]
-        with uncounted():
+        common = None if all(self.whole[k] for k in passed) else self.evaluation.common
+        with uncounted(), common_length(common), together(self.evaluation):
             found = derivatives(
                 [y for y, _ in pairs],
                 {(None, str(k)): self.leaves[k] for k in by},
@@ -148,14 +152,14 @@ def _pull(
     values = _summed(own, outputs, by, there, tensors)
     if not again:
         return values
-    function = Own(
-        own.sums,
-        own.agree,
-        name,
-        outputs,
-        [*own.leaves, *held],
-        [*own.everywhere, *(own.whole[k] for k in passed)],
-        [own.everywhere[k] for k in by],
+    function = replace(
+        own,
+        name=name,
+        outputs=outputs,
+        leaves=[*own.leaves, *held],
+        everywhere=[*own.everywhere, *(own.whole[k] for k in passed)],
+        whole=[own.everywhere[k] for k in by],
+        once=False,
     )
     return list(function.attached(values, [*tensors, *along]))
 

@@ -40,6 +40,8 @@ class Evaluates(Protocol):
 
     def parameters(self, variable: Variable) -> dict[str, Tensor]: ...
 
+    def bound(self, node: Node) -> list[Any]: ...
+
 
 @dataclass
 class PartByPart:

@@ -32,6 +32,7 @@ class Share:
             cannot be told.
         own: samples of this rank; None likewise.
         giver: the first rank that has samples.
+        everywhere: whether all ranks have samples.
     """
 
     weight: Any
@@ -40,6 +41,7 @@ class Share:
     rows: tuple[int, ...] | None
     own: int | None
     giver: int
+    everywhere: bool
 
 
 class Shares:
@@ -115,6 +117,7 @@ class Shares:
             rows[0] if known else None,
             rows[0][ranks.rank] if rows[0][ranks.rank] >= 0 else None,
             next(r for r, c in enumerate(counts) if c),
+            all(counts),
         )
 
     def _of_tensors(self, counted: Any) -> Any:

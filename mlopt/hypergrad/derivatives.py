@@ -11,11 +11,12 @@ from torch import Tensor
 
 from .._tensors import Tensors, dense, grad_mode, norm
 
-__all__ = ["backward_passes", "derivatives", "scaled", "uncounted"]
+__all__ = ["backward_passes", "common_length", "derivatives", "scaled", "uncounted"]
 
 _count = 0
 _uncounted = False
 _scale: float | None = None
+_common: Callable[[Tensor], Tensor] | None = None
 #: Powers of two by which cotangents are brought to the scale, at the most: float32 holds them.
 _RANGE = 64
 
@@ -47,6 +48,21 @@ def scaled(by: float | None) -> Iterator[None]:
         yield
     finally:
         _scale = before
+
+
+@contextmanager
+def common_length(common: Callable[[Tensor], Tensor] | None) -> Iterator[None]:
+    """In a block, let `scaled` go by the cotangents of all ranks whose graphs hang together.
+
+    Args:
+        common: this rank's length -> the same on all ranks; None where each goes by its own.
+    """
+    global _common
+    before, _common = _common, common
+    try:
+        yield
+    finally:
+        _common = before
 
 
 @contextmanager
@@ -124,6 +140,8 @@ def _enlarged(
     if cotangents is None:
         return [torch.full_like(t, scale) for t in outputs], 1 / scale
     length = norm({(None, str(i)): t.detach() for i, t in enumerate(cotangents)}, wide=True)
+    if _common is not None:
+        length = _common(length)
     exponent = torch.frexp(length).exponent.clamp(-_RANGE, _RANGE)
     factor = torch.ldexp(torch.full_like(length, scale), -exponent)
     return [_times(t, factor) for t in cotangents], factor.reciprocal()

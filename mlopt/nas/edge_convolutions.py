@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mlopt._batch_norm import in_float32
+from mlopt._batch_norm import Normalisation
 from mlopt.nas.operations import half_pixels
 
 __all__ = [
@@ -26,21 +26,6 @@ convolution.
 
 It multiplies more, but is several times faster than depthwise convolutions on narrow layers.
 """
-
-
-class Normalisation(nn.Module):
-    """Batch normalisation whose scale is an input."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.running_mean: Tensor
-        self.running_var: Tensor
-        self.register_buffer("running_mean", torch.zeros(channels))
-        self.register_buffer("running_var", torch.ones(channels))
-
-    def forward(self, x: Tensor, scale: Tensor | None = None) -> Tensor:
-        by, training = (self.running_mean, self.running_var, scale), self.training
-        return in_float32(x, lambda x: F.batch_norm(x, *by, training=training), *by)
 
 
 def _weights(count: int, *shape: int) -> nn.ParameterList:

@@ -112,6 +112,10 @@ EXAMPLES: dict[str, Example] = {
             "world": (None,),
         },
     ),
+    "mlopt.distributed.sync_batch_norm": of(
+        lambda: {"module": nn.Sequential(nn.BatchNorm1d(2))},
+        wrong={"module": (nn.SyncBatchNorm(2), nn.LazyBatchNorm1d())},
+    ),
     "mlopt.games.Alternating": of(
         lambda: {"turns": ((levels()[0], 1),)},
         wrong={"turns": ((levels()[0],), ((levels()[0], 0),), ((levels()[0], True),))},

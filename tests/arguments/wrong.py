@@ -63,6 +63,7 @@ def wrong_values(hint: Any, valid: Any = None) -> dict[str, Any]:
 
 
 def _members(hint: Any) -> list[Any]:
+    hint = getattr(hint, "__bound__", None) or hint
     if typing.get_origin(hint) in (typing.Union, UnionType):
         return list(typing.get_args(hint))
     return [hint]
