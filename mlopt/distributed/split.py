@@ -100,6 +100,7 @@ def _of_samples(loader: DataLoader[Any], place: Place) -> DataLoader[Any]:
         name: Slices(getattr(loader, name), place, samples, loader.generator),
         "dataset": OwnSamples(loader.dataset, place, loader.collate_fn, samples),
         "collate_fn": as_it_is,
+        "split_of": loader,
         "_iterator": None,
     }
     # A loader that says where it stands sends its workers other batches in one go when it goes

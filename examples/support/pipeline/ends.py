@@ -11,6 +11,8 @@ from types import FrameType
 
 import mlopt
 
+from ..ranks import says
+
 
 class Terminated(KeyboardInterrupt):
     """SIGTERM, where nobody else takes it.
@@ -28,7 +30,7 @@ def ending(resume: str = "--resume") -> Iterator[None]:
 
     An error of mlopt becomes one line and the status 1. SIGINT and SIGTERM become the command that
     continues the run, as the last line, and the status 128 + the signal: 130 and 143. A second
-    SIGTERM ends the program at once.
+    SIGTERM ends the program at once. Of several ranks one says it.
 
     Args:
         resume: the option with which the same command goes on; empty if it does without.
@@ -37,7 +39,7 @@ def ending(resume: str = "--resume") -> Iterator[None]:
     try:
         yield
     except mlopt.MloptError as error:
-        sys.exit(f"error: {error}")
+        sys.exit(f"error: {error}" if says(error) else 1)
     except KeyboardInterrupt as error:
         print(f"\nInterrupted. This continues the run:\n{continuing(resume)}", flush=True)
         sys.exit(128 + getattr(error, "signal", signal.SIGINT))
