@@ -11,7 +11,8 @@ from types import FrameType
 
 import mlopt
 
-from ..ranks import says
+from ..ranks import check_joined, says
+from ..ranks import command as started_by
 
 
 class Terminated(KeyboardInterrupt):
@@ -37,6 +38,7 @@ def ending(resume: str = "--resume") -> Iterator[None]:
     """
     ours = _take_terminate()
     try:
+        check_joined()
         yield
     except mlopt.MloptError as error:
         sys.exit(f"error: {error}" if says(error) else 1)
@@ -53,9 +55,9 @@ def continuing(resume: str, command: Sequence[str] = ()) -> str:
 
     Args:
         resume: the option with which the same command goes on; empty if it does without.
-        command: by default that of this process.
+        command: by default that of this program.
     """
-    words = list(command or sys.orig_argv)
+    words = list(command or started_by())
     return shlex.join([*words, *([resume] if resume and resume not in words else [])])
 
 

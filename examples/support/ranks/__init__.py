@@ -7,11 +7,25 @@ May import: no other room.
 """
 
 from .onlooker import Onlooker
-from .program import alone, count, first, is_first, joined, leave, says, take_device, together
+from .program import (
+    alone,
+    check_joined,
+    command,
+    count,
+    first,
+    is_first,
+    joined,
+    leave,
+    says,
+    take_device,
+    together,
+)
 
 __all__ = [
     "Onlooker",
     "alone",
+    "check_joined",
+    "command",
     "count",
     "first",
     "is_first",

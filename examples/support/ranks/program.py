@@ -30,10 +30,13 @@ _STARTED = {"RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"}
 _SOON, _LATER = 0.01, 0.5
 #: So long the ranks wait for one another when the program has failed, in seconds.
 _FAREWELL = 20.0
+#: So long the next one waits for the first to say by itself why it has failed, in seconds.
+_FORGOTTEN = 3.0
 
 #: What the ranks tell one another by; None where this process is alone.
 _store: Any = None
 _told = 0  # how often they have, the same on all
+_command: list[str] = []  # of torchrun
 
 
 @contextlib.contextmanager
@@ -44,8 +47,8 @@ def joined() -> Iterator[None]:
     dropped. If it fails, or is interrupted, they end after the first: torchrun ends all that are
     left when one has ended so, and the first may have something to save.
     """
-    global _store, _told
-    if not (os.environ.keys() >= _STARTED and int(os.environ["WORLD_SIZE"]) > 1):
+    global _store, _told, _command
+    if not _are_several():
         yield
         return
     try:
@@ -55,6 +58,8 @@ def joined() -> Iterator[None]:
     except (RuntimeError, ValueError) as error:
         sys.exit(f"error: the processes that were started do not find one another: {error}")
     _store, _told = dist.PrefixStore("program", store), 0
+    if "LOCAL_WORLD_SIZE" in os.environ:
+        _command = ["torchrun", "--nproc-per-node", os.environ["LOCAL_WORLD_SIZE"], *sys.argv]
     try:
         with contextlib.ExitStack() as stack:
             if rank:
@@ -90,8 +95,23 @@ def says(error: mlopt.MloptError) -> bool:
 
     The first hears of what another has failed by; where the first itself is gone, the next says so.
     """
-    gone = isinstance(error, mlopt.RankError) and error.rank == 0
-    return alone() or dist.get_rank() == (1 if gone else 0)
+    rank = int(os.environ["RANK"]) if _are_several() else 0
+    if rank == 1 and isinstance(error, mlopt.RankError) and error.rank == 0:
+        return alone() or not _are_there(["end/0"], _FORGOTTEN)
+    return rank == 0
+
+
+def check_joined() -> None:
+    """Refuse to be one of several copies of a program that is one process's.
+
+    Raises:
+        SettingsError: torchrun has started several, which are not joined.
+    """
+    if alone() and _are_several():
+        raise mlopt.SettingsError(
+            f"{os.environ['WORLD_SIZE']} processes of this program have been started, and it is "
+            "one process's. Start it without torchrun."
+        )
 
 
 def first(work: Callable[[], T], others: Callable[[], T] | None = None) -> T:
@@ -115,7 +135,7 @@ def first(work: Callable[[], T], others: Callable[[], T] | None = None) -> T:
             raise
         _store.set(key, pickle.dumps((True, None if others else found)))
         return found
-    done, told = pickle.loads(_get(key))
+    done, told = pickle.loads(_get(key, 0))
     if not done:
         sys.exit(told)
     return others() if others else told
@@ -137,7 +157,7 @@ def together() -> Iterator[None]:
     except mlopt.MloptError as error:
         said, failed = f"{type(error).__name__}: {error}", error
     _store.set(f"{key}/{dist.get_rank()}", said)
-    texts = [_get(f"{key}/{rank}").decode() for rank in range(count())]
+    texts = [_get(f"{key}/{rank}", rank).decode() for rank in range(count())]
     if failed is not None:
         raise failed
     for rank, text in enumerate(texts):
@@ -160,6 +180,11 @@ def leave() -> None:
         sys.exit(0)
 
 
+def command() -> list[str]:
+    """What a shell starts this program by, of which torchrun may have started several."""
+    return _command or list(sys.orig_argv)
+
+
 def take_device(name: str) -> str:
     """The device of this rank: of `cuda` the one that has the rank's number on its machine."""
     if alone() or name != "cuda":
@@ -170,19 +195,24 @@ def take_device(name: str) -> str:
     return f"cuda:{index}"
 
 
+def _are_several() -> bool:
+    """Whether torchrun has started several processes of this program."""
+    return os.environ.keys() >= _STARTED and int(os.environ["WORLD_SIZE"]) > 1
+
+
 def _next_key() -> str:
     global _told
     _told += 1
     return f"told/{_told}"
 
 
-def _get(key: str) -> bytes:
-    """What a rank has told, when it has; if the first has ended meanwhile, this one does."""
-    pause = _SOON
+def _get(key: str, rank: int) -> bytes:
+    """What a rank has told, when it has; if it has ended instead, so does this one."""
+    pause, end = _SOON, f"end/{rank}"
     try:
         while not _store.check([key]):
-            if _store.check(["end"]):
-                sys.exit(int(_store.get("end")))
+            if _store.check([end]):
+                sys.exit(int(_store.get(end)))
             time.sleep(pause)
             pause = min(1.1 * pause, _LATER)
         return _store.get(key)
@@ -193,22 +223,26 @@ def _get(key: str) -> bytes:
 
 
 def _part(status: int) -> None:
-    """Wait until the first rank has ended its work, and it until the others have."""
+    """Tell that this rank ends, and wait until the first does, and it until the others do."""
     if alone():
         return
     rank = dist.get_rank()
-    waits = [f"gone/{r}" for r in range(1, count())] if rank == 0 else ["end"]
+    others = [f"end/{r}" for r in range(1, count())] if rank == 0 else ["end/0"]
     with contextlib.suppress(RuntimeError, ValueError):
         for number in (signal.SIGINT, signal.SIGTERM):  # what comes now says that others have ended
             signal.signal(number, signal.SIG_IGN)
-    with contextlib.suppress(RuntimeError):
-        if rank == 0:
-            _store.set("end", str(status))
-        until = time.monotonic() + _FAREWELL
-        while not _store.check(waits) and time.monotonic() < until:
+        _store.set(f"end/{rank}", str(status))
+    _are_there(others, _FAREWELL)
+
+
+def _are_there(keys: list[str], patience: float) -> bool:
+    """Whether ranks have told something, or do so in that many seconds."""
+    until = time.monotonic() + patience
+    with contextlib.suppress(RuntimeError):  # the store may have gone with the first
+        while not (there := _store.check(keys)) and time.monotonic() < until:
             time.sleep(_SOON)
-        if rank:
-            _store.set(f"gone/{rank}", "")
+        return there
+    return False
 
 
 def _status(error: BaseException) -> int:
