@@ -47,8 +47,8 @@ def split(loader: Iterable[Any], rank: int | None = None, world: int | None = No
         world: how many there are; likewise.
 
     Returns:
-        The loader of slices, which has the one that was given as `split_of` (a list's is a list); that
-        itself, if there is one rank or no group.
+        The loader of slices, with the one that was given in `split_of`; or, of a list, a list. What
+        was given, if there is one rank or no group.
 
     Raises:
         SettingsError: `rank` is not below `world`, or only one of the two is given.

@@ -3,7 +3,8 @@
     torchrun --nproc-per-node 2 as_a_rank.py lfm_cw_darts --epochs 1 ...
 
 There is no option for float64. New networks have torch's default type, and batches that of the
-images. `END_AT` in the environment is "rank step signal", where the rank may be "all".
+images. `END_AT` in the environment is "rank step signal", where the rank may be "all", and "error"
+a signal.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import contextlib
 import dataclasses
 import importlib
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -58,18 +60,20 @@ def in_float64() -> Iterator[None]:
 
 @contextlib.contextmanager
 def ended_at(rank: str, step: str, number: str) -> Iterator[None]:
-    """A rank is sent a signal at the beginning of a step."""
+    """A rank is sent a signal, or fails, at the beginning of a step."""
     import mlopt
 
-    take = mlopt.Engine._take_step
+    step_of = mlopt.Engine._stepped
 
-    def taken(engine: mlopt.Engine) -> Any:
+    def stepped(engine: mlopt.Engine) -> Any:
         if engine.steps == int(step) and rank in ("all", os.environ["RANK"]):
+            if number == "error":
+                raise mlopt.DataError("on purpose")
             os.kill(os.getpid(), int(number))
-        return take(engine)
+        return step_of(engine)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(mlopt.Engine, "_take_step", taken)
+        patch.setattr(mlopt.Engine, "_stepped", stepped)
         yield
 
 
@@ -86,15 +90,49 @@ def torchrun(
     """
     program = [str(ROOT / "examples" / f"{name}.py")] if plain else [__file__, name]
     command = ["torch.distributed.run", "--standalone", "--nproc-per-node", "2", *program, *line]
-    paths = [str(ROOT), str(ROOT / "tests"), str(ROOT / "examples")]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(paths)}
-    environment.pop("END_AT", None)
-    if end_at:
-        environment["END_AT"] = end_at
     return subprocess.run(
-        [sys.executable, "-m", *command], capture_output=True, text=True, env=environment,
-        timeout=300, check=False,
+        [sys.executable, "-m", *command], capture_output=True, text=True,
+        env=environment(end_at), timeout=300, check=False,
     )  # fmt: skip
+
+
+def by_themselves(
+    name: str, line: list[str], end_at: str = ""
+) -> list[subprocess.CompletedProcess[str]]:
+    """The same without torchrun, which ends all ranks when one has failed."""
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port = s.getsockname()[1]
+    children = []
+    for rank in ("0", "1"):
+        own = {
+            "RANK": rank,
+            "WORLD_SIZE": "2",
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": str(port),
+        }
+        children.append(
+            subprocess.Popen(
+                [sys.executable, __file__, name, *line],
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                env={**environment(end_at), **own},
+            )  # fmt: skip
+        )
+    said = [child.communicate(timeout=300)[0] for child in children]
+    return [
+        subprocess.CompletedProcess(child.args, child.returncode, text, "")
+        for child, text in zip(children, said, strict=True)
+    ]
+
+
+def environment(end_at: str) -> dict[str, str]:
+    """Of a rank that is ended at some step."""
+    paths = [str(ROOT), str(ROOT / "tests"), str(ROOT / "examples")]
+    found = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(paths)}
+    found.pop("END_AT", None)
+    return {**found, "END_AT": end_at} if end_at else found
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 import torch.distributed as dist
-from examples.as_a_rank import in_float64, torchrun
+from examples.as_a_rank import by_themselves, in_float64, torchrun
 from examples.pipeline.test_ends import without_seeds
 from examples.pipeline.test_resume import outcome
 from examples.small_runs import SMALL
@@ -30,7 +30,7 @@ pytestmark = pytest.mark.skipif(
     not (dist.is_available() and dist.is_gloo_available()), reason="this torch has no gloo"
 )
 
-LINE = [*SMALL, "--epochs", "2", "--batch-size", "12", "--checkpoint-every", "1"]
+LINE = [*SMALL, "--epochs", "3", "--batch-size", "8", "--checkpoint-every", "1"]
 ALONE = ["--no-beside-plain", "--retrain", "best"]
 STAGES = ["--space", "p-darts", "--add-cells", "0", "1", "--drop", "4", "3", "--skip-dropout",
           "0.1", "0.4"]  # fmt: skip
@@ -128,22 +128,21 @@ def test_a_program_that_is_one_process_refuses_to_be_several(tmp_path: Path) -> 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("name", "more"),
+    ("name", "more", "then"),
     [
-        ("lfm_cw_darts", ["--ema", "0.9", "--d-steps", "2"]),
-        ("lfm_cw_darts", ["--discriminator", "own", "--images-per-class", "1"]),
-        ("lfm_cw_darts", [*STAGES, "--order", "first", "--generator-epochs", "0"]),
-        ("sgl_darts", [*ALONE, "--learners", "3", "--product", "central"]),
-        ("sgl_darts", [*ALONE, *STAGES, "--order", "first"]),
-        ("darts", ["--space", "pc-darts", "--channels", "4", "--steps", "upper-first"]),
-        ("darts", ["--space", "darts-minus", "--stop-on-collapse"]),
+        ("lfm_cw_darts", ["--ema", "0.9", "--d-steps", "2"], 1),
+        ("lfm_cw_darts", ["--discriminator", "own", "--images-per-class", "1"], 2),
+        ("lfm_cw_darts", [*STAGES, "--order", "first", "--generator-epochs", "0"], 1),
+        ("sgl_darts", [*ALONE, "--learners", "3", "--product", "central"], 2),
+        ("sgl_darts", [*ALONE, *STAGES, "--order", "first"], 1),
+        ("darts", ["--space", "pc-darts", "--channels", "4", "--steps", "upper-first"], 2),
+        ("darts", ["--space", "darts-minus", "--stop-on-collapse"], 1),
     ],
 )  # fmt: skip
-@pytest.mark.parametrize("then", [1, 2], ids=["one process goes on", "two go on"])
 def test_killed_at_a_random_step(tmp_path: Path, name: str, more: list[str], then: int) -> None:
-    """All ranks at once, by SIGKILL."""
+    """All ranks at once, by SIGKILL; so many go on."""
     seed = random.SystemRandom().randrange(2**32)
-    step = random.Random(seed).randrange(1, 4)
+    step = random.Random(seed).randrange(1, 3)
     print(f"seed {seed}: killed at step {step}")
     line = [*LINE, "--run-folder", str(tmp_path / "ranks"), *more]
     done = torchrun(name, line, f"all {step} {int(signal.SIGKILL)}")
@@ -161,13 +160,36 @@ def test_killed_at_a_random_step(tmp_path: Path, name: str, more: list[str], the
 
 @pytest.mark.slow
 @pytest.mark.parametrize("rank", [0, 1])
-def test_a_rank_that_is_killed_is_named_by_the_other(tmp_path: Path, rank: int) -> None:
-    line = [*LINE, "--run-folder", str(tmp_path / "run")]
-    done = torchrun("darts", line, f"{rank} 2 {int(signal.SIGKILL)}")
-    assert done.returncode == 1
-    assert said_by(done, f"error: rank {rank} of 2 is gone") == 1
-    done = torchrun("darts", [*line, "--resume"])
+def test_a_rank_that_is_killed_ends_the_other(tmp_path: Path, rank: int) -> None:
+    """It says which one is gone; or torchrun does, which ends it, and it says how to go on."""
+    alone = by_themselves("darts", [*LINE, "--run-folder", str(tmp_path / "run")], f"{rank} 2 9")
+    killed, left = alone[rank], alone[1 - rank]
+    assert killed.returncode == -signal.SIGKILL
+    assert left.returncode == 1
+    assert said_by(left, f"error: rank {rank} of 2 is gone") == said_by(left, "error: ") == 1
+
+    line = [*LINE, "--run-folder", str(tmp_path / "run"), "--resume"]
+    done = torchrun("darts", line, f"{rank} 3 9")
+    assert "-9" in statuses(done)
+    assert said_by(done, "Interrupted. This continues the run") == (rank == 1)
+    assert not said_by(done, "error: ")
+    done = torchrun("darts", line)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rank", [0, 1])
+def test_an_error_in_a_run_is_said_once(tmp_path: Path, rank: int) -> None:
+    """What one rank fails by, the first says; and all end with its status."""
+    line = [*LINE, "--run-folder", str(tmp_path / "run")]
+    for start in (torchrun, by_themselves):
+        found = start("darts", [*line, "--overwrite"], f"{rank} 2 error")
+        done = found if isinstance(found, list) else [found]
+        assert {d.returncode for d in done} == {1}
+        first = "" if rank == 0 else "rank 1 of 2 has failed: DataError: "
+        assert sum(said_by(d, f"error: {first}on purpose\n") for d in done) == 1
+        assert sum(said_by(d, "error: ") for d in done) == 1
+    assert RunFolder.open(tmp_path / "run").state == "interrupted"
 
 
 def test_an_onlooker_writes_nothing(tmp_path: Path) -> None:
