@@ -50,8 +50,10 @@ def one_process(name: str, folder: Path, *more: str, resume: bool = False) -> No
 
 
 def found_in(folder: Path) -> Any:
-    """What a search has left, but for what its steps were planned to cost."""
+    """What a search has left, but for what its steps were planned to cost, and who took them."""
     found = outcome(folder)
+    for name in (name for name in found if name.endswith("result.json")):
+        found[name]["notes"] = [n for n in found[name]["notes"] if not n.startswith("2 processes")]
     found["rows"] = [row for row in found["rows"] if row["phase"] != "plan"]
     return without(without_seeds(found), COSTS | OWN | {"fingerprint", "planned"})
 

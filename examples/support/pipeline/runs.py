@@ -116,7 +116,13 @@ def _test(
     ]
     rows = [row, *others, *baseline_rows(data)]
     save_learners(search, genotypes, tested, folder)
-    save_result(folder, data, rows, notes(search))
+    said = notes(search)
+    if "search_ranks" in taken:
+        said.append(
+            f"{taken['search_ranks']} processes have searched together, each with its share of "
+            "every batch; the network passes are those of one."
+        )
+    save_result(folder, data, rows, said)
     return rows
 
 
