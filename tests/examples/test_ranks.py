@@ -107,13 +107,18 @@ def test_sigterm_to_one_rank_saves_and_one_process_goes_on(tmp_path: Path) -> No
     assert_same(found, expected)
 
 
-@pytest.mark.parametrize("case", ["a folder", pytest.param("a setting", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "case",
+    ["a folder", *(pytest.param(c, marks=pytest.mark.slow) for c in ("a setting", "a device"))],
+)
 def test_an_error_before_the_run_is_said_once(tmp_path: Path, case: str) -> None:
     """As a user starts the program."""
     line, message = ["--epochs", "0"], "error: the command line: epochs = 0 is too small.\n"
     if case == "a folder":
         RunFolder.create(tmp_path / "run", {}).close()
         line, message = [*LINE], f"error: run folder {tmp_path / 'run'}: already exists. "
+    elif case == "a device":  # which all ranks find
+        line, message = [*LINE, "--device", "nope"], "error: device = 'nope' cannot be used here"
     before = sorted(tmp_path.rglob("*"))
     done = torchrun("darts", [*line, "--run-folder", str(tmp_path / "run")], plain=True)
     assert done.returncode == 1
