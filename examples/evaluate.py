@@ -117,10 +117,11 @@ def search_cost(genotype: str) -> dict[str, Any]:
         return {}
     folder = RunFolder.open(root)
     result, settings = folder.read_json("result.json"), folder.read_json("settings.json")
-    seconds = result["rows"][0].get("search_seconds") if result else None
-    if seconds is None:
+    row = result["rows"][0] if result else {}
+    if row.get("search_seconds") is None:
         return {}
-    return {"search_seconds": seconds, "search_device": settings.get("device", "cpu")}
+    found = {name: row[name] for name in ("search_seconds", "search_ranks") if name in row}
+    return {**found, "search_device": settings.get("device", "cpu")}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

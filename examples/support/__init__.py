@@ -3,6 +3,7 @@
 Each folder is a room with one subject; its `__init__.py` says what lives there, what it may import,
 and where to start reading. From the lowest to the highest, of which each imports from lower ones:
 
+    ranks          several processes that torchrun has started, as one program
     settings       what a run depends on: options, presets, the command line
     data           data sets, and the batches of a search
     networks       search spaces, supernets, the networks of a GAN

@@ -47,7 +47,8 @@ def split(loader: Iterable[Any], rank: int | None = None, world: int | None = No
         world: how many there are; likewise.
 
     Returns:
-        The loader of slices; the one that was given, if there is one rank or no group.
+        The loader of slices, with the one that was given in `split_of`; or, of a list, a list. What
+        was given, if there is one rank or no group.
 
     Raises:
         SettingsError: `rank` is not below `world`, or only one of the two is given.
@@ -100,6 +101,7 @@ def _of_samples(loader: DataLoader[Any], place: Place) -> DataLoader[Any]:
         name: Slices(getattr(loader, name), place, samples, loader.generator),
         "dataset": OwnSamples(loader.dataset, place, loader.collate_fn, samples),
         "collate_fn": as_it_is,
+        "split_of": loader,
         "_iterator": None,
     }
     # A loader that says where it stands sends its workers other batches in one go when it goes

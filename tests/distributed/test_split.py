@@ -290,6 +290,7 @@ def test_the_length_and_the_name_are_those_of_the_loader(name: str) -> None:
     own = split(plain, 1, 2)
     if not isinstance(plain, tuple):  # it is cut at once
         assert describe(own) == describe(plain)
+        assert isinstance(plain, list) or own.split_of is plain
     assert known.makes_anew(own) == (known.makes_anew(plain) and isinstance(own, DataLoader))
     if isinstance(plain, Passes) or isinstance(getattr(plain, "dataset", 0), IterableDataset):
         with pytest.raises(TypeError):

@@ -132,6 +132,11 @@ def test_what_a_search_has_found_with_what_it_took(tmp_path, no_pictures):
         row = evaluate.run(str(given), s)[0]
         assert (row["name"], row["search_seconds"]) == ("found", 129600.0)
         assert "1.5 GPU-days" in result_table([row])
+    together = {"search_seconds": 129600.0, "search_ranks": 2}
+    folder.save_json("result.json", {"rows": [{"name": "SGL", **together}]})
+    row = evaluate.search_cost(str(folder.root))
+    assert row == {**together, "search_device": "cuda:1"}
+    assert "3 GPU-days" in result_table([{"name": "found", **row}])
     s = small(tmp_path / "file", "--eval-epochs", "1")
     (tmp_path / "mine.json").write_text(GENOTYPES["DARTS_V1"].to_json())
     row = evaluate.run(str(tmp_path / "mine.json"), s)[0]

@@ -18,14 +18,15 @@ PROGRAMS = {
 }  # fmt: skip
 #: Each room, and what it may import: rooms above it in this table.
 ROOMS: dict[str, set[str]] = {
+    "ranks": set(),
     "settings": set(),
     "data": {"settings"},
     "networks": {"settings"},
     "optimization": {"settings"},
     "results": {"settings"},
     "retraining": {"settings", "data", "networks", "results"},
-    "search": {"settings", "networks"},
-    "pipeline": {"settings", "data", "networks", "results", "retraining", "search"},
+    "search": {"ranks", "settings", "networks"},
+    "pipeline": {"ranks", "settings", "data", "networks", "results", "retraining", "search"},
     "tables": {"settings", "results"},
     "launchers": {"tables"},
 }

@@ -18,6 +18,7 @@ from mlopt.data import (
     search_split,
     standard_augmentation,
 )
+from mlopt.distributed import split
 
 from ..settings import Settings
 
@@ -29,6 +30,8 @@ def search_loaders(
     data: ImageData, s: Settings, *, plain: bool = False, unlabeled: bool = False
 ) -> tuple[Any, ...]:
     """Loaders of the two parts, and of unlabeled images; all keep pace with the training batches.
+
+    Of each batch a rank has its slice.
 
     Args:
         data: whose training images are searched with.
@@ -49,7 +52,8 @@ def search_loaders(
         "augment": None if data.name == "digits" else augment,
     }
     parts = batches(train, s, plain=plain, **options), batches(valid, s, **options)
-    return parts if images is None else (*parts, batches(images, s, labels=False, **options))
+    found = parts if images is None else (*parts, batches(images, s, labels=False, **options))
+    return tuple(map(split, found))
 
 
 def unlabeled_images(data: ImageData, s: Settings) -> tuple[ImageData, ImagePart]:

@@ -4,7 +4,7 @@ Start with runs.py. learners.py is what becomes of what a search found, folders.
 folder, command.py is the program's command line, ends.py how any program ends, program.py lets the
 small ones go on where they were interrupted, proof.py shows that a search can be resumed.
 
-May import: settings, data, networks, results, retraining, search.
+May import: ranks, settings, data, networks, results, retraining, search.
 """
 
 from .command import main

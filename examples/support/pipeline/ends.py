@@ -11,6 +11,9 @@ from types import FrameType
 
 import mlopt
 
+from ..ranks import check_joined, says
+from ..ranks import command as started_by
+
 
 class Terminated(KeyboardInterrupt):
     """SIGTERM, where nobody else takes it.
@@ -28,16 +31,17 @@ def ending(resume: str = "--resume") -> Iterator[None]:
 
     An error of mlopt becomes one line and the status 1. SIGINT and SIGTERM become the command that
     continues the run, as the last line, and the status 128 + the signal: 130 and 143. A second
-    SIGTERM ends the program at once.
+    SIGTERM ends the program at once. Of several ranks one says it.
 
     Args:
         resume: the option with which the same command goes on; empty if it does without.
     """
     ours = _take_terminate()
     try:
+        check_joined()
         yield
     except mlopt.MloptError as error:
-        sys.exit(f"error: {error}")
+        sys.exit(f"error: {error}" if says(error) else 1)
     except KeyboardInterrupt as error:
         print(f"\nInterrupted. This continues the run:\n{continuing(resume)}", flush=True)
         sys.exit(128 + getattr(error, "signal", signal.SIGINT))
@@ -51,9 +55,9 @@ def continuing(resume: str, command: Sequence[str] = ()) -> str:
 
     Args:
         resume: the option with which the same command goes on; empty if it does without.
-        command: by default that of this process.
+        command: by default that of this program.
     """
-    words = list(command or sys.orig_argv)
+    words = list(command or started_by())
     return shlex.join([*words, *([resume] if resume and resume not in words else [])])
 
 

@@ -11,10 +11,13 @@ from pathlib import Path
 import mlopt
 from mlopt.report import RunFolder
 
+from ..ranks import Onlooker, first
+
 #: Settings that say where and how a run is made: it may go on with others.
 _MAY_DIFFER = {
     "device", "threads", "workers", "data_root", "unlabeled_root", "run_folder", "overwrite",
-    "checkpoint_every", "loggers", "resume",
+    "checkpoint_every", "loggers", "resume", "ranks",
+    "parts",  # what they may be depends on how many ranks there are: the engine sees to that
 }  # fmt: skip
 
 
@@ -26,7 +29,7 @@ def open_run(
     overwrite: bool,
     refresh: Callable[[RunFolder], object] | None = None,
 ) -> RunFolder:
-    """The folder of a run, ready to be logged to.
+    """The folder of a run, ready to be logged to; to other ranks than the first, an onlooker.
 
     Args:
         path: the folder.
@@ -39,6 +42,18 @@ def open_run(
         SettingsError: a run is there and neither is wanted, it is of other settings, or the folder
             is no run's.
     """
+    return first(
+        lambda: _opened(path, settings, resume, overwrite, refresh), others=lambda: Onlooker(path)
+    )
+
+
+def _opened(
+    path: Path,
+    settings: Mapping[str, object],
+    resume: bool,
+    overwrite: bool,
+    refresh: Callable[[RunFolder], object] | None,
+) -> RunFolder:
     begun = os.path.isfile(path / "settings.json")
     if not resume:
         if begun and not overwrite:

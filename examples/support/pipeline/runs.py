@@ -5,12 +5,14 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 
 from mlopt.data import ImageData
 from mlopt.report import RunFolder, write_report
 
+from .. import ranks
 from ..data import load_data, search_loaders
 from ..networks import TITLES
 from ..results import (
@@ -29,14 +31,19 @@ from .folders import open_run, remove_checkpoints
 from .learners import derive_all, notes, retrain_learners, save_learners
 
 
-def run(example: str, scheme: Scheme, s: Settings, *, resume: bool = False) -> list[Row]:
+def run(
+    example: str, scheme: Scheme, s: Settings, *, resume: bool = False, more: bool = False
+) -> list[Row]:
     """One whole run into its folder: search through all stages, derive, retrain, test, report.
+
+    Several ranks search together. What follows is the first one's, without the others.
 
     Args:
         example: its name.
         scheme: makes the search.
         s: the settings; `s.run_path(example)` is the folder, which afterwards has result.json.
         resume: whether to go on with a run that was interrupted, wherever it was.
+        more: whether another run follows, for which the other ranks wait; else they end.
 
     Returns:
         The rows of the result: the run, further learners, logistic regression, chance.
@@ -47,49 +54,61 @@ def run(example: str, scheme: Scheme, s: Settings, *, resume: bool = False) -> l
     if scheme.of(s) is not scheme:
         print(f"{scheme.title} with one learner: nobody teaches it, so this is the plain search.")
         scheme = scheme.of(s)
-    check_device(s.device)
-    data = load_data(s)
-    check(data, s)
-    loaders = search_loaders(data, s, plain=scheme.plain, unlabeled=scheme.unlabeled)
-    torch.manual_seed(s.seed)  # of the initial weights; the engine has generators of its own
-    search = scheme(data, *loaders, s)
-    services = begin_services(s, s.run_path(example))
+    with ranks.together():
+        check_device(s.device)
+        data = load_data(s)
+        check(data, s)
+        loaders = search_loaders(data, s, plain=scheme.plain, unlabeled=scheme.unlabeled)
+        torch.manual_seed(s.seed)  # of the initial weights; the engine has generators of its own
+        search = scheme(data, *loaders, s)
+    services = ranks.first(lambda: begin_services(s, s.run_path(example)), others=list)
+    several = {"ranks": ranks.count()} if not ranks.alone() else {}
     with (
         _threads(s.threads),
         open_run(
             s.run_path(example),
-            {"example": example, **dataclasses.asdict(s)},
+            {"example": example, **dataclasses.asdict(s), **several},
             resume=resume,
             overwrite=s.overwrite,
             refresh=write_report,
         ) as folder,
         logging_to(folder, s, services),
     ):
-        result = folder.read_json("result.json")
+        result = ranks.first(lambda: folder.read_json("result.json"))
+        taken = dict[str, Any]()
         if result is None:
             search = run_stages(scheme, search, loaders, folder, data, s)
-            rows = _test(search, title_of(scheme, s), data, folder, s)
-        else:  # it was interrupted at its very end
-            rows = result["rows"]
-        remove_checkpoints(folder)
-        report = write_report(folder)
-        log_report(folder, rows, report)
-        print(f"report: {report}")
-    return rows
+            taken = {
+                "search_seconds": search.spent.seconds,
+                "passes": search.spent.passes,
+                "evaluations": search.engine.plan().evaluations,
+                **({"search_ranks": ranks.count()} if not ranks.alone() else {}),
+            }
+
+        def rest() -> list[Row]:
+            if result is None:
+                rows = _test(search, taken, title_of(scheme, s), data, folder, s)
+            else:  # it was interrupted at its very end
+                rows = result["rows"]
+            remove_checkpoints(folder)
+            report = write_report(folder)
+            log_report(folder, rows, report)
+            print(f"report: {report}")
+            return rows
+
+        if more:
+            return ranks.first(rest)
+        ranks.leave()
+        return rest()
 
 
-def _test(search: Search, title: str, data: ImageData, folder: RunFolder, s: Settings) -> list[Row]:
-    """What follows a search, and its result.json."""
+def _test(
+    search: Search, taken: Row, title: str, data: ImageData, folder: RunFolder, s: Settings
+) -> list[Row]:
+    """What follows a search, which has taken that much, and its result.json."""
     genotypes = derive_all(search, folder, f"{title} on {data.name}")
     tested = retrain_learners(search, genotypes, data, folder, s)
-    row = {
-        "name": title,
-        "space": s.space,
-        "search_seconds": search.spent.seconds,
-        "passes": search.spent.passes,
-        "evaluations": search.engine.plan().evaluations,
-        **tested[search.best],
-    }
+    row = {"name": title, "space": s.space, **taken, **tested[search.best]}
     others = [
         {"name": f"{title} learner {k + 1}", **result}
         for k, result in tested.items()
@@ -97,7 +116,13 @@ def _test(search: Search, title: str, data: ImageData, folder: RunFolder, s: Set
     ]
     rows = [row, *others, *baseline_rows(data)]
     save_learners(search, genotypes, tested, folder)
-    save_result(folder, data, rows, notes(search))
+    said = notes(search)
+    if "search_ranks" in taken:
+        said.append(
+            f"{taken['search_ranks']} processes have searched together, each with its share of "
+            "every batch; the network passes are those of one."
+        )
+    save_result(folder, data, rows, said)
     return rows
 
 
@@ -119,8 +144,9 @@ def run_beside_base(
     Raises:
         MloptError: as `run`.
     """
-    rows = run(example, scheme, s, resume=resume)
-    if scheme.base is None or scheme.of(s) is scheme.base:
+    more = scheme.base is not None and scheme.of(s) is not scheme.base
+    rows = run(example, scheme, s, resume=resume, more=more)
+    if scheme.base is None or not more:
         return rows
     root = s.run_path(example)
     print(f"\nplain search, same settings and seed, into {root / 'darts'}")

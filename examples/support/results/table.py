@@ -26,7 +26,11 @@ def result_table(rows: Sequence[Row], *, markdown: bool = False) -> str:
     shown = [
         {
             **row,
-            "search": cost(row.get("search_seconds"), row.get("search_device", row.get("device"))),
+            "search": cost(
+                row.get("search_seconds"),
+                row.get("search_device", row.get("device")),
+                row.get("search_ranks", 1),
+            ),
             "retraining": cost(row.get("retrain_seconds"), row.get("device")),
         }
         for row in rows
@@ -39,12 +43,15 @@ def result_table(rows: Sequence[Row], *, markdown: bool = False) -> str:
     return format_table(shown, filled, markdown=markdown)
 
 
-def cost(seconds: float | None, device: str | None) -> str | None:
-    """GPU-days or CPU hours, as papers print them; seconds if it took less than ten minutes."""
+def cost(seconds: float | None, device: str | None, ranks: int = 1) -> str | None:
+    """GPU-days or CPU hours of all ranks, as papers print them.
+
+    If it took less than ten minutes, that many seconds.
+    """
     if seconds is None:
         return None
     if seconds < 600:
         return f"{seconds:.3g} s"
     if device and device.startswith("cuda"):
-        return f"{seconds / 86400:.3g} GPU-days"
-    return f"{seconds / 3600:.3g} CPU hours"
+        return f"{ranks * seconds / 86400:.3g} GPU-days"
+    return f"{ranks * seconds / 3600:.3g} CPU hours"

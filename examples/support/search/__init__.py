@@ -3,7 +3,7 @@
 Start with search.py, what a scheme makes, and stages.py, which runs it. epochs.py, average.py,
 alarms.py and log.py accompany it; measures.py is what they know of its learners.
 
-May import: settings, networks.
+May import: ranks, settings, networks.
 """
 
 from .average import Follow

@@ -10,6 +10,7 @@ from mlopt.data import ImageData
 from mlopt.generators import sample_grid, save_grid
 from mlopt.report import RunFolder
 
+from ..ranks import is_first
 from .count import Count
 from .measures import mixtures
 from .search import Search
@@ -60,9 +61,8 @@ class Log(mlopt.Callback):
 
     def on_epoch(self, engine: mlopt.Engine, metrics: dict[str, Any]) -> None:
         last = engine.epoch == self.epochs
-        if self.search.generator is not None and (
-            last or engine.epoch % max(1, self.epochs // 6) == 0
-        ):
+        due = last or engine.epoch % max(1, self.epochs // 6) == 0
+        if self.search.generator is not None and due and is_first():
             images = sample_grid(self.search.generator, self.data.classes, 10, seed=0)
             epoch = self.search.spent.epochs + engine.epoch
             path = self.folder.path(f"samples/epoch_{epoch:04d}.png")

@@ -31,7 +31,8 @@ def validation(
         device: where batches are moved to.
         losses: mean losses of the engine over the last epoch, by name.
     """
-    valid = copy.copy(valid)  # the engine is in the middle of its own pass
+    # The whole of it, so that all ranks find the same; and the engine is in the middle of its pass.
+    valid = copy.copy(getattr(valid, "split_of", valid))
     metrics = {
         x.key(k): v for x in learners for k, v in measured(x, valid, device, losses or {}).items()
     }
