@@ -41,6 +41,7 @@ class Planned(abc.ABC):
     _agreement: Agreement
     _evaluator: Evaluator
     _plans: dict[Any, tuple[Plan, frozenset[Problem]]]
+    _counted: dict[int, tuple[Plan, Traffic]]  # by the number of ranks
     _seed: int
     _undo: bool
 
@@ -85,7 +86,10 @@ class Planned(abc.ABC):
             count = 1 if self._agreement.ranks is None else self._agreement.ranks.size
         if count == 1:
             return plan
-        return replace(plan, ranks=count, traffic=self._between(count, plan, dormant))
+        known = self._counted.get(count)
+        if known is None or known[0] is not plan:  # which is the same as long as nothing changes
+            known = self._counted[count] = plan, self._between(count, plan, dormant)
+        return replace(plan, ranks=count, traffic=known[1])
 
     @property
     def traffic(self) -> dict[str, tuple[int, int]]:

@@ -106,6 +106,7 @@ class Stepper(Planned):
         self._evaluator.choose = self._compiler.choose if self.compiled is not None else None
         self._agreement = Agreement(self._ranks, self.graph, self._evaluator, self._feed)
         self._plans: dict[Any, tuple[Plan, frozenset[Problem]]] = {}
+        self._counted = {}
         self._ownership = Ownership(self.graph, self._evaluator)
         self._checked = False
         self._failures = Failures()

@@ -36,8 +36,8 @@ STAGES = ["--space", "p-darts", "--add-cells", "0", "1", "--drop", "4", "3", "--
           "0.1", "0.4"]  # fmt: skip
 #: What is another number where a batch is taken in parts.
 COSTS = {"passes", "between_passes", "left_passes", "evaluations", "search_ranks"}
-#: What a rank has its own rows of.
-OWN = {"signals"}
+#: What a rank has its own rows of, and what the trial of its plan has drawn ahead.
+OWN = {"signals", "waiting"}
 
 
 def one_process(name: str, folder: Path, *more: str, resume: bool = False) -> None:
