@@ -14,6 +14,7 @@ import mlopt
 from mlopt.distributed import sums
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+import scaling_graphs  # noqa: E402
 import scaling_model  # noqa: E402
 
 METHODS: dict[str, Any] = {
@@ -51,9 +52,9 @@ def sizes_of(engine: Any) -> dict[str, tuple[int, ...]]:
 def formula(graph: str, engine: Any, method: Any, sequential: bool = False) -> dict[str, Any]:
     sizes = sizes_of(engine)
     if graph == "lfm-cw":
-        levels = scaling_model.lfm_cw(sizes, method, classes=3, item=8, metrics=1, whole=False)
+        levels = scaling_graphs.lfm_cw(sizes, method, classes=3, item=8, metrics=1, whole=False)
     else:
-        levels = scaling_model.sgl(sizes, method)
+        levels = scaling_graphs.sgl(sizes, method)
     return scaling_model.staged(levels, 8, sequential).all
 
 
@@ -112,7 +113,7 @@ def test_buffers_go_with_the_decision() -> None:
     one = (4 + 4, 1, False)  # mean and variance of four features, and a count of batches
     held = dict.fromkeys(("w1", "w2", "h"), one)
     sizes = sizes_of(engine)
-    levels = scaling_model.lfm_cw(
+    levels = scaling_graphs.lfm_cw(
         sizes, method, classes=3, item=8, metrics=1, whole=False, buffers=held
     )
     assert found == scaling_model.staged(levels, 8).all
