@@ -63,7 +63,8 @@ class Planned(abc.ABC):
 
         Where levels are nested or a method takes several steps, the first call makes a trial, which
         costs what it counts and changes nothing. So does a call for several ranks, with the batch
-        of this process as that of each: what goes between them is counted, and goes nowhere.
+        of this process as that of each: what goes between them is counted, and goes nowhere. How
+        it comes about, and how long it may take, is said in `docs/scaling.md`.
 
         Args:
             ranks: how many there are taken to be; by default as many as there are.
