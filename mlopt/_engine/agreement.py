@@ -124,7 +124,7 @@ class Agreement:
         passes = [self._feed.passes[s] for s in self._feed.streams]
         return [stop, signal, steps, epoch, *passes]
 
-    def after_step(self, steps: int) -> None:
+    def look_over(self, steps: int) -> None:
         """Compare what the ranks hold, if it is time.
 
         Args:

@@ -181,7 +181,7 @@ class Stepper(Planned):
     def _take_step(self) -> dict[str, Any]:
         with self._agreement.together():
             metrics = self._stepped()
-            self._agreement.after_step(self.steps)
+            self._agreement.look_over(self.steps)
         return metrics
 
     def _stepped(self) -> dict[str, Any]:
