@@ -18,13 +18,12 @@ from torch.nn.functional import cross_entropy
 from torch.utils.checkpoint import checkpoint
 
 import mlopt
-from mlopt import DataError, GraphError, nas
+from mlopt import DataError
 from mlopt._batch_norm import Normalisation
 from mlopt.distributed import EmptySlice, sync_batch_norm
 from mlopt.distributed.ranks import found
 from mlopt.distributed.shared_sums import Together, together
 from mlopt.distributed.sums import Sums
-from mlopt.generators import ConditionalBatchNorm
 from mlopt.hypergrad.derivatives import scaled
 
 LAW = 1e-12
@@ -342,56 +341,3 @@ def no_samples_for_one() -> list[str]:
         same = torch.equal(before, _vector(engine.graph.variables[0].value))
         return [str(error), "nothing has changed" if same else "something has changed"]
     return ["nothing was raised"]
-
-
-def in_parts(outside: bool) -> str:
-    module = sync_batch_norm(nn.BatchNorm1d(3, track_running_stats=False)).double()
-    how = (nn.BatchNorm1d, None, module) if outside else (_synced, None, None)
-    try:
-        mlopt.Engine(made(slice_of, *how), parts=2).step()
-    except GraphError as error:
-        return str(error)
-    return "nothing was raised"
-
-
-# Networks of the library.
-
-
-def supernets() -> None:
-    """A step of DARTS on a supernet of `mlopt.nas`."""
-
-    def engine(own: Any, change: Any, **options: Any) -> mlopt.Engine:
-        generator = torch.Generator().manual_seed(81)
-        x = torch.randn(6, 3, 8, 8, generator=generator, dtype=F64)
-        y = torch.arange(6) % 2
-        network = seeded(82, lambda: nas.Supernet(channels=2, layers=2, classes=2, nodes=1))
-        W = mlopt.Variable(change(network), "w")
-        A = mlopt.Variable(seeded(83, lambda: nas.Architecture(1)), "a")
-
-        @mlopt.problem(
-            over=W, given=[A], data=[own((x, y))], optimizer=steps(W), hypergrad=mlopt.OneStep()
-        )
-        def lower(w, a, batch):
-            return cross_entropy(w(batch[0], a()), batch[1])
-
-        @mlopt.problem(over=A, given=[W], data=[own((x.flip(0), y))], optimizer=steps(A))
-        def upper(a, w, batch):
-            return cross_entropy(w(batch[0], a()), batch[1])
-
-        return mlopt.Engine([lower, upper], **options)
-
-    alone = engine(lambda b: b, lambda network: network, ranks=False)
-    exact(numbers(engine(slice_of, sync_batch_norm)), numbers(alone), 1e-11, what="supernet")
-
-
-def conditional() -> None:
-    """BatchNorm with a gain for each class."""
-    sums, rank = ranks()
-    layer = seeded(91, lambda: ConditionalBatchNorm(2, classes=3))
-    disturb(layer)
-    x = torch.randn(8, 2, 3, 3, generator=torch.Generator().manual_seed(92), dtype=F64)
-    y = torch.arange(8) % 3
-    expected = layer(x, y).chunk(sums.ranks.size)[rank]
-    with together(Together(sums)):
-        found = sync_batch_norm(layer)(*slice_of((x, y)))
-    exact(found.detach(), expected.detach(), LAW)

@@ -23,6 +23,7 @@ from mlopt.distributed.sums import Sums
 from mlopt.distributed.sync_batch_norm import takes_all_ranks
 
 HERE = "distributed.batch_norms:"
+NETWORKS = "distributed.batch_norm_networks:"
 #: Differences of values divided by a small radius: their rounding is larger.
 SKIPPED = {("nested", "zeroth order")}
 #: Of the methods, one of each kind; the others take minutes.
@@ -130,18 +131,18 @@ def test_a_rank_without_samples_is_said_on_all(two):
 
 @pytest.mark.parametrize("outside", [False, True])
 def test_parts_of_ranks_are_refused(outside, two):
-    for said in two(f"{HERE}in_parts", outside):
+    for said in two(f"{NETWORKS}in_parts", outside):
         assert "lower: its BatchNorm takes the samples of all ranks" in said
         assert "Engine(parts=2)" in said
         assert "Take parts=1" in said
 
 
 def test_a_supernet(two):
-    two(f"{HERE}supernets")
+    two(f"{NETWORKS}supernets")
 
 
 def test_conditional_batch_norm(two):
-    two(f"{HERE}conditional")
+    two(f"{NETWORKS}conditional")
 
 
 # By itself.
