@@ -14,6 +14,7 @@ from .._arguments import checked, from_one, from_zero, in_body
 from .._errors import GraphError, NonFiniteError, SettingsError
 from .._evaluation.causes import Aloud
 from .._evaluation.compile import Compiler
+from .._evaluation.sharded import sharded
 from .._graph.feed import Feed
 from .._graph.graph import Graph
 from .._graph.group import Group
@@ -100,7 +101,14 @@ class Stepper(Planned):
         self.clock = Clock(self.graph)
         self._epoch_stream: Stream | None = counting_stream(self.graph)
         check_epochs(self.graph, self._feed.streams, self._epoch_stream)
+        self._sharded = sharded(self.graph, self._ranks)
+        with nullcontext() if self._sharded is None else self._sharded.standing():
+            self._set_up(precision, compile)
+
+    def _set_up(self, precision: Precision | None, compile: bool | Mapping[str, Any]) -> None:
+        """What knows where the tensors of modules and optimizers are."""
         self._evaluator = evaluator_of(self.graph, precision, self.device, self._ranks)
+        self._evaluator.sharded = self._sharded is not None
         self._compiler = Compiler(self.graph, compile)
         self.compiled = self._compiler.compiled  # what it took so far; None if it is off
         self._evaluator.choose = self._compiler.choose if self.compiled is not None else None
@@ -153,6 +161,8 @@ class Stepper(Planned):
         out: dict[Variable, dict[str, Tensor]] = {v: {} for v in problem.over}
         for (variable, name), tensor in gradient.items():
             out[variable][name] = tensor
+            if self._sharded is not None and (variable, name) in self._sharded.spread:
+                out[variable][name] = self._sharded.wrapped((variable, name), tensor)
         return out
 
     def step(self) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from .._graph.node import Node
+from .._tensors import spread
 
 __all__ = ["Care", "Watch"]
 
@@ -59,8 +60,13 @@ class Watch:
             Whose it is, and what; None if all are well.
         """
         values = _values([scalar for _, _, scalar in self._watched])
-        for (node, what, scalar), value in zip(self._watched, values, strict=True):
-            bad = bool(value) if scalar.dtype is torch.bool else not math.isfinite(value)
+        found = [
+            bool(value) if scalar.dtype is torch.bool else not math.isfinite(value)
+            for (_, _, scalar), value in zip(self._watched, values, strict=True)
+        ]
+        if (over := spread()) is not None and found:  # what a rank finds among its rows
+            found = (over.most(torch.tensor(found, dtype=torch.float32)) > 0).tolist()
+        for (node, what, _), bad in zip(self._watched, found, strict=True):
             if bad and what != but:
                 return node, what
         return None

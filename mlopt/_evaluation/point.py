@@ -27,6 +27,7 @@ from .places import Place
 from .precision import Precisions
 from .reads import tell_frozen
 from .recall import Kept, Recall
+from .slots import reads_whole
 from .versions import versions, written_in_place
 
 __all__ = ["Evaluator", "Point"]
@@ -79,6 +80,7 @@ class Evaluator:
         #: How a step evaluates a node, if it takes batches in parts: see `InParts`.
         self.parts: Any = None
         self.ranks: Any = None  #: likewise on several ranks: see `OnRanks`
+        self.sharded = False  #: whether modules hold rows: see `Slots`
         #: Nodes of which parts are computed again in backward passes.
         self.recomputing: set[Node] = set()
         #: Nodes that take derivatives inside, for which what they read must require gradients.
@@ -169,6 +171,8 @@ class Evaluator:
                 function = self.choose(node, twice) if self.choose else node.fn
                 if self.precision.dtypes and not wide:
                     function = self.precision.around(node, function)
+                if self.sharded:
+                    function = reads_whole(function)
                 if inside or region is not None:
                     with region() if region else nullcontext(), grad_mode(True if inside else None):
                         result = function(*arguments)

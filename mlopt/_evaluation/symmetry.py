@@ -11,7 +11,8 @@ import torch
 from .._errors import exhausted
 from .._graph.graph import Graph
 from .._graph.problem import Problem
-from .._tensors import Key, Tensors, add_scaled, difference, like, norm, real
+from .._tensors import Key, Tensors, add_scaled, difference, like, norm, real, spread
+from .._tensors import dot as products
 from ..hypergrad.derivatives import derivatives
 from .loss import split_loss
 from .point import Evaluator, Point
@@ -272,5 +273,8 @@ def _length(tensors: Tensors, key: Key) -> float:
 
 def dot(a: Tensors, b: Tensors) -> float:
     """The sum of the products of two sides' numbers, by the keys that both have."""
-    both = (k for k in a if k in b)
+    both = [k for k in a if k in b]
+    if spread() is not None:
+        sides = ({k: real(t[k].detach()) for k in both} for t in (a, b))
+        return float(products(*sides))
     return sum(float((real(a[k].detach()) * real(b[k].detach())).sum()) for k in both)

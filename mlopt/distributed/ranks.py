@@ -27,6 +27,12 @@ _ROLL_CALL = 2.0
 _WAITING = ("Timed out", "timed out", "Operation timed out")
 _GONE = ("Connection closed by peer", "Connection reset", "Broken pipe", "Socket", "connection")
 
+# By the names of this torch: the older ones are deprecated.
+_JOIN = getattr(dist, "all_gather_single", None) or getattr(dist, "all_gather_into_tensor", None)
+_ADD_APART = getattr(dist, "reduce_scatter_single", None) or getattr(
+    dist, "reduce_scatter_tensor", None
+)
+
 _controls: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()
 _engines = 0
 
@@ -124,6 +130,14 @@ class Ranks:
             What `wait` takes.
         """
         return self._begin(dist.all_gather, own, tensors)
+
+    def join(self, whole: Tensor, own: Tensor) -> Begun:
+        """Begin to put tensors of one shape one behind the other in `whole`; see `add_up`."""
+        return self._begin(_JOIN, own, whole)
+
+    def add_apart(self, own: Tensor, whole: Tensor) -> Begun:
+        """Begin to add up a tensor of which each rank keeps its piece, `own`; see `add_up`."""
+        return self._begin(_ADD_APART, whole, own)
 
     def hand_out(self, tensor: Tensor) -> Begun:
         """Begin to give everybody the first rank's tensor, in place; see `add_up`."""
@@ -243,7 +257,7 @@ class Ranks:
             raise RankError(f"rank {rank} of {self.size} has failed: {said}", rank=rank)
 
     def _begin(
-        self, collective: Callable[..., Any], own: Tensor, *others: Any, group: Any = None
+        self, collective: Any, own: Tensor, *others: Any, group: Any = None
     ) -> Begun:
         group = self.group if group is None else group
         self.traffic.note(own)
