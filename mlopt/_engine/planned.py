@@ -12,6 +12,7 @@ from .._arguments import checked, from_one, from_zero, in_body, take
 from .._errors import GraphError
 from .._evaluation.part_by_part import part_seed
 from .._evaluation.point import Evaluator
+from .._evaluation.sharded import Sharded
 from .._graph.graph import Graph
 from .._graph.node import Node
 from .._graph.problem import Problem
@@ -44,6 +45,7 @@ class Planned(abc.ABC):
     _counted: dict[int, tuple[Plan, Traffic]]  # by the number of ranks
     _seed: int
     _undo: bool
+    _sharded: Sharded | None
 
     @abc.abstractmethod
     def _check(self) -> None:
@@ -87,6 +89,12 @@ class Planned(abc.ABC):
             count = 1 if self._agreement.ranks is None else self._agreement.ranks.size
         if count == 1:
             return plan
+        if self._sharded is not None and count != self._sharded.ranks.size:
+            raise GraphError(
+                f"plan: ranks={count}, and variables are sharded over "
+                f"{self._sharded.ranks.size} ranks, whose rows are of that size. Ask on so many "
+                "ranks, or an engine whose modules are not sharded."
+            )
         known = self._counted.get(count)
         if known is None or known[0] is not plan:  # which is the same as long as nothing changes
             known = self._counted[count] = plan, self._between(count, plan, dormant)
@@ -106,6 +114,7 @@ class Planned(abc.ABC):
             t or o for o, t in commits if t is not None or not isinstance(o, Commit | Draw)
         )
         before = evaluator.ranks
+        real = None if self._sharded is None else self._sharded.ranks.traffic.all
         try:
             graph.stacks.clear()  # on ranks their members are evaluated one by one
             evaluator.ranks = on_ranks(graph, ranks, parts, self.device)
@@ -114,6 +123,8 @@ class Planned(abc.ABC):
             evaluator.ranks, evaluator.parts = before, parts
             graph.stacks.update(stacks)
         ranks.exchange(self._agreement.state(self.steps, self.epoch))
+        if self._sharded is not None and real is not None:  # rows do go between the ranks
+            ranks.traffic.add(self._sharded.ranks.traffic.all, real)
         return ranks.traffic
 
     def _compose(self) -> tuple[Plan, frozenset[Problem]]:

@@ -14,6 +14,7 @@ from .._arguments import checked, from_one, from_zero, in_body
 from .._errors import GraphError, NonFiniteError, SettingsError
 from .._evaluation.causes import Aloud
 from .._evaluation.compile import Compiler
+from .._evaluation.shardable import check_options
 from .._evaluation.sharded import sharded
 from .._graph.feed import Feed
 from .._graph.graph import Graph
@@ -108,7 +109,9 @@ class Stepper(Planned):
     def _set_up(self, precision: Precision | None, compile: bool | Mapping[str, Any]) -> None:
         """What knows where the tensors of modules and optimizers are."""
         self._evaluator = evaluator_of(self.graph, precision, self.device, self._ranks)
-        self._evaluator.sharded = self._sharded is not None
+        if self._sharded is not None:
+            check_options(compile, self._evaluator.precision.dtypes.values())
+            self._evaluator.sharded = True
         self._compiler = Compiler(self.graph, compile)
         self.compiled = self._compiler.compiled  # what it took so far; None if it is off
         self._evaluator.choose = self._compiler.choose if self.compiled is not None else None
@@ -298,7 +301,7 @@ class Stepper(Planned):
                 check_epochs(self.graph, self._feed.streams, self._epoch_stream, self.epoch)
             self._plans.clear()
             self._feed.begin()
-            batch = checked_on(self._evaluator, Batches(self.graph, self._feed))
+            batch = checked_on(self._evaluator, Batches(self.graph, self._feed), self.device)
             at = self.graph, self._evaluator, batch, self._seed_of
             try:
                 self._evaluator.ranks = None

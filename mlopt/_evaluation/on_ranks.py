@@ -259,14 +259,7 @@ class OnRanks:
         self.sums.arrive()
 
     def place(self, key: Key) -> tuple[int, int] | None:
-        """Where the rows of a tensor begin that this rank has, and how many there are in all.
-
-        Args:
-            key: of a part of a signal, or of a variable.
-
-        Returns:
-            The two; None where all ranks have the same.
-        """
+        """Where the rows of a tensor begin that this rank has, and how many there are in all."""
         if (shard := shard_of(key)) is not None:
             return shard.start, shard.shape[0]
         rows = self.rows.get(key[0])

@@ -77,16 +77,13 @@ class Evaluator:
         # (node, twice) -> its function, or another that computes the same; None: always its own
         self.choose: Callable[[Node, bool], Callable[..., Any]] | None = None
         self.precision = Precisions()
-        #: How a step evaluates a node, if it takes batches in parts: see `InParts`.
-        self.parts: Any = None
+        self.parts: Any = None  #: how a step evaluates a node in parts, if it does: see `InParts`
         self.ranks: Any = None  #: likewise on several ranks: see `OnRanks`
         self.sharded = False  #: whether modules hold rows: see `Slots`
-        #: Nodes of which parts are computed again in backward passes.
-        self.recomputing: set[Node] = set()
+        self.recomputing: set[Node] = set()  #: of which parts are computed again going back
         #: Nodes that take derivatives inside, for which what they read must require gradients.
         self.differentiating: set[Node] = set()
-        #: The low precision that a node computes in, if it does.
-        self.narrow: dict[Node, torch.dtype] = {}
+        self.narrow: dict[Node, torch.dtype] = {}  #: in which low precision a node computes
         #: Whether a backward of the user's own, or a hook, may give gradients anybody's memory.
         self.bent = False
         self.recall = Recall()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
+import torch
 import torch.distributed as dist
 from torch import nn
 
@@ -13,7 +15,7 @@ from .._graph.problem import Problem
 from .._variable import Variable
 from ..distributed.ranks import Ranks
 
-__all__ = ["check_optimizer", "check_sharded", "fsdp_modules", "is_sharded"]
+__all__ = ["check_options", "check_optimizer", "check_sharded", "fsdp_modules", "is_sharded"]
 
 #: Optimizers that step each number by itself.
 _BY_NUMBERS = {
@@ -49,6 +51,28 @@ def check_sharded(graph: Graph, ranks: Ranks | None) -> None:
     for problem in graph.problems:
         if problem.optimizer is not None:
             check_optimizer(problem)
+
+
+def check_options(compile: Any, dtypes: Collection[torch.dtype]) -> None:
+    """Refuse what an engine of sharded variables does not do.
+
+    Args:
+        compile: as the engine was given it.
+        dtypes: the low precisions in which nodes are computed.
+
+    Raises:
+        GraphError: it is asked for.
+    """
+    if compile is not False:
+        raise GraphError(
+            "Engine: compile= takes functions that hold whole parameters, and some of these are "
+            "sharded, which are gathered as they are read. Leave it out."
+        )
+    if torch.float16 in dtypes:
+        raise GraphError(
+            "Engine: precision='fp16' scales each rank's gradients by their own length, which "
+            "sharded variables have no gradients for. Take precision='bf16', or do not shard."
+        )
 
 
 def check_optimizer(problem: Problem) -> None:
@@ -196,4 +220,3 @@ def _parts_of(method: Any) -> list[Any]:
             ):
                 held.append(value)
     return held
-

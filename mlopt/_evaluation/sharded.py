@@ -59,11 +59,12 @@ class Sharded:
         ranks: of the engine, on which all of them lie.
 
     Attributes:
+        ranks: they.
         spread: says which tensors are rows.
     """
 
     def __init__(self, graph: Graph, ranks: Ranks) -> None:
-        self._graph = graph
+        self._graph, self.ranks = graph, ranks
         self._parts: list[_Part] = []
         self._roots: list[nn.Module] = []
         self._rows: dict[int, tuple[Any, Tensor]] = {}  # a DTensor, and its rows, by its identity
@@ -80,7 +81,9 @@ class Sharded:
                     self._parameters[variable, name] = p
             for part in variable.value.modules():
                 own = {k: p for k, p in part._parameters.items() if is_sharded(p)}
-                hooks = [name for name in _HOOKS if any(map(_is_fsdps, part.__dict__[name].values()))]
+                hooks = [
+                    name for name in _HOOKS if any(map(_is_fsdps, part.__dict__[name].values()))
+                ]
                 if own or hooks:
                     held = {k: Shard.of(p.shape, ranks) for k, p in own.items()}  # type: ignore[union-attr]
                     self._parts.append(_Part(part, own, held, hooks))

@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+from torch import Tensor
+
 from .._errors import GraphError
 from ..distributed.shards import Shard, gathered
 
@@ -58,9 +60,9 @@ class Slots(dict[str, Any]):
         self.shards = shards
 
     def __getitem__(self, key: str) -> Any:
-        held = super().__getitem__(key)
-        shard = self.shards.get(key) if _reading and held is not None else None
-        return held if shard is None else gathered(held, shard)
+        held: Any = super().__getitem__(key)
+        shard = self.shards.get(key) if _reading else None
+        return gathered(held, shard) if shard is not None and isinstance(held, Tensor) else held
 
     def __setitem__(self, key: str, value: Any) -> None:
         if _reading and key in self.shards:
@@ -72,7 +74,10 @@ class Slots(dict[str, Any]):
         super().__setitem__(key, value)
 
     def get(self, key: str, default: Any = None) -> Any:
-        return self[key] if key in self else default
+        try:
+            return self[key]
+        except KeyError:
+            return default
 
     def values(self) -> Any:
         return [self[key] for key in self] if _reading else super().values()

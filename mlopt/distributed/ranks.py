@@ -6,7 +6,7 @@ import contextlib
 import pickle
 import time
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any, NamedTuple, NoReturn
 
@@ -256,9 +256,7 @@ class Ranks:
             self._end()
             raise RankError(f"rank {rank} of {self.size} has failed: {said}", rank=rank)
 
-    def _begin(
-        self, collective: Any, own: Tensor, *others: Any, group: Any = None
-    ) -> Begun:
+    def _begin(self, collective: Any, own: Tensor, *others: Any, group: Any = None) -> Begun:
         group = self.group if group is None else group
         self.traffic.note(own)
         try:

@@ -174,7 +174,7 @@ class _Packed(NamedTuple):
 
     rows: Tensor
     shard: Shard
-    view: tuple[Any, Any, int]
+    view: tuple[Any, Any, Any]
 
 
 def _pack(tensor: Tensor) -> Any:

@@ -23,10 +23,14 @@ class SpreadKeys:
     Args:
         shards: how the rows of each lie.
         ranks: that have them.
+
+    Attributes:
+        variables: whose they are.
     """
 
     def __init__(self, shards: Mapping[Key, Shard], ranks: Ranks) -> None:
         self.shards, self._sums, self._ranks = shards, Sums(ranks), ranks
+        self.variables = frozenset(variable for variable, _ in shards)
 
     def __contains__(self, key: object) -> bool:
         return key in self.shards

@@ -43,9 +43,7 @@ class System:
         NonFiniteError: b is infinite or not a number.
     """
 
-    def __init__(
-        self, operator: Operator, b: Tensors, name: str, whole: bool = False
-    ) -> None:
+    def __init__(self, operator: Operator, b: Tensors, name: str, whole: bool = False) -> None:
         self.name = name
         self.where = name or "A x = b"
         self.products = 0

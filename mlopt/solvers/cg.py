@@ -76,9 +76,7 @@ class CG(AbstractSolver):
         best = (residual, x)
         for step in range(1, self.max_steps + 1):
             product = system.product(p)
-            curvature, pp, qq = system.read(
-                system.dots((p, product), (p, p), (product, product))
-            )
+            curvature, pp, qq = system.read(system.dots((p, product), (p, p), (product, product)))
             if step == 1 and qq == 0:
                 raise system.no_curvature()
             # A product is known to eps |A| |p| only, and |A p| / |p| is at most |A|.
