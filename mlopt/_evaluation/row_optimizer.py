@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 
 __all__ = ["RowOptimizer", "like"]
@@ -69,11 +70,12 @@ class RowOptimizer:
             self.optimizer.state[step(p)] = own
 
 
-def like(parameter: Any, rows: Tensor) -> Any:
-    """A DTensor of these rows, placed as a parameter is."""
+def like(parameter: Any, rows: Tensor, shape: torch.Size | None = None) -> Any:
+    """A DTensor of these rows, placed as a parameter is, and of its shape if no other is given."""
     from torch.distributed.tensor import DTensor
 
+    whole: torch.Size = parameter.shape if shape is None else shape
     return DTensor.from_local(
         rows.detach(), parameter.device_mesh, parameter.placements, run_check=False,
-        shape=parameter.shape, stride=parameter.stride(),
+        shape=whole, stride=torch.empty(whole, device="meta").stride(),
     )  # fmt: skip

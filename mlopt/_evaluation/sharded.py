@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from .._graph.graph import Graph
@@ -65,6 +66,7 @@ class Sharded:
 
     def __init__(self, graph: Graph, ranks: Ranks) -> None:
         self._graph, self.ranks = graph, ranks
+        self._stands = False
         self._parts: list[_Part] = []
         self._roots: list[nn.Module] = []
         self._rows: dict[int, tuple[Any, Tensor]] = {}  # a DTensor, and its rows, by its identity
@@ -93,8 +95,12 @@ class Sharded:
     @contextmanager
     def standing(self) -> Iterator[None]:
         """A block of the engine's work, in which rows stand in the places of DTensors."""
+        if self._stands:
+            yield
+            return
         entered: list[Any] = []
         try:
+            self._stands = True
             self._refresh()
             for part in self._parts:
                 entered.append(part)
@@ -107,10 +113,21 @@ class Sharded:
         finally:
             for each in reversed(entered):
                 each.leave()
+            self._stands = False
 
     def wrapped(self, key: Key, rows: Tensor) -> Any:
         """A DTensor of these rows, as the parameter of that key is one."""
         return like(self._parameters[key], rows)
+
+    def rows_by_key(self) -> dict[Key, Tensor]:
+        """The rows of each parameter."""
+        return {key: self._rows[id(p)][1] for key, p in self._parameters.items()}
+
+    def empty(self, shape: Sequence[int], dtype: torch.dtype) -> Any:
+        """A DTensor of a whole shape that lies as parameters do."""
+        first = next(iter(self._parameters.values()))
+        own = (Shard.of(shape, self.ranks).own, *shape[1:])
+        return like(first, torch.empty(own, dtype=dtype, device=first.device), torch.Size(shape))
 
     def _refresh(self) -> None:
         """Find the memory of DTensors where it is now."""

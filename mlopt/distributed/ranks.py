@@ -27,11 +27,9 @@ _ROLL_CALL = 2.0
 _WAITING = ("Timed out", "timed out", "Operation timed out")
 _GONE = ("Connection closed by peer", "Connection reset", "Broken pipe", "Socket", "connection")
 
-# By the names of this torch: the older ones are deprecated.
-_JOIN = getattr(dist, "all_gather_single", None) or getattr(dist, "all_gather_into_tensor", None)
-_ADD_APART = getattr(dist, "reduce_scatter_single", None) or getattr(
-    dist, "reduce_scatter_tensor", None
-)
+_NEW = hasattr(dist, "all_gather_single")  # this torch deprecates the older names
+_JOIN = getattr(dist, "all_gather_single" if _NEW else "all_gather_into_tensor", None)
+_ADD_APART = getattr(dist, "reduce_scatter_single" if _NEW else "reduce_scatter_tensor", None)
 
 _controls: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()
 _engines = 0
@@ -94,6 +92,7 @@ class Ranks:
         size: of the group.
         lost: whether a rank has failed, after which nothing goes by the group.
         traffic: what has gone by it.
+        control: a group of gloo, of the same ranks.
     """
 
     def __init__(self, group: Any) -> None:
@@ -101,7 +100,7 @@ class Ranks:
         self.group = group
         self.rank, self.size = dist.get_rank(group), dist.get_world_size(group)
         self.lost, self.traffic = False, Traffic()
-        self._control = _control_of(group)
+        self.control = _control_of(group)
         self._store = _store_of(group)
         _engines += 1  # the same on all ranks, which make their engines in the same order
         self._engine = _engines
@@ -268,7 +267,7 @@ class Ranks:
     def _gather(self, own: Tensor) -> list[Tensor]:
         each = [torch.empty_like(own) for _ in range(self.size)]
         with purpose(ONCE if current() == ONCE else "agreement"):
-            self.wait(self._begin(dist.all_gather, own, each, group=self._control))
+            self.wait(self._begin(dist.all_gather, own, each, group=self.control))
         return each
 
     def _mourn(self, error: Exception) -> NoReturn:
@@ -320,7 +319,7 @@ class Ranks:
     def _end(self) -> None:
         """Have nothing wait for those that will not come."""
         self.lost = True
-        for group in (self.group, self._control):
+        for group in (self.group, self.control):
             if hasattr(group, "abort") and dist.get_backend(group) != "gloo":
                 with contextlib.suppress(Exception):
                     group.abort()
