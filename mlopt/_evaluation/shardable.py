@@ -8,6 +8,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
 
 from .._errors import GraphError
 from .._graph.graph import Graph
@@ -15,8 +16,13 @@ from .._graph.problem import Problem
 from .._variable import Variable
 from ..distributed.ranks import Ranks
 
-__all__ = ["check_options", "check_optimizer", "check_sharded", "fsdp_modules", "is_sharded"]
+__all__ = [
+    "check_hooks", "check_optimizer", "check_options", "check_sharded", "fsdp_modules",
+    "is_sharded",
+]  # fmt: skip
 
+#: Hooks that torch calls for every optimizer.
+_EVERYONES = (_global_optimizer_pre_hooks, _global_optimizer_post_hooks)
 #: Optimizers that step each number by itself.
 _BY_NUMBERS = {
     "SGD", "Adam", "AdamW", "NAdam", "RAdam", "Adamax", "Adagrad", "Adadelta", "RMSprop", "ASGD",
@@ -91,6 +97,28 @@ def check_optimizer(problem: Problem) -> None:
             f"{problem.name}: its optimizer, a {kind.__name__}, is not known to step each number "
             "by itself, and sharded parameters are stepped by the rows that each rank has. Take "
             f"one of torch's {', '.join(sorted(_BY_NUMBERS))}, or do not shard the module."
+        )
+    if any(
+        (*_EVERYONES, optimizer._optimizer_step_pre_hooks, optimizer._optimizer_step_post_hooks)
+    ):
+        raise GraphError(
+            f"{problem.name}: its optimizer has step hooks, and steps sharded parameters: a hook "
+            "would see the rows of one rank for the whole. Use problem(clip=) to clip gradients, "
+            "and a callback to look at them."
+        )
+
+
+def check_hooks(parameter: Any) -> None:
+    """Refuse hooks of a sharded parameter: they would see rows, or nothing.
+
+    Raises:
+        GraphError: it has one.
+    """
+    if parameter._backward_hooks or getattr(parameter, "_post_accumulate_grad_hooks", None):
+        raise GraphError(
+            f"A sharded parameter, of shape {tuple(parameter.shape)}, has a hook on its gradient, "
+            "which is not called where an engine takes gradients by rows. Let the objective change "
+            "the gradient; to look at it, use a callback."
         )
 
 

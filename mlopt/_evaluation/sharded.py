@@ -24,7 +24,13 @@ from ..distributed.ranks import Ranks
 from ..distributed.shards import Shard, packed
 from ..distributed.spread import SpreadKeys
 from .row_optimizer import RowOptimizer, like
-from .shardable import check_optimizer, check_sharded, fsdp_modules, is_sharded
+from .shardable import (
+    check_hooks,
+    check_optimizer,
+    check_sharded,
+    fsdp_modules,
+    is_sharded,
+)  # fmt: skip
 from .slots import Slots, whole_reads
 
 __all__ = ["Sharded", "sharded"]
@@ -134,6 +140,7 @@ class Sharded:
         for root in self._roots:
             root.reshard()  # type: ignore[operator]
         for p, rows in self._rows.values():
+            check_hooks(p)
             local = p._local_tensor
             if local.data_ptr() != rows.data_ptr() and local.numel():
                 rows.data = local.detach()
@@ -147,8 +154,8 @@ class Sharded:
             if optimizer is None:
                 continue
             known = self._optimizers.get(problem)
+            check_optimizer(problem)
             if known is None or known.optimizer is not optimizer:
-                check_optimizer(problem)
                 known = self._optimizers[problem] = RowOptimizer(optimizer, self._rows)
             found.append(known)
         return found

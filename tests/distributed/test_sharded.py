@@ -43,3 +43,79 @@ def test_sharded_variables_with_every_layer_of_batches(layer, two):
 def test_three_ranks_of_which_some_have_no_rows(graph, three):
     for method in ("exact", "central", "unrolled", "implicit"):
         three("distributed.sharded_laws:sharded_law", graph, method, "plain", LAW)
+
+
+@pytest.mark.parametrize("names", [["SGD", "Adam", "Adagrad"]])
+def test_optimizers_step_rows_as_they_step_the_whole(names, two):
+    two("distributed.sharded_cases:optimizers", names)
+
+
+@pytest.mark.slow
+def test_every_optimizer_that_steps_numbers_steps_rows(two, three):
+    names = ["AdamW", "NAdam", "RAdam", "Adamax", "Adadelta", "RMSprop", "ASGD", "Rprop"]
+    two("distributed.sharded_cases:optimizers", names)
+    three("distributed.sharded_cases:optimizers", names)
+
+
+def test_outside_of_steps_all_is_as_fully_shard_has_it(two):
+    two("distributed.sharded_cases:outside")
+
+
+def test_a_step_that_fails_leaves_shards_as_they_were(two):
+    two("distributed.sharded_cases:undone")
+    two("distributed.sharded_cases:overflow")
+
+
+def test_what_is_computed_again_reads_the_same(two):
+    two("distributed.sharded_cases:recomputed")
+
+
+def test_few_whole_tensors_are_there_at_a_time(two):
+    for method in ("exact", "central", "unrolled"):
+        few = two("distributed.sharded_cases:most_wholes", method, 4)[0]
+        assert two("distributed.sharded_cases:most_wholes", method, 12)[0] == few
+        assert few <= 4
+
+
+def test_ranks_and_parts_together(two):
+    two("distributed.sharded_cases:in_parts")
+
+
+def test_functions_that_all_ranks_compute_alike(two):
+    two("distributed.sharded_cases:without_batches", True)
+
+
+@pytest.mark.parametrize(("graph", "method"), [("lfm-cw", "central"), ("nested", "exact")])
+def test_what_goes_between_ranks_is_what_the_plan_says(graph, method, two):
+    for planned, counted in two("distributed.sharded_cases:planned", graph, method):
+        assert planned == counted
+        assert planned["shards"][0] > 0
+
+
+REFUSED = {
+    "hybrid": "a mesh of 2 dimensions",
+    "columns": "only Shard(0) is served",
+    "tensor": "no sharded variable",
+    "no ranks": "this engine has none",
+    "policy": "mp_policy=",
+    "offload": "offload_policy=",
+    "tied": "is tied to w.0.weight",
+    "optimizer": "a LBFGS, is not known to step each number",
+    "step hook": "has step hooks",
+    "hook": "has a hook on its gradient",
+    "compile": "compile= takes functions",
+    "fp16": "precision='fp16'",
+    "audit": "audit: w is sharded",
+    "plan": "variables are sharded over 2 ranks",
+    "functional": "torch.func.functional_call",
+    "method": "a method, product or solver of your own",
+    "penalty": "bome: w is sharded",
+    "best": "BestCheckpoint: variables are sharded",
+    "empty": "do not have as many parts",
+}
+
+
+@pytest.mark.parametrize("what", REFUSED)
+def test_what_is_not_served_is_refused_by_name(what, two):
+    for error in two("distributed.sharded_cases:refused", what):
+        assert REFUSED[what] in error, error
