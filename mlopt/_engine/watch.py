@@ -64,12 +64,11 @@ class Watch:
             bool(value) if scalar.dtype is torch.bool else not math.isfinite(value)
             for (_, _, scalar), value in zip(self._watched, values, strict=True)
         ]
-        if (over := spread()) is not None and found:  # what a rank finds among its rows
-            found = (over.most(torch.tensor(found, dtype=torch.float32)) > 0).tolist()
-        for (node, what, _), bad in zip(self._watched, found, strict=True):
-            if bad and what != but:
-                return node, what
-        return None
+        own = (i for i, bad in enumerate(found) if bad and self._watched[i][1] != but)
+        first = next(own, len(found))
+        if (over := spread()) is not None:  # the first of what all ranks find among their rows
+            first = -int(over.most(torch.tensor(-float(first))))
+        return self._watched[first][:2] if first < len(found) else None
 
 
 _is_here = attrgetter("is_cpu")

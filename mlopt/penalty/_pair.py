@@ -62,9 +62,9 @@ class Pair:
 
     def __init__(self, method: str, lower: Problem, upper: Problem) -> None:
         _check_problems(method, lower, upper)
+        _check_whole(method, lower, upper)
         _check_reads(method, lower, upper)
         _check_numbers(method, lower, upper)
-        _check_whole(method, lower, upper)
         self.lower, self.upper = lower, upper
         self.y = lower.over[0]
         reads = [*lower.reads, *upper.reads]

@@ -22,6 +22,7 @@ from torch.nn.functional import cross_entropy
 from torch.utils.checkpoint import checkpoint
 
 import mlopt
+from mlopt._evaluation.shardable import fsdp_modules
 from mlopt.distributed.shards import Shard
 
 
@@ -81,6 +82,8 @@ def outside() -> None:
         alone.step()
         (there,) = alone.graph.variables
         exact(module(x), there.value(x), 1e-12, what="outside")
+    for part in fsdp_modules(module):
+        part.reshard()  # or what is written is fully_shard's own copy
     with torch.no_grad():
         for p in module.parameters():
             p.mul_(2)
@@ -96,7 +99,7 @@ def undone() -> None:
 
     def loss(w: Any, batch: Any) -> Any:
         x, y = batch
-        spoilt = torch.where(engine.steps == 1, torch.nan, 0.0)
+        spoilt = torch.nan if engine.steps == 1 else 0.0
         return cross_entropy(w(x), y) + spoilt * w[0].weight[0].sum()
 
     engine = fit(shard(plain()), torch.optim.Adam, loss, skip_nonfinite=1)
@@ -116,10 +119,10 @@ def overflow() -> None:
     w = engine.graph.variables[0].value[0].weight
     if dist.get_rank() == 1:
         with torch.no_grad():
-            w.to_local().fill_(torch.finfo(F64).max)
-    engine.graph.problems[0].optimizer.param_groups[0]["weight_decay"] = -1e3
+            w.to_local().fill_(1e300)
+    engine.graph.problems[0].optimizer.param_groups[0]["weight_decay"] = -1e10
     error = said(engine.step)
-    assert "NonFiniteError" in error and "fit" in error, error
+    assert "the update of fit" in error, error
 
 
 class Block(nn.Module):
@@ -333,7 +336,7 @@ def _own_method() -> Any:
 def _bome() -> Any:
     with sharding():
         nodes = GRAPHS["nested"](None, slice_of, LAYERS["plain"])
-    return mlopt.penalty.bome(nodes[0], nodes[1])
+    return mlopt.penalty.bome(lower=nodes[0], upper=nodes[1], inner_steps=1, inner_lr=0.1)
 
 
 def _empty(size: int) -> Any:
@@ -360,7 +363,7 @@ _REFUSED: dict[str, Callable[[int], Any]] = {
     ),
     "offload": lambda _: fit(shard(plain(), offload_policy=CPUOffloadPolicy(pin_memory=False))),
     "tied": lambda _: _tied(),
-    "optimizer": lambda _: fit(shard(plain()), torch.optim.LBFGS),
+    "optimizer": lambda _: fit(shard(plain()), torch.optim.Adafactor),
     "step hook": lambda _: _hooked(),
     "hook": lambda _: _parameter_hook(),
     "compile": lambda _: fit(shard(plain()), compile=True),
