@@ -159,7 +159,9 @@ def network(width: int, layers: int, device: str, ranks: int) -> nn.Module:
     """An MLP; on ranks each layer is sharded when it is made."""
     parts: list[nn.Module] = []
     for _ in range(layers):
-        parts += [nn.Linear(width, width, device=device), nn.Tanh()]
+        layer = nn.Linear(width, width, device=device)
+        nn.init.normal_(layer.weight, std=width**-0.5)  # or little is left of a deep one's input
+        parts += [layer, nn.Tanh()]
         if ranks > 1:
             from torch.distributed.device_mesh import init_device_mesh
             from torch.distributed.fsdp import fully_shard
