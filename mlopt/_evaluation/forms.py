@@ -103,14 +103,14 @@ class Forms:
         return self._objectives[node]
 
     def signal(self, node: Node, value: Any) -> Any:
-        """The value of a signal of no samples: rows that are none, or a sum of nothing.
+        """The value of a signal; of no samples it is rows that are none, or a sum of nothing.
 
         Args:
             node: the signal.
             value: that it has here; None where this rank has nothing to evaluate.
 
         Returns:
-            The value of nothing.
+            The value, or that of nothing.
 
         Raises:
             DataError: no rank can say what that is like.

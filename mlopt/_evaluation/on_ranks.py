@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -146,8 +147,7 @@ class OnRanks:
     def _signal(self, here: _Here, result: Any) -> Any:
         node, share = here.node, here.share
         assert isinstance(node, Signal)
-        form = self._forms.signal(node, result)
-        value = form if result is None else result
+        value = self._forms.signal(node, result)
         parts = split(value, node.name)
         lined = node in self._lined
         if lined:
@@ -160,7 +160,7 @@ class OnRanks:
         known = {k: t.detach() for k, t in parts.items()}
         if not lined:
             with purpose("signals"):
-                known = dict(zip(known, self.sums.now(list(known.values())), strict=True))
+                known = dict(zip(known, self.sums.now([*known.values()]), strict=True))
         moving = [k for k, t in known.items() if continuous(t)]
         if here.leaves and moving:
             outputs = [parts[k] for k in moving] if result is not None else [None for _ in moving]
@@ -296,17 +296,24 @@ class OnRanks:
             self.ranks.reached(device)
         return [flag != 0 for flag in self._flags]
 
-    def spoilers(self, node: Node) -> list[int]:
-        """The ranks on which a problem's value is not finite, for which all ask at once.
+    def spoilers(self, node: Node | None) -> list[int]:
+        """The ranks that have spoilt a problem, for which all ask at once.
 
         Args:
-            node: the problem.
+            node: the problem; None where it is not known.
 
         Returns:
-            They; none where each rank's share is finite.
+            Those where its own value is not finite; or else those that were the first to give
+            something not finite to a sum over ranks. None where every rank has the same.
         """
-        fine = all(bool(torch.isfinite(v).all()) for v in self._own_values.get(node, ()))
-        return [rank for rank, well in enumerate(self.ranks.collect(fine)) if not well]
+        own = () if node is None else self._own_values.get(node, ())
+        fine = all(bool(torch.isfinite(v).all()) for v in own)
+        each = self.ranks.collect((fine, self.sums.first_spoilt()))
+        if not all(well for well, _ in each):
+            return [rank for rank, (well, _) in enumerate(each) if not well]
+        first = min((at for _, at in each if at is not None), default=-1)
+        found = [rank for rank, (_, at) in enumerate(each) if at == first]
+        return found if len(found) < len(each) else []
 
     def release(self) -> None:
         """Let the batches of a step go."""
@@ -316,6 +323,7 @@ class OnRanks:
         self._whole.forget()
 
 
+@dataclass(slots=True)
 class _Here:
     """An evaluation on this rank.
 
@@ -328,19 +336,12 @@ class _Here:
         once: whether its graph is gone through once only.
     """
 
-    __slots__ = ("evaluation", "found", "leaves", "node", "once", "share")
-
-    def __init__(
-        self,
-        node: Node,
-        share: Share,
-        found: Tensors,
-        leaves: list[Tensor],
-        evaluation: Together,
-        once: bool,
-    ) -> None:
-        self.node, self.share, self.found = node, share, found
-        self.leaves, self.evaluation, self.once = leaves, evaluation, once
+    node: Node
+    share: Share
+    found: Tensors
+    leaves: list[Tensor]
+    evaluation: Together
+    once: bool
 
 
 def _is_added(t: Any) -> bool:
