@@ -10,12 +10,12 @@ import torch
 import torch.distributed as dist
 from compare import exact
 from distributed.agreements import said
+from distributed.here import Engine, here
 from distributed.laws import same_bits, slice_of
 from distributed.rank_graphs import GRAPHS, LAYERS, METHODS, batches, net
-from distributed.sharded_laws import numbers, shard, sharding, whole
+from distributed.sharded_laws import mesh, numbers, shard, sharding, whole
 from small import F64
 from torch import nn
-from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import CPUOffloadPolicy, MixedPrecisionPolicy
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.nn.functional import cross_entropy
@@ -46,7 +46,7 @@ def fit(
     made = mlopt.problem(
         over=W, data=batches(3, slice_of), optimizer=optimizer(W.parameters(), lr=0.1), name="fit"
     )(loss or entropy)
-    return mlopt.Engine([made], **options)
+    return Engine([made], **options)
 
 
 def values(engine: mlopt.Engine) -> dict[str, Any]:
@@ -75,7 +75,7 @@ def outside() -> None:
     """What a user does between steps is as `fully_shard` has it, before and after."""
     module = shard(plain(), reshard_after_forward=False)
     engine, alone = fit(module), fit(plain())
-    x = batches(3, slice_of)[0][0]
+    x = batches(3, slice_of)[0][0].to(here())
     module(x).sum().backward()
     for _ in range(2):
         engine.step()
@@ -130,7 +130,7 @@ class Block(nn.Module):
 
     def __init__(self, again: bool) -> None:
         super().__init__()
-        self.body = nn.Sequential(nn.Linear(3, 3), nn.Tanh()).to(F64)
+        self.body = nn.Sequential(nn.Linear(3, 3), nn.Tanh()).to(here(), F64)
         self.again = again
 
     def forward(self, x: Any) -> Any:
@@ -155,8 +155,8 @@ def most_wholes(method: str, layers: int) -> int:
     """The most whole tensors that are there at a time, in steps with second derivatives."""
     torch.manual_seed(0)
     body = nn.Sequential(*[m for _ in range(layers) for m in (nn.Linear(3, 3), nn.Tanh())])
-    W = mlopt.Variable(shard(body.to(F64)), "w")
-    A = mlopt.Variable(nn.Parameter(torch.zeros(3, dtype=F64)), "a")
+    W = mlopt.Variable(shard(body.to(here(), F64)), "w")
+    A = mlopt.Variable(nn.Parameter(torch.zeros(3, dtype=F64, device=here())), "a")
     data = batches(3, slice_of)
 
     def sgd(v: mlopt.Variable) -> Any:
@@ -172,7 +172,7 @@ def most_wholes(method: str, layers: int) -> int:
         x, y = batch
         return cross_entropy(w(x), y)
 
-    engine = mlopt.Engine([lower, upper])
+    engine = Engine([lower, upper])
     alive: list[StorageWeakRef] = []
     most, gather = 0, Shard.gather
 
@@ -199,10 +199,10 @@ def in_parts() -> None:
         warnings.simplefilter("ignore", mlopt.CapabilityWarning)
         made, parts = GRAPHS["lfm-cw"], 2
         nodes = made(METHODS["exact"], lambda batch: batch, LAYERS["plain"])
-        expected = numbers(mlopt.Engine(nodes, parts=parts * dist.get_world_size(), ranks=False))
+        expected = numbers(Engine(nodes, parts=parts * dist.get_world_size(), ranks=False))
         with sharding():
             nodes = made(METHODS["exact"], slice_of, LAYERS["plain"])
-        exact(numbers(mlopt.Engine(nodes, parts=parts)), expected, 1e-12, what="parts")
+        exact(numbers(Engine(nodes, parts=parts)), expected, 1e-12, what="parts")
 
 
 def without_batches(stays: bool) -> None:
@@ -210,7 +210,7 @@ def without_batches(stays: bool) -> None:
 
     def engine_of(module: nn.Module, own: Any, **options: Any) -> mlopt.Engine:
         W = mlopt.Variable(module, "w")
-        A = mlopt.Variable(nn.Parameter(torch.zeros(3, dtype=F64)), "a")
+        A = mlopt.Variable(nn.Parameter(torch.zeros(3, dtype=F64, device=here())), "a")
         data = mlopt.Stream(batches(3, own))
 
         @mlopt.signal(given=[W])
@@ -229,7 +229,7 @@ def without_batches(stays: bool) -> None:
         def upper(a, w, size):
             return size * a.exp().sum() + w(a[None]).square().sum()
 
-        return mlopt.Engine([lower, size, upper], **options)
+        return Engine([lower, size, upper], **options)
 
     del stays
     expected = numbers(engine_of(plain(), lambda batch: batch, ranks=False))
@@ -243,7 +243,7 @@ def planned(graph: str, method: str) -> tuple[dict[str, Any], dict[str, Any]]:
         warnings.simplefilter("ignore", mlopt.ConvergenceWarning)
         with sharding():
             nodes = GRAPHS[graph](METHODS[method], slice_of, LAYERS["plain"])
-        engine = mlopt.Engine(nodes)
+        engine = Engine(nodes)
         engine.step()  # what is asked for once
         plan = engine.plan()
         before = engine.traffic
@@ -263,8 +263,8 @@ def refused(what: str) -> str:
 
 
 def _hybrid(size: int) -> Any:
-    mesh = init_device_mesh("cpu", (1, size), mesh_dim_names=("copies", "shards"))
-    return fit(shard(plain(), mesh=mesh))
+    both = mesh(1, size, mesh_dim_names=("copies", "shards"))
+    return fit(shard(plain(), mesh=both))
 
 
 def _columns(size: int) -> Any:
@@ -274,24 +274,17 @@ def _columns(size: int) -> Any:
     return fit(shard(module, shard_placement_fn=lambda p: Placed(1)))
 
 
-def _tensor_parallel(size: int) -> Any:
-    from torch.distributed.tensor import distribute_module
-
-    return fit(distribute_module(plain(), init_device_mesh("cpu", (size,))))
-
-
-def _lone(size: int) -> Any:
+def _lone() -> Any:
     from torch.distributed.tensor import Shard as Placed
     from torch.distributed.tensor import distribute_tensor
 
-    mesh = init_device_mesh("cpu", (size,))
-    t = nn.Parameter(distribute_tensor(torch.zeros(4, dtype=F64), mesh, [Placed(0)]))
+    t = nn.Parameter(distribute_tensor(torch.zeros(4, dtype=F64), mesh(), [Placed(0)]))
     made = mlopt.problem(over=mlopt.Variable(t, "w"))(lambda w: w.sum())
-    return mlopt.Engine([made])
+    return Engine([made])
 
 
 def _tied() -> Any:
-    module = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3)).to(F64)
+    module = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3)).to(here(), F64)
     module[1].weight = module[0].weight
     return fit(shard_root(module))
 
@@ -299,7 +292,7 @@ def _tied() -> Any:
 def shard_root(module: nn.Module) -> nn.Module:
     from torch.distributed.fsdp import fully_shard
 
-    return fully_shard(module, mesh=init_device_mesh("cpu", (dist.get_world_size(),)))
+    return fully_shard(module, mesh=mesh())
 
 
 def _hooked() -> Any:
@@ -330,7 +323,7 @@ class _Own(mlopt.Frozen):
 def _own_method() -> Any:
     with sharding():
         nodes = GRAPHS["nested"](_Own(), slice_of, LAYERS["plain"])
-    return mlopt.Engine(nodes)
+    return Engine(nodes)
 
 
 def _bome() -> Any:
@@ -350,13 +343,13 @@ def _empty(size: int) -> Any:
     def loss(w, x):
         return w(x).sum()
 
-    return mlopt.Engine([loss]).step()
+    return Engine([loss]).step()
 
 
 _REFUSED: dict[str, Callable[[int], Any]] = {
     "hybrid": _hybrid,
     "columns": _columns,
-    "tensor": _lone,
+    "tensor": lambda _: _lone(),
     "no ranks": lambda _: fit(shard(plain()), ranks=False),
     "policy": lambda _: fit(
         shard(plain(), mp_policy=MixedPrecisionPolicy(param_dtype=torch.bfloat16))

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch.distributed as dist
 from compare import exact
+from distributed.here import Engine, here
 from distributed.laws import slice_of
 from distributed.rank_graphs import GRAPHS, LAYERS, METHODS
 from torch import nn
@@ -20,9 +21,14 @@ import mlopt
 _Variable = mlopt.Variable
 
 
+def mesh(*sizes: int, **how: Any) -> Any:
+    """A mesh of the devices of all ranks."""
+    return init_device_mesh(here().type, sizes or (dist.get_world_size(),), **how)
+
+
 def shard(module: nn.Module, **how: Any) -> nn.Module:
     """The module, sharded over all ranks: each of its layers, and what is left."""
-    how.setdefault("mesh", init_device_mesh("cpu", (dist.get_world_size(),)))
+    how.setdefault("mesh", mesh())
     for layer in module.children():
         if isinstance(layer, nn.Linear):
             fully_shard(layer, **how)
@@ -80,9 +86,9 @@ def sharded_law(graph: str, method: str, layer: str, bound: float) -> None:
         warnings.simplefilter("ignore", mlopt.CapabilityWarning)
         warnings.simplefilter("ignore", mlopt.ConvergenceWarning)
         nodes = made(METHODS[method], lambda batch: batch, LAYERS[layer])
-        alone = mlopt.Engine(nodes, parts=dist.get_world_size(), ranks=False)
+        alone = Engine(nodes, parts=dist.get_world_size(), ranks=False)
         expected = numbers(alone)
         with sharding():
             nodes = made(METHODS[method], slice_of, LAYERS[layer])
-        found = numbers(mlopt.Engine(nodes))
+        found = numbers(Engine(nodes))
         exact(found, expected, bound, what=f"{graph} by {method}")

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from compare import exact
+from distributed.here import Engine
 from distributed.laws import slice_of
 from distributed.rank_graphs import LAYERS, METHODS, nested
 from distributed.sharded_laws import sharding, whole
@@ -28,7 +29,7 @@ def engine_of(sharded: bool, optimizer: str = "Adam", own: Any = slice_of) -> ml
         for node in nodes[:2]:
             held = [p for group in node.optimizer.param_groups for p in group["params"]]
             node.optimizer = getattr(torch.optim, optimizer)(held, lr=0.05)
-        return mlopt.Engine(nodes)
+        return Engine(nodes)
 
 
 def state(engine: mlopt.Engine) -> dict[str, Any]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 from distributed.rank_graphs import CASES, GRAPHS
 
+pytestmark = pytest.mark.usefixtures("shards")
+
 LAW = 1e-12
 #: What is asked in every run; all the rest is slow.
 FEW = [

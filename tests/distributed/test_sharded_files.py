@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 from distributed import sharded_runs
 
+pytestmark = pytest.mark.usefixtures("shards")
+
 
 def test_a_sharded_run_goes_on_with_other_ranks_and_with_none(two, three, tmp_path):
     folder = str(tmp_path / "run")
