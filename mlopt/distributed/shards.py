@@ -178,11 +178,10 @@ class _Packed(NamedTuple):
 
 
 def _pack(tensor: Tensor) -> Any:
-    if tensor.layout is not torch.strided or not _whole:
-        return tensor
-    held = _whole.get(tensor.untyped_storage()._cdata)
+    plain = tensor.layout is torch.strided
+    held = _whole.get(tensor.untyped_storage()._cdata) if plain and _whole else None
     if held is None or tensor.dtype != held.rows.dtype:
-        return tensor
+        return tensor.detach()  # a tensor with its graph would keep itself for ever
     view = tensor.size(), tensor.stride(), tensor.storage_offset()
     return _Packed(held.rows, held.shard, view)
 

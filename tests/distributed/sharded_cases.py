@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -191,6 +192,23 @@ def most_wholes(method: str, layers: int) -> int:
     finally:
         Shard.gather = gather  # type: ignore[method-assign]
     return most
+
+
+def freed() -> None:
+    """What an evaluation has computed is gone after the step."""
+    seen: list[weakref.ref[Any]] = []
+
+    def loss(w: Any, batch: Any) -> Any:
+        x, y = batch
+        out = w[2](w[0](x)).tanh()
+        seen.append(weakref.ref(out))
+        return cross_entropy(w[3](out), y)
+
+    engine = fit(shard(plain()), loss=loss)
+    engine.step()
+    engine.step()
+    assert len(seen) > 2
+    assert all(ref() is None for ref in seen)
 
 
 def in_parts() -> None:

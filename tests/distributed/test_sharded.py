@@ -10,7 +10,7 @@ pytestmark = pytest.mark.usefixtures("shards")
 LAW = 1e-12
 #: What is asked in every run; all the rest is slow.
 FEW = [
-    ("lfm-cw", "exact"), ("lfm-cw", "central"), ("lfm-cw", "implicit"), ("sgl", "unrolled"),
+    ("lfm-cw", "exact"), ("lfm-cw", "central"), ("sgl", "sama"), ("nested", "unrolled"),
     ("nested", "exact"), ("game", "implicit"), ("stack", "central"), ("nested", "nystrom"),
 ]  # fmt: skip
 
@@ -75,6 +75,10 @@ def test_what_is_computed_again_reads_the_same(two):
 def test_few_whole_tensors_are_there_at_a_time(two):
     for method in ("exact", "central", "unrolled"):
         assert two("distributed.sharded_cases:most_wholes", method, 8)[0] <= 4
+
+
+def test_what_was_computed_is_let_go(two):
+    two("distributed.sharded_cases:freed")
 
 
 def test_ranks_and_parts_together(two):
