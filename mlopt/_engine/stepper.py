@@ -142,7 +142,7 @@ class Stepper(Planned):
 
         Returns:
             For each variable of the problem its tensors by parameter name ("" for a tensor
-            variable); a parameter that nothing depends on is absent.
+            variable), DTensors where it is sharded; a parameter that nothing depends on is absent.
 
         Raises:
             GraphError: the problem is not one of this graph.

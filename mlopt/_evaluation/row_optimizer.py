@@ -59,15 +59,16 @@ class RowOptimizer:
         self._exchange(step, state)
 
     def _exchange(self, step: Any, state: Any) -> None:
+        """Others for the tensors that are held; at no time is anything of the state left out."""
         for group in self.optimizer.param_groups:
             group["params"][:] = [step(p) for p in group["params"]]
-        held = [*self.optimizer.state.items()]
-        self.optimizer.state.clear()
-        for p, own in held:
-            if isinstance(own, dict):
-                for key, value in own.items():
-                    own[key] = state(p, value)
-            self.optimizer.state[step(p)] = own
+        held = self.optimizer.state
+        for p, own in [*held.items()]:
+            for key, value in [*own.items()] if isinstance(own, dict) else ():
+                own[key] = state(p, value)
+            if (other := step(p)) is not p:
+                held[other] = own
+                del held[p]
 
 
 def like(parameter: Any, rows: Tensor, shape: torch.Size | None = None) -> Any:

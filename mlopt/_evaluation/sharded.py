@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .._errors import GraphError
 from .._graph.graph import Graph
 from .._graph.problem import Problem
 from .._tensors import Key, spread_over
@@ -174,6 +175,13 @@ class _Part:
     def enter(self, rows: Mapping[int, tuple[Any, Tensor]]) -> None:
         """Rows for DTensors; no hooks of `fully_shard`."""
         held, own = self._module.__dict__, self._own
+        for key, p in own.items():
+            if held["_parameters"].get(key) is not p:
+                raise GraphError(
+                    f"The sharded parameter {key} of a {type(self._module).__name__} is another "
+                    "one than when the engine was made: the module was moved, cast, or given other "
+                    "parameters. Write into it (load_state_dict), or make a new engine."
+                )
         if own:
             for key, p in dict(held["_parameters"]).items():
                 dict.__setitem__(self._slots, key, rows[id(p)][1] if key in own else p)

@@ -115,11 +115,12 @@ REFUSED = {
     "method": "a method, product or solver of your own",
     "penalty": "bome: w is sharded",
     "best": "BestCheckpoint: variables are sharded",
+    "moved": "is another one than when the engine was made",
     "empty": "do not have as many parts",
 }
 
 
 @pytest.mark.parametrize("what", REFUSED)
 def test_what_is_not_served_is_refused_by_name(what, two):
-    for error in two("distributed.sharded_cases:refused", what):
+    for error in two("distributed.sharded_refusals:refused", what):
         assert REFUSED[what] in error, error
