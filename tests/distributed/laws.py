@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from typing import Any
 from unittest.mock import patch
 
@@ -35,16 +36,29 @@ def _first(batch: Any, samples: int) -> Any:
 
 
 def numbers(engine: mlopt.Engine) -> list[Any]:
-    """Hypergradients, metrics of a step, and the parameters after two."""
+    """Hypergradients, metrics of a step, and the parameters after two, on the host."""
     problems = engine.graph.problems
     found: list[Any] = [
-        {f"{v.name} {k}": t for v, own in engine.hypergradient(p).items() for k, t in own.items()}
+        {
+            f"{v.name} {k}": t.cpu()
+            for v, own in engine.hypergradient(p).items()
+            for k, t in own.items()
+        }
         for p in problems
     ]
-    found.append(engine.step())
+    found.append(
+        {k: t.cpu() if isinstance(t, torch.Tensor) else t for k, t in engine.step().items()}
+    )
     engine.step()
-    parameters = [p.detach() for q in problems for v in q.over for p in v.parameters()]
+    parameters = [p.detach().cpu() for q in problems for v in q.over for p in v.parameters()]
     return [*found, torch.cat([p.flatten() for p in parameters])]
+
+
+def of_first(make: Callable[[], Any]) -> Any:
+    """What a function gives on the first rank, which alone computes it."""
+    found = [make() if dist.get_rank() == 0 else None]
+    dist.broadcast_object_list(found)
+    return found[0]
 
 
 def same_bits(found: Any, expected: Any, what: str) -> None:
@@ -82,7 +96,7 @@ def graph_law(graph: str, method: str, layer: str, bound: float, samples: int = 
         warnings.simplefilter("ignore", mlopt.ConvergenceWarning)
         # of twelve samples, the first so many
         nodes = made(METHODS[method], lambda batch: _first(batch, samples), LAYERS[layer])
-        expected = numbers(Engine(nodes, parts=size, ranks=False))
+        expected = of_first(lambda: numbers(Engine(nodes, parts=size, ranks=False)))
         found = numbers(
             Engine(
                 made(METHODS[method], lambda batch: slice_of(_first(batch, samples)), LAYERS[layer])
