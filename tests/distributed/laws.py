@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 from unittest.mock import patch
 
 import torch
 import torch.distributed as dist
 from compare import exact
-from distributed.here import Engine, here
+from distributed.here import Engine, here, seeded
 from distributed.rank_graphs import GRAPHS, LAYERS, METHODS
 from sweep.random_parts import draw_graph_with_data
+from torch import nn
+from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 
 import mlopt
 from mlopt._engine import stepper
@@ -152,3 +154,39 @@ def planned_and_counted(graph: str, method: str) -> tuple[dict[str, Any], dict[s
         for what, (count, size) in after.items()
     }
     return plan.traffic.per_purpose, {k: v for k, v in counted.items() if v != (0, 0)}, str(plan)
+
+
+def sampler_law() -> None:
+    """Loaders with a DistributedSampler as they are: the step of all their samples together."""
+    rank, size = dist.get_rank(), dist.get_world_size()
+    x = torch.randn(22, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    data = TensorDataset(x, x.sin().sum(1, keepdim=True))
+
+    def loader(of: int) -> DataLoader[Any]:  # 22 samples on two ranks: batches of 4, 4 and 3
+        return DataLoader(data, 4, sampler=DistributedSampler(data, size, of, seed=5))
+
+    def joined() -> Iterator[Any]:
+        """The batches of three passes as one process has them."""
+        for epoch in range(3):
+            each = [loader(of) for of in range(size)]
+            for one in each:
+                one.sampler.set_epoch(epoch)  # type: ignore[attr-defined]
+            for found in zip(*each, strict=True):
+                yield tuple(torch.cat([batch[i] for batch in found]) for i in range(2))
+
+    def made(batches: Any, **how: Any) -> mlopt.Engine:
+        W = mlopt.Variable(seeded(2, lambda: nn.Linear(3, 1)), "w")
+
+        @mlopt.problem(over=W, data=batches, optimizer=torch.optim.Adam(W.parameters()))
+        def fit(w, batch):
+            x, y = batch
+            return (w(x) - y).square().mean()
+
+        return Engine([fit], **how)
+
+    ranked, whole = made(loader(rank)), made(list(joined()), parts=size, ranks=False)
+    for step in range(9):
+        same_bits(ranked.step(), whole.step(), f"step {step}")
+    same_bits(
+        *([p.detach() for p in e.graph.variables[0].parameters()] for e in (ranked, whole)), ""
+    )
