@@ -43,6 +43,10 @@ def test_how_a_batch_is_split(case, two):
     two(HERE + "how_a_batch_is_split", case)
 
 
+def test_a_loader_with_a_distributed_sampler_is_taken_as_it_is(two):
+    two("distributed.laws:sampler_law")
+
+
 def test_parts_of_a_network_that_one_rank_uses(two):
     two(HERE + "parts_of_a_network")
 
