@@ -169,7 +169,7 @@ class Evaluator:
                 if self.precision.dtypes and not wide:
                     function = self.precision.around(node, function)
                 if self.sharded:
-                    function = reads_whole(function)
+                    function = reads_whole(function, node.name)
                 if inside or region is not None:
                     with region() if region else nullcontext(), grad_mode(True if inside else None):
                         result = function(*arguments)

@@ -34,12 +34,29 @@ def whole_reads(on: bool = True) -> Iterator[None]:
         reading(before)
 
 
-def reads_whole(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The function, run where modules read whole tensors."""
+def reads_whole(function: Callable[..., Any], name: str) -> Callable[..., Any]:
+    """A node's function, run where modules read whole tensors.
+
+    Args:
+        function: it.
+        name: of the node.
+
+    Returns:
+        A function that raises a `GraphError` where that one takes gradients by torch.func.
+    """
 
     def run(*arguments: Any) -> Any:
-        with whole_reads():
-            return function(*arguments)
+        try:
+            with whole_reads():
+                return function(*arguments)
+        except RuntimeError as error:
+            if "saved tensor hooks" not in str(error):
+                raise
+            raise GraphError(
+                f"{name}: takes gradients by torch.func, which cannot be where a variable of the "
+                "engine is sharded: torch does not let it beside what gathers parameters again. "
+                "Take them by torch.autograd.grad, or do not shard."
+            ) from error
 
     return run
 

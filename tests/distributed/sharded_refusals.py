@@ -79,6 +79,14 @@ def _functional() -> Any:
     return fit(shard(plain()), loss=loss).step()
 
 
+def _torch_func() -> Any:
+    def loss(w: Any, batch: Any) -> Any:
+        x, y = batch
+        return cross_entropy(w(x), y) + torch.func.grad(lambda t: t.square().sum())(x).sum()
+
+    return fit(shard(plain()), loss=loss).step()
+
+
 class _Own(mlopt.Frozen):
     """A method of a user's."""
 
@@ -109,6 +117,11 @@ def _empty(size: int) -> Any:
     return Engine([loss]).step()
 
 
+def sharded_engine() -> mlopt.Engine:
+    """An engine that is made in a module."""
+    return fit(shard(plain()))
+
+
 def _moved() -> Any:
     engine = fit(shard(plain()))
     engine.step()
@@ -135,6 +148,8 @@ _REFUSED: dict[str, Callable[[int], Any]] = {
     "audit": lambda _: mlopt.audit(fit(shard(plain()))),
     "plan": lambda size: fit(shard(plain())).plan(ranks=size + 1),
     "functional": lambda _: _functional(),
+    "torch.func": lambda _: _torch_func(),
+    "verify": lambda _: mlopt.verify_resume(sharded_engine, steps=2, at=1),
     "method": lambda _: _own_method(),
     "penalty": lambda _: _bome(),
     "best": lambda _: fit(shard(plain())).run(

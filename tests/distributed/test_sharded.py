@@ -112,6 +112,8 @@ REFUSED = {
     "audit": "audit: w is sharded",
     "plan": "variables are sharded over 2 ranks",
     "functional": "torch.func.functional_call",
+    "torch.func": "fit: takes gradients by torch.func",
+    "verify": "verify_resume: variables are sharded",
     "method": "a method, product or solver of your own",
     "penalty": "bome: w is sharded",
     "best": "BestCheckpoint: variables are sharded",

@@ -17,9 +17,8 @@ def test_a_sharded_run_goes_on_with_other_ranks_and_with_none(two, three, tmp_pa
     assert names == [
         f"step_{n:010d}.{end}" for n in (1, 2) for end in ("ckpt", "shards")
     ]  # and nothing half done
-    for ranks in (two, three):
-        for sharded in (True, False):
-            ranks("distributed.sharded_runs:resumed", folder, sharded, expected)
+    for ranks, sharded in ((three, True), (two, False)):
+        ranks("distributed.sharded_runs:resumed", folder, sharded, expected)
     engine = sharded_runs.engine_of(False, own=lambda batch: batch)
     sharded_runs.quietly(engine, 2, resume=folder)
     assert engine.steps == 2
