@@ -123,13 +123,22 @@ def warmed(optimizer: torch.optim.Optimizer, steps: int = 2) -> torch.optim.Opti
     for _ in range(steps):
         for p in parameters:
             noise = torch.randn(p.shape, generator=generator, dtype=torch.float64)
-            p.grad = noise.to(p.device, p.dtype)
+            p.grad = _placed(noise.to(p.device, p.dtype), p)
         optimizer.step()
     with torch.no_grad():
         for p, value in zip(parameters, before, strict=True):
             p.copy_(value)
             p.grad = None
     return optimizer
+
+
+def _placed(noise: Tensor, like: Any) -> Tensor:
+    """The same numbers, sharded as a parameter is that is."""
+    if not hasattr(like, "placements"):
+        return noise
+    from torch.distributed.tensor import distribute_tensor
+
+    return distribute_tensor(noise, like.device_mesh, like.placements)
 
 
 _PLAIN = _sgd(lr=0.1)

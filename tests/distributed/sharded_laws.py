@@ -12,6 +12,7 @@ from compare import exact
 from distributed.here import Engine, here
 from distributed.laws import slice_of
 from distributed.rank_graphs import GRAPHS, LAYERS, METHODS
+from sweep import random_parts
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
@@ -40,7 +41,10 @@ def sharding() -> Iterator[None]:
     """A block in which the modules of variables are sharded when these are made."""
 
     def variable(value: Any, name: str) -> mlopt.Variable:
-        return _Variable(shard(value) if isinstance(value, nn.Module) else value, name)
+        module = isinstance(value, nn.Module)
+        tied = module and len({*value.parameters()}) < sum(1 for _ in value.named_parameters(
+            remove_duplicate=False))  # fmt: skip
+        return _Variable(shard(value) if module and not tied else value, name)
 
     mlopt.Variable = variable  # type: ignore[assignment,misc]
     try:
@@ -94,3 +98,19 @@ def sharded_law(graph: str, method: str, layer: str, bound: float) -> None:
         if method == "zeroth order":  # of which values are divided by the radius
             bound /= METHODS[method].radius
         exact(found, expected, bound, what=f"{graph} by {method}")
+
+
+def random_law(seed: int, bound: float) -> None:
+    """The law for a graph that is drawn, whose functions go through as many samples on all ranks."""
+    random_parts.SIZES = (2 * dist.get_world_size(),) * 2
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", mlopt.CapabilityWarning)
+        alone = Engine(
+            random_parts.draw_graph_with_data(seed, here()),
+            parts=dist.get_world_size(),
+            ranks=False,
+        )
+        expected = numbers(alone)
+        with sharding():
+            nodes = random_parts.draw_graph_with_data(seed, here(), slice_of)
+        exact(numbers(Engine(nodes)), expected, bound, what=f"graph {seed}")
