@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
+from unittest.mock import patch
 
 import torch.distributed as dist
 from compare import exact
@@ -41,16 +42,19 @@ def sharding() -> Iterator[None]:
     """A block in which the modules of variables are sharded when these are made."""
 
     def variable(value: Any, name: str) -> mlopt.Variable:
-        module = isinstance(value, nn.Module)
-        tied = module and len({*value.parameters()}) < sum(1 for _ in value.named_parameters(
-            remove_duplicate=False))  # fmt: skip
-        return _Variable(shard(value) if module and not tied else value, name)
+        shards = isinstance(value, nn.Module) and not _is_tied(value)
+        return _Variable(shard(value) if shards else value, name)
 
     mlopt.Variable = variable  # type: ignore[assignment,misc]
     try:
         yield
     finally:
         mlopt.Variable = _Variable  # type: ignore[misc]
+
+
+def _is_tied(module: nn.Module) -> bool:
+    each = [p for _, p in module.named_parameters(remove_duplicate=False)]
+    return len({*map(id, each)}) < len(each)
 
 
 def whole(held: Any) -> Any:
@@ -101,16 +105,12 @@ def sharded_law(graph: str, method: str, layer: str, bound: float) -> None:
 
 
 def random_law(seed: int, bound: float) -> None:
-    """The law for a graph that is drawn, whose functions go through as many samples on all ranks."""
-    random_parts.SIZES = (2 * dist.get_world_size(),) * 2
-    with warnings.catch_warnings():
+    """The law for a graph that is drawn; its functions go through as many samples on all ranks."""
+    sizes = (2 * dist.get_world_size(),) * 2
+    with patch.object(random_parts, "SIZES", sizes), warnings.catch_warnings():
         warnings.simplefilter("ignore", mlopt.CapabilityWarning)
-        alone = Engine(
-            random_parts.draw_graph_with_data(seed, here()),
-            parts=dist.get_world_size(),
-            ranks=False,
-        )
-        expected = numbers(alone)
+        nodes = random_parts.draw_graph_with_data(seed, here())
+        expected = numbers(Engine(nodes, parts=dist.get_world_size(), ranks=False))
         with sharding():
             nodes = random_parts.draw_graph_with_data(seed, here(), slice_of)
         exact(numbers(Engine(nodes)), expected, bound, what=f"graph {seed}")

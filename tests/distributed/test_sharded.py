@@ -21,8 +21,8 @@ def test_sharded_variables_by_rows(graph, method, two):
 
 
 def test_sharded_variables_with_layers_of_batches(two):
-    two("distributed.sharded_laws:sharded_law", "lfm-cw", "central", "batch norm", LAW)
-    two("distributed.sharded_laws:sharded_law", "lfm-cw", "exact", "dropout", LAW)
+    two("distributed.sharded_laws:sharded_law", "nested", "central", "batch norm", LAW)
+    two("distributed.sharded_laws:sharded_law", "nested", "exact", "dropout", LAW)
 
 
 @pytest.mark.slow
@@ -38,6 +38,17 @@ def test_sharded_variables_with_every_layer_of_batches(layer, two):
     for graph, method in CASES:
         if method in ("exact", "central", "implicit", "joint"):
             two("distributed.sharded_laws:sharded_law", graph, method, layer, LAW)
+
+
+def test_sharded_variables_of_random_graphs(two):
+    for seed in range(3):
+        two("distributed.sharded_laws:random_law", seed, LAW)
+
+
+@pytest.mark.slow
+def test_sharded_variables_of_more_random_graphs(two):
+    for seed in range(3, 50):
+        two("distributed.sharded_laws:random_law", seed, LAW)
 
 
 @pytest.mark.slow
