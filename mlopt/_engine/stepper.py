@@ -38,6 +38,7 @@ from .interrupts import Deferral
 from .measure import Measurement, measure
 from .outcome import Outcome, non_finite
 from .ownership import Ownership
+from .placed import placed
 from .plan import Plan
 from .planned import Planned
 from .schedule import AbstractSchedule, Simultaneous
@@ -55,7 +56,7 @@ class Stepper(Planned):
     @waits
     @checked(
         GraphError, problems=in_body, hypergrad=in_body, schedule=in_body, device=in_body,
-        compile=in_body, skip_nonfinite=from_zero, parts=from_one, ranks=in_body,
+        compile=in_body, skip_nonfinite=from_zero, parts=from_one, ranks=in_body, places=in_body,
     )  # fmt: skip
     def __init__(
         self,
@@ -71,6 +72,7 @@ class Stepper(Planned):
         precision: Precision | None = None,
         parts: int = 1,
         ranks: Any = None,
+        places: Mapping[Variable, Any] | None = None,
     ) -> None:
         if hypergrad is not None and not isinstance(hypergrad, AbstractHypergradient):
             raise GraphError(
@@ -86,6 +88,7 @@ class Stepper(Planned):
         self._validated = -1  # after which step `validate=` of its run measured last
         self._ranks = found(ranks)
         self.graph = Graph(problems, hypergrad, parts, self._ranks.size if self._ranks else 1)
+        homes = self._homes = placed(self.graph, places, self._ranks)
         self._schedule = schedule or Simultaneous()
         self._schedule.check(self.graph)
         self._seed, self._skips = seed, skip_nonfinite
@@ -100,7 +103,7 @@ class Stepper(Planned):
         self.clock = Clock(self.graph)
         self._epoch_stream: Stream | None = counting_stream(self.graph)
         check_epochs(self.graph, self._feed.streams, self._epoch_stream)
-        self._evaluator = evaluator_of(self.graph, precision, self.device, self._ranks)
+        self._evaluator = evaluator_of(self.graph, precision, self.device, self._ranks, homes)
         self._compiler = Compiler(self.graph, compile)
         self.compiled = self._compiler.compiled  # what it took so far; None if it is off
         self._evaluator.choose = self._compiler.choose if self.compiled is not None else None

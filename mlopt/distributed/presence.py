@@ -43,12 +43,15 @@ class Presence:
         self._often.clear()
         self.odd, self.asked = False, 0
 
-    def __call__(self, name: Hashable, there: Sequence[int]) -> Sequence[int]:
+    def __call__(
+        self, name: Hashable, there: Sequence[int], computes: bool = True
+    ) -> Sequence[int]:
         """What any rank has of some values.
 
         Args:
             name: of what is computed; the second time in a step it is another one.
             there: what this rank has of each, as a number that grows with it.
+            computes: whether this rank is to have anything, so that it can note what is odd.
 
         Returns:
             The most that any rank has.
@@ -62,7 +65,7 @@ class Presence:
             with purpose(ONCE):
                 known = self._known[key] = _most(self._ranks.collect(own))
         self._seen[key] = own, known
-        self.odd |= own != known
+        self.odd |= computes and own != known
         return known
 
     def clear(self) -> bool:
