@@ -32,6 +32,7 @@ def run(options: argparse.Namespace, record: Path) -> bool:
     command = [sys.executable, "-m", "pytest", "-p", "device_tests_plugin"]
     command += ["-p", "no:cacheprovider", "-q", "--device", options.device]
     command += ["--record", str(record), *options.paths]
+    command += [f"--ignore={path}" for path in options.without]
     if options.workers:
         command += ["--numprocesses", str(options.workers), "--dist", "worksteal"]
     paths = [str(BENCHMARKS), *filter(None, [os.environ.get("PYTHONPATH")])]
@@ -85,6 +86,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("paths", nargs="*", default=["tests"], help="of tests (default: all)")
+    parser.add_argument("--without", nargs="+", default=[], metavar="PATH", help="left out")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--limit", type=float, default=600, help="seconds")
     parser.add_argument("--workers", type=int, help="processes (0: this one; the default on a CPU)")

@@ -85,13 +85,13 @@ class InParts:
         self._counts[node] = len(pieces)
         graph = torch.is_grad_enabled()
         start = dict(start) if start else None  # parts are computed again when it has moved on
-        work = PartByPart(evaluator, node, point, pieces, self._lined, start, wide, first)
+        work = PartByPart(evaluator, node, point, pieces, self._lined, start, wide, twice, first)
         if node in self._alone:
-            return work.alone(self._alone[node], keep, twice), {}
+            return work.alone(self._alone[node], keep), {}
         tensors = work.take_apart() if graph else []
         if isinstance(node, Signal):
-            return work.signal(tensors, tuple(owner), twice)
-        return work.objective(tensors, tuple(owner), twice, graph)
+            return work.signal(tensors, tuple(owner))
+        return work.objective(tensors, tuple(owner), graph)
 
     def pieces(self, node: Node, point: Point) -> Pieces | None:
         """The parts of what a node reads.

@@ -55,6 +55,8 @@ class PartByPart:
         lined: the signals whose values have a row for each sample.
         start: buffers to begin with, where they are not those that the modules hold.
         wide: whether it is computed in float32 whatever the node's precision.
+        twice: whether its value is differentiated twice. A part that is computed again is so, too:
+            derivatives are those of the function that gave the value, to the bit.
         first: how many parts there are before these, on other ranks.
         keys: of the tensors that gradients go to.
     """
@@ -66,6 +68,7 @@ class PartByPart:
     lined: frozenset[Signal]
     start: Mapping[Any, list[Tensor]] | None
     wide: bool
+    twice: bool
     first: int = 0
     keys: list[Any] = field(default_factory=list)
 
@@ -75,9 +78,7 @@ class PartByPart:
         self.keys = list(found)
         return list(found.values())
 
-    def signal(
-        self, tensors: Sequence[Tensor], owner: tuple[Any, ...], twice: bool
-    ) -> tuple[Any, Written]:
+    def signal(self, tensors: Sequence[Tensor], owner: tuple[Any, ...]) -> tuple[Any, Written]:
         """The value of a signal."""
         node, first = self.node, None
         names: list[str] = []
@@ -86,7 +87,7 @@ class PartByPart:
         buffers = Buffers(self.node, self.pieces.weights)
         for i in range(len(self.pieces)):
             with grad_mode(bool(tensors)):
-                value, wrote = self._evaluate(i, [lone(t, False) for t in tensors], owner, twice)
+                value, wrote = self._evaluate(i, [lone(t, False) for t in tensors], owner)
             parts = self._parts(i, value)
             if first is None:
                 first = join(value, {k: t.detach() for k, t in parts.items()})
@@ -111,7 +112,7 @@ class PartByPart:
         return join(first, known), buffers.mean()  # type: ignore[arg-type]
 
     def objective(
-        self, tensors: Sequence[Tensor], owner: tuple[Any, ...], twice: bool, graph: bool
+        self, tensors: Sequence[Tensor], owner: tuple[Any, ...], graph: bool
     ) -> tuple[Any, Written]:
         """The value of an objective, and under grad mode its gradient, which costs no more so."""
         total, slopes = Sum([None]), Sum([None] * len(tensors))
@@ -121,7 +122,7 @@ class PartByPart:
         for i in range(len(self.pieces)):
             leaves = [lone(t, False) for t in tensors]
             with grad_mode(graph):
-                result, wrote = self._evaluate(i, leaves, owner, twice)
+                result, wrote = self._evaluate(i, leaves, owner)
                 value, more = split_loss(result, self.node.name)
                 loss = self._weighed(i, value)
                 found: Tensors = {}
@@ -141,9 +142,9 @@ class PartByPart:
             (loss,) = attached(joint, [loss], slopes.values(), tensors)
         return (loss, mean(metrics, self.pieces.weights)), buffers.mean()
 
-    def alone(self, i: int, keep: bool, twice: bool) -> Any:
+    def alone(self, i: int, keep: bool) -> Any:
         """What one part adds to an objective, with its graph."""
-        found, _ = self._evaluate(i, [], (), twice, keep)
+        found, _ = self._evaluate(i, [], (), keep=keep)
         value, metrics = split_loss(found, self.node.name)
         return self._weighed(i, value), metrics
 
@@ -161,17 +162,18 @@ class PartByPart:
 
     def _again(self, i: int, tensors: Sequence[Tensor], order: int) -> tuple[Any, Written]:
         with grad_mode(order > 0):
-            return self._evaluate(i, tensors, (), order > 1)
+            return self._evaluate(i, tensors, (), order)
 
     def _evaluate(
         self,
         i: int,
         tensors: Sequence[Tensor],
         owner: tuple[Any, ...],
-        twice: bool,
+        order: int = 0,
         keep: bool = False,
     ) -> tuple[Any, Written]:
         """The evaluation of a part: all of them count as one."""
+        twice = self.twice or order > 1
         how = {"owner": owner, "keep": keep, "twice": twice, "start": self.start, "wide": self.wide}
         found = self.evaluator(self.node, self._at(i, tensors), **how)
         if i:

@@ -9,10 +9,11 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from compare import exact, rounding
+from distributed.here import Engine, here, seeded
 from distributed.laws import same_bits, slice_of
 from distributed.rank_graphs import LAYERS, METHODS, nested
 from engine.test_parts_of_batches import SPLITS
-from small import F64, batches, seeded, sgd
+from small import F64, batches, sgd
 from torch import Tensor, nn
 
 import mlopt
@@ -38,7 +39,7 @@ def fit(net: nn.Module, data: Any, loss: Any = None, **options: Any) -> mlopt.En
 
     adam = torch.optim.Adam(W.parameters(), lr=0.1)
     made = mlopt.problem(over=W, data=data, optimizer=adam, name="fit")(loss or squares)
-    return mlopt.Engine([made], **options)
+    return Engine([made], **options)
 
 
 def parameters(engine: mlopt.Engine) -> list[Tensor]:
@@ -53,7 +54,7 @@ def other_initial_values() -> list[Tensor]:
 
 
 def other_graphs() -> str:
-    net = nn.Linear(3, 1 + dist.get_rank()).double()
+    net = nn.Linear(3, 1 + dist.get_rank()).double().to(here())
     return said(lambda: fit(net, slice_of(batches(1))).step())
 
 
@@ -82,7 +83,7 @@ def something_outside() -> str:
     def parted(v):
         return sum((p - rank).square().sum() for p in v.parameters())
 
-    return said(mlopt.Engine([fine, parted]).step)
+    return said(Engine([fine, parted]).step)
 
 
 def alone() -> list[list[Tensor]]:
@@ -122,13 +123,13 @@ def how_a_batch_is_split(case: str) -> None:
         whole: Any = SPLITS[case][2]["data"]
     else:
         own, whole = [_share(batch, 0 if callable(dim) or dim is False else dim)], [batch]
-    w = torch.tensor([0.5, -1.0, 0.25], dtype=F64)
+    w = torch.tensor([0.5, -1.0, 0.25], dtype=F64, device=here())
 
     def gradient(data: Any, **how: Any) -> Tensor:
         W = mlopt.Variable(w.clone().requires_grad_(), "w")
         given = {k: v for k, v in options.items() if k != "data" and not (halves and k == "split")}
         made = mlopt.problem(over=W, data=data, **given)(fn)
-        return mlopt.Engine([made], **how).hypergradient(made)[W][""]
+        return Engine([made], **how).hypergradient(made)[W][""]
 
     exact(gradient(own), gradient(whole, ranks=False), rounding(200, 10), what=case)
 
@@ -193,7 +194,7 @@ def sparse_gradients() -> None:
             which, target = batch
             return (w(which) - target).square().mean()
 
-        return mlopt.Engine([fit], **how)
+        return Engine([fit], **how)
 
     ranked, whole = made(slice_of(data)), made(data, parts=2, ranks=False)
     for step in range(2):
@@ -228,7 +229,7 @@ def empty_slices() -> None:
             x, y = batch
             return (w(x) + rows * v(x) - y).square().mean()
 
-        return mlopt.Engine([lower, rows, upper], **how)
+        return Engine([lower, rows, upper], **how)
 
     ranked = engine(own)
     whole = engine([(x, y), (x[:2], y[:2])], ranks=False)
@@ -291,12 +292,12 @@ def refused(graph: str) -> str:
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return said(mlopt.Engine([mean, fit]).step)
+        return said(Engine([mean, fit]).step)
 
 
 def audit_of_one(method: str) -> bool:
     """One rank alone looks closely at its engine; then all take a step."""
-    engine = mlopt.Engine(nested(METHODS[method], slice_of, LAYERS["plain"]))
+    engine = Engine(nested(METHODS[method], slice_of, LAYERS["plain"]))
     same = True
     if dist.get_rank() == 0:
         same = bool(mlopt.audit(engine).worst < 1e-4)

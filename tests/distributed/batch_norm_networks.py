@@ -7,9 +7,10 @@ from typing import Any
 import torch
 from compare import exact
 from distributed.batch_norms import LAW, _synced, disturb, made, numbers, ranks
+from distributed.here import Engine, here, seeded
 from distributed.laws import slice_of
 from distributed.rank_graphs import steps
-from small import F64, seeded
+from small import F64
 from torch import nn
 from torch.nn.functional import cross_entropy
 
@@ -21,10 +22,10 @@ from mlopt.generators import ConditionalBatchNorm
 
 
 def in_parts(outside: bool) -> str:
-    module = sync_batch_norm(nn.BatchNorm1d(3, track_running_stats=False)).double()
+    module = sync_batch_norm(nn.BatchNorm1d(3, track_running_stats=False)).double().to(here())
     how = (nn.BatchNorm1d, None, module) if outside else (_synced, None, None)
     try:
-        mlopt.Engine(made(slice_of, *how), parts=2).step()
+        Engine(made(slice_of, *how), parts=2).step()
     except GraphError as error:
         return str(error)
     return "nothing was raised"
@@ -54,7 +55,7 @@ def supernets() -> None:
         def upper(a, w, batch):
             return cross_entropy(w(batch[0], a()), batch[1])
 
-        return mlopt.Engine([lower, upper], **options)
+        return Engine([lower, upper], **options)
 
     alone = engine(lambda b: b, lambda network: network, ranks=False)
     exact(numbers(engine(slice_of, sync_batch_norm)), numbers(alone), 1e-11, what="supernet")
@@ -65,8 +66,8 @@ def conditional() -> None:
     sums, rank = ranks()
     layer = seeded(91, lambda: ConditionalBatchNorm(2, classes=3))
     disturb(layer)
-    x = torch.randn(8, 2, 3, 3, generator=torch.Generator().manual_seed(92), dtype=F64)
-    y = torch.arange(8) % 3
+    x = torch.randn(8, 2, 3, 3, generator=torch.Generator().manual_seed(92), dtype=F64).to(here())
+    y = torch.arange(8).to(here()) % 3
     expected = layer(x, y).chunk(sums.ranks.size)[rank]
     with together(Together(sums)):
         found = sync_batch_norm(layer)(*slice_of((x, y)))

@@ -10,9 +10,10 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from compare import exact, kills
+from distributed.here import Engine, here, seeded
 from distributed.laws import slice_of
 from distributed.rank_graphs import GRAPHS, METHODS, batches, net, penalty, steps, weights
-from small import F64, seeded
+from small import F64
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.utils.checkpoint import checkpoint
@@ -65,14 +66,14 @@ def joined_law(
         return slice_of(first(batch), sizes)
 
     with quiet():
-        alone = mlopt.Engine(made(how, first, KINDS[kind]), ranks=False)
-        ranked = mlopt.Engine(made(how, own, lambda n: sync_batch_norm(KINDS[kind](n))))
+        alone = Engine(made(how, first, KINDS[kind]), ranks=False)
+        ranked = Engine(made(how, own, lambda n: sync_batch_norm(KINDS[kind](n))))
         expected = numbers(alone)
         with scaled(scale):
             found = numbers(ranked)
         exact(found, expected, LAW, what=f"{graph} by {method}")
         if kind == "plain" and method == "exact":
-            apart = mlopt.Engine(made(how, own, KINDS[kind]))
+            apart = Engine(made(how, own, KINDS[kind]))
             kills(numbers(apart), expected, LAW)
 
 
@@ -112,23 +113,23 @@ def _vector(value: Any) -> Tensor:
 # Layers.
 
 
-def law_of_layer(name: str, device: str, order: int = 3) -> None:
+def law_of_layer(name: str, order: int = 3) -> None:
     """A layer by itself: values, derivatives of each order, running statistics.
 
     Its oracle is written out of elementary operations on the joined batch.
     """
     make, shape = LAYERS[name]
     sums, rank = ranks()
-    layer = seeded(1, make).to(device)
+    layer = seeded(1, make)
     disturb(layer)
     sizes = [5, 3] if sums.ranks.size == 2 else [4, 1, 3]
     generator = torch.Generator().manual_seed(2)
     whole, along, probe = (
-        torch.randn(sum(sizes), *shape, generator=generator, dtype=F64).to(device) * s + m
+        torch.randn(sum(sizes), *shape, generator=generator, dtype=F64).to(here()) * s + m
         for s, m in ((2.0, 1.0), (1.0, 0.0), (1.0, 0.0))
     )
     mine = slice(sum(sizes[:rank]), sum(sizes[: rank + 1]))
-    oracle, synced = seeded(1, make).to(device), sync_batch_norm(seeded(1, make).to(device))
+    oracle, synced = seeded(1, make), sync_batch_norm(seeded(1, make))
     for copy in (oracle, synced):
         copy.load_state_dict(layer.state_dict())
 
@@ -146,7 +147,7 @@ def law_of_layer(name: str, device: str, order: int = 3) -> None:
     with together(Together(sums)):
         found = derivatives(whole[mine], synced, along[mine], probe[mine])
     exact(found, [t[mine] for t in expected], LAW, what=name)
-    plain = seeded(1, make).to(device)
+    plain = seeded(1, make)
     plain.load_state_dict(layer.state_dict())
     for _ in range(2):
         plain(whole)
@@ -209,7 +210,7 @@ def evaluation_mode_asks_nobody() -> None:
     sums, rank = ranks()
     layer, plain = (seeded(1, lambda: nn.BatchNorm1d(3)) for _ in range(2))
     sync_batch_norm(layer).eval()
-    x = torch.randn(4 + rank, 3, dtype=F64)
+    x = torch.randn(4 + rank, 3, dtype=F64).to(here())
     with together(Together(sums)):
         assert torch.equal(layer(x), plain.eval()(x))
     assert not sums.ranks.traffic.collectives
@@ -217,33 +218,36 @@ def evaluation_mode_asks_nobody() -> None:
 
 def one_rank_alone_asks_nobody() -> None:
     """A user's own validation on the first rank, between steps of all, in training mode."""
-    engine = mlopt.Engine(made(own=slice_of, layer=_synced))
+    engine = Engine(made(own=slice_of, layer=_synced))
     engine.step()
     if dist.get_rank() == 0:
         module = engine.graph.variables[0].value
-        module(torch.randn(5, 3, dtype=F64))
+        module(torch.randn(5, 3, dtype=F64).to(here()))
     dist.barrier()
 
 
 def far_from_zero() -> tuple[Tensor, Tensor]:
     """In float32, values about 3000 with a deviation of 1: what is found, and what is true."""
     sums, rank = ranks()
-    x = torch.randn(64, 4, 3, 3, generator=torch.Generator().manual_seed(4)) + 3000
+    x = torch.randn(64, 4, 3, 3, generator=torch.Generator().manual_seed(4)).to(here()) + 3000
     with together(Together(sums)):
-        y = sync_batch_norm(nn.BatchNorm2d(4))(x.chunk(sums.ranks.size)[rank])
-    true = nn.BatchNorm2d(4).double()(x.double()).chunk(sums.ranks.size)[rank]
-    return y.detach(), true.detach()
+        y = sync_batch_norm(nn.BatchNorm2d(4)).to(here())(x.chunk(sums.ranks.size)[rank])
+    true = nn.BatchNorm2d(4).to(x.device).double()(x.double()).chunk(sums.ranks.size)[rank]
+    return y.detach().cpu(), true.detach().cpu()
 
 
 def narrow(kind: str) -> list[Any]:
     """In a low precision: the format, what is found, and what is true."""
     dtype = torch.float16 if kind == "float16" else torch.bfloat16
     sums, rank = ranks()
-    x = 0.01 * torch.randn(8, 2, 3, 3, generator=torch.Generator().manual_seed(5))
-    layer, true = sync_batch_norm(nn.BatchNorm2d(2)), nn.BatchNorm2d(2).double()
-    network = sync_batch_norm(nn.BatchNorm2d(2)).to(dtype) if kind.endswith("network") else layer
+    x = 0.01 * torch.randn(8, 2, 3, 3, generator=torch.Generator().manual_seed(5)).to(here())
+    layer, true = (nn.BatchNorm2d(2).to(here()) for _ in range(2))
+    layer, true = sync_batch_norm(layer), true.double()
+    network = (
+        sync_batch_norm(nn.BatchNorm2d(2)).to(here(), dtype) if kind.endswith("network") else layer
+    )
     own = x.to(dtype).chunk(sums.ranks.size)[rank].requires_grad_()
-    with together(Together(sums)), torch.autocast("cpu", torch.bfloat16, "autocast" in kind):
+    with together(Together(sums)), torch.autocast(here().type, torch.bfloat16, "autocast" in kind):
         y = network(own)
         (slope,) = torch.autograd.grad(y.float().pow(3).sum(), own, create_graph=True)
         (second,) = torch.autograd.grad((slope.float() * 1e-3).square().sum(), own)
@@ -251,8 +255,8 @@ def narrow(kind: str) -> list[Any]:
     z = true(whole)
     (first,) = torch.autograd.grad(z.pow(3).sum(), whole, create_graph=True)
     (again,) = torch.autograd.grad((first * 1e-3).square().sum(), whole)
-    expected = [t.detach().chunk(sums.ranks.size)[rank] for t in (z, first, again)]
-    return [y.dtype == dtype, [t.detach().double() for t in (y, slope, second)], expected]
+    expected = [t.detach().chunk(sums.ranks.size)[rank].cpu() for t in (z, first, again)]
+    return [y.dtype == dtype, [t.detach().double().cpu() for t in (y, slope, second)], expected]
 
 
 # Engines.
@@ -285,8 +289,8 @@ def made(own: Any, layer: Any, whole: Any = None, outside: Any = None) -> list[A
 
 def whole_batches_ask_nobody() -> None:
     """Problems that take their batches whole are computed by each rank, with plain layers."""
-    engine = mlopt.Engine(made(slice_of, _synced, whole=False))
-    alone = mlopt.Engine(made(lambda b: b, nn.BatchNorm1d), ranks=False)
+    engine = Engine(made(slice_of, _synced, whole=False))
+    alone = Engine(made(lambda b: b, nn.BatchNorm1d), ranks=False)
     found = numbers(engine)
     assert engine._ranks is not None
     assert "batch norm" not in engine._ranks.traffic.collectives
@@ -295,9 +299,7 @@ def whole_batches_ask_nobody() -> None:
 
 def without_ranks_to_the_bit() -> bool:
     """An engine that knows of no ranks computes with such layers what it does with others."""
-    one, other = (
-        mlopt.Engine(made(lambda b: b, k), ranks=False) for k in (_synced, nn.BatchNorm1d)
-    )
+    one, other = (Engine(made(lambda b: b, k), ranks=False) for k in (_synced, nn.BatchNorm1d))
     return all(map(_same, numbers(one), numbers(other)))
 
 
@@ -312,7 +314,7 @@ def collectives(layer: str, order: str) -> tuple[int, int]:
     kind = {"synced": _synced, "plain": nn.BatchNorm1d}[layer]
     nodes = made(slice_of, kind)
     nodes[0].hypergrad = {"first": mlopt.Frozen(), "exact": mlopt.OneStep()}[order]
-    engine = mlopt.Engine(nodes)
+    engine = Engine(nodes)
     engine.step()
     assert engine._ranks is not None
     traffic = engine._ranks.traffic
@@ -332,7 +334,7 @@ def no_samples_for_one() -> list[str]:
         return tuple(t[:1] for t in batch) if dist.get_rank() == 0 else EmptySlice()
 
     full: list[bool] = []
-    engine = mlopt.Engine(made(own, _synced))
+    engine = Engine(made(own, _synced))
     engine.step()
     before = _vector(engine.graph.variables[0].value)
     try:

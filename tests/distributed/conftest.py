@@ -1,20 +1,37 @@
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 
 import pytest
+import torch
 import torch.distributed as dist
+from distributed.here import DEVICE
 from distributed.processes import Processes
 
 
 @pytest.fixture(scope="session")
-def two() -> Iterator[Processes]:
+def on_the_device(device: torch.device) -> None:
+    """Ranks that are started compute on the device that was asked for."""
+    os.environ[DEVICE] = str(device)
+
+
+@pytest.fixture(scope="session")
+def one_of_nccl(on_the_device: None, device: torch.device) -> Iterator[Processes]:
+    """One rank, by the collectives of a GPU: two of them need two GPUs."""
+    if device.type != "cuda" or not dist.is_nccl_available():
+        pytest.skip("NCCL is for GPUs: --device cuda")
+    yield from _ranks(1)
+
+
+@pytest.fixture(scope="session")
+def two(on_the_device: None) -> Iterator[Processes]:
     """Two ranks."""
     yield from _ranks(2)
 
 
 @pytest.fixture(scope="session")
-def three() -> Iterator[Processes]:
+def three(on_the_device: None) -> Iterator[Processes]:
     """Three ranks."""
     yield from _ranks(3)
 

@@ -11,7 +11,8 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from small import F64, seeded, sgd
+from distributed.here import Engine, join_group, seeded
+from small import F64, sgd
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -76,7 +77,7 @@ def fit(kind: str, step: int, unlucky: bool, folder: Path) -> Any:
         x, y = batch
         return (w(x) - y).square().mean() + 0.1 * v(x).square().mean()
 
-    engine = mlopt.Engine([lower, upper], skip_nonfinite=int(kind == "nan"))
+    engine = Engine([lower, upper], skip_nonfinite=int(kind == "nan"))
     skipped: list[str] = []
 
     class Skips(mlopt.Callback):
@@ -92,8 +93,7 @@ def fit(kind: str, step: int, unlucky: bool, folder: Path) -> Any:
 
 def main() -> None:
     kind, step, unlucky, folder = sys.argv[1], *map(int, sys.argv[2:4]), Path(sys.argv[4])
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo")
+    join_group()
     rank = dist.get_rank()
     said, kept = "", ([], [])
     try:

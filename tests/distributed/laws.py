@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import warnings
 from typing import Any
+from unittest.mock import patch
 
 import torch
 import torch.distributed as dist
 from compare import exact
+from distributed.here import Engine, here
 from distributed.rank_graphs import GRAPHS, LAYERS, METHODS
 from sweep.random_parts import draw_graph_with_data
 
 import mlopt
+from mlopt._engine import stepper
+from mlopt.distributed.ranks import Ranks
+from mlopt.distributed.sums import Sums
 
 
 def slice_of(batch: Any, sizes: list[int] | None = None) -> Any:
@@ -59,12 +64,9 @@ def random_graph(seed: int, bound: float) -> None:
     """N ranks give what one rank with N parts gives; to the bit, if no bound is given."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", mlopt.CapabilityWarning)
-        here = torch.device("cpu")
-        alone = mlopt.Engine(
-            draw_graph_with_data(seed, here), parts=dist.get_world_size(), ranks=False
-        )
+        alone = Engine(draw_graph_with_data(seed, here()), parts=dist.get_world_size(), ranks=False)
         expected = numbers(alone)
-        ranked = mlopt.Engine(draw_graph_with_data(seed, here, slice_of))
+        ranked = Engine(draw_graph_with_data(seed, here(), slice_of))
         if bound:
             exact(numbers(ranked), expected, bound, what=f"graph {seed}")
         else:
@@ -80,9 +82,9 @@ def graph_law(graph: str, method: str, layer: str, bound: float, samples: int = 
         warnings.simplefilter("ignore", mlopt.ConvergenceWarning)
         # of twelve samples, the first so many
         nodes = made(METHODS[method], lambda batch: _first(batch, samples), LAYERS[layer])
-        expected = numbers(mlopt.Engine(nodes, parts=size, ranks=False))
+        expected = numbers(Engine(nodes, parts=size, ranks=False))
         found = numbers(
-            mlopt.Engine(
+            Engine(
                 made(METHODS[method], lambda batch: slice_of(_first(batch, samples)), LAYERS[layer])
             )
         )
@@ -92,12 +94,40 @@ def graph_law(graph: str, method: str, layer: str, bound: float, samples: int = 
             same_bits(found, expected, f"{graph} by {method}")
 
 
+def graph_law_of_one(graph: str, method: str) -> str:
+    """The law for a group of one, which an engine else takes for none; the group's backend."""
+    with patch.object(
+        stepper, "found", lambda own: None if own is False else Ranks(dist.group.WORLD)
+    ):
+        graph_law(graph, method, "batch norm", 0.0)
+    return dist.get_backend()
+
+
+def sums_of_one() -> bool:
+    """What tensors, sparse ones, rows and numbers of the host come to in a group of one."""
+    ranks = Ranks(dist.group.WORLD)
+    sums = Sums(ranks)
+    a = torch.arange(6.0, device=here()).view(3, 2)
+    sparse = torch.stack([a[0], 0 * a[0]]).to_sparse()
+    soon, later = sums.soon([a]), a.clone()
+    sums.later([later])
+    sums.arrive()
+    sums.settle()
+    first = a.clone()
+    ranks.wait(ranks.hand_out(first))
+    ranks.reached(a.device)
+    found = [*sums.now([a]), *soon, later, first, sums.lined_up(a, [3])]
+    [again] = sums.now([sparse])
+    host = ranks.exchange([1.0, 2.0]) == [[1.0, 2.0]] and ranks.collect("said") == ["said"]
+    return host and all(map(a.equal, found)) and again.to_dense().equal(sparse.to_dense())
+
+
 def planned_and_counted(graph: str, method: str) -> tuple[dict[str, Any], dict[str, Any], str]:
     """What a plan says of a step that goes between ranks, what does, and the plan."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", mlopt.CapabilityWarning)
         warnings.simplefilter("ignore", mlopt.ConvergenceWarning)
-        engine = mlopt.Engine(GRAPHS[graph](METHODS[method], slice_of, LAYERS["batch norm"]))
+        engine = Engine(GRAPHS[graph](METHODS[method], slice_of, LAYERS["batch norm"]))
         engine.step()  # what is asked for once
         plan = engine.plan()
         before = engine.traffic

@@ -10,7 +10,8 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from small import F64, seeded
+from distributed.here import seeded
+from small import F64
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, one_hot, softplus
 

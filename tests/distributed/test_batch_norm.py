@@ -67,12 +67,12 @@ def test_cotangents_of_all_ranks_are_enlarged_alike(method, two):
 
 
 @pytest.mark.parametrize("name", LAYERS)
-def test_a_layer_has_the_derivatives_of_the_joined_batch(name, device, two):
-    two(f"{HERE}law_of_layer", name, str(device))
+def test_a_layer_has_the_derivatives_of_the_joined_batch(name, two):
+    two(f"{HERE}law_of_layer", name)
 
 
-def test_a_layer_on_three_ranks(device, three):
-    three(f"{HERE}law_of_layer", "2d", str(device))
+def test_a_layer_on_three_ranks(three):
+    three(f"{HERE}law_of_layer", "2d")
 
 
 def test_layers_in_evaluation_mode_ask_nobody(two):

@@ -13,6 +13,8 @@ from typing import Any
 import pytest
 from distributed.processes import environment, free_port
 
+pytestmark = pytest.mark.usefixtures("on_the_device")
+
 #: A run of forty steps takes seconds; whoever waits for ever is ended then, and the test fails.
 HANGS = 120
 #: What is said where, and by what the unlucky rank ends: (on it, on the other).
@@ -51,7 +53,7 @@ def saved(folder: Path) -> list[int]:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
+def undisturbed(on_the_device, tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
     """What a run comes to that meets nothing."""
     return run("none", 0, 0, tmp_path_factory.mktemp("undisturbed") / "run")[0][1]
 

@@ -9,6 +9,13 @@ from distributed.rank_graphs import CASES, GRAPHS
 LAW = 1e-12
 SEEDS = range(50)
 BLOCK = 10
+#: Of each kind of method one, and what is evaluated anew in parts: a signal that is unrolled.
+SOME = [
+    (graph, method)
+    for graph, method in CASES
+    if (method in ("exact", "central", "implicit", "joint") and graph != "stack")
+    or (graph, method) == ("sgl", "unrolled")
+]
 
 
 @pytest.mark.parametrize("graph", GRAPHS)
@@ -20,8 +27,16 @@ def test_two_ranks_by_every_method_to_the_bit(graph, two):
 
 @pytest.mark.parametrize("layer", ["batch norm", "dropout"])
 def test_two_ranks_with_layers_of_batches_to_the_bit(layer, two):
+    for graph, method in SOME:
+        two("distributed.laws:graph_law", graph, method, layer, 0.0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("layer", ["batch norm", "dropout"])
+def test_two_ranks_with_layers_of_batches_by_every_method(layer, two):
     for graph, method in CASES:
-        if method in ("exact", "central", "implicit", "joint") and graph != "stack":
+        # With BatchNorm the curvature of LFM-CW is too large for the series at its default scale.
+        if (layer, graph, method) != ("batch norm", "lfm-cw", "neumann"):
             two("distributed.laws:graph_law", graph, method, layer, 0.0)
 
 
