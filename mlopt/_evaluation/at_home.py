@@ -9,7 +9,8 @@ computed where the node is at home, and travels as a sum, to which the others ad
 from __future__ import annotations
 
 import functools
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -21,7 +22,7 @@ from .._graph.graph import Graph
 from .._graph.homes import Home
 from .._graph.node import Node
 from .._graph.signal import Signal, join, split
-from .._tensors import continuous
+from .._tensors import Tensors, continuous
 from ..distributed.ranks import Ranks
 from ..distributed.shared_sums import Together
 from ..distributed.traffic import purpose
@@ -63,10 +64,59 @@ class AtHome(OnRanks):
         homes: Mapping[Node, Home],
     ) -> None:
         super().__init__(graph, ranks, parts, device)
-        self._homes = homes
+        self.homes = homes
         self._at_home = HomeShares(ranks, parts, self._lined, self.nodes, homes)
         self._in_rows, self._lined = self._lined, frozenset()  # no rank has rows of its own
+        self._waving = False
         self._open = _of_open_shape(graph, self.nodes)
+
+    @contextmanager
+    def wave(self) -> Iterator[None]:
+        """A block of evaluations that do not read one another, whose values are there later.
+
+        They are after the next `arrive` of the sums.
+        """
+        self._waving = True
+        try:
+            yield
+        finally:
+            self._waving = False
+
+    def pulled(self, node: Node, wanted: Tensors, pull: Callable[[], Tensors]) -> Tensors:
+        """What passes from a node to what it reads, computed where it is at home.
+
+        On a rank alone all of it is computed there, and travels at the end: it is there after the
+        next `arrive` of the sums.
+
+        Args:
+            node: the node.
+            wanted: tensors like those that may come, by key.
+            pull: computes them.
+
+        Returns:
+            Tensors by key.
+        """
+        home = self.homes.get(node)
+        if home is None or len(home) > 1:
+            return pull()
+        found: Tensors = {}
+        if here := self.ranks.rank == home[0]:
+            with self._alone_here():
+                found = pull()
+        name = ("pulled", self._labels[node])
+        there = self.presence(name, [k in found for k in wanted], here)
+        keys = [k for k, on in zip(wanted, there, strict=True) if on]
+        own = [found[k] if k in found else torch.zeros_like(wanted[k]) for k in keys]
+        return dict(zip(keys, self.sums.soon(own), strict=True))
+
+    @contextmanager
+    def _alone_here(self) -> Iterator[None]:
+        """A block of what this rank computes by itself: nothing in it comes of others."""
+        self.sums.alone = self.presence.alone = True
+        try:
+            yield
+        finally:
+            self.sums.alone = self.presence.alone = False
 
     def _share(self, node: Node, point: Point) -> Share | None:
         return self._at_home(node, point)
@@ -78,13 +128,13 @@ class AtHome(OnRanks):
         return self._at_home.cut(node, point)
 
     def _together(self, evaluator: Evaluates, node: Node, share: Share) -> Together | None:
-        home = self._homes.get(node)
+        home = self.homes.get(node)
         if home is None:
             return super()._together(evaluator, node, share)
         return made_at_home(self.sums, home, evaluator, node)
 
     def _alone_in(self, node: Node) -> Together | None:
-        return None if node in self._homes else super()._alone_in(node)
+        return None if node in self.homes else super()._alone_in(node)
 
     def _signal(self, here: Here, result: Any) -> Any:
         node, share = here.node, here.share
@@ -104,7 +154,9 @@ class AtHome(OnRanks):
         with purpose("signals"):
             sent = [t.detach() for t in parts.values()]
             sent = [t.to(torch.uint8) if t.dtype is torch.bool else t for t in sent]
-            totals = zip(parts.items(), self.sums.now(sent), strict=True)
+            truths = any(t.dtype is torch.bool for t in parts.values())
+            add_up = self.sums.soon if self._waving and not truths else self.sums.now
+            totals = zip(parts.items(), add_up(sent), strict=True)
             known = {k: total.to(t.dtype) for (k, t), total in totals}
         moving = [k for k, t in known.items() if continuous(t)]
         if here.leaves and moving:

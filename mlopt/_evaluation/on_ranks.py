@@ -71,6 +71,7 @@ class OnRanks:
         self._flags: list[Tensor] = []
         self._flagged = 0  # how often the presence had been asked at the last flag
         self.rows: dict[Any, tuple[int, ...]] = {}  # of signals that have rows, on each rank
+        self.homes: Mapping[Node, Sequence[int]] = {}  # of nodes that some ranks alone evaluate
 
     def __call__(
         self,

@@ -28,6 +28,7 @@ class Presence:
     Attributes:
         odd: whether this rank has noted anything.
         asked: how often it was asked, as often as the others.
+        alone: whether this rank computes something by itself, and has all there is of it.
     """
 
     def __init__(self, ranks: Ranks) -> None:
@@ -35,7 +36,7 @@ class Presence:
         self._known: dict[Hashable, Found] = {}
         self._seen: dict[Hashable, tuple[Found, Found]] = {}  # in this step: had, and assumed
         self._often: Counter[Hashable] = Counter()
-        self.odd, self.asked = False, 0
+        self.odd, self.asked, self.alone = False, 0, False
 
     def begin(self) -> None:
         """A step begins."""
@@ -56,6 +57,8 @@ class Presence:
         Returns:
             The most that any rank has.
         """
+        if self.alone:
+            return there
         self.asked += 1
         own: Found = tuple(there)
         key = (name, self._often[name])

@@ -6,9 +6,11 @@ from typing import Any
 
 import pytest
 from compare import exact
-from distributed import homes
+from distributed import homes, meetings
 from distributed.laws import same_bits
 from distributed.rank_graphs import CASES
+
+import mlopt
 
 HERE = "distributed.homes:"
 LAW = 1e-12
@@ -85,6 +87,22 @@ def test_what_travels_is_what_the_plan_says(graph, method, three):
         for planned, counted, text in three(HERE + "planned_and_counted", graph, method, places):
             assert planned == counted
             assert "between 3 ranks" in text
+
+
+@pytest.mark.parametrize(("run", "method", "calls"), [
+    (0, mlopt.OneStep(), 1),
+    (1, mlopt.OneStep(product=mlopt.Central()), 3),
+])  # fmt: skip
+def test_levels_on_different_ranks_are_computed_at_the_same_time(run, method, calls, three):
+    for rank, found in enumerate(three("distributed.meetings:learners_meet", method, run)):
+        own = [n for k in range(3) for n in [calls if k == rank else 0]]
+        assert found == [*own, *[int(k == rank) for k in range(3)], *own]
+
+
+def test_what_a_solver_on_one_rank_does_not_stand_is_said_on_all(two):
+    alone = meetings.bent(None)
+    assert alone.startswith("NonFiniteError: ")
+    assert two("distributed.meetings:bent", 1) == [alone, alone]
 
 
 def test_a_run_goes_on_elsewhere(two, tmp_path):
