@@ -34,6 +34,7 @@ __all__ = [
     "real",
     "requiring",
     "scale",
+    "stacked",
     "subtracted",
     "unrecorded",
 ]
@@ -110,7 +111,12 @@ def subtracted(a: Many, b: Many) -> Many:
 
 def multiplied(a: Many, factor: Tensor | float) -> Many:
     """Of each factor a."""
-    return (a[0] * factor,) if len(a) == 1 else torch._foreach_mul(a, factor)
+    try:
+        return (a[0] * factor,) if len(a) == 1 else torch._foreach_mul(a, factor)
+    except RuntimeError:  # they may be on other devices than the factor, and than one another
+        if not isinstance(factor, Tensor) or all(t.device == factor.device for t in a):
+            raise
+    return tuple(t * factor.to(t.device) for t in a)
 
 
 def norm(tensors: Tensors, wide: bool = False) -> Tensor:
@@ -130,16 +136,25 @@ def norm(tensors: Tensors, wide: bool = False) -> Tensor:
     if not values:
         return torch.zeros(())
     if wide:
-        peak = torch.stack([t.abs().amax().double() for t in values]).amax()
+        peak = stacked([t.abs().amax().double() for t in values]).amax()
         scale = torch.where(peak > 0, peak, 1.0)
-        return scale * torch.linalg.vector_norm(
-            torch.stack([torch.linalg.vector_norm(t.double() / scale) for t in values])
-        )
+        lengths = [torch.linalg.vector_norm(t.double() / scale.to(t.device)) for t in values]
+        return scale * torch.linalg.vector_norm(stacked(lengths))
     if any(map(_is_sparse, values)):  # of which not every torch takes norms
         values = [*map(numbers, values)]
     if len(values) == 1:
         return torch.linalg.vector_norm(values[0])
-    return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(values)))
+    return torch.linalg.vector_norm(stacked(torch._foreach_norm(values)))
+
+
+def stacked(scalars: Many) -> Tensor:
+    """Numbers in a row, on the device of the first."""
+    try:
+        return torch.stack([*scalars])
+    except RuntimeError:  # they may be on several
+        if all(t.device == scalars[0].device for t in scalars):
+            raise
+    return torch.stack([t.to(scalars[0].device) for t in scalars])
 
 
 def add_scaled(base: Tensors, direction: Tensors, factor: Tensor | float) -> Tensors:

@@ -119,9 +119,9 @@ class Engine(Stepper):
             False, for none. All make the same engine, and call the same verbs of it. Variables
             begin as the first rank's. Loggers, progress and checkpoints are the first rank's; a
             rank that fails ends all, by a `RankError`.
-        places: where variables live, {W: 0, V: (1, 2)}: on a rank or several. What is minimised
-            over one is evaluated there, at the same time as what lives elsewhere; loaders then
-            give all ranks whole batches. Others live on all ranks.
+        places: where variables live, {W: 0, V: (1, 2)}, on a rank or several, or {W: "cuda:1"}.
+            What is minimised over one is evaluated there, and what it reads travels there. Loaders
+            then give all ranks whole batches. Others live on all ranks, or where they are.
 
     Raises:
         GraphError: the list is not a graph that can be run; the message says what to do.

@@ -93,7 +93,7 @@ class Planned(abc.ABC):
                 f"plan(ranks={count}): variables of this engine live on ranks that places= names, "
                 f"of which there are {self._agreement.size}. Leave ranks= out."
             )
-        if count == 1:
+        if count == 1 and self._evaluator.devices is None:
             return plan
         known = self._counted.get(count)
         if known is None or known[0] is not plan:  # which is the same as long as nothing changes
@@ -102,16 +102,21 @@ class Planned(abc.ABC):
 
     @property
     def traffic(self) -> dict[str, tuple[int, int]]:
-        """What has gone between ranks: collectives, and bytes that this one gave, by purpose."""
-        return self._agreement.traffic.all
+        """What has gone between ranks: collectives, and bytes that this one gave, by purpose.
+
+        Between devices of one process: tensors, and their bytes.
+        """
+        devices = self._evaluator.devices
+        return (self._agreement if devices is None else devices).traffic.all
 
     def _between(self, count: int, plan: Plan, dormant: frozenset[Problem]) -> Traffic:
-        """What goes between so many ranks in a step: counted in a trial with ranks that are not."""
+        """What goes between so many ranks, or devices, in a step: counted in a trial."""
         evaluator, graph = self._evaluator, self.graph
         parts, stacks, before = evaluator.parts, dict(graph.stacks), evaluator.ranks
         # Where nodes have homes, it is the ranks that are: each knows its own part alone.
-        ranks = before.ranks if self._homes else Imagined(count)
-        already = ranks.traffic.copy()
+        ranks = before.ranks if self._homes else Imagined(count) if count > 1 else None
+        between = ranks or evaluator.devices  # of one process
+        already = between.traffic.copy()
         commits = [(o, tried(o)) for o in plan.operations]
         trial = tuple(
             t or o for o, t in commits if t is not None or not isinstance(o, Commit | Draw)
@@ -119,14 +124,15 @@ class Planned(abc.ABC):
         with self._agreement.together():
             try:
                 graph.stacks.clear()  # on ranks their members are evaluated one by one
-                if not self._homes:
+                if ranks is not None and not self._homes:
                     evaluator.ranks = on_ranks(graph, ranks, parts, self.device)
                 self._try(Plan(graph, trial), dormant)
             finally:
                 evaluator.ranks, evaluator.parts = before, parts
                 graph.stacks.update(stacks)
-            ranks.exchange(self._agreement.state(self.steps, self.epoch))
-        return ranks.traffic.since(already)
+            if ranks is not None:
+                ranks.exchange(self._agreement.state(self.steps, self.epoch))
+        return between.traffic.since(already)
 
     def _compose(self) -> tuple[Plan, frozenset[Problem]]:
         """The plan of the next step, and the problems before their start."""

@@ -21,7 +21,7 @@ from .._sweep.ascent import Ascent
 from .._sweep.descent import total_gradients
 from .._sweep.together import evaluate_together
 from .._sweep.total import TotalObjectives
-from .._tensors import Tensors, grad_mode, norm
+from .._tensors import Tensors, grad_mode, norm, stacked
 from ..hypergrad.derivatives import backward_passes
 from .batches import Batches
 from .closing import Closing
@@ -330,7 +330,7 @@ class Step:
         """Whether a turn has come to its end: one host synchronisation a round."""
         self._arrive()
         norms = [self._norms[p] for p in operation.problems]
-        done = bool(torch.linalg.vector_norm(torch.stack(norms)) <= operation.tol)
+        done = bool(torch.linalg.vector_norm(stacked(norms)) <= operation.tol)
         for problem in operation.problems:
             label = f"{self.graph.labels[problem]}/rounds"
             self.outcome.metrics[label] = self.outcome.metrics.get(label, 0) + (not done)

@@ -88,7 +88,8 @@ class Stepper(Planned):
         self._validated = -1  # after which step `validate=` of its run measured last
         self._ranks = found(ranks)
         self.graph = Graph(problems, hypergrad, parts, self._ranks.size if self._ranks else 1)
-        homes = self._homes = placed(self.graph, places, self._ranks)
+        at = placed(self.graph, places, self._ranks, self.device)
+        self._homes = at.homes
         self._schedule = schedule or Simultaneous()
         self._schedule.check(self.graph)
         self._seed, self._skips = seed, skip_nonfinite
@@ -99,11 +100,12 @@ class Stepper(Planned):
         self.skipped: NonFiniteError | None = None
         self.measurement: Measurement | None = None
         streams = dict.fromkeys(s for node in self.graph.nodes for s in node.streams)
-        self._feed = Feed(streams, seed, self.device)
+        self._feed = Feed(streams, seed, None if at.devices else self.device)
         self.clock = Clock(self.graph)
         self._epoch_stream: Stream | None = counting_stream(self.graph)
         check_epochs(self.graph, self._feed.streams, self._epoch_stream)
-        self._evaluator = evaluator_of(self.graph, precision, self.device, self._ranks, homes)
+        self._evaluator = evaluator_of(self.graph, precision, self.device, self._ranks, self._homes)
+        self._evaluator.devices = at.devices
         self._compiler = Compiler(self.graph, compile)
         self.compiled = self._compiler.compiled  # what it took so far; None if it is off
         self._evaluator.choose = self._compiler.choose if self.compiled is not None else None

@@ -76,15 +76,13 @@ class Evaluator:
         # (node, twice) -> its function, or another that computes the same; None: always its own
         self.choose: Callable[[Node, bool], Callable[..., Any]] | None = None
         self.precision = Precisions()
-        #: How a step evaluates a node, if it takes batches in parts: see `InParts`.
-        self.parts: Any = None
+        self.parts: Any = None  #: how a step evaluates a node in parts of its batch: see `InParts`
         self.ranks: Any = None  #: likewise on several ranks: see `OnRanks`
-        #: Nodes of which parts are computed again in backward passes.
-        self.recomputing: set[Node] = set()
+        self.devices: Any = None  #: brings points to the devices of their nodes: see `OnDevices`
+        self.recomputing: set[Node] = set()  #: parts of which are computed again going back
         #: Nodes that take derivatives inside, for which what they read must require gradients.
         self.differentiating: set[Node] = set()
-        #: The low precision that a node computes in, if it does.
-        self.narrow: dict[Node, torch.dtype] = {}
+        self.narrow: dict[Node, torch.dtype] = {}  #: the low precision that a node computes in
         #: Whether a backward of the user's own, or a hook, may give gradients anybody's memory.
         self.bent = False
         self.recall = Recall()
@@ -133,6 +131,8 @@ class Evaluator:
         self.count[node] += 1
         if self.recall.at is not None:
             self.recall.leave()
+        if self.devices is not None:
+            point = self.devices(node, point, self.parameters)
         inside = node in self.differentiating
         if inside:
             point = replace(point, values={v: requiring(t) for v, t in point.values.items()})
@@ -155,9 +155,11 @@ class Evaluator:
                             vars(values[name]).update(marks)
                 if binding.buffers:
                     copies = binding.scratch(start.get(source) if start else None)
+                    lent.append((source, binding, copies))
+                    if self.devices is not None:
+                        copies = self.devices.buffers(node, source, copies)
                     if again:
                         swap.starts.append((binding, copied(copies)))
-                    lent.append((source, binding, copies))
                     for (slot, key), copy in zip(binding.buffers, copies, strict=True):
                         swap.put(slot, key, copy)
             torch.clear_autocast_cache()  # it would hand out casts of values that have changed
@@ -278,9 +280,8 @@ class Evaluator:
             binding, copies = self._lent.pop()
             binding.take_back(copies)
         self._batches.clear()
-        for way in (self.ranks, self.parts):
-            if way is not None:
-                way.release()
+        for way in filter(None, (self.ranks, self.parts, self.devices)):
+            way.release()
 
     def open(self, parts: list[dict[str, Any]] | None = None) -> Swap:
         """What is put into modules until `shut`, or `release` if that is interrupted."""

@@ -1,11 +1,10 @@
-"""`homes_of`: on which ranks each node is evaluated, where variables live on some of them."""
+"""`homes_of`: where each node is evaluated, by where variables live."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
-from .._arguments import shown
 from .._errors import GraphError
 from .._variable import Variable
 from .graph import Graph
@@ -14,28 +13,26 @@ from .problem import Problem
 
 __all__ = ["Home", "homes_of"]
 
-#: The ranks on which a node is evaluated, in their order.
-Home = tuple[int, ...]
+#: The ranks on which a node is evaluated, in their order; or a device of this process.
+Home = Any
 
 
-def homes_of(graph: Graph, places: Mapping[Variable, int | Sequence[int]], ranks: int) -> Any:
-    """On which ranks each node of a graph is evaluated.
+def homes_of(graph: Graph, at: Mapping[Variable, Home]) -> dict[Node, Home]:
+    """Where each node of a graph is evaluated.
 
     A problem is where the variables live that it is minimised over. A signal is where the first
     thing lives that it reads and that has a home.
 
     Args:
         graph: the graph.
-        places: the ranks on which variables live; others live on all.
-        ranks: how many there are.
+        at: where variables live.
 
     Returns:
-        The home of each node that has one; others are evaluated on all ranks.
+        The home of each node that has one.
 
     Raises:
-        GraphError: a place is none, or a problem would be in two.
+        GraphError: a problem would be in two.
     """
-    at = {_variable(graph, v): _home(v, place, ranks) for v, place in places.items()}
     found: dict[Node, Home] = {}
     for problem in graph.problems:
         own = {at.get(v) for v in problem.over}
@@ -61,37 +58,9 @@ def homes_of(graph: Graph, places: Mapping[Variable, int | Sequence[int]], ranks
     return found
 
 
-def _variable(graph: Graph, variable: Any) -> Variable:
-    if not isinstance(variable, Variable) or variable not in graph.owner:
-        what = f"the variable {variable.name}" if isinstance(variable, Variable) else None
-        raise GraphError(
-            f"Engine: places= names {what or shown(variable)}, over which no problem of this "
-            "engine is minimised. Its keys are variables of its problems."
-        )
-    return variable
-
-
-def _home(variable: Variable, place: Any, ranks: int) -> Home:
-    where = f"Engine(places={{{variable.name}: {shown(place)}}}): "
-    listed = place if isinstance(place, tuple | list) else (place,)
-    for rank in listed:
-        if isinstance(rank, bool) or not isinstance(rank, int):
-            raise GraphError(
-                f"{where}a variable lives on a rank, or on a tuple of them, such as 0 or (0, 1)."
-            )
-        if not 0 <= rank < ranks:
-            raise GraphError(
-                f"{where}there is no rank {rank} among the {ranks} of this engine, which are "
-                f"counted from 0 to {ranks - 1}."
-            )
-    if not listed:
-        raise GraphError(f"{where}it has to live somewhere. Leave it out for all ranks.")
-    if len({*listed}) < len(listed):
-        raise GraphError(f"{where}a rank is named twice.")
-    return tuple(sorted(listed))
-
-
 def _said(home: Home | None) -> str:
     if home is None:
         return "all ranks"
-    return f"rank{'s' if len(home) > 1 else ''} {' and '.join(map(str, home))}"
+    if isinstance(home, tuple):
+        return f"rank{'s' if len(home) > 1 else ''} {' and '.join(map(str, home))}"
+    return str(home)

@@ -44,7 +44,7 @@ def numbers(engine: mlopt.Engine) -> list[Any]:
     found.append(engine.step())
     engine.step()
     parameters = [p.detach() for q in problems for v in q.over for p in v.parameters()]
-    return [*found, torch.cat([p.flatten() for p in parameters])]
+    return [*found, torch.cat([p.flatten().cpu() for p in parameters])]
 
 
 def same_bits(found: Any, expected: Any, what: str) -> None:
