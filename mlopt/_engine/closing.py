@@ -141,6 +141,8 @@ class Closing:
             self._fail(*found)
         elif isinstance(error, NonFiniteError):
             self.outcome.failed = (error.problem, "")
+            if self._ranks is not None:  # a number of the method's, the same on all
+                self.outcome.ranks = self._ranks.spoilers(None)
         self.outcome.cause = error
         return self.outcome.failed is not None
 

@@ -30,7 +30,7 @@ class Outcome:
         failed: the label of the first problem in which something was not finite, and what it was;
             None if all was finite.
         cause: the error that it led to.
-        ranks: on which the value of that problem was not finite, if that is known.
+        ranks: that have spoilt it, if that is known.
         overflowed: whether it was a norm alone, of a gradient that is finite.
         astray: whether it has gone by a wrong account of what other ranks have.
         updated: the problems that were updated.
@@ -96,8 +96,10 @@ def non_finite(
     """
     assert outcome.failed is not None
     label, part = outcome.failed
+    where = f" on rank {' and '.join(map(str, outcome.ranks))}" if outcome.ranks else ""
     if not part:  # a method met it, and says where
-        return NonFiniteError(f"{outcome.cause}{more}", problem=label, step=step)
+        began = f" It began{where}." if where else ""
+        return NonFiniteError(f"{outcome.cause}{began}{more}", problem=label, step=step)
     advice = "Lower its learning rate, clip its gradient, or look at its batch"
     if part == "state":
         advice += (
@@ -112,7 +114,6 @@ def non_finite(
             "Look at what its scheduler computes; a tensor that is to start at infinity has to be "
             "there before the first step"
         )
-    where = f" on rank {' and '.join(map(str, outcome.ranks))}" if outcome.ranks else ""
     text = f"{what} {step}: the {part} of {label} is not finite{where}, the first of this {what}"
     if what == "step":
         done = "nothing was committed" if undone else "earlier commits stay, as undo=False"

@@ -140,15 +140,15 @@ class AtHome(OnRanks):
         node, share = here.node, here.share
         assert isinstance(node, Signal)
         rows = node in self._in_rows
-        form = self._forms.signal(node, result, rows, again=node in self._open)
-        value = rebuilt(form, self._moved) if result is None else result
+        value = self._forms.signal(node, result, rows, again=node in self._open)
+        value = rebuilt(value, self._moved) if result is None else value
         parts = split(value, node.name)
         if rows:
             if result is not None and not callable(node.split):
                 check_rows(node, parts, share.own)
             parts = {k: self._among_all(node, t, share) for k, t in parts.items()}
         elif result is not None:
-            _check_form(node, parts, split(form, node.name))
+            _check_form(node, parts, split(self._forms.like(node), node.name))
             if node.combine == "mean" and node in self.nodes:
                 parts = {k: times(t, share.weight) for k, t in parts.items()}
         with purpose("signals"):

@@ -102,7 +102,7 @@ class Forms:
         return self._objectives[node]
 
     def signal(self, node: Node, value: Any, rows: bool, again: bool = False) -> Any:
-        """The value of a signal of no samples: rows that are none, or a sum of nothing.
+        """The value of a signal; of no samples it is rows that are none, or a sum of nothing.
 
         Args:
             node: the signal.
@@ -111,7 +111,7 @@ class Forms:
             again: ask the other ranks though they have said it before.
 
         Returns:
-            The value of nothing.
+            The value, or that of nothing.
 
         Raises:
             DataError: no rank can say what that is like.
@@ -123,6 +123,10 @@ class Forms:
             if found is None:
                 raise DataError(f"{node.name}: no rank has samples of this batch.")
             self._signals[node] = found
+        return self._signals[node] if value is None else value
+
+    def like(self, node: Node) -> Any:
+        """What the value of a signal was like when it was asked for, of no samples."""
         return self._signals[node]
 
 

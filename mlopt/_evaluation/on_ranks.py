@@ -166,8 +166,7 @@ class OnRanks:
         node, share = here.node, here.share
         assert isinstance(node, Signal)
         lined = node in self._lined
-        form = self._forms.signal(node, result, lined)
-        value = form if result is None else result
+        value = self._forms.signal(node, result, lined)
         parts = split(value, node.name)
         if lined:
             if result is not None and not callable(node.split):
@@ -179,7 +178,7 @@ class OnRanks:
         known = {k: t.detach() for k, t in parts.items()}
         if not lined:
             with purpose("signals"):
-                known = dict(zip(known, self.sums.now(list(known.values())), strict=True))
+                known = dict(zip(known, self.sums.now([*known.values()]), strict=True))
         moving = [k for k, t in known.items() if continuous(t)]
         if here.leaves and moving:
             outputs = [parts[k] for k in moving] if result is not None else [None for _ in moving]
@@ -326,17 +325,24 @@ class OnRanks:
             self.ranks.reached(device)
         return [flag != 0 for flag in self._flags]
 
-    def spoilers(self, node: Node) -> list[int]:
-        """The ranks on which a problem's value is not finite, for which all ask at once.
+    def spoilers(self, node: Node | None) -> list[int]:
+        """The ranks that have spoilt a problem, for which all ask at once.
 
         Args:
-            node: the problem.
+            node: the problem; None where it is not known.
 
         Returns:
-            They; none where each rank's share is finite.
+            Those where its own value is not finite; or else those that were the first to give
+            something not finite to a sum over ranks. None where every rank has the same.
         """
-        fine = all(bool(torch.isfinite(v).all()) for v in self._own_values.get(node, ()))
-        return [rank for rank, well in enumerate(self.ranks.collect(fine)) if not well]
+        own = () if node is None else self._own_values.get(node, ())
+        fine = all(bool(torch.isfinite(v).all()) for v in own)
+        each = self.ranks.collect((fine, self.sums.first_spoilt()))
+        if not all(well for well, _ in each):
+            return [rank for rank, (well, _) in enumerate(each) if not well]
+        first = min((at for _, at in each if at is not None), default=-1)
+        found = [rank for rank, (_, at) in enumerate(each) if at == first]
+        return found if len(found) < len(each) else []
 
     def release(self) -> None:
         """Let the batches of a step go."""

@@ -40,6 +40,7 @@ class Sums:
     def __init__(self, ranks: Ranks) -> None:
         self.ranks, self.deferring, self.alone = ranks, False, False
         self._later: list[Tensor] = []
+        self._given: list[Tensor] = []  # of each collective of this step, the sum of its numbers
         # What is to be added up, where the sum goes, and what it is for; what is on its way.
         self._soon: list[tuple[Tensor, Tensor, str]] = []
         self._size = 0
@@ -119,7 +120,7 @@ class Sums:
                 with traffic.purpose(bucket[0][2]):
                     flat = _flat([t for t, _, _ in bucket])
                     totals = [total for _, total, _ in bucket]
-                    self._under_way.append((self.ranks.add_up(flat), flat, totals))
+                    self._under_way.append((self._begin(flat), flat, totals))
 
     def later(self, tensors: Sequence[Tensor]) -> None:
         """Let some tensors become their sums over ranks, in place, at the next `settle`.
@@ -152,6 +153,25 @@ class Sums:
     def forget(self) -> None:
         """Drop what waits, of a step that has ended; what is on its way goes there."""
         self._later, self._soon, self._size, self._under_way = [], [], 0, []
+        self._given = []
+
+    def first_spoilt(self) -> int | None:
+        """The first collective of this step to which this rank gave something not finite.
+
+        From then on nothing is finite on any rank, so that it tells who began.
+
+        Returns:
+            Its place among them, the same on all ranks; None if there is none.
+        """
+        with torch.no_grad():
+            for i, total in enumerate(self._given):
+                if not bool(torch.isfinite(total)):
+                    return i
+        return None
+
+    def _begin(self, flat: Tensor) -> Begun:
+        self._given.append(flat.detach().sum(dtype=_wide(flat.dtype)))
+        return self.ranks.add_up(flat)
 
     def lined_up(self, tensor: Tensor, sizes: Sequence[int]) -> Tensor:
         """The rows of all ranks, those of the first one first.
@@ -176,7 +196,7 @@ class Sums:
         for bucket in _buckets([(t,) for t in tensors]):
             held = [t for (t,) in bucket]
             flat = _flat(held)
-            begun.append((self.ranks.add_up(flat), flat, held))
+            begun.append((self._begin(flat), flat, held))
         out: list[Tensor] = []
         for work, flat, held in begun:
             self.ranks.wait(work)
@@ -200,6 +220,11 @@ def _alike(tensors: Sequence[Tensor]) -> list[list[int]]:
     for i, t in enumerate(tensors):
         found.setdefault((t.dtype, t.device), []).append(i)
     return list(found.values())
+
+
+def _wide(dtype: torch.dtype) -> torch.dtype:
+    """Of a sum that does not overflow where its numbers are far from it."""
+    return torch.float32 if dtype.itemsize < 4 else dtype
 
 
 def _bytes(tensor: Tensor) -> int:

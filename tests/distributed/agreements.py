@@ -303,3 +303,26 @@ def audit_of_one(method: str) -> bool:
         same = bool(mlopt.audit(engine).worst < 1e-4)
     engine.step()
     return same
+
+
+def spoilt_by_one(kind: str, method: str) -> str:
+    """On the last rank something is not finite, though the losses are: what a step says."""
+    W, A = (mlopt.Variable(seeded(k, lambda: nn.Linear(3, 1)), f"v{k}") for k in (1, 2))
+    unlucky = dist.get_rank() == dist.get_world_size() - 1
+
+    @mlopt.problem(
+        over=W, given=[A], data=slice_of(batches(2)), optimizer=sgd(W), hypergrad=METHODS[method]
+    )
+    def lower(w, a, batch):
+        x, y = batch
+        loss = (w(x) * a(x).exp() - y).square().mean() + w.weight.square().sum()
+        nothing = 0 * (w.weight * a.weight).sum()
+        power = {"gradient": 0.5, "product": 1.5}[kind]  # of which 0 has no derivative, no second
+        return loss + (nothing.abs() ** power if unlucky else nothing)
+
+    @mlopt.problem(over=A, given=[W], data=slice_of(batches(2, seed=1)), optimizer=sgd(A))
+    def upper(a, w, batch):
+        x, y = batch
+        return (w(x) + a(x) - y).square().mean()
+
+    return said(Engine([lower, upper]).step)

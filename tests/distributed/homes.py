@@ -8,9 +8,10 @@ from typing import Any
 import torch
 from compare import exact
 from distributed.agreements import said
+from distributed.here import Engine, here, seeded
 from distributed.laws import numbers, same_bits
 from distributed.rank_graphs import GRAPHS, LAYERS, METHODS
-from small import F64, seeded
+from small import F64
 from torch import nn
 from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 
@@ -29,10 +30,10 @@ def first_of(samples: int) -> Any:
 def engine_of(nodes: list[Any], places: Places | None, **options: Any) -> mlopt.Engine:
     """An engine whose variables live where it is said by their names; without, a lone one."""
     if places is None:
-        return mlopt.Engine(nodes, ranks=False, **options)
-    variables = mlopt.Engine(nodes, ranks=False).graph.variables
+        return Engine(nodes, ranks=False, **options)
+    variables = Engine(nodes, ranks=False).graph.variables
     named = {v: places[v.name] for v in variables if v.name in places}
-    return mlopt.Engine(nodes, places=named, **options)
+    return Engine(nodes, places=named, **options)
 
 
 def quietly(function: Any) -> Any:
@@ -81,7 +82,10 @@ def rows_of_every_kind(places: Places) -> None:
     def made(places: Places | None) -> Any:
         x = torch.arange(14, dtype=F64).reshape(7, 2) / 7
         data = mlopt.Stream([x[:4], x[4:]])
-        W, V = (mlopt.Variable(nn.Parameter(torch.full((2,), 0.3, dtype=F64)), n) for n in "wv")
+        W, V = (
+            mlopt.Variable(nn.Parameter(torch.full((2,), 0.3, dtype=F64, device=here())), n)
+            for n in "wv"
+        )
 
         @mlopt.signal(given=[W], data=data)
         def rows(w, batch):
@@ -129,14 +133,14 @@ def rows_of_every_kind(places: Places) -> None:
 def refusals() -> list[str]:
     """What is said of places that are none."""
     data = [torch.ones(4, 2)]
-    W, V, U = (mlopt.Variable(nn.Parameter(torch.ones(2)), n) for n in "wvu")
+    W, V, U = (mlopt.Variable(nn.Parameter(torch.ones(2, device=here())), n) for n in "wvu")
 
     def engine(places: Any, data: Any = data, ranks: Any = None) -> Any:
         @mlopt.problem(over=[W, V], data=data, optimizer=torch.optim.SGD(W.parameters(), lr=0.1))
         def fit(wv, batch):
             return (batch @ (wv[0] * wv[1])).mean()
 
-        return lambda: mlopt.Engine([fit], places=places, ranks=ranks)
+        return lambda: Engine([fit], places=places, ranks=ranks)
 
     rows = TensorDataset(torch.ones(4, 2))
     sampled = DataLoader(rows, batch_size=2, sampler=DistributedSampler(rows))
@@ -175,7 +179,7 @@ def batch_norm_at_home(places: Places) -> str:
 
         engine = engine_of([fit], places)
         engine.step()
-        return [*engine.graph.variables[0].value.state_dict().values()]
+        return [t.cpu() for t in engine.graph.variables[0].value.state_dict().values()]
 
     return said(lambda: same_bits(made(places), made(None), "batch norm"))
 
@@ -190,6 +194,7 @@ def trained(places: Places | None, steps: int, folder: str, resume: bool = True)
         engine.run(steps=steps, progress=False, resume=folder if resume else None, callbacks=[kept])
         held = [v.value for v in engine.graph.variables]
         modules = [t for v in held if isinstance(v, nn.Module) for t in v.state_dict().values()]
-        return [*modules, *(v.detach() for v in held if isinstance(v, torch.Tensor))]
+        tensors = [*modules, *(v.detach() for v in held if isinstance(v, torch.Tensor))]
+        return [t.cpu() for t in tensors]
 
     return quietly(made)

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable, Iterator
 from typing import Any
 from unittest.mock import patch
 
 import torch
 import torch.distributed as dist
 from compare import exact
-from distributed.here import Engine, here
+from distributed.here import Engine, here, seeded
 from distributed.rank_graphs import GRAPHS, LAYERS, METHODS
 from sweep.random_parts import draw_graph_with_data
+from torch import nn
+from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 
 import mlopt
 from mlopt._engine import stepper
@@ -35,16 +38,29 @@ def _first(batch: Any, samples: int) -> Any:
 
 
 def numbers(engine: mlopt.Engine) -> list[Any]:
-    """Hypergradients, metrics of a step, and the parameters after two."""
+    """Hypergradients, metrics of a step, and the parameters after two, on the host."""
     problems = engine.graph.problems
     found: list[Any] = [
-        {f"{v.name} {k}": t for v, own in engine.hypergradient(p).items() for k, t in own.items()}
+        {
+            f"{v.name} {k}": t.cpu()
+            for v, own in engine.hypergradient(p).items()
+            for k, t in own.items()
+        }
         for p in problems
     ]
-    found.append(engine.step())
+    found.append(
+        {k: t.cpu() if isinstance(t, torch.Tensor) else t for k, t in engine.step().items()}
+    )
     engine.step()
-    parameters = [p.detach() for q in problems for v in q.over for p in v.parameters()]
-    return [*found, torch.cat([p.flatten().cpu() for p in parameters])]
+    parameters = [p.detach().cpu() for q in problems for v in q.over for p in v.parameters()]
+    return [*found, torch.cat([p.flatten() for p in parameters])]
+
+
+def of_first(make: Callable[[], Any]) -> Any:
+    """What a function gives on the first rank, which alone computes it."""
+    found = [make() if dist.get_rank() == 0 else None]
+    dist.broadcast_object_list(found)
+    return found[0]
 
 
 def same_bits(found: Any, expected: Any, what: str) -> None:
@@ -82,7 +98,7 @@ def graph_law(graph: str, method: str, layer: str, bound: float, samples: int = 
         warnings.simplefilter("ignore", mlopt.ConvergenceWarning)
         # of twelve samples, the first so many
         nodes = made(METHODS[method], lambda batch: _first(batch, samples), LAYERS[layer])
-        expected = numbers(Engine(nodes, parts=size, ranks=False))
+        expected = of_first(lambda: numbers(Engine(nodes, parts=size, ranks=False)))
         found = numbers(
             Engine(
                 made(METHODS[method], lambda batch: slice_of(_first(batch, samples)), LAYERS[layer])
@@ -138,3 +154,39 @@ def planned_and_counted(graph: str, method: str) -> tuple[dict[str, Any], dict[s
         for what, (count, size) in after.items()
     }
     return plan.traffic.per_purpose, {k: v for k, v in counted.items() if v != (0, 0)}, str(plan)
+
+
+def sampler_law() -> None:
+    """Loaders with a DistributedSampler as they are: the step of all their samples together."""
+    rank, size = dist.get_rank(), dist.get_world_size()
+    x = torch.randn(22, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    data = TensorDataset(x, x.sin().sum(1, keepdim=True))
+
+    def loader(of: int) -> DataLoader[Any]:  # 22 samples on two ranks: batches of 4, 4 and 3
+        return DataLoader(data, 4, sampler=DistributedSampler(data, size, of, seed=5))
+
+    def joined() -> Iterator[Any]:
+        """The batches of three passes as one process has them."""
+        for epoch in range(3):
+            each = [loader(of) for of in range(size)]
+            for one in each:
+                one.sampler.set_epoch(epoch)  # type: ignore[attr-defined]
+            for found in zip(*each, strict=True):
+                yield tuple(torch.cat([batch[i] for batch in found]) for i in range(2))
+
+    def made(batches: Any, **how: Any) -> mlopt.Engine:
+        W = mlopt.Variable(seeded(2, lambda: nn.Linear(3, 1)), "w")
+
+        @mlopt.problem(over=W, data=batches, optimizer=torch.optim.Adam(W.parameters()))
+        def fit(w, batch):
+            x, y = batch
+            return (w(x) - y).square().mean()
+
+        return Engine([fit], **how)
+
+    ranked, whole = made(loader(rank)), made(list(joined()), parts=size, ranks=False)
+    for step in range(9):
+        same_bits(ranked.step(), whole.step(), f"step {step}")
+    same_bits(
+        *([p.detach() for p in e.graph.variables[0].parameters()] for e in (ranked, whole)), ""
+    )

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from distributed.agreements import said
+from distributed.here import Engine, here
 from small import F64
 from torch import nn
 
@@ -40,7 +41,9 @@ def learners_meet(method: Any, run: int) -> list[int]:
 
     def variables(name: str, start: float) -> list[mlopt.Variable]:
         return [
-            mlopt.Variable(nn.Parameter(torch.tensor(start + k, dtype=F64)), f"{name}{k}")
+            mlopt.Variable(
+                nn.Parameter(torch.tensor(start + k, dtype=F64, device=here())), f"{name}{k}"
+            )
             for k in group
         ]
 
@@ -80,7 +83,7 @@ def learners_meet(method: Any, run: int) -> list[int]:
         return sum(w).square() + a.square()
 
     nodes = [*lows, *signals, *(high(k) for k in group), last]
-    engine = mlopt.Engine(nodes, places={v: k for k in group for v in (V[k], W[k])})
+    engine = Engine(nodes, places={v: k for k in group for v in (V[k], W[k])})
     engine.step()
     meeting[0] = True
     engine.step()
@@ -93,8 +96,8 @@ def _options(variable: mlopt.Variable, method: Any) -> dict[str, Any]:
 
 def bent(places: Any) -> str:
     """What is said of a level without a curvature that is finite."""
-    W = mlopt.Variable(nn.Parameter(torch.zeros(2, dtype=F64)), "w")
-    A = mlopt.Variable(nn.Parameter(torch.ones(2, dtype=F64)), "a")
+    W = mlopt.Variable(nn.Parameter(torch.zeros(2, dtype=F64, device=here())), "w")
+    A = mlopt.Variable(nn.Parameter(torch.ones(2, dtype=F64, device=here())), "a")
 
     @mlopt.problem(over=W, given=[A], optimizer=torch.optim.SGD(W.parameters(), lr=0.1))
     def low(w, a):
@@ -106,5 +109,5 @@ def bent(places: Any) -> str:
 
     method = mlopt.Implicit(mlopt.CG())
     if places is None:
-        return said(mlopt.Engine([low, high], hypergrad=method, ranks=False).step)
-    return said(mlopt.Engine([low, high], hypergrad=method, places={W: places}).step)
+        return said(Engine([low, high], hypergrad=method, ranks=False).step)
+    return said(Engine([low, high], hypergrad=method, places={W: places}).step)

@@ -43,6 +43,10 @@ def test_how_a_batch_is_split(case, two):
     two(HERE + "how_a_batch_is_split", case)
 
 
+def test_a_loader_with_a_distributed_sampler_is_taken_as_it_is(two):
+    two("distributed.laws:sampler_law")
+
+
 def test_parts_of_a_network_that_one_rank_uses(two):
     two(HERE + "parts_of_a_network")
 
@@ -74,3 +78,17 @@ def test_a_signal_that_is_no_row_for_each_sample(two):
 
 def test_an_audit_is_of_one_rank(two):
     assert two(HERE + "audit_of_one", "exact") == [True, True]
+
+
+@pytest.mark.parametrize(
+    ("kind", "method", "says"),
+    [
+        ("gradient", "frozen", "the gradient of lower is not finite on rank 1, the first of this"),
+        ("product", "exact", "the gradient of upper is not finite on rank 1, the first of this"),
+        ("product", "implicit", "It began on rank 1."),
+    ],
+)
+def test_what_one_rank_spoils_is_traced_to_it(kind, method, says, two):
+    for text in two(HERE + "spoilt_by_one", kind, method):
+        assert text.startswith("NonFiniteError")
+        assert says in text
