@@ -39,12 +39,12 @@ __all__ = [
     "scale",
     "spread",
     "spread_over",
+    "stacked",
     "subtracted",
     "unrecorded",
 ]
 
-#: A tensor's name: the variable or signal it belongs to, and its name in there ("" for a lone
-#: tensor).
+#: A tensor's name: the variable or signal it belongs to, and its name in there, or "".
 Key = tuple[Any, str]
 Tensors = dict[Key, Tensor]
 Many = tuple[Tensor, ...] | list[Tensor]
@@ -60,13 +60,9 @@ class Spread(Protocol):
 
     def __contains__(self, key: object) -> bool: ...
 
-    def add(self, numbers: Tensor) -> Tensor:
-        """The sums over the processes, on each; differentiable."""
-        ...
+    def add(self, numbers: Tensor) -> Tensor: ...  #: the sums over processes; differentiable
 
-    def most(self, numbers: Tensor) -> Tensor:
-        """The greatest of all processes', or nan; without a graph."""
-        ...
+    def most(self, numbers: Tensor) -> Tensor: ...  #: the greatest of all, or nan; without a graph
 
 
 _spread: Spread | None = None
@@ -79,10 +75,7 @@ def spread() -> Spread | None:
 
 @contextmanager
 def spread_over(over: Spread | None) -> Iterator[None]:
-    """In a block, some tensors are spread over processes, all of which enter it.
-
-    It is of the process, as autograd's threads are: one engine at a time works.
-    """
+    """In a block, some tensors are spread over processes: of all threads, as autograd's are."""
     global _spread
     before, _spread = _spread, over
     try:
@@ -155,7 +148,12 @@ def subtracted(a: Many, b: Many) -> Many:
 
 def multiplied(a: Many, factor: Tensor | float) -> Many:
     """Of each factor a."""
-    return (a[0] * factor,) if len(a) == 1 else torch._foreach_mul(a, factor)
+    try:
+        return (a[0] * factor,) if len(a) == 1 else torch._foreach_mul(a, factor)
+    except RuntimeError:  # they may be on other devices than the factor, and than one another
+        if not isinstance(factor, Tensor) or all(t.device == factor.device for t in a):
+            raise
+    return tuple(t * factor.to(t.device) for t in a)
 
 
 def norm(tensors: Tensors, wide: bool = False) -> Tensor:
@@ -177,16 +175,25 @@ def norm(tensors: Tensors, wide: bool = False) -> Tensor:
     if not values:
         return torch.zeros(())
     if wide:
-        peak = torch.stack([t.abs().amax().double() for t in values]).amax()
+        peak = stacked([t.abs().amax().double() for t in values]).amax()
         scale = torch.where(peak > 0, peak, 1.0)
-        return scale * torch.linalg.vector_norm(
-            torch.stack([torch.linalg.vector_norm(t.double() / scale) for t in values])
-        )
+        lengths = [torch.linalg.vector_norm(t.double() / scale.to(t.device)) for t in values]
+        return scale * torch.linalg.vector_norm(stacked(lengths))
     if any(map(_is_sparse, values)):  # of which not every torch takes norms
         values = [*map(numbers, values)]
     if len(values) == 1:
         return torch.linalg.vector_norm(values[0])
-    return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(values)))
+    return torch.linalg.vector_norm(stacked(torch._foreach_norm(values)))
+
+
+def stacked(scalars: Many) -> Tensor:
+    """Numbers in a row, on the device of the first."""
+    try:
+        return torch.stack([*scalars])
+    except RuntimeError:  # they may be on several
+        if all(t.device == scalars[0].device for t in scalars):
+            raise
+    return torch.stack([t.to(scalars[0].device) for t in scalars])
 
 
 def _norm_over(over: Spread, tensors: Tensors, wide: bool) -> Tensor:

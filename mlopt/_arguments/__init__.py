@@ -19,7 +19,7 @@ Imports nothing of mlopt. Start reading at `checked.py`.
 """
 
 from .calls import stateful, takes
-from .checked import check_fields, checked, take
+from .checked import check_fields, checked, shown, take
 from .limits import a_device, a_seed, from_one, from_zero, in_body, one_of, positive, within
 
 __all__ = [
@@ -32,6 +32,7 @@ __all__ = [
     "in_body",
     "one_of",
     "positive",
+    "shown",
     "stateful",
     "take",
     "takes",

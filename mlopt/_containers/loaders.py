@@ -10,7 +10,7 @@ from torch.utils.data import Dataset
 from .._errors import DataError
 from .iterators import moves_on
 
-__all__ = ["check_loader", "describe", "length_of"]
+__all__ = ["check_loader", "describe", "length_of", "shared"]
 
 
 def describe(loader: Any) -> str:
@@ -24,6 +24,28 @@ def describe(loader: Any) -> str:
 def _whole(held: Any) -> Any:
     """What something was before it was split over ranks."""
     return getattr(held, "split_of", held)
+
+
+def shared(loader: Any) -> tuple[str, int] | None:
+    """What gives a loader's batches to several ranks, a share to each.
+
+    Args:
+        loader: anything that gives batches.
+
+    Returns:
+        The class of the sampler or loader that does, and to how many; None where all of a batch is
+        given.
+    """
+    waiting, seen = [loader], set()
+    while waiting:
+        one = waiting.pop()
+        if one is None or id(one) in seen:
+            continue
+        seen.add(id(one))
+        if (ranks := getattr(one, "num_replicas", 1)) != 1:
+            return type(one).__name__, ranks
+        waiting += [getattr(one, name, None) for name in ("batch_sampler", "sampler")]
+    return None
 
 
 def length_of(loader: Any) -> int | None:

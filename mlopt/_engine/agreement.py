@@ -48,6 +48,11 @@ class Agreement:
         return self.ranks is None or self.ranks.rank == 0
 
     @property
+    def size(self) -> int:
+        """How many ranks there are."""
+        return 1 if self.ranks is None else self.ranks.size
+
+    @property
     def traffic(self) -> Traffic:
         """What has gone between the ranks."""
         return Traffic() if self.ranks is None else self.ranks.traffic

@@ -11,11 +11,12 @@ from .._errors import GraphError
 __all__ = ["usable"]
 
 
-def usable(device: Any) -> torch.device | None:
+def usable(device: Any, where: str = "Engine: ") -> torch.device | None:
     """A device on which this process can make tensors.
 
     Args:
         device: one, its name, or None.
+        where: whose argument it is, for the error.
 
     Returns:
         The device, or None.
@@ -27,12 +28,12 @@ def usable(device: Any) -> torch.device | None:
         return None
     if not isinstance(device, str | torch.device):
         raise GraphError(
-            f"Engine: device={device!r} must be a torch.device or its name, such as 'cuda:0'."
+            f"{where}device={device!r} must be a torch.device or its name, such as 'cuda:0'."
         )
     try:
         found = torch.device(device)
         torch.empty(0, device=found)
     except Exception as error:  # torch raises many kinds, by device and build
         reason = str(error).splitlines()[0]
-        raise GraphError(f"Engine: device={str(device)!r} cannot be used: {reason}") from error
+        raise GraphError(f"{where}device={str(device)!r} cannot be used: {reason}") from error
     return found

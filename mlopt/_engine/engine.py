@@ -120,6 +120,9 @@ class Engine(Stepper):
             begin as the first rank's, or are sharded over all of them by `fully_shard`. Loggers,
             progress and checkpoints are the first rank's; a rank that fails ends all, by a
             `RankError`.
+        places: where variables live, {W: 0, V: (1, 2)}, on a rank or several, or {W: "cuda:1"}.
+            What is minimised over one is evaluated there, and what it reads travels there. Loaders
+            then give all ranks whole batches. Others live on all ranks, or where they are.
 
     Raises:
         GraphError: the list is not a graph that can be run; the message says what to do.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -10,12 +10,14 @@ from torch import Tensor
 
 from .._containers.containers import rebuilt
 from .._errors import DataError
+from .._evaluation.at_home import AtHome
 from .._evaluation.devices import cuda_devices
 from .._evaluation.in_parts import InParts
 from .._evaluation.on_ranks import OnRanks
 from .._evaluation.point import Evaluator
 from .._evaluation.precision import Precisions
 from .._graph.graph import Graph
+from .._graph.homes import Home
 from .._graph.moving import move
 from .._graph.node import Node
 from ..distributed.ranks import Ranks
@@ -25,7 +27,11 @@ __all__ = ["checked_on", "evaluator_of", "on_ranks"]
 
 
 def evaluator_of(
-    graph: Graph, precision: str | None, device: torch.device | None, ranks: Ranks | None = None
+    graph: Graph,
+    precision: str | None,
+    device: torch.device | None,
+    ranks: Ranks | None = None,
+    homes: Mapping[Node, Home] | None = None,
 ) -> Evaluator:
     """What calls the functions of a graph in the steps of an engine.
 
@@ -34,6 +40,7 @@ def evaluator_of(
         precision: of nodes that name none.
         device: where batches are.
         ranks: that take the steps, if there are several.
+        homes: of nodes that are evaluated on some of them.
 
     Returns:
         The evaluator.
@@ -43,12 +50,16 @@ def evaluator_of(
     if graph.parts > 1 or ranks is not None:
         made.parts = InParts(graph)
     if ranks is not None:
-        made.ranks = on_ranks(graph, ranks, made.parts, device)
+        made.ranks = on_ranks(graph, ranks, made.parts, device, homes)
     return made
 
 
 def on_ranks(
-    graph: Graph, ranks: Ranks, parts: InParts | None, device: torch.device | None
+    graph: Graph,
+    ranks: Ranks,
+    parts: InParts | None,
+    device: torch.device | None,
+    homes: Mapping[Node, Home] | None = None,
 ) -> OnRanks:
     """What evaluates the nodes of a graph on several ranks.
 
@@ -57,14 +68,18 @@ def on_ranks(
         ranks: they.
         parts: takes the batches of a rank in parts, if it does.
         device: where batches are; by default the variables.
+        homes: of nodes that are evaluated on some of them.
 
     Returns:
         It.
     """
-    return OnRanks(graph, ranks, parts or InParts(graph), device or _home(graph))
+    parts, device = parts or InParts(graph), device or _device(graph)
+    if homes:
+        return AtHome(graph, ranks, parts, device, homes)
+    return OnRanks(graph, ranks, parts, device)
 
 
-def _home(graph: Graph) -> torch.device:
+def _device(graph: Graph) -> torch.device:
     """Where the first variable is."""
     first = (p.device for v in graph.variables for p in v.parameters())
     return next(first, torch.device("cpu"))

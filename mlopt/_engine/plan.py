@@ -178,12 +178,14 @@ class Plan:
         ]
 
     def _between(self) -> list[str]:
-        """What goes between ranks, in a line."""
+        """What goes between ranks, or devices, in a line."""
         found = self.traffic.per_purpose
         if not found:
             return []
         words = [f"{what} {count} of {_size(size)}" for what, (count, size) in found.items()]
         total = sum(count for count, _ in found.values()), sum(size for _, size in found.values())
+        if self.ranks == 1:
+            return [f"between devices: {total[0]} tensors of {_size(total[1])}: {', '.join(words)}"]
         return [
             f"between {self.ranks} ranks: {total[0]} collectives, to which each gives "
             f"{_size(total[1])}: {', '.join(words)}"

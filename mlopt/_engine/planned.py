@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -14,6 +15,7 @@ from .._evaluation.part_by_part import part_seed
 from .._evaluation.point import Evaluator
 from .._evaluation.sharded import Sharded
 from .._graph.graph import Graph
+from .._graph.homes import Home
 from .._graph.node import Node
 from .._graph.problem import Problem
 from .._replay import derive_seed
@@ -40,6 +42,7 @@ class Planned(abc.ABC):
     _schedule: AbstractSchedule
     device: torch.device | None
     _agreement: Agreement
+    _homes: Mapping[Node, Home]
     _evaluator: Evaluator
     _plans: dict[Any, tuple[Plan, frozenset[Problem]]]
     _counted: dict[int, tuple[Plan, Traffic]]  # by the number of ranks
@@ -75,7 +78,7 @@ class Planned(abc.ABC):
             The plan; print it for a table.
 
         Raises:
-            GraphError: `ranks` is less than one.
+            GraphError: `ranks` is less than one, or another number than there are with `places=`.
         """
         count = take(GraphError, "plan", "ranks", ranks, int | None, from_one)
         with self._agreement.together():
@@ -86,8 +89,13 @@ class Planned(abc.ABC):
             trial = tuple(o for x in plan.operations if (o := tried(x)) is not None)
             self._try(Plan(self.graph, trial), dormant)
         if count is None:
-            count = 1 if self._agreement.ranks is None else self._agreement.ranks.size
-        if count == 1:
+            count = self._agreement.size
+        if self._homes and count != self._agreement.size:
+            raise GraphError(
+                f"plan(ranks={count}): variables of this engine live on ranks that places= names, "
+                f"of which there are {self._agreement.size}. Leave ranks= out."
+            )
+        if count == 1 and self._evaluator.devices is None:
             return plan
         if self._sharded is not None and count != self._sharded.ranks.size:
             raise GraphError(
@@ -102,30 +110,42 @@ class Planned(abc.ABC):
 
     @property
     def traffic(self) -> dict[str, tuple[int, int]]:
-        """What has gone between ranks: collectives, and bytes that this one gave, by purpose."""
-        return self._agreement.traffic.all
+        """What has gone between ranks: collectives, and bytes that this one gave, by purpose.
+
+        Between devices of one process: tensors, and their bytes.
+        """
+        devices = self._evaluator.devices
+        return (self._agreement if devices is None else devices).traffic.all
 
     def _between(self, count: int, plan: Plan, dormant: frozenset[Problem]) -> Traffic:
-        """What goes between so many ranks in a step: counted in a trial with ranks that are not."""
+        """What goes between so many ranks, or devices, in a step: counted in a trial."""
         evaluator, graph = self._evaluator, self.graph
-        ranks, parts, stacks = Imagined(count), evaluator.parts, dict(graph.stacks)
+        parts, stacks, before = evaluator.parts, dict(graph.stacks), evaluator.ranks
+        # Where nodes have homes, it is the ranks that are: each knows its own part alone.
+        ranks = before.ranks if self._homes else Imagined(count) if count > 1 else None
+        between = ranks or evaluator.devices  # of one process
+        already = between.traffic.copy()
         commits = [(o, tried(o)) for o in plan.operations]
         trial = tuple(
             t or o for o, t in commits if t is not None or not isinstance(o, Commit | Draw)
         )
-        before = evaluator.ranks
-        real = None if self._sharded is None else self._sharded.ranks.traffic.all
-        try:
-            graph.stacks.clear()  # on ranks their members are evaluated one by one
-            evaluator.ranks = on_ranks(graph, ranks, parts, self.device)
-            self._try(Plan(graph, trial), dormant)
-        finally:
-            evaluator.ranks, evaluator.parts = before, parts
-            graph.stacks.update(stacks)
-        ranks.exchange(self._agreement.state(self.steps, self.epoch))
-        if self._sharded is not None and real is not None:  # rows do go between the ranks
-            ranks.traffic.add(self._sharded.ranks.traffic.all, real)
-        return ranks.traffic
+        rows = None if self._sharded is None else self._sharded.ranks.traffic
+        real = None if rows is None else rows.all
+        with self._agreement.together():
+            try:
+                graph.stacks.clear()  # on ranks their members are evaluated one by one
+                if ranks is not None and not self._homes:
+                    evaluator.ranks = on_ranks(graph, ranks, parts, self.device)
+                self._try(Plan(graph, trial), dormant)
+            finally:
+                evaluator.ranks, evaluator.parts = before, parts
+                graph.stacks.update(stacks)
+            if ranks is not None:
+                ranks.exchange(self._agreement.state(self.steps, self.epoch))
+        found = between.traffic.since(already)
+        if rows is not None and real is not None:  # they do go between the ranks
+            found.add(rows.all, real)
+        return found
 
     def _compose(self) -> tuple[Plan, frozenset[Problem]]:
         """The plan of the next step, and the problems before their start."""

@@ -21,7 +21,7 @@ from .._sweep.ascent import Ascent
 from .._sweep.descent import total_gradients
 from .._sweep.together import evaluate_together
 from .._sweep.total import TotalObjectives
-from .._tensors import Tensors, grad_mode, norm
+from .._tensors import Tensors, grad_mode, norm, stacked
 from ..hypergrad.derivatives import backward_passes
 from .batches import Batches
 from .closing import Closing
@@ -43,6 +43,7 @@ from .plan import Plan
 from .seeds import in_round
 from .transaction import Transaction
 from .watch import Care, Watch
+from .waves import Ahead
 
 __all__ = ["Step"]
 
@@ -85,6 +86,7 @@ class Step:
         self.ascent = Ascent(
             graph, evaluator, self.parameters, dormant, self.batches, seed, self.solved
         )
+        self._ahead = Ahead(self.ascent)
         self._total_objectives: TotalObjectives | None = None
         self._rounds: Mapping[Node, int] = {}
         self._norms: dict[Problem, Tensor] = {}
@@ -153,6 +155,7 @@ class Step:
         while at < len(operations):
             operation = operations[at]
             if isinstance(operation, Evaluate):
+                self._ahead.look(operations, at)
                 self._evaluate(operation)
             elif isinstance(operation, Total):
                 totals = beside(self.graph, operations, at)
@@ -198,12 +201,8 @@ class Step:
             dissolve(self.graph, stack[0].node, str(refused))
 
     def _evaluate_alone(self, operation: Evaluate) -> None:
-        node = operation.node
-        if isinstance(node, Problem):
-            self.ascent.evaluate_problem(node, operation.wanted, operation.pulled, operation.inner)
-        else:
-            self.ascent.evaluate_signal(node, operation.wanted, operation.inner)  # type: ignore[arg-type]
-        self._note(node)
+        self._ahead.evaluate(operation)
+        self._note(operation.node)
 
     def _note(self, node: Node) -> None:
         """Report what an evaluation gave."""
@@ -331,7 +330,7 @@ class Step:
         """Whether a turn has come to its end: one host synchronisation a round."""
         self._arrive()
         norms = [self._norms[p] for p in operation.problems]
-        done = bool(torch.linalg.vector_norm(torch.stack(norms)) <= operation.tol)
+        done = bool(torch.linalg.vector_norm(stacked(norms)) <= operation.tol)
         for problem in operation.problems:
             label = f"{self.graph.labels[problem]}/rounds"
             self.outcome.metrics[label] = self.outcome.metrics.get(label, 0) + (not done)

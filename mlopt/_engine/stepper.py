@@ -40,6 +40,7 @@ from .interrupts import Deferral
 from .measure import Measurement, measure
 from .outcome import Outcome, non_finite
 from .ownership import Ownership
+from .placed import placed
 from .plan import Plan
 from .planned import Planned
 from .schedule import AbstractSchedule, Simultaneous
@@ -57,7 +58,7 @@ class Stepper(Planned):
     @waits
     @checked(
         GraphError, problems=in_body, hypergrad=in_body, schedule=in_body, device=in_body,
-        compile=in_body, skip_nonfinite=from_zero, parts=from_one, ranks=in_body,
+        compile=in_body, skip_nonfinite=from_zero, parts=from_one, ranks=in_body, places=in_body,
     )  # fmt: skip
     def __init__(
         self,
@@ -73,6 +74,7 @@ class Stepper(Planned):
         precision: Precision | None = None,
         parts: int = 1,
         ranks: Any = None,
+        places: Mapping[Variable, Any] | None = None,
     ) -> None:
         if hypergrad is not None and not isinstance(hypergrad, AbstractHypergradient):
             raise GraphError(
@@ -88,6 +90,8 @@ class Stepper(Planned):
         self._validated = -1  # after which step `validate=` of its run measured last
         self._ranks = found(ranks)
         self.graph = Graph(problems, hypergrad, parts, self._ranks.size if self._ranks else 1)
+        at = placed(self.graph, places, self._ranks, self.device)
+        self._homes, self._devices = at.homes, at.devices
         self._schedule = schedule or Simultaneous()
         self._schedule.check(self.graph)
         self._seed, self._skips = seed, skip_nonfinite
@@ -98,7 +102,7 @@ class Stepper(Planned):
         self.skipped: NonFiniteError | None = None
         self.measurement: Measurement | None = None
         streams = dict.fromkeys(s for node in self.graph.nodes for s in node.streams)
-        self._feed = Feed(streams, seed, self.device)
+        self._feed = Feed(streams, seed, None if self._devices else self.device)
         self.clock = Clock(self.graph)
         self._epoch_stream: Stream | None = counting_stream(self.graph)
         check_epochs(self.graph, self._feed.streams, self._epoch_stream)
@@ -108,7 +112,8 @@ class Stepper(Planned):
 
     def _set_up(self, precision: Precision | None, compile: bool | Mapping[str, Any]) -> None:
         """What knows where the tensors of modules and optimizers are."""
-        self._evaluator = evaluator_of(self.graph, precision, self.device, self._ranks)
+        self._evaluator = evaluator_of(self.graph, precision, self.device, self._ranks, self._homes)
+        self._evaluator.devices = self._devices
         if self._sharded is not None:
             check_options(compile, self._evaluator.precision.dtypes.values())
             self._evaluator.sharded = True

@@ -14,7 +14,7 @@ from .._errors import DataError
 from .._graph.node import Node
 from .._graph.signal import join, split
 from ..distributed.ranks import Ranks
-from ..distributed.traffic import ONCE, purpose
+from ..distributed.traffic import ONCE, current, purpose
 from .part_means import kept
 from .pieces import times
 
@@ -36,9 +36,8 @@ class Form:
     dtype: torch.dtype
     means: Sequence[tuple[Path, tuple[int, ...]]] = field(default=())
 
-    def zero(self, like: Sequence[Tensor]) -> Tensor:
+    def zero(self, device: torch.device) -> Tensor:
         """The value of a rank that has nothing to evaluate."""
-        device = like[0].device if like else None
         return torch.zeros((), dtype=self.dtype, device=device)
 
     def weighed(self, metrics: Mapping[str, Any], weight: Any, like: Tensor) -> dict[str, Any]:
@@ -102,12 +101,14 @@ class Forms:
             self._objectives[node] = Form(each[0][0], common)
         return self._objectives[node]
 
-    def signal(self, node: Node, value: Any) -> Any:
+    def signal(self, node: Node, value: Any, rows: bool, again: bool = False) -> Any:
         """The value of a signal; of no samples it is rows that are none, or a sum of nothing.
 
         Args:
             node: the signal.
             value: that it has here; None where this rank has nothing to evaluate.
+            rows: whether it has a row for each sample.
+            again: ask the other ranks though they have said it before.
 
         Returns:
             The value, or that of nothing.
@@ -115,22 +116,23 @@ class Forms:
         Raises:
             DataError: no rank can say what that is like.
         """
-        if node not in self._signals:
-            own = None if value is None else _of_nothing(value, node)
-            with purpose(ONCE):
+        if again or node not in self._signals:
+            own = None if value is None else _of_nothing(value, node, rows)
+            with purpose(current() if again else ONCE):
                 found = next((e for e in self._ranks.collect(own) if e is not None), None)
             if found is None:
                 raise DataError(f"{node.name}: no rank has samples of this batch.")
             self._signals[node] = found
-        if value is not None:
-            return value
+        return self._signals[node] if value is None else value
+
+    def like(self, node: Node) -> Any:
+        """What the value of a signal was like when it was asked for, of no samples."""
         return self._signals[node]
 
 
-def _of_nothing(value: Any, node: Node) -> Any:
-    lined = getattr(node, "combine", None) is None
+def _of_nothing(value: Any, node: Node, rows: bool) -> Any:
     none = {
-        k: t.detach().cpu().new_zeros((0, *t.shape[1:]) if lined and t.dim() else t.shape)
+        k: t.detach().cpu().new_zeros((0, *t.shape[1:]) if rows and t.dim() else t.shape)
         for k, t in split(value, node.name).items()
     }
     return join(value, none)

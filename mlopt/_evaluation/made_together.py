@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from .._errors import DataError, GraphError, MloptError
 from .._graph.node import Node
 from .._tensors import spread
@@ -11,7 +13,7 @@ from ..distributed.sync_batch_norm import takes_all_ranks
 from .part_by_part import Evaluates
 from .shares import Share
 
-__all__ = ["made_together"]
+__all__ = ["made_at_home", "made_together"]
 
 
 def made_together(
@@ -53,6 +55,35 @@ def _few(node: Node, names: list[str], share: Share) -> str:
         f"together, and they do not have as many parts of this batch each{samples}. Give batches "
         "that have a sample for each part of each rank (drop_last=True)."
     )
+
+
+def made_at_home(
+    sums: Sums, home: Sequence[int], evaluator: Evaluates, node: Node
+) -> Together | None:
+    """The evaluation of a node on some of the ranks, likewise.
+
+    Args:
+        sums: over the ranks.
+        home: on which it is evaluated.
+        evaluator: of the graph.
+        node: that is evaluated.
+
+    Returns:
+        The evaluation; None where one rank makes it, which has all samples.
+
+    Raises:
+        GraphError: BatchNorm takes the samples of all ranks, and some of them make it.
+    """
+    if len(home) == 1:
+        return None
+    refusal = GraphError(
+        f"{node.name}: its BatchNorm takes the samples of all ranks (sync_batch_norm), and it "
+        f"lives on some of them, {' and '.join(map(str, home))}. Let it live on one, or on all, or "
+        "leave out sync_batch_norm."
+    )
+    if any(takes_all_ranks(evaluator.bindings[s].module) for s in evaluator.bound(node)):
+        raise refusal
+    return Together(sums, refusal)
 
 
 def _refusal(ranks: int, parts: int, node: Node, share: Share) -> MloptError:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -23,6 +22,7 @@ from ..distributed.sums import Sums
 from ..distributed.traffic import purpose
 from ..hypergrad.derivatives import common_length
 from .forms import Forms
+from .here import Here
 from .in_parts import InParts
 from .joint import lone
 from .loss import split_loss
@@ -57,7 +57,7 @@ class OnRanks:
     """
 
     def __init__(self, graph: Graph, ranks: Ranks, parts: InParts, device: torch.device) -> None:
-        self.ranks, self.parts = ranks, parts
+        self.ranks, self.parts, self._device = ranks, parts, device
         self.sums = Sums(ranks)
         self.presence = Presence(ranks)
         self.nodes = taken_in_parts(graph.nodes)
@@ -66,12 +66,13 @@ class OnRanks:
         self._shares = Shares(self.sums, parts, device)
         self._forms = Forms(ranks)
         self._whole = Whole(self.sums, self._lined, device)
-        self._alone: dict[Node, Together] = {}  # of which a part of this rank is evaluated alone
+        self._alone: dict[Node, Together | None] = {}  # of which a part is evaluated alone
         self._last: dict[Node, Share] = {}
         self._own_values: dict[Node, list[Tensor]] = {}  # of objectives, in this step
         self._flags: list[Tensor] = []
         self._flagged = 0  # how often the presence had been asked at the last flag
         self.rows: dict[Any, tuple[int, ...]] = {}  # of signals that have rows, on each rank
+        self.homes: Mapping[Node, Sequence[int]] = {}  # of nodes that some ranks alone evaluate
 
     def __call__(
         self,
@@ -100,13 +101,13 @@ class OnRanks:
         how: dict[str, Any] = {"keep": keep, "twice": twice, "start": start, "wide": wide}
         if start is not None:
             self.sums.settle()
-        share = self._shares(node, point) if node in self.nodes else None
+        share = self._share(node, point)
         if share is None:
             with together(None):
-                return evaluator(node, self._whole(node, point, self.rows), owner=owners, **how)
+                return evaluator(node, self._all(node, point), owner=owners, **how)
         if node in self._alone:
             return self._one_part(evaluator, node, point, share, how), {}
-        evaluation = made_together(self.sums, self.parts.parts, evaluator, node, share)
+        evaluation = self._together(evaluator, node, share)
         self._last[node] = share
         graph = torch.is_grad_enabled()
         at, found = take_apart(evaluator, node, point) if graph else (point, {})
@@ -114,6 +115,7 @@ class OnRanks:
         values, parts = put_together(at, list(found), leaves)
         signals = {s: join(value, parts[s]) for s, value in at.signals.items()}
         local = Point(values if graph else at.values, signals, at.batch, at.seed)
+        local = self._cut(node, local)
         result, written = None, {}
         if share.parts:
             with together(evaluation):
@@ -123,18 +125,35 @@ class OnRanks:
         else:
             evaluator.count[node] += 1
         buffers = self._buffers(evaluator, owners, written, share)
-        here = _Here(node, share, found, leaves, evaluation, once=not (keep or twice))
+        here = Here(node, share, found, leaves, evaluation, once=not (keep or twice))
         if isinstance(node, Signal):
             return self._signal(here, result), buffers
         return self._objective(here, result), buffers
 
-    def _objective(self, here: _Here, result: Any) -> Any:
+    def _share(self, node: Node, point: Point) -> Share | None:
+        """What this rank has of a batch; None where every rank computes alike."""
+        return self._shares(node, point) if node in self.nodes else None
+
+    def _all(self, node: Node, point: Point) -> Point:
+        """A point with the samples of all ranks."""
+        return self._whole(node, point, self.rows)
+
+    def _cut(self, node: Node, point: Point) -> Point:
+        """A point as this rank has it: its batch is that of this rank."""
+        del node
+        return point
+
+    def _together(self, evaluator: Evaluates, node: Node, share: Share) -> Together | None:
+        """The evaluation in which a node's share is computed."""
+        return made_together(self.sums, self.parts.parts, evaluator, node, share)
+
+    def _objective(self, here: Here, result: Any) -> Any:
         node, share = here.node, here.share
         value, metrics = (None, {}) if result is None else split_loss(result, node.name)
         form = self._forms.objective(node, value, metrics)
         if value is not None and node.combine != "sum":
             value = times(value, share.weight)
-        total = form.zero(here.leaves) if value is None else value.detach().clone()
+        total = form.zero(self._device) if value is None else value.detach().clone()
         if value is not None:
             self._own_values.setdefault(node, []).append(value.detach())
         metrics = form.weighed(metrics, share.weight, total)
@@ -144,12 +163,12 @@ class OnRanks:
             (total,) = own.attached([total], list(here.found.values()))
         return total, metrics
 
-    def _signal(self, here: _Here, result: Any) -> Any:
+    def _signal(self, here: Here, result: Any) -> Any:
         node, share = here.node, here.share
         assert isinstance(node, Signal)
-        value = self._forms.signal(node, result)
-        parts = split(value, node.name)
         lined = node in self._lined
+        value = self._forms.signal(node, result, lined)
+        parts = split(value, node.name)
         if lined:
             if result is not None and not callable(node.split):
                 check_rows(node, parts, share.own)
@@ -169,7 +188,7 @@ class OnRanks:
             known.update(zip(moving, tensors, strict=True))
         return join(value, known)
 
-    def _own(self, here: _Here, outputs: Sequence[Tensor | None], whole: Sequence[bool]) -> Own:
+    def _own(self, here: Here, outputs: Sequence[Tensor | None], whole: Sequence[bool]) -> Own:
         name = (self._labels[here.node],)
         rows = spread() or ()  # of which a derivative is added up where it arises
         everywhere = [k[0] not in self._lined and k not in rows for k in here.found]
@@ -188,15 +207,19 @@ class OnRanks:
         out: Written = {}
         for source, tensors in written.items():
             out[source] = [self._buffer(t, share) for t in tensors]
-        self.sums.later([t for ts in out.values() for t in ts if _is_added(t)])
+        self.sums.later([t for ts in out.values() for t in ts if self._is_added(t)])
         return out
 
     def _buffer(self, t: Any, share: Share) -> Any:
-        if not _is_added(t):
+        if not self._is_added(t):
             return t
         if continuous(t):
             return times(t, share.weight) if share.parts else torch.zeros_like(t)
         return t.clone() if self.ranks.rank == share.giver else torch.zeros_like(t)
+
+    def _is_added(self, t: Any) -> bool:
+        """Whether a buffer comes of all ranks, and is not the same on each."""
+        return isinstance(t, Tensor) and t.dtype is not torch.bool and not t.is_quantized
 
     # One part at a time.
 
@@ -216,22 +239,26 @@ class OnRanks:
 
     @contextmanager
     def _only(self, node: Node, part: int) -> Iterator[None]:
-        self._alone[node] = alone = Together(self.sums)
+        self._alone[node] = alone = self._alone_in(node)
+        common = None if alone is None else alone.common
         try:
-            with (
-                self.parts.only(node, part),
-                together(alone),
-                common_length(alone.common),
-            ):
+            with self.parts.only(node, part), together(alone), common_length(common):
                 yield
         finally:
             self._alone.pop(node, None)
+
+    def _alone_in(self, node: Node) -> Together | None:
+        """The evaluation in which one part of each rank is computed."""
+        del node
+        return Together(self.sums)
 
     def _one_part(
         self, evaluator: Evaluates, node: Node, point: Point, share: Share, how: dict[str, Any]
     ) -> Any:
         with together(self._alone[node]):
-            result, _ = self.parts(evaluator, node, point, first=share.first, **how)
+            result, _ = self.parts(
+                evaluator, node, self._cut(node, point), first=share.first, **how
+            )
         value, metrics = split_loss(result, node.name)
         return value if node.combine == "sum" else times(value, share.weight), metrics
 
@@ -321,28 +348,3 @@ class OnRanks:
         self.sums.forget()
         self._shares.forget()
         self._whole.forget()
-
-
-@dataclass(slots=True)
-class _Here:
-    """An evaluation on this rank.
-
-    Attributes:
-        node: that is evaluated.
-        share: what this rank has of its batch.
-        found: the tensors that gradients go to, by key.
-        leaves: that stand for them here.
-        evaluation: that all ranks make together.
-        once: whether its graph is gone through once only.
-    """
-
-    node: Node
-    share: Share
-    found: Tensors
-    leaves: list[Tensor]
-    evaluation: Together
-    once: bool
-
-
-def _is_added(t: Any) -> bool:
-    return isinstance(t, Tensor) and t.dtype is not torch.bool and not t.is_quantized

@@ -50,7 +50,8 @@ class Own:
         leaves: what they are computed from.
         everywhere: which of the leaves are the same on all ranks: derivatives by them are sums.
         whole: which of the outputs are sums: cotangents on them are the same on all ranks.
-        evaluation: in which the values were computed, on all ranks together.
+        evaluation: in which the values were computed, on all ranks together; None where one rank
+            computes them.
         once: whether the graph is gone through once only.
     """
 
@@ -61,7 +62,7 @@ class Own:
     leaves: Sequence[Tensor]
     everywhere: Sequence[bool]
     whole: Sequence[bool]
-    evaluation: Together
+    evaluation: Together | None
     once: bool = False
 
     def pulled(
@@ -83,7 +84,9 @@ class Own:
             for k, c in zip(passed, along, strict=True)
             if (y := self.outputs[k]) is not None and y.requires_grad
         ]
-        common = None if all(self.whole[k] for k in passed) else self.evaluation.common
+        common = None
+        if self.evaluation is not None and not all(self.whole[k] for k in passed):
+            common = self.evaluation.common
         with uncounted(), common_length(common), together(self.evaluation):
             found = derivatives(
                 [y for y, _ in pairs],

@@ -56,9 +56,9 @@ class Point:
 class Evaluator:
     """Calls the functions of a graph at points.
 
-    Nothing that an evaluation does can be seen afterwards: parameters, buffers and training modes
-    are back in place, the global generators stand where they stood. Buffers that the evaluation
-    wrote are returned to who asks for them. What it reads it must not write.
+    Nothing of an evaluation can be seen afterwards: parameters, buffers and training modes are back
+    in place, global generators stand where they stood. Buffers that it wrote are returned to who
+    asks for them. What it reads it must not write.
 
     Args:
         nodes: of the graph.
@@ -72,20 +72,19 @@ class Evaluator:
         self.cuda = cuda
         self.generators = Generators(cuda)
         self.count: Counter[Node] = Counter()
-        # how a node is evaluated where second derivatives will be taken, if not as it is
+        # how a node is evaluated that is differentiated twice, if not as it is
         self.regions: dict[Any, Callable[[], AbstractContextManager[Any]]] = {}
-        # (node, twice) -> its function, or another that computes the same; None: always its own
+        # (node, twice) -> its function, or another that computes the same; None: its own
         self.choose: Callable[[Node, bool], Callable[..., Any]] | None = None
         self.precision = Precisions()
         self.parts: Any = None  #: how a step evaluates a node in parts, if it does: see `InParts`
         self.ranks: Any = None  #: likewise on several ranks: see `OnRanks`
+        self.devices: Any = None  #: brings points to where nodes live: see `OnDevices`
         self.sharded = False  #: whether modules hold rows: see `Slots`
         self.recomputing: set[Node] = set()  #: of which parts are computed again going back
-        #: Nodes that take derivatives inside, for which what they read must require gradients.
-        self.differentiating: set[Node] = set()
+        self.differentiating: set[Node] = set()  #: inside: what they read requires gradients
         self.narrow: dict[Node, torch.dtype] = {}  #: in which low precision a node computes
-        #: Whether a backward of the user's own, or a hook, may give gradients anybody's memory.
-        self.bent = False
+        self.bent = False  #: whether a user's backward, or a hook, may give gradients' memory away
         self.recall = Recall()
         self._lent: list[tuple[Binding, list[Tensor]]] = []
         self._open: list[Swap] = []
@@ -132,6 +131,8 @@ class Evaluator:
         self.count[node] += 1
         if self.recall.at is not None:
             self.recall.leave()
+        if self.devices is not None:
+            point = self.devices(node, point, self.parameters)
         inside = node in self.differentiating
         if inside:
             point = replace(point, values={v: requiring(t) for v, t in point.values.items()})
@@ -154,9 +155,11 @@ class Evaluator:
                             vars(values[name]).update(marks)
                 if binding.buffers:
                     copies = binding.scratch(start.get(source) if start else None)
+                    lent.append((source, binding, copies))
+                    if self.devices is not None:
+                        copies = self.devices.buffers(node, source, copies)
                     if again:
                         swap.starts.append((binding, copied(copies)))
-                    lent.append((source, binding, copies))
                     for (slot, key), copy in zip(binding.buffers, copies, strict=True):
                         swap.put(slot, key, copy)
             torch.clear_autocast_cache()  # it would hand out casts of values that have changed
@@ -266,10 +269,7 @@ class Evaluator:
             slot[key] = t
 
     def release(self) -> None:
-        """Take back the copies of a step: none of its graphs will be used again.
-
-        If an evaluation was interrupted where it ends, it is ended here.
-        """
+        """Take back the copies of a step, none of whose graphs will be used again."""
         if self.recall.at is not None:
             self.recall.leave()
         while self._open:
@@ -279,9 +279,8 @@ class Evaluator:
             binding, copies = self._lent.pop()
             binding.take_back(copies)
         self._batches.clear()
-        for way in (self.ranks, self.parts):
-            if way is not None:
-                way.release()
+        for way in filter(None, (self.ranks, self.parts, self.devices)):
+            way.release()
 
     def open(self, parts: list[dict[str, Any]] | None = None) -> Swap:
         """What is put into modules until `shut`, or `release` if that is interrupted."""

@@ -45,7 +45,7 @@ class Unwritten:
                 writers = self._writers.setdefault(source, {})
                 for i, (now, before) in enumerate(zip(tensors, held, strict=True)):
                     if now is not before and (
-                        now is None or before is None or not same(now, before)
+                        now is None or before is None or not same(now.to(before.device), before)
                     ):
                         writers.setdefault(i, []).append(node)
 

@@ -8,7 +8,7 @@ import torch
 
 from .._containers.containers import rebuilt
 
-__all__ = ["move"]
+__all__ = ["move", "moves"]
 
 
 def move(batch: Any, device: torch.device | None) -> Any:
@@ -26,7 +26,7 @@ def move(batch: Any, device: torch.device | None) -> Any:
         return batch
 
     def leaf(held: Any) -> Any:
-        if not _moves(held):
+        if not moves(held):
             return held
         try:
             moved = held.to(device, non_blocking=True)
@@ -34,8 +34,9 @@ def move(batch: Any, device: torch.device | None) -> Any:
             moved = held.to(device)
         return held if moved is None else moved  # it has moved in place
 
-    return rebuilt(batch, leaf, whole=_moves)  # a packed sequence moves, and is a tuple
+    return rebuilt(batch, leaf, whole=moves)  # a packed sequence moves, and is a tuple
 
 
-def _moves(held: Any) -> bool:
+def moves(held: Any) -> bool:
+    """Whether something can be moved: what has a method `.to`."""
     return callable(getattr(type(held), "to", None))

@@ -103,14 +103,15 @@ def batchable(method: AbstractHypergradient) -> bool:
     return type(method) is Frozen
 
 
-def take_apart(graph: Levels) -> None:
-    """Evaluate the members of all stacks one by one, since batches are taken in parts.
+def take_apart(graph: Levels, how: str = "in parts of its batch") -> None:
+    """Evaluate the members of all stacks one by one, since batches are taken in parts, say.
 
     Args:
         graph: of which stacks and notes are changed.
+        how: each is evaluated.
     """
     for stack in dict.fromkeys(graph.stacks.values()):
-        _note(graph, stack, f"{stack.names} are evaluated one by one, each in parts of its batch")
+        _note(graph, stack, f"{stack.names} are evaluated one by one, each {how}")
     graph.stacks.clear()
 
 

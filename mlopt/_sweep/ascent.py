@@ -19,6 +19,7 @@ from .._variable import Variable
 from ..hypergrad.interface import Response, gradient
 from .records import (
     Base,
+    Evaluation,
     ProblemRecord,
     SignalRecord,
     Together,
@@ -71,6 +72,15 @@ class Ascent:
         #: those that were evaluated as one; a node that is not there was evaluated alone
         self.together: dict[Node, Together] = {}
         self._constants: dict[Variable, Values] = {}
+        #: of systems that this rank has solved, which the others are to hear of
+        self.residuals: list[tuple[int, float, str]] = []
+
+    def told(self, problem: Problem, residual: float, solver: str) -> None:
+        """A linear system of a problem has been solved on this rank; see `solved`."""
+        if self.evaluator.ranks is not None and self.evaluator.ranks.homes:
+            self.residuals.append((self.graph.place[problem], residual, solver))
+        else:
+            self.solved(problem, residual, solver)
 
     def forget(self, nodes: Iterable[Node]) -> None:
         """Drop what these nodes gave: something they read has changed."""
@@ -80,6 +90,19 @@ class Ascent:
             self.together.pop(node, None)
 
     # Going up.
+
+    def evaluate(self, evaluation: Evaluation) -> None:
+        """Evaluate a problem or signal.
+
+        Args:
+            evaluation: which is asked for.
+        """
+        node, wanted = evaluation.node, evaluation.wanted
+        if isinstance(node, Problem):
+            self.evaluate_problem(node, wanted, evaluation.pulled, evaluation.inner)
+        else:
+            assert isinstance(node, Signal)
+            self.evaluate_signal(node, wanted, evaluation.inner)
 
     def evaluate_signal(self, node: Signal, wanted: Sequence[Any], inner: int) -> None:
         """Compute a signal; its graph is kept towards the wanted sources.
@@ -200,7 +223,7 @@ class Ascent:
             optimizer=node.optimizer,
             objective=objective_at(self.evaluator, node, point),
             seed=point.seed,
-            solved=functools.partial(self.solved, node),
+            solved=functools.partial(self.told, node),
             parts=parts_of(self.evaluator, node),
             **on_ranks(self.evaluator, staged=True),
         )

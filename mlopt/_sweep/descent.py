@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,8 +15,10 @@ from .._tensors import Tensors, plus
 from ..distributed.traffic import purpose
 from ..hypergrad.derivatives import derivatives
 from .ascent import Ascent
+from .elsewhere import Solved, pulled
 from .records import Together
 from .together import pull_together
+from .waves import downwards
 
 __all__ = ["total_gradients"]
 
@@ -36,6 +39,10 @@ def total_gradients(ascent: Ascent, sweeps: Sequence[Sweep]) -> list[Tensors]:
     if len(sweeps) == 1 and not sweeps[0].nodes:  # nothing lies below
         return [_own_gradient(ascent, sweeps[0])]
     walks = [_Walk(ascent, sweep) for sweep in sweeps]
+    if ascent.evaluator.ranks is not None and ascent.evaluator.ranks.homes:
+        nodes = _downwards(ascent.graph, sweeps)
+        _pull_in_waves(ascent, walks, downwards(nodes, sweeps, ascent.graph))
+        return [walk.total for walk in walks]
     seen: set[Node] = set()
     for node in _downwards(ascent.graph, sweeps):
         together = ascent.together.get(node)
@@ -48,6 +55,23 @@ def total_gradients(ascent: Ascent, sweeps: Sequence[Sweep]) -> list[Tensors]:
             seen.update(together.nodes)
             _pass_together(ascent, together, walks)
     return [walk.total for walk in walks]
+
+
+def _pull_in_waves(ascent: Ascent, walks: Sequence[_Walk], waves: Sequence[Sequence[Node]]) -> None:
+    """The same, where nodes have homes: what is pulled back in a wave is there at its end."""
+    solved = Solved(ascent)
+    for wave in waves:
+        found: list[tuple[_Walk, Node, Tensors]] = []
+        for node, walk in ((n, w) for n in wave for w in walks if n in w.cotangents):
+            edges, cotangent = walk.edges[node], walk.cotangents.pop(node)
+            pull = functools.partial(_pullback, ascent, node, cotangent, edges)
+            attempt = functools.partial(solved.attempt, pull)
+            found.append((walk, node, pulled(ascent, node, edges, attempt)))
+        ascent.arrive()
+        solved.agree(wave)
+        for walk, node, passed in found:
+            walk.distribute(node, passed)
+    solved.tell()
 
 
 def _own_gradient(ascent: Ascent, sweep: Sweep) -> Tensors:
@@ -119,7 +143,7 @@ def _pullback(ascent: Ascent, node: Node, cotangent: Tensors, edges: Sequence[An
         with purpose("cotangents"):
             return derivatives(outputs, inputs, cotangents, retain_graph=True)
     assert isinstance(node, Problem)
-    response = ascent.record(node).response
+    response = ascent.problems[node].response  # which has arrived before the walk began
     wanted = [k for k in response.arguments if k[0] in edges]
     with purpose("products"):
         return ascent.graph.methods[node].pullback(response, cotangent, wanted)

@@ -28,6 +28,7 @@ class Presence:
     Attributes:
         odd: whether this rank has noted anything.
         asked: how often it was asked, as often as the others.
+        alone: whether this rank computes something by itself, and has all there is of it.
     """
 
     def __init__(self, ranks: Ranks) -> None:
@@ -35,7 +36,7 @@ class Presence:
         self._known: dict[Hashable, Found] = {}
         self._seen: dict[Hashable, tuple[Found, Found]] = {}  # in this step: had, and assumed
         self._often: Counter[Hashable] = Counter()
-        self.odd, self.asked = False, 0
+        self.odd, self.asked, self.alone = False, 0, False
 
     def begin(self) -> None:
         """A step begins."""
@@ -43,16 +44,21 @@ class Presence:
         self._often.clear()
         self.odd, self.asked = False, 0
 
-    def __call__(self, name: Hashable, there: Sequence[int]) -> Sequence[int]:
+    def __call__(
+        self, name: Hashable, there: Sequence[int], computes: bool = True
+    ) -> Sequence[int]:
         """What any rank has of some values.
 
         Args:
             name: of what is computed; the second time in a step it is another one.
             there: what this rank has of each, as a number that grows with it.
+            computes: whether this rank is to have anything, so that it can note what is odd.
 
         Returns:
             The most that any rank has.
         """
+        if self.alone:
+            return there
         self.asked += 1
         own: Found = tuple(there)
         key = (name, self._often[name])
@@ -62,7 +68,7 @@ class Presence:
             with purpose(ONCE):
                 known = self._known[key] = _most(self._ranks.collect(own))
         self._seen[key] = own, known
-        self.odd |= own != known
+        self.odd |= computes and own != known
         return known
 
     def clear(self) -> bool:

@@ -10,7 +10,7 @@ import torch.distributed
 from torch.utils.data import DataLoader, IterableDataset
 
 from .._arguments import checked, from_one, from_zero
-from .._containers.loaders import check_loader, describe
+from .._containers.loaders import check_loader, describe, shared
 from .._errors import DataError, SettingsError
 from .slices import Cut, OwnSamples, Place, Slices, WorkerStart, as_it_is
 
@@ -119,17 +119,10 @@ def _of_samples(loader: DataLoader[Any], place: Place) -> DataLoader[Any]:
 
 def _refuse_shared(loader: Any) -> None:
     """Refuse a loader whose samplers know of ranks."""
-    waiting, seen = [loader], set()
-    while waiting:
-        one = waiting.pop()
-        if one is None or id(one) in seen:
-            continue
-        seen.add(id(one))
-        ranks = getattr(one, "num_replicas", 1)
-        if ranks != 1:
-            raise DataError(
-                f"split: loader= {describe(loader)} gives one of {ranks} ranks its samples "
-                f"already, by its {type(one).__name__}. Use it as it is; or give split a loader "
-                "whose sampler draws the batches of all ranks."
-            )
-        waiting += [getattr(one, name, None) for name in ("batch_sampler", "sampler")]
+    if (found := shared(loader)) is not None:
+        by, ranks = found
+        raise DataError(
+            f"split: loader= {describe(loader)} gives one of {ranks} ranks its samples already, by "
+            f"its {by}. Use it as it is; or give split a loader whose sampler draws the batches of "
+            "all ranks."
+        )

@@ -34,10 +34,11 @@ class Sums:
 
     Attributes:
         deferring: whether a block of `deferred` has been entered.
+        alone: whether this rank computes something by itself, to which no other adds anything.
     """
 
     def __init__(self, ranks: Ranks) -> None:
-        self.ranks, self.deferring = ranks, False
+        self.ranks, self.deferring, self.alone = ranks, False, False
         self._later: list[Tensor] = []
         self._given: list[Tensor] = []  # of each collective of this step, the sum of its numbers
         # What is to be added up, where the sum goes, and what it is for; what is on its way.
@@ -55,6 +56,8 @@ class Sums:
             Tensors of their own memory.
         """
         out = list(tensors)
+        if self.alone:
+            return out
         dense = [i for i, t in enumerate(out) if not t.is_sparse]
         for group in _alike([out[i] for i in dense]):
             places = [dense[i] for i in group]
@@ -86,6 +89,8 @@ class Sums:
         Returns:
             Tensors of their own memory, which nobody may read before.
         """
+        if self.alone:
+            return [*tensors]
         totals = [torch.empty_like(t) for t in tensors]
         what = traffic.current()
         self._soon += [(t, total, what) for t, total in zip(tensors, totals, strict=True)]
@@ -96,6 +101,8 @@ class Sums:
 
     def arrive(self) -> None:
         """Wait for all sums that are to be there soon."""
+        if self.alone:
+            return
         if self._soon:
             self._send()
         under_way, self._under_way = self._under_way, []
@@ -122,7 +129,8 @@ class Sums:
             tensors: of this rank, which have memory of their own. Of whole numbers, all are zero
                 but on one rank.
         """
-        self._later += [t.detach() for t in tensors]
+        if not self.alone:
+            self._later += [t.detach() for t in tensors]
 
     @property
     def waiting(self) -> bool:

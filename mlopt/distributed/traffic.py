@@ -65,3 +65,21 @@ class Traffic:
         """A tensor goes between ranks."""
         self.collectives[_purpose] += 1
         self.bytes[_purpose] += tensor.numel() * tensor.element_size()
+
+    def copy(self) -> Traffic:
+        """What has gone so far."""
+        return self.since(Traffic())
+
+    def since(self, earlier: Traffic) -> Traffic:
+        """What has gone between them.
+
+        Args:
+            earlier: what had gone then.
+
+        Returns:
+            The rest.
+        """
+        rest = Traffic()
+        rest.collectives = self.collectives - earlier.collectives
+        rest.bytes = self.bytes - earlier.bytes
+        return rest

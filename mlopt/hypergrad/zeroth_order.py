@@ -86,7 +86,7 @@ class ZerothOrder(AbstractHypergradient):
             change = self._along(response, direction, u) - self._along(
                 response, direction, scale(u, -1.0)
             )
-            total = {k: t + change * u[k] for k, t in total.items()}
+            total = {k: t + change.to(t.device) * u[k] for k, t in total.items()}
         return scale(total, -1 / (2 * self.radius * self.samples))
 
     def _along(self, response: Response, direction: Tensors, u: Tensors) -> Tensor:

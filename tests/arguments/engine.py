@@ -52,7 +52,7 @@ NO_SCHEDULER = {"scheduler": (3, "cosine", torch.optim.lr_scheduler.ExponentialL
 EXAMPLES: dict[str, Example] = {
     "mlopt.Engine": of(
         lambda: {"problems": levels(), "hypergrad": mlopt.OneStep()},
-        wrong={"ranks": (3, "gloo", object())},
+        wrong={"ranks": (3, "gloo", object()), "places": (3, "cuda:0", [0], {}, {"w": 0})},
         seed="-1, 0",
         skip_nonfinite="0",
     ),
