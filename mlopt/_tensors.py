@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import functools
 import operator
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeVar, cast
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, Protocol, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -14,6 +15,7 @@ __all__ = [
     "FLOAT8",
     "Key",
     "Many",
+    "Spread",
     "Tensors",
     "accumulate",
     "add_scaled",
@@ -22,6 +24,7 @@ __all__ = [
     "clone",
     "continuous",
     "dense",
+    "dot",
     "grad_mode",
     "difference",
     "grouped",
@@ -34,17 +37,51 @@ __all__ = [
     "real",
     "requiring",
     "scale",
+    "spread",
+    "spread_over",
     "stacked",
     "subtracted",
     "unrecorded",
 ]
 
-#: A tensor's name: the variable or signal it belongs to, and its name in there ("" for a lone
-#: tensor).
+#: A tensor's name: the variable or signal it belongs to, and its name in there, or "".
 Key = tuple[Any, str]
 Tensors = dict[Key, Tensor]
 Many = tuple[Tensor, ...] | list[Tensor]
 _F = TypeVar("_F", bound=Callable[..., Any])
+
+
+class Spread(Protocol):
+    """Tensors of which this process has some rows alone, and others have the rest.
+
+    Whatever is computed number by number of such tensors is computed of the rows. A number that is
+    made of all of them needs those of the others.
+    """
+
+    def __contains__(self, key: object) -> bool: ...
+
+    def add(self, numbers: Tensor) -> Tensor: ...  #: the sums over processes; differentiable
+
+    def most(self, numbers: Tensor) -> Tensor: ...  #: the greatest of all, or nan; without a graph
+
+
+_spread: Spread | None = None
+
+
+def spread() -> Spread | None:
+    """What is spread over processes in the work that goes on; None if nothing is."""
+    return _spread
+
+
+@contextmanager
+def spread_over(over: Spread | None) -> Iterator[None]:
+    """In a block, some tensors are spread over processes: of all threads, as autograd's are."""
+    global _spread
+    before, _spread = _spread, over
+    try:
+        yield
+    finally:
+        _spread = before
 
 
 class grad_mode:  # noqa: N801 - used as torch.enable_grad is
@@ -130,6 +167,8 @@ def norm(tensors: Tensors, wide: bool = False) -> Tensor:
     Returns:
         The norm.
     """
+    if _spread is not None and any(k in _spread for k in tensors):
+        return _norm_over(_spread, tensors, wide)
     values = list(tensors.values())
     if wide:
         values = [t for t in map(numbers, values) if t.numel()]
@@ -155,6 +194,31 @@ def stacked(scalars: Many) -> Tensor:
         if all(t.device == scalars[0].device for t in scalars):
             raise
     return torch.stack([t.to(scalars[0].device) for t in scalars])
+
+
+def _norm_over(over: Spread, tensors: Tensors, wide: bool) -> Tensor:
+    """The 2-norm of tensors of which some are spread, without a graph; see `norm`."""
+    held = {k: t.detach() for k, t in tensors.items()}
+    with spread_over(None):
+        rows = norm({k: t for k, t in held.items() if k in over}, wide)
+        rest = norm({k: t for k, t in held.items() if k not in over}, wide).to(rows.device)
+    peak = over.most(torch.maximum(rows, rest.to(rows.dtype)).double())
+    by = torch.where(peak > 0, peak, 1.0)
+    squared = over.add((rows.double() / by) ** 2) + (rest.double() / by) ** 2
+    return (by * squared.sqrt()).to(rows.dtype)
+
+
+def dot(a: Tensors, b: Tensors) -> Tensor:
+    """The sum of the products of all numbers of two trees, by the keys that both have."""
+    both = [k for k in a if k in b]
+    if not both:
+        return torch.zeros(())
+    pairs = {k: (a[k] * b[k]).sum() for k in both}
+    if _spread is None or not any(k in _spread for k in both):
+        return torch.stack([*pairs.values()]).sum()
+    rows = _spread.add(torch.stack([t for k, t in pairs.items() if k in _spread]).sum())
+    rest = [t for k, t in pairs.items() if k not in _spread]
+    return rows + torch.stack(rest).sum() if rest else rows
 
 
 def add_scaled(base: Tensors, direction: Tensors, factor: Tensor | float) -> Tensors:

@@ -101,6 +101,12 @@ def audit(
 
 @in_turn("audit()")
 def _audit(engine: Engine, directions: int, cotangents: int, seed: int, dense_limit: int) -> Audit:
+    if engine._sharded is not None:
+        names = " and ".join(sorted(v.name for v in engine._sharded.spread.variables))
+        raise SettingsError(
+            f"audit: {names} is sharded, and an audit compares whole tensors on one process. Audit "
+            "an engine of the same graph whose modules are not sharded (and are small)."
+        )
     with unchanged(engine) as put_back, warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         heard = Gathered()

@@ -16,7 +16,7 @@ from .._evaluation.point import Evaluator
 from .._graph.feed import Feed
 from .._graph.graph import Graph
 from .._graph.signal import Signal
-from .._tensors import real
+from .._tensors import real, spread
 from ..distributed.ranks import Ranks
 from ..distributed.traffic import Traffic, purpose
 from .reach import reach
@@ -180,13 +180,15 @@ class Agreement:
     def _values(self) -> dict[str, list[Tensor]]:
         """Parameters and buffers, by the problem or signal that they belong to."""
         labels, bindings = self._graph.labels, self._evaluator.bindings
+        rows = spread() or ()  # each rank has its own
         found: dict[str, list[Tensor]] = {}
         for node in self._graph.nodes:
             sources: tuple[Any, ...] = (node,) if isinstance(node, Signal) else node.over  # type: ignore[attr-defined]
             tensors: list[Tensor] = []
             for source in sources:
                 if not isinstance(source, Signal):
-                    tensors += self._evaluator.parameters(source).values()
+                    own = self._evaluator.parameters(source).items()
+                    tensors += [t for name, t in own if (source, name) not in rows]
                 if source in bindings:
                     tensors += [t for t in bindings[source].held() if t is not None]
             if tensors := [t for t in tensors if _is_plain(t)]:
@@ -199,7 +201,11 @@ class Agreement:
         for problem in self._graph.problems:
             label = self._graph.labels[problem]
             if problem.optimizer is not None:
-                state = reach(problem.optimizer.state, "", {}).tensors
+                states: Any = problem.optimizer.state
+                if spread() is not None:
+                    same = {id(t) for t in found.get(label, ())}
+                    states = [own for p, own in states.items() if id(p) in same]
+                state = reach(states, "", {}).tensors
                 own = {id(t) for t in found.get(label, ())}
                 new = [t for t in state if id(t) not in own and _is_plain(t)]
                 found.setdefault(label, []).extend(new)

@@ -62,6 +62,11 @@ class BestCheckpoint(Measured):
     def on_start(self, engine: Engine) -> None:
         """Take the folder, unless it holds what is best of another run."""
         super().on_start(engine)
+        if engine._sharded is not None:
+            raise SettingsError(
+                "BestCheckpoint: variables are sharded, of which each rank saves its rows: it is "
+                "not served. Use Checkpoint(every=...), and keep= as many as are to stay."
+            )
         if not engine._agreement.first:  # the first rank writes for all
             return
         self._lock.acquire()
@@ -104,7 +109,7 @@ class BestCheckpoint(Measured):
         Raises:
             SettingsError: nothing is kept, or it is of another engine; nothing has changed then.
         """
-        found = newest(self.folder)
+        found = newest(self.folder, engine._sharded)
         if found is None:
             raise SettingsError(
                 f"BestCheckpoint.restore: engine= cannot be given what is best: {self.folder} "

@@ -53,12 +53,14 @@ class Checkpoint(Callback):
         self._lock = Lock(self.folder / ".lock", self.folder)
         self._whole = -1  # after which step the state was whole
         self._saved = _NEVER  # after which step it was saved, and which it was measured after
+        self._held = False  # whether it is a rank of several that save
         self._of: Callable[[], Engine | None] = lambda: None  # whose checkpoints are there
         self._next = 0.0  # not before, if it goes by the time
 
     def on_start(self, engine: Engine) -> None:
         """Take the folder; refuse one with checkpoints of a run that this one does not go on."""
         self._whole, self._saved = -1, _NEVER
+        self._held = engine._sharded is not None  # of which each rank saves its rows
         if not engine._agreement.first:  # the first rank writes for all
             return
         self._lock.acquire()
@@ -83,9 +85,11 @@ class Checkpoint(Callback):
         self._whole = engine.steps
         if self.every is None:
             due = time.perf_counter() >= self._next
+            if engine._sharded is not None:  # the first rank's clock goes for all
+                due = bool(engine._sharded.ranks.exchange([due])[0][0])
         else:
             due = engine.steps % self.every == 0
-        if due and engine._agreement.first:
+        if due and (engine._agreement.first or engine._sharded is not None):
             self.save(engine)
         elif due:
             engine._saved = engine.steps, self.folder
@@ -97,14 +101,16 @@ class Checkpoint(Callback):
         """
         try:
             whole = self._whole == engine.steps and not engine._agreement.broken
-            if self._lock.held and whole and self._saved != _place(engine):
+            held = self._lock.held or self._held
+            if held and whole and self._saved != _place(engine):
                 self.save(engine)
         finally:
+            self._held = False
             self._lock.release()
 
     @checked(SettingsError)
     def save(self, engine: Engine) -> None:
-        """Save now; between two steps of the run.
+        """Save now; between two steps of the run, on all ranks where variables are sharded.
 
         Args:
             engine: that is run.
@@ -113,12 +119,14 @@ class Checkpoint(Callback):
             SettingsError: the file cannot be written; earlier ones are as they were.
         """
         began = time.perf_counter()
-        keep_lock(self._lock, self.folder, "Checkpoint")
+        if engine._agreement.first:
+            keep_lock(self._lock, self.folder, "Checkpoint")
         content: dict[str, Any] = run_state(engine, engine._course)
-        write_checkpoint(self.folder, engine.steps, content)
+        write_checkpoint(self.folder, engine.steps, content, engine._sharded)
         self._saved = _place(engine)
         engine._saved = engine.steps, self.folder
-        remove_old(self.folder, engine.steps, self.keep)
+        if engine._agreement.first:
+            remove_old(self.folder, engine.steps, self.keep)
         ended = time.perf_counter()
         self._next = ended + _SPARING * (ended - began)
 

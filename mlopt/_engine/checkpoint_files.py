@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import re
+import shutil
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from .._errors import CapabilityWarning, SettingsError
+from .._evaluation.sharded import Sharded
 from .._files import Damaged, Lock, is_part, read_archive, said, write_archive
+from .shard_files import drop_shards, read_shards, write_shards
 
 __all__ = [
     "checkpoints", "keep_lock", "newest", "remove_old", "remove_others", "remove_rests",
@@ -47,22 +50,31 @@ def checkpoints(folder: Path) -> list[tuple[int, Path]]:
     return sorted(((int(match[1]), path) for match, path in found if match), reverse=True)
 
 
-def write_checkpoint(folder: Path, step: int, content: Mapping[str, Any]) -> Path:
-    """Write a checkpoint, the whole file or nothing of it.
+def write_checkpoint(
+    folder: Path, step: int, content: Mapping[str, Any], sharded: Sharded | None = None
+) -> Path:
+    """Write a checkpoint, the whole file or nothing of it; what is sharded, all ranks at once.
 
     Args:
         folder: made if it is not there.
         step: after which it is taken.
         content: tensors and plain values.
+        sharded: variables of the engine, if some are.
 
     Returns:
-        The file.
+        The file, which the first rank has written.
 
     Raises:
         SettingsError: it cannot be written; the earlier ones are as they were.
     """
     path = folder / f"step_{step:010d}.ckpt"
-    write_archive(path, KIND, FORMAT, content)
+    if sharded is None:
+        write_archive(path, KIND, FORMAT, content)
+        return path
+    content = write_shards(path, dict(content), sharded)
+    if sharded.ranks.rank == 0:
+        write_archive(path, KIND, FORMAT, content)
+    sharded.ranks.collect(None)  # the file is there for all
     return path
 
 
@@ -80,6 +92,7 @@ def remove_old(folder: Path, step: int, keep: int) -> None:
     for path in (path for _, path in found if path not in standing):
         with said(path, "removed"):
             path.unlink(missing_ok=True)
+            drop_shards(path)
 
 
 def remove_others(kept: Path) -> None:
@@ -88,6 +101,7 @@ def remove_others(kept: Path) -> None:
         if path != kept:
             with said(path, "removed"):
                 path.unlink(missing_ok=True)
+                drop_shards(path)
 
 
 def remove_rests(folder: Path) -> None:
@@ -95,6 +109,8 @@ def remove_rests(folder: Path) -> None:
     with said(folder, "read"):
         for part in filter(is_part, folder.iterdir()):
             part.unlink(missing_ok=True)
+        for shards in folder.glob(".step_*.shards.part"):
+            shutil.rmtree(shards, ignore_errors=True)
 
 
 def keep_lock(lock: Lock, folder: Path, by: str) -> None:
@@ -119,11 +135,12 @@ def keep_lock(lock: Lock, folder: Path, by: str) -> None:
         lock.acquire()
 
 
-def newest(folder: Path) -> tuple[Path, dict[str, Any]] | None:
+def newest(folder: Path, sharded: Sharded | None = None) -> tuple[Path, dict[str, Any]] | None:
     """Read the newest checkpoint of a folder; where that is damaged, the one before.
 
     Args:
         folder: of a run.
+        sharded: variables of the engine that goes on, if some are.
 
     Returns:
         The file, and its content on the CPU; None if there is none.
@@ -135,6 +152,7 @@ def newest(folder: Path) -> tuple[Path, dict[str, Any]] | None:
     for _, path in checkpoints(folder):
         try:
             content = read_archive(path, KIND, FORMAT)
+            content = content and read_shards(path, content, sharded)
         except Damaged as error:
             damaged.append(str(error))
             continue

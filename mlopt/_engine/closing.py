@@ -12,7 +12,7 @@ from torch import Tensor
 from .._errors import MloptError, NonFiniteError, exhausted
 from .._graph.graph import Graph
 from .._graph.node import Node
-from .._tensors import numbers
+from .._tensors import numbers, spread
 from .copies import may_spoil, spoils
 from .operations import Commit, Operation
 from .outcome import Outcome
@@ -160,4 +160,6 @@ class Closing:
     def _overflows(self, node: Any) -> bool:
         """Whether a gradient is finite, and its norm alone is not."""
         gradient = self.outcome.gradients[node]
-        return all(bool(torch.isfinite(numbers(g)).all()) for g in gradient.values())
+        bad = not all(bool(torch.isfinite(numbers(g)).all()) for g in gradient.values())
+        over = spread()
+        return not (bad if over is None else over.most(torch.tensor(float(bad))) > 0)

@@ -117,8 +117,9 @@ class Engine(Stepper):
             (`mlopt.distributed.split`): N ranks give what one gives with N times as many parts. By
             default the default process group of torch.distributed, if there is one; a group; or
             False, for none. All make the same engine, and call the same verbs of it. Variables
-            begin as the first rank's. Loggers, progress and checkpoints are the first rank's; a
-            rank that fails ends all, by a `RankError`.
+            begin as the first rank's, or are sharded over all of them by `fully_shard`. Loggers,
+            progress and checkpoints are the first rank's; a rank that fails ends all, by a
+            `RankError`.
         places: where variables live, {W: 0, V: (1, 2)}, on a rank or several, or {W: "cuda:1"}.
             What is minimised over one is evaluated there, and what it reads travels there. Loaders
             then give all ranks whole batches. Others live on all ranks, or where they are.

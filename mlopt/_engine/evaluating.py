@@ -6,7 +6,9 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
+from torch import Tensor
 
+from .._containers.containers import rebuilt
 from .._errors import DataError
 from .._evaluation.at_home import AtHome
 from .._evaluation.devices import cuda_devices
@@ -16,6 +18,7 @@ from .._evaluation.point import Evaluator
 from .._evaluation.precision import Precisions
 from .._graph.graph import Graph
 from .._graph.homes import Home
+from .._graph.moving import move
 from .._graph.node import Node
 from ..distributed.ranks import Ranks
 from ..distributed.slices import EmptySlice
@@ -82,12 +85,35 @@ def _device(graph: Graph) -> torch.device:
     return next(first, torch.device("cpu"))
 
 
-def checked_on(evaluator: Evaluator, batch: Callable[[Node], Any]) -> Callable[[Node], Any]:
+def _of_first_rank(
+    batch: Callable[[Node], Any], ranks: Ranks, device: torch.device | None
+) -> Callable[[Node], Any]:
+    """The batches of the first rank, on all, which ask for them at once."""
+
+    def first(node: Node) -> Any:
+        own = batch(node)
+        if not node.streams:
+            return own
+        sent = rebuilt(own, _on_host) if ranks.rank == 0 else None
+        found = ranks.collect(sent)[0]
+        return own if ranks.rank == 0 else move(found, device)
+
+    return first
+
+
+def _on_host(held: Any) -> Any:
+    return held.cpu() if isinstance(held, Tensor) else held
+
+
+def checked_on(
+    evaluator: Evaluator, batch: Callable[[Node], Any], device: torch.device | None = None
+) -> Callable[[Node], Any]:
     """What functions are checked on: batches, or the first part of each.
 
     Args:
         evaluator: of the graph.
         batch: (node) -> its batch.
+        device: where batches are.
 
     Returns:
         (node) -> what it is checked on; it raises a `DataError` where this rank has nothing.
@@ -95,6 +121,8 @@ def checked_on(evaluator: Evaluator, batch: Callable[[Node], Any]) -> Callable[[
     parts = evaluator.parts
     if parts is None:
         return batch
+    if evaluator.sharded:  # all ranks look at the same, for each needs the rows of the others
+        batch = _of_first_rank(batch, evaluator.ranks.ranks, device)
 
     def first(node: Node) -> Any:
         found = batch(node)

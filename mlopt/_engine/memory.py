@@ -129,7 +129,7 @@ class Memory:
                 for group in groups
                 if may_spoil(group[0])
             ]
-            return [*chain.from_iterable(torch.aminmax(t) for t in pieces if t.numel())]
+            return [*chain.from_iterable(map(_ends, pieces))]
 
     def spoilt(
         self, new: Sequence[tuple[Any, Tensor]], among: Container[int] | None = None
@@ -192,6 +192,11 @@ class Memory:
             undo()
         except Exception as error:
             self.lost[name] = f"{type(error).__name__}: {error}"
+
+
+def _ends(t: Tensor) -> Sequence[Tensor]:
+    """The least and greatest number; of nothing two that are finite, as on other ranks."""
+    return torch.aminmax(t) if t.numel() else [t.new_zeros(())] * 2
 
 
 def _put_back(array: np.ndarray, before: np.ndarray) -> None:

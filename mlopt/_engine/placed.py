@@ -13,6 +13,7 @@ from .._arguments import shown
 from .._containers.loaders import describe, shared
 from .._errors import DataError, GraphError
 from .._evaluation.on_devices import OnDevices
+from .._evaluation.shardable import is_sharded
 from .._graph.graph import Graph
 from .._graph.homes import homes_of
 from .._graph.node import Node
@@ -69,6 +70,11 @@ def placed(graph: Graph, places: Any, ranks: Ranks | None, device: torch.device 
                 f"Engine: places= names {what}, over which no problem of this engine is minimised. "
                 "Its keys are variables of its problems."
             )
+    if split := [v.name for v in graph.variables if any(map(is_sharded, v.parameters()))]:
+        raise GraphError(
+            f"Engine: places= says where variables live, and {' and '.join(split)} is sharded, "
+            "which has some rows on every rank. Leave out places=, or do not shard."
+        )
     of_devices = [isinstance(place, str | torch.device) for place in places.values()]
     if all(of_devices):
         return Placed(devices=_on_devices(graph, places, ranks, device))

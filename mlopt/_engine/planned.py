@@ -13,6 +13,7 @@ from .._arguments import checked, from_one, from_zero, in_body, take
 from .._errors import GraphError
 from .._evaluation.part_by_part import part_seed
 from .._evaluation.point import Evaluator
+from .._evaluation.sharded import Sharded
 from .._graph.graph import Graph
 from .._graph.homes import Home
 from .._graph.node import Node
@@ -47,6 +48,7 @@ class Planned(abc.ABC):
     _counted: dict[int, tuple[Plan, Traffic]]  # by the number of ranks
     _seed: int
     _undo: bool
+    _sharded: Sharded | None
 
     @abc.abstractmethod
     def _check(self) -> None:
@@ -95,6 +97,12 @@ class Planned(abc.ABC):
             )
         if count == 1 and self._evaluator.devices is None:
             return plan
+        if self._sharded is not None and count != self._sharded.ranks.size:
+            raise GraphError(
+                f"plan: ranks={count}, and variables are sharded over "
+                f"{self._sharded.ranks.size} ranks, whose rows are of that size. Ask on so many "
+                "ranks, or an engine whose modules are not sharded."
+            )
         known = self._counted.get(count)
         if known is None or known[0] is not plan:  # which is the same as long as nothing changes
             known = self._counted[count] = plan, self._between(count, plan, dormant)
@@ -121,6 +129,8 @@ class Planned(abc.ABC):
         trial = tuple(
             t or o for o, t in commits if t is not None or not isinstance(o, Commit | Draw)
         )
+        rows = None if self._sharded is None else self._sharded.ranks.traffic
+        real = None if rows is None else rows.all
         with self._agreement.together():
             try:
                 graph.stacks.clear()  # on ranks their members are evaluated one by one
@@ -132,7 +142,10 @@ class Planned(abc.ABC):
                 graph.stacks.update(stacks)
             if ranks is not None:
                 ranks.exchange(self._agreement.state(self.steps, self.epoch))
-        return between.traffic.since(already)
+        found = between.traffic.since(already)
+        if rows is not None and real is not None:  # they do go between the ranks
+            found.add(rows.all, real)
+        return found
 
     def _compose(self) -> tuple[Plan, frozenset[Problem]]:
         """The plan of the next step, and the problems before their start."""

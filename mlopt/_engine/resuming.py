@@ -97,7 +97,7 @@ def go_on(
     Raises:
         SettingsError: the checkpoint is of another run, or none of them can be read.
     """
-    found = newest(folder)
+    found = newest(folder, engine._sharded)
     if found is None:
         return None
     path, content = found

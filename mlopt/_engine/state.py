@@ -15,6 +15,7 @@ from .._graph.problem import PerStep, Problem
 from .._variable import Variable
 from .generators import generators, set_generators
 from .measure import Measurement
+from .sharded_state import given, taken, whole
 from .stepper import Stepper
 from .transaction import Transaction
 
@@ -29,6 +30,14 @@ _KEYS = (
 
 def save_state(engine: Stepper) -> dict[str, Any]:
     """What `load_state` takes; see `Engine.state_dict`."""
+    sharded = engine._sharded
+    if sharded is None:
+        return _saved(engine)
+    with sharded.standing():
+        return given(sharded, engine.graph, dict(_sources(engine)), _saved(engine))
+
+
+def _saved(engine: Stepper) -> dict[str, Any]:
     graph, care = engine.graph, engine._care
     with torch.no_grad():
         return {
@@ -69,7 +78,7 @@ def load_state(engine: Stepper, state: Mapping[str, Any]) -> None:
         SettingsError: it is no state, or that of another graph; nothing has changed then.
     """
     engine._check()  # functions may make parts of modules when they are first called
-    compare(engine, state)
+    compare(engine, state := _as_held(engine, state))
     block = Transaction(engine._evaluator, engine._interrupts, engine._holdings)
     numbers = generators(engine._evaluator.cuda)
     try:
@@ -86,6 +95,15 @@ def load_state(engine: Stepper, state: Mapping[str, Any]) -> None:
     except BaseException:
         set_generators(engine._evaluator.cuda, numbers)
         raise
+
+
+def _as_held(engine: Stepper, state: Any) -> Any:
+    """A state as an engine holds tensors: whole, or rows of what is sharded."""
+    if not (isinstance(state, Mapping) and {"variables", "optimizers"} <= state.keys()):
+        return state  # which is refused
+    if engine._sharded is None:
+        return whole(dict(state))
+    return taken(engine._sharded, engine.graph, dict(_sources(engine)), dict(state))
 
 
 def _take(engine: Stepper, state: Mapping[str, Any]) -> None:

@@ -14,6 +14,8 @@ from .._arguments import checked, from_one, from_zero, in_body
 from .._errors import GraphError, NonFiniteError, SettingsError
 from .._evaluation.causes import Aloud
 from .._evaluation.compile import Compiler
+from .._evaluation.shardable import check_options
+from .._evaluation.sharded import sharded
 from .._graph.feed import Feed
 from .._graph.graph import Graph
 from .._graph.group import Group
@@ -89,7 +91,7 @@ class Stepper(Planned):
         self._ranks = found(ranks)
         self.graph = Graph(problems, hypergrad, parts, self._ranks.size if self._ranks else 1)
         at = placed(self.graph, places, self._ranks, self.device)
-        self._homes = at.homes
+        self._homes, self._devices = at.homes, at.devices
         self._schedule = schedule or Simultaneous()
         self._schedule.check(self.graph)
         self._seed, self._skips = seed, skip_nonfinite
@@ -100,12 +102,21 @@ class Stepper(Planned):
         self.skipped: NonFiniteError | None = None
         self.measurement: Measurement | None = None
         streams = dict.fromkeys(s for node in self.graph.nodes for s in node.streams)
-        self._feed = Feed(streams, seed, None if at.devices else self.device)
+        self._feed = Feed(streams, seed, None if self._devices else self.device)
         self.clock = Clock(self.graph)
         self._epoch_stream: Stream | None = counting_stream(self.graph)
         check_epochs(self.graph, self._feed.streams, self._epoch_stream)
+        self._sharded = sharded(self.graph, self._ranks)
+        with nullcontext() if self._sharded is None else self._sharded.standing():
+            self._set_up(precision, compile)
+
+    def _set_up(self, precision: Precision | None, compile: bool | Mapping[str, Any]) -> None:
+        """What knows where the tensors of modules and optimizers are."""
         self._evaluator = evaluator_of(self.graph, precision, self.device, self._ranks, self._homes)
-        self._evaluator.devices = at.devices
+        self._evaluator.devices = self._devices
+        if self._sharded is not None:
+            check_options(compile, self._evaluator.precision.dtypes.values())
+            self._evaluator.sharded = True
         self._compiler = Compiler(self.graph, compile)
         self.compiled = self._compiler.compiled  # what it took so far; None if it is off
         self._evaluator.choose = self._compiler.choose if self.compiled is not None else None
@@ -136,7 +147,7 @@ class Stepper(Planned):
 
         Returns:
             For each variable of the problem its tensors by parameter name ("" for a tensor
-            variable); a parameter that nothing depends on is absent.
+            variable), DTensors where it is sharded; a parameter that nothing depends on is absent.
 
         Raises:
             GraphError: the problem is not one of this graph.
@@ -158,6 +169,8 @@ class Stepper(Planned):
         out: dict[Variable, dict[str, Tensor]] = {v: {} for v in problem.over}
         for (variable, name), tensor in gradient.items():
             out[variable][name] = tensor
+            if self._sharded is not None and (variable, name) in self._sharded.spread:
+                out[variable][name] = self._sharded.wrapped((variable, name), tensor)
         return out
 
     def step(self) -> dict[str, Any]:
@@ -293,7 +306,7 @@ class Stepper(Planned):
                 check_epochs(self.graph, self._feed.streams, self._epoch_stream, self.epoch)
             self._plans.clear()
             self._feed.begin()
-            batch = checked_on(self._evaluator, Batches(self.graph, self._feed))
+            batch = checked_on(self._evaluator, Batches(self.graph, self._feed), self.device)
             at = self.graph, self._evaluator, batch, self._seed_of
             try:
                 self._evaluator.ranks = None

@@ -38,7 +38,10 @@ def in_turn(verb: str) -> Callable[[_F], _F]:
             around = parametrize._cache_enabled
             try:
                 parametrize._cache_enabled, self._doing = 0, verb
-                return method(self, *args, **kwargs)
+                if self._sharded is None:
+                    return method(self, *args, **kwargs)
+                with self._sharded.standing():
+                    return method(self, *args, **kwargs)
             finally:  # by assignments alone: an interrupt comes between calls
                 self._doing = ""
                 parametrize._cache_enabled = around

@@ -135,6 +135,11 @@ def _made(make_engine: Callable[[], Any], numbers: Mapping[str, Any]) -> Engine:
         raise SettingsError(
             f"verify_resume: make_engine() gave a {type(engine).__name__}; it makes an Engine."
         )
+    if engine._sharded is not None:
+        raise SettingsError(
+            "verify_resume: variables are sharded over ranks, and the process that goes on would "
+            "be by itself. Verify an engine of the same graph whose modules are not sharded."
+        )
     return engine
 
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from .._graph.node import Node
+from .._tensors import spread
 
 __all__ = ["Care", "Watch"]
 
@@ -59,11 +60,15 @@ class Watch:
             Whose it is, and what; None if all are well.
         """
         values = _values([scalar for _, _, scalar in self._watched])
-        for (node, what, scalar), value in zip(self._watched, values, strict=True):
-            bad = bool(value) if scalar.dtype is torch.bool else not math.isfinite(value)
-            if bad and what != but:
-                return node, what
-        return None
+        found = [
+            bool(value) if scalar.dtype is torch.bool else not math.isfinite(value)
+            for (_, _, scalar), value in zip(self._watched, values, strict=True)
+        ]
+        own = (i for i, bad in enumerate(found) if bad and self._watched[i][1] != but)
+        first = next(own, len(found))
+        if (over := spread()) is not None:  # the first of what all ranks find among their rows
+            first = -int(over.most(torch.tensor(-float(first))))
+        return self._watched[first][:2] if first < len(found) else None
 
 
 _is_here = attrgetter("is_cpu")

@@ -16,8 +16,8 @@ from .autograd_graph import has_dead_end
 from .capability import take_differences
 from .loss import split_loss
 from .point import Evaluator, Point
-from .slope import moved
-from .symmetry import dot, signs
+from .slope import dot, moved
+from .symmetry import signs
 
 __all__ = ["check_gauss_newton"]
 

@@ -77,6 +77,7 @@ class HomeShares:
             None if rows is None else rows[self._ranks.rank],
             at[0],
             len(pieces) == self._ranks.size,
+            False,
         )
 
     def cut(self, node: Node, point: Point) -> Point:
@@ -121,7 +122,7 @@ class HomeShares:
         here = self._ranks.rank == home[0]
         pieces = self._parts.pieces(node, point) if here and node in self._nodes else None
         parts = 0 if not here else 1 if pieces is None else len(pieces)
-        return Share(float(here), parts, 0, None, None, home[0], False)
+        return Share(float(here), parts, 0, None, None, home[0], False, False)
 
     def _pieces(self, node: Node, point: Point) -> Pieces | None:
         """The parts of a batch, one for each rank; None where one rank takes all of it."""

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from .._errors import DataError, GraphError, MloptError
 from .._graph.node import Node
+from .._tensors import spread
 from ..distributed.shared_sums import Together
 from ..distributed.sums import Sums
 from ..distributed.sync_batch_norm import takes_all_ranks
@@ -33,13 +34,27 @@ def made_together(
     Raises:
         DataError: BatchNorm takes the samples of all ranks, and not all have some.
         GraphError: likewise, and each has several parts of them.
+        DataError: a variable is sharded, and the ranks do not go through as many parts each.
     """
+    if (over := spread()) is not None and not share.alike:
+        rows = over.variables.intersection(evaluator.bound(node))  # type: ignore[attr-defined]
+        if rows:
+            raise DataError(_few(node, [v.name for v in rows], share))
     if share.everywhere and parts == 1:
         return Together(sums)
     refusal = _refusal(sums.ranks.size, parts, node, share)
     if any(takes_all_ranks(evaluator.bindings[s].module) for s in evaluator.bound(node)):
         raise refusal  # on all ranks, before any waits for another
     return Together(sums, refusal)  # a module that is no part of a variable may have some
+
+
+def _few(node: Node, names: list[str], share: Share) -> str:
+    samples = "" if share.rows is None else f": they have {[*share.rows]} samples"
+    return (
+        f"{node.name}: {' and '.join(sorted(names))} is sharded, so all ranks evaluate it "
+        f"together, and they do not have as many parts of this batch each{samples}. Give batches "
+        "that have a sample for each part of each rank (drop_last=True)."
+    )
 
 
 def made_at_home(

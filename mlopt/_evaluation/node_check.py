@@ -36,6 +36,7 @@ from .purity import Attributes, Copies, foreign_draws
 from .reads import Touches, check_frozen, check_touched, eager
 from .repeats import Repeats
 from .shared_buffers import check_shared_buffers
+from .slots import whole_reads
 from .sparse import check_sparse
 from .versions import written_among
 from .watched import watched
@@ -136,8 +137,7 @@ class NodeCheck:
                 self._check_returned()
                 self.sound = True
         if not self.sound:
-            return
-        # What other threads did has not been watched.
+            return  # what other threads did has not been watched
         touched |= {tensors[id(t)] for t in leaves(self.result) if id(t) in tensors}
         touched = {
             (s, d) for held, d in touched for s in (held if type(held) is tuple else (held,))
@@ -303,7 +303,7 @@ class NodeCheck:
             watch.watched.update({id(t): key for t, key in inside if t is not None})
         try:
             along = [torch.ones_like(t) for t in outputs]
-            with torch.enable_grad(), eager(), watch:
+            with torch.enable_grad(), eager(), watch, whole_reads(self.evaluator.sharded):
                 found = derivatives(outputs, inputs, along)
         except RuntimeError as error:  # torch has no type of its own for it
             if exhausted(error):

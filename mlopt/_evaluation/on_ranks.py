@@ -13,10 +13,11 @@ from .._graph.graph import Graph
 from .._graph.node import Node
 from .._graph.parts import lined_up, taken_in_parts
 from .._graph.signal import Signal, join, split
-from .._tensors import Tensors, continuous
+from .._tensors import Key, Tensors, continuous, spread
 from ..distributed.presence import Presence
 from ..distributed.ranks import Ranks
 from ..distributed.shared_sums import Together, together
+from ..distributed.spread import shard_of
 from ..distributed.sums import Sums
 from ..distributed.traffic import purpose
 from ..hypergrad.derivatives import common_length
@@ -188,7 +189,8 @@ class OnRanks:
 
     def _own(self, here: Here, outputs: Sequence[Tensor | None], whole: Sequence[bool]) -> Own:
         name = (self._labels[here.node],)
-        everywhere = [source not in self._lined for source, _ in here.found]
+        rows = spread() or ()  # of which a derivative is added up where it arises
+        everywhere = [k[0] not in self._lined and k not in rows for k in here.found]
         return Own(
             self.sums, self.presence, name, outputs, here.leaves, everywhere, whole,
             here.evaluation, here.once,
@@ -270,8 +272,9 @@ class OnRanks:
         """
         there = self.presence(("total", len(like)), [k in tensors for k in like])
         keys = [k for k, on in zip(like, there, strict=True) if on]
-        own = [tensors[k] if k in tensors else torch.zeros_like(like[k]) for k in keys]
-        return dict(zip(keys, self.sums.now(own), strict=True))
+        own = {k: tensors[k] if k in tensors else torch.zeros_like(like[k]) for k in keys}
+        added = [k for k in keys if k not in (spread() or ())]  # of rows it has been already
+        return own | dict(zip(added, self.sums.now([own[k] for k in added]), strict=True))
 
     @contextmanager
     def together(self) -> Iterator[None]:
@@ -280,16 +283,11 @@ class OnRanks:
             yield
         self.sums.arrive()
 
-    def place(self, source: Any) -> tuple[int, int] | None:
-        """Where the rows of a signal begin that this rank has, and how many there are in all.
-
-        Args:
-            source: a signal or a variable.
-
-        Returns:
-            The two; None where all ranks have the same.
-        """
-        rows = self.rows.get(source)
+    def place(self, key: Key) -> tuple[int, int] | None:
+        """Where the rows of a tensor begin that this rank has, and how many there are in all."""
+        if (shard := shard_of(key)) is not None:
+            return shard.start, shard.shape[0]
+        rows = self.rows.get(key[0])
         return None if rows is None else (sum(rows[: self.ranks.rank]), sum(rows))
 
     # A step.

@@ -27,6 +27,7 @@ from .places import Place
 from .precision import Precisions
 from .reads import tell_frozen
 from .recall import Kept, Recall
+from .slots import reads_whole
 from .versions import versions, written_in_place
 
 __all__ = ["Evaluator", "Point"]
@@ -55,9 +56,9 @@ class Point:
 class Evaluator:
     """Calls the functions of a graph at points.
 
-    Nothing that an evaluation does can be seen afterwards: parameters, buffers and training modes
-    are back in place, the global generators stand where they stood. Buffers that the evaluation
-    wrote are returned to who asks for them. What it reads it must not write.
+    Nothing of an evaluation can be seen afterwards: parameters, buffers and training modes are back
+    in place, global generators stand where they stood. Buffers that it wrote are returned to who
+    asks for them. What it reads it must not write.
 
     Args:
         nodes: of the graph.
@@ -71,20 +72,19 @@ class Evaluator:
         self.cuda = cuda
         self.generators = Generators(cuda)
         self.count: Counter[Node] = Counter()
-        # how a node is evaluated where second derivatives will be taken, if not as it is
+        # how a node is evaluated that is differentiated twice, if not as it is
         self.regions: dict[Any, Callable[[], AbstractContextManager[Any]]] = {}
-        # (node, twice) -> its function, or another that computes the same; None: always its own
+        # (node, twice) -> its function, or another that computes the same; None: its own
         self.choose: Callable[[Node, bool], Callable[..., Any]] | None = None
         self.precision = Precisions()
-        self.parts: Any = None  #: how a step evaluates a node in parts of its batch: see `InParts`
+        self.parts: Any = None  #: how a step evaluates a node in parts, if it does: see `InParts`
         self.ranks: Any = None  #: likewise on several ranks: see `OnRanks`
-        self.devices: Any = None  #: brings points to the devices of their nodes: see `OnDevices`
-        self.recomputing: set[Node] = set()  #: parts of which are computed again going back
-        #: Nodes that take derivatives inside, for which what they read must require gradients.
-        self.differentiating: set[Node] = set()
-        self.narrow: dict[Node, torch.dtype] = {}  #: the low precision that a node computes in
-        #: Whether a backward of the user's own, or a hook, may give gradients anybody's memory.
-        self.bent = False
+        self.devices: Any = None  #: brings points to where nodes live: see `OnDevices`
+        self.sharded = False  #: whether modules hold rows: see `Slots`
+        self.recomputing: set[Node] = set()  #: of which parts are computed again going back
+        self.differentiating: set[Node] = set()  #: inside: what they read requires gradients
+        self.narrow: dict[Node, torch.dtype] = {}  #: in which low precision a node computes
+        self.bent = False  #: whether a user's backward, or a hook, may give gradients' memory away
         self.recall = Recall()
         self._lent: list[tuple[Binding, list[Tensor]]] = []
         self._open: list[Swap] = []
@@ -171,6 +171,8 @@ class Evaluator:
                 function = self.choose(node, twice) if self.choose else node.fn
                 if self.precision.dtypes and not wide:
                     function = self.precision.around(node, function)
+                if self.sharded:
+                    function = reads_whole(function, node.name)
                 if inside or region is not None:
                     with region() if region else nullcontext(), grad_mode(True if inside else None):
                         result = function(*arguments)
@@ -267,10 +269,7 @@ class Evaluator:
             slot[key] = t
 
     def release(self) -> None:
-        """Take back the copies of a step: none of its graphs will be used again.
-
-        If an evaluation was interrupted where it ends, it is ended here.
-        """
+        """Take back the copies of a step, none of whose graphs will be used again."""
         if self.recall.at is not None:
             self.recall.leave()
         while self._open:

@@ -13,6 +13,7 @@ from torch import Tensor
 from .autograd_graph import operations
 from .binding import Binding, Swap
 from .copies import copied
+from .slots import reading
 
 __all__ = ["Kept", "Recall"]
 
@@ -95,11 +96,13 @@ class Recall:
         for binding, modes in kept.modes:
             swap.note_modes(binding.parts)
             binding.set_modes(modes)
+        reading(True)
         torch.autograd.Variable._execution_engine.queue_callback(self.leave)  # type: ignore[attr-defined]
 
     def leave(self) -> None:
         """Put back what the modules held before a point was entered, if one is."""
         if self.at is not None:
+            reading(False)
             while self._inside:  # of operations that have raised something, too
                 self._leave_region()
             self._swap.back()

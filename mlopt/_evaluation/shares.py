@@ -33,6 +33,7 @@ class Share:
         own: samples of this rank; None likewise.
         giver: the first rank that has samples.
         everywhere: whether all ranks have samples.
+        alike: whether all ranks have as many parts.
     """
 
     weight: Any
@@ -42,6 +43,7 @@ class Share:
     own: int | None
     giver: int
     everywhere: bool
+    alike: bool
 
 
 class Shares:
@@ -118,6 +120,7 @@ class Shares:
             rows[0][ranks.rank] if rows[0][ranks.rank] >= 0 else None,
             next(r for r, c in enumerate(counts) if c),
             all(counts),
+            len(set(counts)) == 1,
         )
 
     def _of_tensors(self, counted: Any) -> Any:

@@ -15,7 +15,8 @@ from .._graph.brief import brief
 from .._graph.graph import Graph
 from .._graph.problem import Problem
 from .._graph.signal import Signal, join, split
-from .._tensors import Tensors, add_scaled, grouped, norm, real, scale
+from .._tensors import Tensors, add_scaled, grouped, norm, real, scale, spread
+from .._tensors import dot as products
 from ..hypergrad.products import Differences
 from .loss import split_loss
 from .point import Evaluator, Point
@@ -26,6 +27,7 @@ __all__ = [
     "check_precision",
     "check_slope",
     "differences",
+    "dot",
     "first_radius",
     "moved",
     "off",
@@ -215,7 +217,7 @@ def ratio(
         return None
     along = scale(direction, 1 / size)
     base = {k: point[k] for k in along}
-    length = sum(float((real(gradient[k]) * real(t)).sum()) for k, t in along.items())
+    length = dot(gradient, along)
     found, tried = None, 0
     for radius in radii(first):
         values = [value(add_scaled(base, along, side)) for side in (radius, -radius)]
@@ -255,3 +257,12 @@ def say(graph: Graph, problem: Problem, reason: str) -> None:
         CapabilityWarning,
         stacklevel=2,
     )
+
+
+def dot(a: Tensors, b: Tensors) -> float:
+    """The sum of the products of two sides' numbers, by the keys that both have."""
+    both = [k for k in a if k in b]
+    if spread() is not None:
+        sides = ({k: real(t[k].detach()) for k in both} for t in (a, b))
+        return float(products(*sides))
+    return sum(float((real(a[k].detach()) * real(b[k].detach())).sum()) for k in both)

@@ -15,9 +15,9 @@ from .._tensors import Key, Tensors, add_scaled, difference, like, norm, real
 from ..hypergrad.derivatives import derivatives
 from .loss import split_loss
 from .point import Evaluator, Point
-from .slope import FAR, differences, first_radius, moved, radii, say
+from .slope import FAR, differences, dot, first_radius, moved, radii, say
 
-__all__ = ["asymmetric", "check_symmetry", "dot", "moves", "signs"]
+__all__ = ["asymmetric", "check_symmetry", "moves", "signs"]
 
 _HALF = 0.5  # of what parts differences from double backward: who sees more of it, sees it too
 #: Tensors whose product is below so much of the largest one are not looked at.
@@ -268,9 +268,3 @@ def signs(tensors: Tensors) -> Tensors:
 
 def _length(tensors: Tensors, key: Key) -> float:
     return float(norm({key: tensors[key]}, wide=True)) if key in tensors else 0.0
-
-
-def dot(a: Tensors, b: Tensors) -> float:
-    """The sum of the products of two sides' numbers, by the keys that both have."""
-    both = (k for k in a if k in b)
-    return sum(float((real(a[k].detach()) * real(b[k].detach())).sum()) for k in both)

@@ -71,7 +71,7 @@ def check_reads(graph: Levels) -> None:
 
 #: Modules that take gradients to other processes by hooks of their own, which never fire here.
 _DISTRIBUTED = {
-    "DistributedDataParallel", "FullyShardedDataParallel", "FSDPModule", "DeepSpeedEngine",
+    "DistributedDataParallel", "FullyShardedDataParallel", "DeepSpeedEngine",
 }  # fmt: skip
 
 

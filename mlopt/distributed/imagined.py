@@ -23,7 +23,7 @@ class Imagined(Ranks):
 
     def __init__(self, size: int) -> None:
         self.group, self.rank, self.size, self.lost = None, 0, size, False
-        self.traffic, self._control = Traffic(), None
+        self.traffic, self.control = Traffic(), None
 
     def _begin(
         self, collective: Callable[..., Any], own: Tensor, *others: Any, group: Any = None

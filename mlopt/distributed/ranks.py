@@ -6,7 +6,7 @@ import contextlib
 import pickle
 import time
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any, NamedTuple, NoReturn
 
@@ -26,6 +26,10 @@ _ROLL_CALL = 2.0
 #: What torch says of a work that is not done in time, and of a peer that has gone.
 _WAITING = ("Timed out", "timed out", "Operation timed out")
 _GONE = ("Connection closed by peer", "Connection reset", "Broken pipe", "Socket", "connection")
+
+_NEW = hasattr(dist, "all_gather_single")  # this torch deprecates the older names
+_JOIN = getattr(dist, "all_gather_single" if _NEW else "all_gather_into_tensor", None)
+_ADD_APART = getattr(dist, "reduce_scatter_single" if _NEW else "reduce_scatter_tensor", None)
 
 _controls: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()
 _engines = 0
@@ -88,6 +92,7 @@ class Ranks:
         size: of the group.
         lost: whether a rank has failed, after which nothing goes by the group.
         traffic: what has gone by it.
+        control: a group of gloo, of the same ranks.
     """
 
     def __init__(self, group: Any) -> None:
@@ -95,7 +100,7 @@ class Ranks:
         self.group = group
         self.rank, self.size = dist.get_rank(group), dist.get_world_size(group)
         self.lost, self.traffic = False, Traffic()
-        self._control = _control_of(group)
+        self.control = _control_of(group)
         self._store = _store_of(group)
         _engines += 1  # the same on all ranks, which make their engines in the same order
         self._engine = _engines
@@ -124,6 +129,14 @@ class Ranks:
             What `wait` takes.
         """
         return self._begin(dist.all_gather, own, tensors)
+
+    def join(self, whole: Tensor, own: Tensor) -> Begun:
+        """Begin to put tensors of one shape one behind the other in `whole`; see `add_up`."""
+        return self._begin(_JOIN, own, whole)
+
+    def add_apart(self, own: Tensor, whole: Tensor) -> Begun:
+        """Begin to add up a tensor of which each rank keeps its piece, `own`; see `add_up`."""
+        return self._begin(_ADD_APART, whole, own)
 
     def hand_out(self, tensor: Tensor) -> Begun:
         """Begin to give everybody the first rank's tensor, in place; see `add_up`."""
@@ -242,9 +255,7 @@ class Ranks:
             self._end()
             raise RankError(f"rank {rank} of {self.size} has failed: {said}", rank=rank)
 
-    def _begin(
-        self, collective: Callable[..., Any], own: Tensor, *others: Any, group: Any = None
-    ) -> Begun:
+    def _begin(self, collective: Any, own: Tensor, *others: Any, group: Any = None) -> Begun:
         group = self.group if group is None else group
         self.traffic.note(own)
         try:
@@ -256,7 +267,7 @@ class Ranks:
     def _gather(self, own: Tensor) -> list[Tensor]:
         each = [torch.empty_like(own) for _ in range(self.size)]
         with purpose(ONCE if current() == ONCE else "agreement"):
-            self.wait(self._begin(dist.all_gather, own, each, group=self._control))
+            self.wait(self._begin(dist.all_gather, own, each, group=self.control))
         return each
 
     def _mourn(self, error: Exception) -> NoReturn:
@@ -308,7 +319,7 @@ class Ranks:
     def _end(self) -> None:
         """Have nothing wait for those that will not come."""
         self.lost = True
-        for group in (self.group, self._control):
+        for group in (self.group, self.control):
             if hasattr(group, "abort") and dist.get_backend(group) != "gloo":
                 with contextlib.suppress(Exception):
                     group.abort()

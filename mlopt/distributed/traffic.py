@@ -53,6 +53,14 @@ class Traffic:
         """Likewise, of what goes between ranks in every step."""
         return {what: n for what, n in self.all.items() if what not in (ONCE, "checksum")}
 
+    def add(self, more: dict[str, tuple[int, int]], less: dict[str, tuple[int, int]]) -> None:
+        """What has gone elsewhere between two times goes here, too: `all` of both."""
+        for what, (count, size) in more.items():
+            before = less.get(what, (0, 0))
+            if count > before[0]:
+                self.collectives[what] += count - before[0]
+                self.bytes[what] += size - before[1]
+
     def note(self, tensor: Tensor) -> None:
         """A tensor goes between ranks."""
         self.collectives[_purpose] += 1

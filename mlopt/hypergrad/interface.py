@@ -86,7 +86,7 @@ class Response:
         total: (tensors, like) -> on several ranks, the sums of what each has computed by itself, as
             in the blocks of `parts`; without, the same tensors.
         together: () -> a block; what `differentiate` gives in it is there at its end.
-        rows: (source) -> of a signal of whose rows this rank has some, where they begin, and how
+        rows: (key) -> of a tensor of whose rows this rank has some, where they begin, and how
             many there are on all ranks; None for everything else.
         numbers: numbers of the optimizer that are variables, by the identity of their tensors.
         reference: dF/dw at w and at the standing value of all that is above, where r is not that:

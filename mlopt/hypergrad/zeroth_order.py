@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .._arguments import check_fields, from_one, positive
 from .._errors import GraphError
-from .._tensors import Key, Tensors, scale
+from .._tensors import Key, Tensors, dot, scale
 from .interface import AbstractHypergradient, Cost, Response, gradient
 from .one_step import OneStep
 
@@ -100,14 +100,13 @@ class ZerothOrder(AbstractHypergradient):
                 moved = {k: t.detach() for k, t in moved.items()}
             loss = response.objective(own, 0, moved)
             found = gradient(loss, own, response.name, create_graph=again)
-        pairs = [(found[k] * d).sum() for k, d in direction.items() if k in found]
-        return torch.stack(pairs).sum() if pairs else loss.new_zeros(())
+        return dot(direction, found) if found.keys() & direction.keys() else loss.new_zeros(())
 
 
 def _normal(response: Response, key: Key, generator: torch.Generator) -> Tensor:
     """Drawn on the CPU, so that a seed means the same on every device; and for all ranks."""
     like = response.arguments[key]
-    start, rows = response.rows(key[0]) or (0, None)
+    start, rows = response.rows(key) or (0, None)
     shape = like.shape if rows is None else (rows, *like.shape[1:])
     drawn = torch.randn(shape, generator=generator, dtype=like.dtype)
     return (drawn if rows is None else drawn.narrow(0, start, like.shape[0])).to(like.device)

@@ -11,6 +11,7 @@ from torch import Tensor
 from .._errors import GraphError
 from .._evaluation.devices import cuda_devices
 from .._evaluation.loss import split_loss
+from .._evaluation.shardable import is_sharded
 from .._graph.node import Node
 from .._graph.problem import Problem
 from .._graph.signal import Signal
@@ -61,6 +62,7 @@ class Pair:
 
     def __init__(self, method: str, lower: Problem, upper: Problem) -> None:
         _check_problems(method, lower, upper)
+        _check_whole(method, lower, upper)
         _check_reads(method, lower, upper)
         _check_numbers(method, lower, upper)
         self.lower, self.upper = lower, upper
@@ -275,3 +277,12 @@ def _listed(signals: Iterable[Any]) -> tuple[Signal, ...]:
     for signal in signals:
         found.update(dict.fromkeys((*_listed(r.source for r in signal.reads), signal)))
     return tuple(found)
+
+
+def _check_whole(method: str, *problems: Problem) -> None:
+    for v in (read.source for p in problems for read in p.reads):
+        if isinstance(v, Variable) and any(map(is_sharded, v.parameters())):
+            raise GraphError(
+                f"{method}: {v.name} is sharded over ranks, and a penalty method puts copies of "
+                "whole parameters into modules. Do not shard it, or take a method of hypergrad=."
+            )

@@ -72,11 +72,11 @@ class CG(AbstractSolver):
         x, r = torch.zeros_like(system.b), system.b
         if system.length == 0:
             return system.solution(x, 0.0, tol)
-        p, squared, residual, stretch = r, (r @ r).item(), 1.0, 0.0
+        p, squared, residual, stretch = r, system.dots((r, r)).item(), 1.0, 0.0
         best = (residual, x)
         for step in range(1, self.max_steps + 1):
             product = system.product(p)
-            curvature, pp, qq = system.read(torch.stack([p @ product, p @ p, product @ product]))
+            curvature, pp, qq = system.read(system.dots((p, product), (p, p), (product, product)))
             if step == 1 and qq == 0:
                 raise system.no_curvature()
             # A product is known to eps |A| |p| only, and |A p| / |p| is at most |A|.
@@ -89,7 +89,7 @@ class CG(AbstractSolver):
             size = squared / curvature
             x = torch.add(x, p, alpha=size)
             r = torch.sub(r, product, alpha=size)
-            before, (squared,) = squared, system.read(r @ r)
+            before, (squared,) = squared, system.read(system.dots((r, r)))
             residual = math.sqrt(squared) / system.length
             if residual <= tol:
                 break

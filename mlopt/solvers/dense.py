@@ -49,7 +49,7 @@ class Dense(AbstractSolver):
 
     @torch.no_grad()
     def solve(self, operator: Operator, b: Tensors, name: str = "") -> Solution:
-        system = System(operator, b, name)
+        system = System(operator, b, name, whole=True)
         size = system.b.numel()
         if size > self.max_size:
             raise GraphError(

@@ -59,7 +59,7 @@ class GMRES(AbstractSolver):
         tol = max(self.tol, system.eps)
         if system.length == 0:
             return system.solution(torch.zeros_like(system.b), 0.0, tol)
-        steps = self.most_products(system.b.numel())
+        steps = self.most_products(system.size)
         basis = system.b.new_zeros(steps + 1, system.b.numel())
         basis[0] = system.b / system.length
         # A basis[:i]' = basis[:i+1]' reduced; on the host, where the small systems are solved.
@@ -83,11 +83,11 @@ class GMRES(AbstractSolver):
 
 def _orthogonal(system: System, basis: Tensor, product: Tensor) -> tuple[Tensor, Tensor, float]:
     """The parts of a product along the basis and past it, what is past it, and its length."""
-    along = basis @ product
+    along = system.along(basis, product)
     rest = product - along @ basis
-    again = basis @ rest  # the second time takes away what rounding has left
+    again = system.along(basis, rest)  # the second time takes away what rounding has left
     rest = rest - again @ basis
-    ends = torch.stack([torch.linalg.vector_norm(rest), torch.linalg.vector_norm(product)])
+    ends = system.norms(rest, product)
     column = system.read(torch.cat([along + again, ends]).double())
     return torch.tensor(column[:-1], dtype=torch.float64), rest, column[-1]
 

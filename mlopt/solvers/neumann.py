@@ -77,7 +77,7 @@ class Neumann(AbstractSolver):
         for _ in range(self.steps):
             product = system.product(term)
             after = torch.sub(term, product, alpha=scale)
-            before, (length,) = length, system.read(torch.linalg.vector_norm(after))
+            before, (length,) = length, system.read(system.norms(after))
             if length > allowed * before:
                 raise _divergence(system, scale, term, product)
             term, total = after, total + after
@@ -91,7 +91,7 @@ def _estimate(system: System) -> float:
     vector, length = system.b / system.length, 0.0
     for _ in range(_POWER_STEPS):
         product = system.product(vector)
-        (length,) = system.read(torch.linalg.vector_norm(product))
+        (length,) = system.read(system.norms(product))
         if length == 0:
             raise system.no_curvature()
         vector = product / length
@@ -101,7 +101,7 @@ def _estimate(system: System) -> float:
 def _divergence(system: System, scale: float, term: Tensor, product: Tensor) -> ConvergenceError:
     what = f"{system.where}: the Neumann series diverges with scale={scale:.4g}"
     damp = "add damping, use a Gauss-Newton curvature, or take more inner steps"
-    curvature, squared = system.read(torch.stack([term @ product, product @ product]))
+    curvature, squared = system.read(system.dots((term, product), (product, product)))
     if curvature <= 0:
         return ConvergenceError(
             f"{what}: the curvature is negative along a term, and no scale helps. The lower "

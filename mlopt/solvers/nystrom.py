@@ -73,7 +73,7 @@ class Nystrom(AbstractSolver):
 
     @torch.no_grad()
     def solve(self, operator: Operator, b: Tensors, name: str = "") -> Solution:
-        system = System(operator, b, name)
+        system = System(operator, b, name, whole=True)
         if system.length == 0:
             return system.solution(system.b, 0.0)
         vectors, values, warned = self._approximate(system)

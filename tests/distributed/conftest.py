@@ -42,3 +42,10 @@ def _ranks(count: int) -> Iterator[Processes]:
     processes = Processes(count)
     yield processes
     processes.close()
+
+
+@pytest.fixture
+def shards(device: torch.device) -> None:
+    """Ranks over which modules are sharded: each has a device of its own."""
+    if device.type == "cuda" and torch.cuda.device_count() < 3:
+        pytest.skip("modules are sharded over several GPUs")

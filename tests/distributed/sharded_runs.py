@@ -1,0 +1,88 @@
+"""Runs of engines whose variables are sharded: saved, resumed, refused."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from compare import exact
+from distributed.here import Engine
+from distributed.laws import slice_of
+from distributed.rank_graphs import LAYERS, METHODS, nested
+from distributed.sharded_laws import sharding, whole
+
+import mlopt
+
+
+def engine_of(sharded: bool, optimizer: str = "Adam", own: Any = slice_of) -> mlopt.Engine:
+    """A graph of three levels; its middle and lower ones sharded, or on this process alone."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", mlopt.CapabilityWarning)
+        if sharded:
+            with sharding():
+                nodes = nested(METHODS["central"], own, LAYERS["plain"])
+        else:
+            nodes = nested(METHODS["central"], own, LAYERS["plain"])
+        for node in nodes[:2]:
+            held = [p for group in node.optimizer.param_groups for p in group["params"]]
+            node.optimizer = getattr(torch.optim, optimizer)(held, lr=0.05)
+        return Engine(nodes)
+
+
+def state(engine: mlopt.Engine) -> dict[str, Any]:
+    """Parameters and the states of optimizers, as a user sees them, whole."""
+    found: dict[str, Any] = {}
+    for problem in engine.graph.problems:
+        for v in problem.over:
+            found |= {f"{v.name} {k}": p.detach() for k, p in v.named_parameters().items()}
+        for i, own in enumerate(problem.optimizer.state.values()):
+            found |= {f"{problem.name} {i} {k}": t for k, t in own.items()}
+    return whole(found)
+
+
+def quietly(engine: mlopt.Engine, steps: int, **options: Any) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", mlopt.CapabilityWarning)
+        engine.run(steps=steps, progress=False, **options)
+
+
+def saved(folder: str) -> dict[str, Any]:
+    """Four steps, of which two are saved; where they lead."""
+    engine = engine_of(True)
+    quietly(engine, 2, callbacks=[mlopt.Checkpoint(Path(folder), every=1)])
+    quietly(engine, 2)
+    assert all(
+        hasattr(p, "full_tensor") for v in engine.graph.variables[:1] for p in v.parameters()
+    )
+    return state(engine)
+
+
+def resumed(folder: str, sharded: bool, expected: dict[str, Any]) -> None:
+    """The run goes on with this number of ranks, sharded or not, to where it led."""
+    engine = engine_of(sharded)
+    quietly(engine, 4, resume=folder)
+    assert engine.steps == 4
+    exact(state(engine), expected, 1e-12, what=f"{dist.get_world_size()} ranks, {sharded}")
+
+
+def saved_plain(folder: str) -> dict[str, Any]:
+    """The same run, with variables that every rank has."""
+    engine = engine_of(False)
+    quietly(engine, 2, callbacks=[mlopt.Checkpoint(Path(folder), every=1)])
+    quietly(engine, 2)
+    return state(engine)
+
+
+def taken_over(sharded: bool) -> None:
+    """A state goes from one engine to another, sharded or not."""
+    first = engine_of(True)
+    quietly(first, 2)
+    other = engine_of(sharded)
+    quietly(other, 1)
+    other.load_state_dict(first.state_dict())
+    quietly(first, 1)
+    quietly(other, 1)
+    exact(state(other), state(first), 1e-12, what="taken over")

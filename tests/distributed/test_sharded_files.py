@@ -1,0 +1,46 @@
+"""Checkpoints of sharded variables: written by all ranks, read with any number of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from distributed import sharded_runs
+
+pytestmark = pytest.mark.usefixtures("shards")
+
+
+def test_a_sharded_run_goes_on_with_other_ranks_and_with_none(two, three, tmp_path):
+    folder = str(tmp_path / "run")
+    expected = two("distributed.sharded_runs:saved", folder)[0]
+    names = sorted(p.name for p in Path(folder).iterdir() if not p.name.startswith("."))
+    assert names == [
+        f"step_{n:010d}.{end}" for n in (1, 2) for end in ("ckpt", "shards")
+    ]  # and nothing half done
+    for ranks, sharded in ((three, True), (two, False)):
+        ranks("distributed.sharded_runs:resumed", folder, sharded, expected)
+    engine = sharded_runs.engine_of(False, own=lambda batch: batch)
+    sharded_runs.quietly(engine, 2, resume=folder)
+    assert engine.steps == 2
+
+
+def test_a_plain_run_goes_on_sharded(two, tmp_path):
+    folder = str(tmp_path / "run")
+    expected = two("distributed.sharded_runs:saved_plain", folder)[0]
+    two("distributed.sharded_runs:resumed", folder, True, expected)
+
+
+@pytest.mark.parametrize("sharded", [True, False])
+def test_a_state_goes_to_another_engine(sharded, two):
+    two("distributed.sharded_runs:taken_over", sharded)
+
+
+def test_a_checkpoint_without_its_shards_is_damaged(two, tmp_path):
+    folder = tmp_path / "run"
+    two("distributed.sharded_runs:saved", str(folder))
+    shards = folder / "step_0000000002.shards"
+    next(shards.glob("*.distcp")).write_bytes(b"")
+    engine = sharded_runs.engine_of(False, own=lambda batch: batch)
+    with pytest.warns(UserWarning, match="is not as it was written"):
+        engine.run(steps=1, progress=False, resume=folder)
+    assert engine.steps == 1
