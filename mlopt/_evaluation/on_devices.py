@@ -20,6 +20,7 @@ from .._graph.moving import moves
 from .._graph.node import Node
 from .._graph.problem import Problem
 from .._graph.signal import Signal, join, split
+from .._tensors import Tensors
 from .._variable import Variable
 from ..distributed.traffic import Traffic, purpose
 from .point import Point
@@ -63,19 +64,64 @@ class OnDevices:
         device = self._devices[node]
         values, signals = dict(point.values), dict(point.signals)
         for source in (r.source for r in node.reads):
+            if (at := self._place(source)) == device:
+                continue
             if isinstance(source, Signal):
-                if self._devices[source] != device:
-                    parts = split(signals[source], source.name)
-                    at = self._devices[source]
-                    parts = {k: self._there(t, at, device, "signals") for k, t in parts.items()}
-                    signals[source] = join(signals[source], parts)
-            elif self._at[source] != device:
+                parts = split(signals[source], source.name)
+                parts = {k: self._there(t, at, device, "signals") for k, t in parts.items()}
+                signals[source] = join(signals[source], parts)
+            else:
                 # What the point does not say stands in the module, elsewhere.
                 own = {**parameters(source), **values.get(source, {})}
-                at = self._at[source]
                 values[source] = {k: self._there(t, at, device, "values") for k, t in own.items()}
         batch = self._batch(point.batch, device) if node.streams else point.batch
         return replace(point, values=values, signals=signals, batch=batch)
+
+    def leaves(self, node: Node, source: Any, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Leaves of what a node reads, on its device: one for all who read it there.
+
+        Args:
+            node: that reads them.
+            source: a variable or signal.
+            tensors: leaves where that is, by name.
+
+        Returns:
+            Those that stand for them; what has no gradient is as it is.
+        """
+        device, at = self._devices[node], self._place(source)
+        if at == device:
+            return tensors
+        what = "signals" if isinstance(source, Signal) else "values"
+
+        def leaf(t: Tensor) -> Tensor:
+            copy = self._there(t.detach(), at, device, what).detach().requires_grad_()
+            self._known["sent", _memory(copy), device] = copy, copy
+            return copy
+
+        return {
+            k: self._once(("leaf", id(t)), t, device, functools.partial(leaf, t))
+            if t.requires_grad
+            else t
+            for k, t in tensors.items()
+        }
+
+    def away(self, node: Node, source: Any) -> torch.device | None:
+        """The device on which cotangents from a node arrive; None if it is that of the source."""
+        device = self._devices[node]
+        return None if device == self._place(source) else device
+
+    def back(self, node: Node, cotangents: Tensors) -> Tensors:
+        """Cotangents on the device of the node that they are for.
+
+        Args:
+            node: a problem or signal.
+            cotangents: by key.
+
+        Returns:
+            The same.
+        """
+        device = self._devices[node]
+        return {k: self._sent(t, device, "cotangents") for k, t in cotangents.items()}
 
     def buffers(self, node: Node, source: Any, copies: list[Any]) -> list[Any]:
         """Copies of the buffers of what a node reads, on its device.
@@ -91,12 +137,14 @@ class OnDevices:
         device = self._devices[node]
         if isinstance(node, Problem) and source in node.over:
             return copies
-        if not isinstance(source, Variable) or self._at[source] == device:
+        if not isinstance(source, Variable) or self._place(source) == device:
             return copies
         return [self._sent(t, device, "buffers") if isinstance(t, Tensor) else t for t in copies]
 
     def _there(self, tensor: Tensor, at: torch.device, device: torch.device, what: str) -> Tensor:
         """A tensor of one device on another, with its place in the graph."""
+        if ("sent", _memory(tensor), device) in self._known:
+            return tensor
         known = self._once(
             _memory(tensor), tensor, device, lambda: self._sent(tensor, device, what)
         )
@@ -110,6 +158,10 @@ class OnDevices:
     def release(self) -> None:
         """Let the copies of a step go."""
         self._known.clear()
+
+    def _place(self, source: Any) -> torch.device:
+        """Where a variable or signal is."""
+        return self._devices[source] if isinstance(source, Signal) else self._at[source]
 
     def _batch(self, batch: Any, device: torch.device) -> Any:
         def leaf(held: Any) -> Any:

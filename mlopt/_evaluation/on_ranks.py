@@ -140,7 +140,6 @@ class OnRanks:
 
     def _cut(self, node: Node, point: Point) -> Point:
         """A point as this rank has it: its batch is that of this rank."""
-        del node
         return point
 
     def _together(self, evaluator: Evaluates, node: Node, share: Share) -> Together | None:
@@ -249,7 +248,6 @@ class OnRanks:
 
     def _alone_in(self, node: Node) -> Together | None:
         """The evaluation in which one part of each rank is computed."""
-        del node
         return Together(self.sums)
 
     def _one_part(

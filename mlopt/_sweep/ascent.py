@@ -276,7 +276,7 @@ class Ascent:
             if source in own:
                 continue  # the module stands as it is: its parameters are the leaves
             if isinstance(source, Signal):
-                signals[source] = self._heard(source, source in wanted, leaves, apart)
+                signals[source] = self._heard(node, source, source in wanted, leaves, apart)
             else:
                 values[source] = self._read(node, source, source in wanted, leaves, apart)
         return Point(values, signals, self.batch(node), self.seed(node, inner)), leaves
@@ -286,16 +286,17 @@ class Ascent:
         values, signals = dict(point.values), dict(point.signals)
         for source in sources:
             if isinstance(source, Signal):
-                signals[source] = self._heard(source, False, {}, False)
+                signals[source] = self._heard(node, source, False, {}, False)
             else:
                 values[source] = self._read(node, source, False, {}, False)
         return Point(values, signals, point.batch, point.seed)
 
-    def _heard(self, signal: Signal, wanted: bool, leaves: Tensors, apart: bool) -> Any:
+    def _heard(self, node: Node, signal: Signal, wanted: bool, leaves: Tensors, apart: bool) -> Any:
         """The value of a signal; its parts are among the leaves if it is wanted."""
         record = self.signals[signal]
         if wanted:
-            parts = _alone(record.leaves) if apart else record.leaves
+            parts = self._brought(node, signal, record.leaves)
+            parts = _alone(parts) if apart else parts
             leaves.update({(signal, k): t for k, t in parts.items() if t.requires_grad})
         else:
             parts = {k: t.detach() for k, t in record.parts.items()}
@@ -317,11 +318,17 @@ class Ascent:
         else:
             return self._constant(variable)
         if wanted:
+            seen = self._brought(node, variable, seen)
             seen = _alone(seen) if apart else seen
             leaves.update({(variable, name): t for name, t in seen.items()})
         if len(seen) < self.evaluator.size(variable):  # some are frozen, or not the optimizer's
             seen = {**self._constant(variable), **seen}
         return seen
+
+    def _brought(self, node: Node, source: Any, leaves: Values) -> Values:
+        """Leaves on the device of a node that reads them."""
+        devices = self.evaluator.devices
+        return leaves if devices is None else devices.leaves(node, source, leaves)
 
     def _constant(self, variable: Variable) -> Values:
         """The standing value without gradient: nothing is stored for unasked derivatives."""

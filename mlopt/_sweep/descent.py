@@ -11,7 +11,7 @@ from .._graph.node import Node
 from .._graph.problem import Problem
 from .._graph.relations import Sweep
 from .._graph.signal import Signal
-from .._tensors import Tensors, plus
+from .._tensors import Tensors, accumulate, plus
 from ..distributed.traffic import purpose
 from ..hypergrad.derivatives import derivatives
 from .ascent import Ascent
@@ -48,13 +48,13 @@ def total_gradients(ascent: Ascent, sweeps: Sequence[Sweep]) -> list[Tensors]:
         together = ascent.together.get(node)
         if together is None:
             for walk in walks:
-                cotangent = walk.cotangents.pop(node, None)
+                cotangent = walk.take(node)
                 if cotangent is not None:
                     walk.distribute(node, _pullback(ascent, node, cotangent, walk.edges[node]))
         elif node not in seen:
             seen.update(together.nodes)
             _pass_together(ascent, together, walks)
-    return [walk.total for walk in walks]
+    return [walk.end() for walk in walks]
 
 
 def _pull_in_waves(ascent: Ascent, walks: Sequence[_Walk], waves: Sequence[Sequence[Node]]) -> None:
@@ -91,6 +91,9 @@ class _Walk:
     def __init__(self, ascent: Ascent, sweep: Sweep) -> None:
         self.graph, self.upper, self.edges = ascent.graph, sweep.upper, sweep.edges
         self.cotangents: dict[Node, Tensors] = {}
+        #: what has arrived on other devices, by these, for a node; for the total at None
+        self._away: dict[Node | None, dict[Any, Tensors]] = {}
+        self._devices = ascent.evaluator.devices
         self.total = _own_gradient(ascent, sweep)
         if sweep.nodes:
             response = ascent.record(sweep.upper).response
@@ -106,11 +109,28 @@ class _Walk:
             held = sums[source].get(key)
             sums[source][key] = tensor if held is None else plus(held, tensor)
 
+    def take(self, node: Node) -> Tensors | None:
+        """All that has arrived at a node, on its device; None for nothing."""
+        found = self.cotangents.pop(node, None)
+        for sums in self._away.pop(node, {}).values():
+            found = {} if found is None else found
+            accumulate(found, self._devices.back(node, sums))
+        return found
+
+    def end(self) -> Tensors:
+        """The gradient, when all has arrived."""
+        for sums in self._away.pop(None, {}).values():
+            accumulate(self.total, self._devices.back(self.upper, sums))
+        return self.total
+
     def _sum(self, node: Node, source: Any) -> Tensors:
-        """Where cotangents from a node on one of its sources are added up."""
-        if source in self.upper.over:
+        """Where cotangents from a node on one of its sources are added up: there first."""
+        own = source in self.upper.over
+        below = None if own else self.graph.source_node(node, source)
+        if self._devices is not None and (at := self._devices.away(node, source)) is not None:
+            return self._away.setdefault(below, {}).setdefault(at, {})
+        if own:
             return self.total
-        below = self.graph.source_node(node, source)
         assert below is not None
         return self.cotangents.setdefault(below, {})
 

@@ -198,3 +198,23 @@ def trained(places: Places | None, steps: int, folder: str, resume: bool = True)
         return [t.cpu() for t in tensors]
 
     return quietly(made)
+
+
+def schedule_law(kind: str, places: Places) -> None:
+    """Schedules with several commits in a step give what they give in one process."""
+
+    def made(places: Places | None) -> Any:
+        method = METHODS["exact" if kind == "upper first" else "frozen"]
+        nodes = GRAPHS["sgl"](method, first_of(12), LAYERS["plain"])
+        first, second, last = nodes[:3], nodes[6:9], nodes[9]
+        schedule = {
+            "sequential": mlopt.Sequential,
+            "upper first": mlopt.UpperFirst,
+            "turns": lambda: mlopt.Alternate((tuple(first), 2), (tuple(second), 1), (last, 1)),
+            "until": lambda: mlopt.Alternate(
+                (tuple(first), mlopt.Until(0.4, 4)), (tuple(second), 1), (last, 1)
+            ),
+        }[kind]()
+        return numbers(engine_of(nodes, places, schedule=schedule))
+
+    exact(quietly(lambda: made(places)), quietly(lambda: made(None)), 1e-12, what=kind)

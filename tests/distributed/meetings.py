@@ -111,3 +111,45 @@ def bent(places: Any) -> str:
     if places is None:
         return said(Engine([low, high], hypergrad=method, ranks=False).step)
     return said(Engine([low, high], hypergrad=method, places={W: places}).step)
+
+
+def spoilt(kind: str, places: Any) -> tuple[str, list[float]]:
+    """A level that is spoilt in the third step: what is said, and where its variables stand.
+
+    Args:
+        kind: "value" or "error".
+        places: of the levels; None for one process.
+    """
+    W, V, A = (
+        mlopt.Variable(nn.Parameter(torch.full((2,), start, dtype=F64, device=here())), name)
+        for name, start in (("w", 0.1), ("v", 0.2), ("a", 0.3))
+    )
+    data, steps = mlopt.Stream([torch.ones(2, dtype=F64)]), [0]
+
+    def level(variable: mlopt.Variable, name: str) -> Any:
+        @mlopt.problem(
+            over=variable, given=[A], data=data, name=name, **_options(variable, mlopt.OneStep())
+        )
+        def level(w, a, batch):
+            if name == "second" and steps[0] == 2:
+                if kind == "error":
+                    raise ValueError("it cannot be computed")
+                return (w * float("nan") + a).sum()
+            return ((w - a) * batch).square().sum()
+
+        return level
+
+    @mlopt.problem(over=A, given=[W, V], optimizer=torch.optim.SGD(A.parameters(), lr=0.1))
+    def high(a, w, v):
+        return (w * v).sum() + a.square().sum()
+
+    nodes = [level(W, "first"), level(V, "second"), high]
+    at = None if places is None else dict(zip((W, V), places, strict=True))
+    engine = Engine(nodes, places=at, ranks=None if places else False)
+
+    def run() -> None:
+        for step in range(4):
+            steps[0] = step
+            engine.step()
+
+    return said(run), [x for v in (W, V, A) for x in v.tensor.tolist()]

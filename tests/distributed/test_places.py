@@ -105,6 +105,20 @@ def test_what_a_solver_on_one_rank_does_not_stand_is_said_on_all(two):
     assert two("distributed.meetings:bent", 1) == [alone, alone]
 
 
+def test_a_level_that_is_spoilt_is_named_on_all_ranks(two):
+    text, values = meetings.spoilt("value", None)
+    assert "the loss of second is not finite, the first" in text
+    for found, stand in two("distributed.meetings:spoilt", "value", (0, 1)):
+        assert found == text.replace("not finite,", "not finite on rank 1,")
+        exact(stand, values, LAW, what="what stands")
+
+
+def test_schedules(three):
+    for kind in ("sequential", "upper first", "turns", "until"):
+        three(HERE + "schedule_law", kind, ONE["sgl"])
+    three(HERE + "schedule_law", "turns", SEVERAL["sgl"])
+
+
 def test_a_run_goes_on_elsewhere(two, tmp_path):
     whole = homes.trained(None, 6, str(tmp_path / "whole"))
     for places in (TWO, {"w2": 1}):
