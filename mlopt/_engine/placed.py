@@ -31,7 +31,7 @@ class Placed:
 
     Attributes:
         homes: the ranks of those that are not evaluated on all of them.
-        devices: brings what they read to their devices, where variables live on several.
+        devices: brings what they read to their devices.
     """
 
     homes: Mapping[Node, tuple[int, ...]] = field(default_factory=dict)
@@ -90,7 +90,12 @@ def placed(graph: Graph, places: Any, ranks: Ranks | None, device: torch.device 
         )
     _check_whole(graph)
     at = {v: _home(v, place, ranks.size) for v, place in places.items()}
-    return Placed(homes=homes_of(graph, at))
+    homes = homes_of(graph, at)
+    if device is None:
+        return Placed(homes)
+    # Of a batch that all ranks have, each brings to its device what it evaluates.
+    everything = dict.fromkeys(graph.nodes, device), dict.fromkeys(graph.variables, device)
+    return Placed(homes, OnDevices(*everything))
 
 
 def _check_whole(graph: Graph) -> None:

@@ -114,7 +114,7 @@ class Planned(abc.ABC):
 
         Between devices of one process: tensors, and their bytes.
         """
-        devices = self._evaluator.devices
+        devices = self._evaluator.devices if self._agreement.ranks is None else None
         return (self._agreement if devices is None else devices).traffic.all
 
     def _between(self, count: int, plan: Plan, dormant: frozenset[Problem]) -> Traffic:

@@ -13,6 +13,7 @@ from distributed.laws import numbers, same_bits
 from distributed.rank_graphs import GRAPHS, LAYERS, METHODS
 from small import F64
 from torch import nn
+from torch.nn.functional import dropout
 from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 
 import mlopt
@@ -31,7 +32,7 @@ def engine_of(nodes: list[Any], places: Places | None, **options: Any) -> mlopt.
     """An engine whose variables live where it is said by their names; without, a lone one."""
     if places is None:
         return Engine(nodes, ranks=False, **options)
-    variables = Engine(nodes, ranks=False).graph.variables
+    variables = Engine(nodes, ranks=False, hypergrad=options.get("hypergrad")).graph.variables
     named = {v: places[v.name] for v in variables if v.name in places}
     return Engine(nodes, places=named, **options)
 
@@ -218,3 +219,43 @@ def schedule_law(kind: str, places: Places) -> None:
         return numbers(engine_of(nodes, places, schedule=schedule))
 
     exact(quietly(lambda: made(places)), quietly(lambda: made(None)), 1e-12, what=kind)
+
+
+def parts_law(places: Places) -> None:
+    """So it is where each rank takes what it has in parts."""
+
+    def made(places: Places | None) -> Any:
+        nodes = GRAPHS["lfm-cw"](METHODS["central"], first_of(12), LAYERS["plain"])
+        return numbers(engine_of(nodes, places, parts=2))
+
+    exact(quietly(lambda: made(places)), quietly(lambda: made(None)), 1e-12, what=f"{places}")
+
+
+def shuffled_law(places: Places) -> None:
+    """Loaders that shuffle give all ranks the batches of one process, and dropout its masks."""
+
+    def made(places: Places | None) -> Any:
+        x = seeded(3, lambda: nn.Parameter(torch.randn(30, 3, dtype=F64))).detach().cpu()
+        data = DataLoader(TensorDataset(x, x.sum(1)), batch_size=7, shuffle=True)
+        W = mlopt.Variable(seeded(4, lambda: nn.Linear(3, 1, dtype=F64)), "w")
+        A = mlopt.Variable(seeded(5, lambda: nn.Parameter(torch.zeros(3, dtype=F64))), "a")
+
+        @mlopt.problem(
+            over=W, given=[A], data=data, optimizer=torch.optim.Adam(W.parameters(), lr=0.1)
+        )
+        def low(w, a, batch):
+            x, y = batch
+            return (w(dropout(x, 0.3) * a.exp())[:, 0] - y).square().mean()
+
+        @mlopt.problem(
+            over=A, given=[W], data=data, optimizer=torch.optim.Adam(A.parameters(), lr=0.1)
+        )
+        def high(a, w, batch):
+            x, y = batch
+            return (w(x)[:, 0] - y).square().mean()
+
+        engine = engine_of([low, high], places, hypergrad=mlopt.OneStep())
+        engine.run(epochs=2, progress=False)
+        return [p.detach() for v in (W, A) for p in v.parameters()]
+
+    exact(made(places), made(None), 1e-12, what=f"{places}")

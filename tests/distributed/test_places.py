@@ -36,7 +36,7 @@ for places in (ONE, SEVERAL):
 TWO = {"w1": 0, "g": 1, "h": 1, "w2": 0, "a": 1}
 FEW = [
     ("lfm-cw", "exact"), ("lfm-cw", "central"), ("lfm-cw", "implicit"), ("lfm-cw", "unrolled"),
-    ("sgl", "exact"), ("sgl", "central"), ("nested", "exact"), ("game", "implicit"),
+    ("sgl", "central"), ("nested", "exact"), ("game", "implicit"),
     ("played", "alternating"),
 ]  # fmt: skip
 
@@ -114,9 +114,21 @@ def test_a_level_that_is_spoilt_is_named_on_all_ranks(two):
 
 
 def test_schedules(three):
+    three(HERE + "schedule_law", "sequential", SEVERAL["sgl"])
+    three(HERE + "schedule_law", "turns", ONE["sgl"])
+
+
+@pytest.mark.slow
+def test_more_schedules(three):
     for kind in ("sequential", "upper first", "turns", "until"):
-        three(HERE + "schedule_law", kind, ONE["sgl"])
-    three(HERE + "schedule_law", "turns", SEVERAL["sgl"])
+        for places in (ONE, SEVERAL):
+            three(HERE + "schedule_law", kind, places["sgl"])
+
+
+def test_parts_and_loaders_that_shuffle(three):
+    three(HERE + "parts_law", ONE["lfm-cw"])
+    three(HERE + "parts_law", SEVERAL["lfm-cw"])
+    three(HERE + "shuffled_law", {"w": 1, "a": 2})
 
 
 def test_a_run_goes_on_elsewhere(two, tmp_path):
