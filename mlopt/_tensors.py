@@ -61,7 +61,7 @@ class Spread(Protocol):
     def __contains__(self, key: object) -> bool: ...
 
     def add(self, numbers: Tensor) -> Tensor: ...  #: the sums over processes; differentiable
-
+    def first(self, place: int) -> int: ...  #: the first of what the processes name
     def most(self, numbers: Tensor) -> Tensor: ...  #: the greatest of all, or nan; without a graph
 
 

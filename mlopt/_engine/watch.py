@@ -67,7 +67,7 @@ class Watch:
         own = (i for i, bad in enumerate(found) if bad and self._watched[i][1] != but)
         first = next(own, len(found))
         if (over := spread()) is not None:  # the first of what all ranks find among their rows
-            first = -int(over.most(torch.tensor(-float(first))))
+            first = over.first(first)
         return self._watched[first][:2] if first < len(found) else None
 
 

@@ -79,22 +79,23 @@ class Sharded:
         self._rows: dict[int, tuple[Any, Tensor]] = {}  # a DTensor, and its rows, by its identity
         self._parameters: dict[Key, Any] = {}
         shards: dict[Key, Shard] = {}
+        of: dict[int, Shard] = {}
         for variable in graph.variables:
             if not isinstance(variable.value, nn.Module):
                 continue
             self._roots += fsdp_modules(variable.value)
             for name, p in variable.value.named_parameters():
                 if is_sharded(p):
-                    shards[variable, name] = shard = Shard.of(p.shape, ranks)
+                    shards[variable, name] = shard = Shard.of(p.shape, ranks, len(shards))
                     self._rows[id(p)] = p, _rows_of(p, shard)
-                    self._parameters[variable, name] = p
+                    self._parameters[variable, name], of[id(p)] = p, shard
             for part in variable.value.modules():
                 own = {k: p for k, p in part._parameters.items() if is_sharded(p)}
                 hooks = [
                     name for name in _HOOKS if any(map(_is_fsdps, part.__dict__[name].values()))
                 ]
                 if own or hooks:
-                    held = {k: Shard.of(p.shape, ranks) for k, p in own.items()}  # type: ignore[union-attr]
+                    held = {k: of[id(p)] for k, p in own.items()}
                     self._parts.append(_Part(part, own, held, hooks))
         self.spread = SpreadKeys(shards, ranks)
         self._optimizers: dict[Problem, RowOptimizer] = {}

@@ -3,6 +3,7 @@
 `split` gives a rank its samples of every batch. `ranks.py` is a process group as far as an engine
 needs it; `sums.py` is the one place where tensors are added up over ranks. `sync_batch_norm` lets
 BatchNorm take the samples of all ranks, by sums in the middle of an evaluation (`shared_sums.py`).
+`shards.py` has tensors of which each rank has some rows, `spread.py` the numbers made of all rows.
 
 Imports the ground. Start reading at `ranks.py`.
 """

@@ -28,7 +28,20 @@ from .ranks import Ranks
 from .shared_sums import current
 from .traffic import purpose
 
-__all__ = ["Shard", "gathered", "packed"]
+__all__ = ["Shard", "gathered", "packed", "sequence"]
+
+#: Of what was gathered and scattered, in this order: the same on all ranks, or something is wrong.
+_sequence = 0
+
+
+def sequence() -> int:
+    """A number for all that was gathered in this block of `packed`, in its order."""
+    return _sequence
+
+
+def _goes(number: int) -> None:
+    global _sequence
+    _sequence = (31 * _sequence + number + 1) % 1_000_003
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,19 +52,21 @@ class Shard:
         shape: of the whole tensor.
         sizes: how many rows each rank has.
         ranks: they.
+        number: among those of an engine.
     """
 
     shape: tuple[int, ...]
     sizes: tuple[int, ...]
     ranks: Ranks
+    number: int = 0
 
     @classmethod
-    def of(cls, shape: Sequence[int], ranks: Ranks) -> Shard:
+    def of(cls, shape: Sequence[int], ranks: Ranks, number: int = 0) -> Shard:
         """The shard of a tensor of this shape, as `torch.chunk` cuts it."""
         each = -(-shape[0] // ranks.size)
         ends = [min(each * r, shape[0]) for r in range(ranks.size + 1)]
         sizes = tuple(b - a for a, b in zip(ends, ends[1:], strict=False))
-        return cls(tuple(shape), sizes, ranks)
+        return cls(tuple(shape), sizes, ranks, number)
 
     @property
     def start(self) -> int:
@@ -69,6 +84,7 @@ class Shard:
 
     def gather(self, rows: Tensor) -> Tensor:
         """The whole tensor, which all ranks ask for at once; without a graph."""
+        _goes(2 * self.number)
         each, row = self.sizes[0], self.shape[1:]
         own = rows.detach()
         if self.own < each:
@@ -81,6 +97,7 @@ class Shard:
 
     def scatter(self, whole: Tensor) -> Tensor:
         """This rank's rows of the sum over ranks, which all ask for at once; without a graph."""
+        _goes(2 * self.number + 1)
         each, row = self.sizes[0], self.shape[1:]
         padded = whole.detach().contiguous()
         if each * len(self.sizes) > self.shape[0]:
@@ -204,6 +221,8 @@ def packed(on: bool = True) -> Iterator[None]:
     if not on:
         yield
         return
+    global _sequence
+    _sequence = 0
     hooks: Callable[..., Any] = saved_tensors_hooks
     with hooks(_pack, _unpack):
         try:

@@ -8,9 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .._errors import RankError
 from .._tensors import Key, spread
 from .ranks import Ranks
-from .shards import Shard
+from .shards import Shard, sequence
 from .sums import Sums
 from .traffic import purpose
 
@@ -45,6 +46,29 @@ class SpreadKeys:
         with purpose("norms"):
             each = self._sums.lined_up(own.reshape(1, -1), [1] * self._ranks.size)
         return each.amax(0).reshape(own.shape)
+
+    def first(self, place: int) -> int:
+        """Compare what the ranks have found, and what they have gathered until then.
+
+        Args:
+            place: where this rank has found something, or how many places there are.
+
+        Returns:
+            The first of what the ranks say.
+
+        Raises:
+            RankError: they have not, so that nothing that was computed means anything.
+        """
+        told = torch.tensor([-place, sequence(), -sequence()], dtype=torch.float64)
+        most = self.most(told).tolist()
+        if most[1] != -most[2]:
+            raise RankError(
+                "The ranks have read other sharded parameters, or in another order: they gather "
+                "them together, so functions have to read the same on all ranks, whatever their "
+                "samples are. Nothing was committed.",
+                rank=self._ranks.rank,
+            )
+        return -int(most[0])
 
 
 def shard_of(key: Key) -> Shard | None:

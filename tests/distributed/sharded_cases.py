@@ -193,6 +193,19 @@ def most_wholes(method: str, layers: int) -> int:
     return most
 
 
+def other_order() -> str:
+    """What is said where ranks read parameters of one shape in another order."""
+
+    def loss(w: Any, batch: Any) -> Any:
+        x, y = batch
+        order = (0, 1) if dist.get_rank() == 0 else (1, 0)
+        weights = {k: w[k].weight for k in order}
+        return cross_entropy(x @ weights[0] @ weights[1] @ w[2].weight, y)
+
+    layers = [nn.Linear(3, 3, bias=False).to(here(), F64) for _ in range(3)]
+    return said(fit(shard(nn.Sequential(*layers)), loss=loss).step)
+
+
 def freed() -> None:
     """What an evaluation has computed is gone after the step."""
     seen: list[weakref.ref[Any]] = []

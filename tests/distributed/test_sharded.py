@@ -88,6 +88,11 @@ def test_few_whole_tensors_are_there_at_a_time(two):
         assert two("distributed.sharded_cases:most_wholes", method, 8)[0] <= 4
 
 
+def test_ranks_that_read_in_another_order_are_told_so(two):
+    for error in two("distributed.sharded_cases:other_order"):
+        assert "RankError: The ranks have read other sharded parameters" in error, error
+
+
 def test_what_was_computed_is_let_go(two):
     two("distributed.sharded_cases:freed")
 

@@ -310,7 +310,7 @@ def test_saving_may_go_by_the_time_that_it_takes(
     clock, saved = Clock(), []
     monkeypatch.setattr(checkpoint, "time", clock)
 
-    def slowly(folder: Path, step: int, content: Any) -> None:
+    def slowly(folder: Path, step: int, content: Any, sharded: None) -> None:
         clock.now += 0.1
         saved.append(step)
 
