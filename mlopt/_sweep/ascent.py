@@ -75,13 +75,6 @@ class Ascent:
         #: of systems that this rank has solved, which the others are to hear of
         self.residuals: list[tuple[int, float, str]] = []
 
-    def told(self, problem: Problem, residual: float, solver: str) -> None:
-        """A linear system of a problem has been solved on this rank; see `solved`."""
-        if self.evaluator.ranks is not None and self.evaluator.ranks.homes:
-            self.residuals.append((self.graph.place[problem], residual, solver))
-        else:
-            self.solved(problem, residual, solver)
-
     def forget(self, nodes: Iterable[Node]) -> None:
         """Drop what these nodes gave: something they read has changed."""
         for node in nodes:
@@ -223,7 +216,7 @@ class Ascent:
             optimizer=node.optimizer,
             objective=objective_at(self.evaluator, node, point),
             seed=point.seed,
-            solved=functools.partial(self.told, node),
+            solved=self._told(node),
             parts=parts_of(self.evaluator, node),
             **on_ranks(self.evaluator, staged=True),
         )
@@ -325,6 +318,12 @@ class Ascent:
             seen = {**self._constant(variable), **seen}
         return seen
 
+    def _told(self, node: Problem) -> Any:
+        """Who hears of a system that is solved: with no way back to this, or nothing is freed."""
+        if self.evaluator.ranks is not None and self.evaluator.ranks.homes:
+            return functools.partial(_note, self.residuals, self.graph.place[node])
+        return functools.partial(self.solved, node)
+
     def _brought(self, node: Node, source: Any, leaves: Values) -> Values:
         """Leaves on the device of a node that reads them."""
         devices = self.evaluator.devices
@@ -340,3 +339,7 @@ class Ascent:
 def _alone(tensors: dict[Any, Tensor]) -> dict[Any, Tensor]:
     """The same values as leaves of their own."""
     return {k: t.detach().requires_grad_(t.requires_grad) for k, t in tensors.items()}
+
+
+def _note(held: list[tuple[int, float, str]], place: int, residual: float, solver: str) -> None:
+    held.append((place, residual, solver))

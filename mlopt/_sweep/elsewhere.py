@@ -83,7 +83,8 @@ class Solved:
         methods = [self._ascent.graph.methods[n] for n in nodes if isinstance(n, Problem)]
         if not any(hasattr(getattr(m, "method", m), "solver") for m in methods):
             return
-        own, self._ascent.residuals = self._ascent.residuals, []
+        own = [*self._ascent.residuals]
+        self._ascent.residuals.clear()
         each = self._ascent.evaluator.ranks.ranks.collect((own, self._failed))
         for rank, (residuals, failed) in enumerate(each):
             for text, problem in failed:
