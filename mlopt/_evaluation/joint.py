@@ -185,7 +185,7 @@ class _Attached(torch.autograd.Function):
         x, nothing = ctx.saved_tensors, (None, None, None)
         passed = [k for k, c in enumerate(cotangents) if c is not None]
         along = [c for c in cotangents if c is not None]
-        by = [k for k in range(len(x)) if ctx.needs_input_grad[k + 3] and asked(ctx, k)]
+        by = asked(ctx, 3)
         if not passed or not by:
             return *nothing, *(None for _ in x)
         joint = ctx.joint.pulled(by, len(x), passed)
@@ -200,13 +200,23 @@ class _Attached(torch.autograd.Function):
         return *nothing, *found
 
 
-def asked(ctx: Any, k: int) -> bool:
-    """Whether the pass that is under way goes on to a tensor, which torch tells no function.
+def asked(ctx: Any, first: int) -> list[int]:
+    """The tensors that the pass which is under way goes on to, which torch tells no function.
+
+    Args:
+        ctx: of a function whose last arguments they are.
+        first: how many arguments come before them.
 
     Returns:
-        True where that cannot be found out; then more is computed than is asked for.
+        Their places. Where it cannot be found out, a tensor is among them, and more is computed
+        than is asked for.
     """
-    node = ctx.next_functions[k][0]
+    behind = ctx.next_functions  # of the tensors alone; a new tuple each time that it is read
+    needed = ctx.needs_input_grad[first:]
+    return [k for k, need in enumerate(needed) if need and _is_executed(behind[k][0])]
+
+
+def _is_executed(node: Any) -> bool:
     try:
         return node is not None and torch._C._will_engine_execute_node(node)
     except (RuntimeError, AttributeError):  # so it says of a leaf by which is differentiated

@@ -53,7 +53,8 @@ def law(graph: str, method: str, devices: tuple[str, str], **options: Any) -> No
 
 @pytest.mark.parametrize("graph", [graph for graph in AWAY if graph != "stack"])
 def test_each_variable_on_a_device_of_its_own(graph, two_devices):
-    for method in (m for g, m in CASES if g == graph and m in FEW and (g, m) not in TOGETHER):
+    few = FEW[:2] if graph == "sgl" else FEW  # which takes long, with its seven problems
+    for method in (m for g, m in CASES if g == graph and m in few and (g, m) not in TOGETHER):
         law(graph, method, two_devices)
 
 

@@ -60,6 +60,17 @@ def undisturbed(on_the_device, tmp_path_factory: pytest.TempPathFactory) -> list
 
 def meet(kind: str, step: int, unlucky: int, folder: Path, undisturbed: list[Any]) -> None:
     """The run meets it, and goes on afterwards as if nothing had been."""
+    misfortune(kind, step, unlucky, folder)
+    if kind == "unequal":
+        return
+    again = run("none", 0, 0, folder)
+    assert [code for code, _ in again] == [0, 0]
+    assert again[0][1] == again[1][1]
+    assert again[0][1] == undisturbed
+
+
+def misfortune(kind: str, step: int, unlucky: int, folder: Path) -> None:
+    """The run meets it, says so, and leaves its last checkpoint."""
     lucky = 1 - unlucky
     found = run(kind, step, unlucky, folder)
     mine, theirs = (text.format(step=step, later=1) for text in SAID[kind])
@@ -73,17 +84,15 @@ def meet(kind: str, step: int, unlucky: int, folder: Path, undisturbed: list[Any
     if kind == "callback":  # a step is saved when all callbacks of the first rank have seen it
         stands.add((step - 1) // 5 * 5)
     assert saved(folder)[-1] in stands
-    if kind == "unequal":
-        return
-    again = run("none", 0, 0, folder)
-    assert [code for code, _ in again] == [0, 0]
-    assert again[0][1] == again[1][1]
-    assert again[0][1] == undisturbed
 
 
-@pytest.mark.parametrize("kind", SAID)
-def test_misfortune_of_one_rank(kind, tmp_path, undisturbed):
-    meet(kind, 13, 1, tmp_path / "run", undisturbed)
+@pytest.mark.parametrize("kind", [k for k in SAID if k != "SIGKILL"])
+def test_misfortune_of_one_rank(kind, tmp_path):
+    misfortune(kind, 13, 1, tmp_path / "run")
+
+
+def test_a_run_goes_on_after_one(tmp_path, undisturbed):
+    meet("SIGKILL", 13, 0, tmp_path / "run", undisturbed)
 
 
 @pytest.mark.parametrize("kind", ["nan", "empty"])
