@@ -6,7 +6,7 @@ import contextlib
 import pickle
 import time
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from typing import Any, NamedTuple, NoReturn
 
@@ -23,6 +23,8 @@ __all__ = ["Begun", "Ranks", "found"]
 _PATIENCE = timedelta(seconds=0.5)
 #: So long the ranks that are left wait to hear of one another when a connection is lost.
 _ROLL_CALL = 2.0
+#: So long a rank that fails waits for the others to hear of it, if the store may go with it.
+_FAREWELL = 5.0
 #: What torch says of a work that is not done in time, and of a peer that has gone.
 _WAITING = ("Timed out", "timed out", "Operation timed out")
 _GONE = ("Connection closed by peer", "Connection reset", "Broken pipe", "Socket", "connection")
@@ -147,25 +149,11 @@ class Ranks:
         return self._begin(broadcast, tensor)
 
     def exchange(self, numbers: Sequence[float]) -> list[list[float]]:
-        """Some numbers of every rank: as many on all, on the host.
-
-        Args:
-            numbers: of this rank.
-
-        Returns:
-            Those of each rank.
-        """
+        """Some numbers of every rank: as many on all, on the host."""
         return [t.tolist() for t in self._gather(torch.tensor(numbers, dtype=torch.float64))]
 
     def collect(self, thing: Any) -> list[Any]:
-        """Something of every rank, pickled.
-
-        Args:
-            thing: of this rank.
-
-        Returns:
-            That of each rank.
-        """
+        """Something of every rank, pickled."""
         data = torch.frombuffer(bytearray(pickle.dumps(thing)), dtype=torch.uint8)
         sizes = [int(n) for (n,) in self.exchange([len(data)])]
         own = torch.zeros(max(sizes), dtype=torch.uint8)
@@ -242,6 +230,8 @@ class Ranks:
         said = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
         with contextlib.suppress(Exception):
             self._store.set(self._key("error"), pickle.dumps((self.rank, said[:4000])))
+            if dist.get_rank() == 0 and isinstance(error, Exception):
+                self._await("heard", _FAREWELL)  # the store may be this process's, and end with it
 
     def listen(self) -> None:
         """Raise if another rank has told that it has failed.
@@ -296,21 +286,28 @@ class Ranks:
 
     def _call_the_roll(self) -> tuple[list[int], Any]:
         """The ranks that do not answer; or, before that, what one has told."""
-        missing, until = [r for r in range(self.size) if r != self.rank], _ROLL_CALL
+        missing = [r for r in range(self.size) if r != self.rank]
         with contextlib.suppress(Exception):
             self._store.set(self._key(f"here/{self.rank}"), b"1")
-            began = time.monotonic()
-            while missing and time.monotonic() - began < until:
-                if (told := self._heard("error")) is not None:
-                    return missing, told
-                missing = [r for r in missing if not self._store.check([self._key(f"here/{r}")])]
-                time.sleep(0.05)
-        return missing, None
+            missing = self._await("here", _ROLL_CALL, lambda: self._heard("error") is not None)
+        return missing, self._heard("error")
+
+    def _await(
+        self, name: str, seconds: float, ended: Callable[[], bool] = lambda: False
+    ) -> list[int]:
+        """Wait until the other ranks have set a key each; those that have not, in the end."""
+        began, missing = time.monotonic(), [r for r in range(self.size) if r != self.rank]
+        while missing and time.monotonic() - began < seconds and not ended():
+            missing = [r for r in missing if not self._store.check([self._key(f"{name}/{r}")])]
+            time.sleep(0.05)
+        return missing
 
     def _heard(self, name: str) -> Any:
         with contextlib.suppress(Exception):  # the store may have gone with the first rank
             if self._store.check([self._key(name)]):
-                return pickle.loads(self._store.get(self._key(name)))
+                told = pickle.loads(self._store.get(self._key(name)))
+                self._store.set(self._key(f"heard/{self.rank}"), b"1")
+                return told
         return None
 
     def _key(self, name: str) -> str:
