@@ -295,6 +295,7 @@ class OnRanks:
     def begin(self) -> None:
         """A step begins."""
         self.presence.begin()
+        self.sums.begin()
         self._flags, self._flagged = [], 0
 
     def settle(self) -> None:

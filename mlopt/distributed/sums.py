@@ -40,7 +40,8 @@ class Sums:
     def __init__(self, ranks: Ranks) -> None:
         self.ranks, self.deferring, self.alone = ranks, False, False
         self._later: list[Tensor] = []
-        self._given: list[Tensor] = []  # of each collective of this step, the sum of its numbers
+        # Of each collective of a step that has begun, the sum of this rank's numbers; else None.
+        self._given: list[Tensor] | None = None
         # What is to be added up, where the sum goes, and what it is for; what is on its way.
         self._soon: list[tuple[Tensor, Tensor, str]] = []
         self._size = 0
@@ -153,6 +154,10 @@ class Sums:
     def forget(self) -> None:
         """Drop what waits, of a step that has ended; what is on its way goes there."""
         self._later, self._soon, self._size, self._under_way = [], [], 0, []
+        self._given = None
+
+    def begin(self) -> None:
+        """A step begins, to whose end it is known what this rank gave; see `first_spoilt`."""
         self._given = []
 
     def first_spoilt(self) -> int | None:
@@ -164,13 +169,14 @@ class Sums:
             Its place among them, the same on all ranks; None if there is none.
         """
         with torch.no_grad():
-            for i, total in enumerate(self._given):
+            for i, total in enumerate(self._given or ()):
                 if not bool(torch.isfinite(total)):
                     return i
         return None
 
     def _begin(self, flat: Tensor) -> Begun:
-        self._given.append(flat.detach().sum(dtype=_wide(flat.dtype)))
+        if self._given is not None:
+            self._given.append(flat.detach().sum(dtype=_wide(flat.dtype)))
         return self.ranks.add_up(flat)
 
     def lined_up(self, tensor: Tensor, sizes: Sequence[int]) -> Tensor:

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import pytest
+import torch
 from distributed.agreements import SPLITS
 from distributed.laws import same_bits
+
+from mlopt.distributed.imagined import Imagined
+from mlopt.distributed.sums import Sums
 
 HERE = "distributed.agreements:"
 
@@ -92,3 +96,16 @@ def test_what_one_rank_spoils_is_traced_to_it(kind, method, says, two):
     for text in two(HERE + "spoilt_by_one", kind, method):
         assert text.startswith("NonFiniteError")
         assert says in text
+
+
+def test_only_a_step_that_has_begun_keeps_what_it_gave():
+    """Norms of shards are added up by sums that no step ends."""
+    sums, bad = Sums(Imagined(2)), torch.tensor([float("nan")])
+    sums.now([bad])
+    assert sums.first_spoilt() is None
+    sums.begin()
+    sums.now([torch.ones(2)])
+    sums.now([bad])
+    assert sums.first_spoilt() == 1
+    sums.forget()
+    assert sums.first_spoilt() is None
