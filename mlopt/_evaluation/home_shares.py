@@ -6,20 +6,19 @@ from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import Any
 
-from torch import Tensor
-
 from .._containers.rows import even
-from .._errors import DataError
 from .._graph.homes import Home
 from .._graph.node import Node
 from .._graph.signal import Signal, join, split
 from ..distributed.ranks import Ranks
 from .in_parts import InParts
-from .pieces import Pieces, cut, shares
+from .pieces import Pieces, cut, cut_rows
 from .point import Point
 from .shares import Share
 
 __all__ = ["HomeShares"]
+
+_APART = "the ranks that it lives on cannot share them"
 
 
 class HomeShares:
@@ -100,7 +99,7 @@ class HomeShares:
         signals = dict(point.signals)
         for source in self._lined.intersection(signals):
             parts = split(signals[source], source.name)
-            own = {k: self._rows(node, source, t, pieces, i) for k, t in parts.items()}
+            own = {k: pieces.rows(node, source, t, i, _APART) for k, t in parts.items()}
             signals[source] = join(signals[source], own)
         return replace(point, signals=signals, batch=pieces.batches[i])
 
@@ -130,29 +129,13 @@ class HomeShares:
         if node not in self._nodes or (len(home) == 1 and not isinstance(node, Signal)):
             return None
         if not node.streams:
-            return self._of_rows(node, point, len(home))
+            rows = {s: value for s, value in point.signals.items() if s in self._lined}
+            return cut_rows(node, rows, len(home))
         batch = point.batch
         key = (node, *map(id, batch)) if node.data_is_tuple else (node, id(batch))
         if key not in self._known:
             self._known[key] = batch, cut(node, batch, len(home))
         return self._known[key][1]
-
-    def _of_rows(self, node: Node, point: Point, count: int) -> Pieces | None:
-        """The parts of the rows of the signals that a node without a batch reads."""
-        lengths = {
-            t.shape[0]
-            for source in self._lined.intersection(point.signals)
-            for t in split(point.signals[source], source.name).values()
-        }
-        if not lengths:
-            return None
-        if len(lengths) > 1:
-            raise DataError(
-                f"{node.name}: reads signals of {' and '.join(map(str, sorted(lengths)))} "
-                "samples, which have no parts in common. Give it split=False."
-            )
-        sizes = even(lengths.pop(), count)
-        return Pieces([None] * len(sizes), sizes, shares(sizes), total=sum(sizes))
 
     def _count(self, node: Node, point: Point, pieces: Pieces, i: int) -> int:
         """In how many parts this rank takes what it has."""
@@ -163,17 +146,3 @@ class HomeShares:
             return len(even(pieces.sizes[i], self._parts.parts))
         own = self._parts.pieces(node, replace(point, batch=pieces.batches[i]))
         return 1 if own is None else len(own)
-
-    def _rows(self, node: Node, source: Signal, t: Tensor, pieces: Pieces, i: int) -> Tensor:
-        """The rows of a signal that go with this rank's samples."""
-        known = [s for s in (pieces.sizes, *pieces.others) if s is not None]
-        sizes = next((s for s in known if sum(s) == t.shape[0]), None)
-        if sizes is None:
-            has = " and ".join(str(sum(s)) for s in known) or "an unknown number of"
-            raise DataError(
-                f"{node.name}: its batch has {has} samples, and the value of {source.name} "
-                f"{t.shape[0]} rows, so that the ranks that it lives on cannot share them. Give "
-                "the reader the signal's loader too, data=(its own, the signal's); or one of them "
-                "split=False."
-            )
-        return t.narrow(0, sum(sizes[:i]), sizes[i])

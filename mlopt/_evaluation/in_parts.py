@@ -10,8 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._containers.rows import even
-from .._errors import DataError, GraphError, exhausted
+from .._errors import GraphError, exhausted
 from .._graph.graph import Graph
 from .._graph.node import Node
 from .._graph.parts import lined_up, taken_in_parts
@@ -19,7 +18,7 @@ from .._graph.signal import Signal, join, split
 from ..hypergrad.derivatives import uncounted
 from .part_by_part import Evaluates, PartByPart, no_rows, part_seed
 from .part_means import Written
-from .pieces import Pieces, cut, shares
+from .pieces import Pieces, cut, cut_rows
 from .point import Point
 
 __all__ = ["InParts"]
@@ -107,21 +106,8 @@ class InParts:
             DataError: what it reads has no parts in common.
         """
         if not node.streams:
-            lengths = {
-                t.shape[0]
-                for source, value in point.signals.items()
-                if source in self._lined
-                for t in split(value, source.name).values()
-            }
-            if not lengths:
-                return None
-            if len(lengths) > 1:
-                raise DataError(
-                    f"{node.name}: reads signals of {' and '.join(map(str, sorted(lengths)))} "
-                    "samples, which have no parts in common. Give it split=False."
-                )
-            sizes = even(lengths.pop(), self.parts)
-            return Pieces([None] * len(sizes), sizes, shares(sizes), total=sum(sizes))
+            rows = {s: value for s, value in point.signals.items() if s in self._lined}
+            return cut_rows(node, rows, self.parts)
         batch = point.batch
         key = (node, *map(id, batch)) if node.data_is_tuple else (node, id(batch))
         if key not in self._cut:

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
-from .._errors import DataError, GraphError
+from .._errors import GraphError
 from .._graph.node import Node
 from .._graph.signal import Signal, join, split
 from .._replay import derive_seed
@@ -23,6 +23,9 @@ from .point import Point
 from .taken_apart import put_together, take_apart
 
 __all__ = ["Evaluates", "PartByPart", "check_rows", "no_rows", "part_seed"]
+
+
+_APART = "they have no parts in common"
 
 
 def part_seed(seed: int, part: int) -> int:
@@ -184,23 +187,13 @@ class PartByPart:
         """Where a part is evaluated."""
         values, parts = put_together(self.point, self.keys, tensors)
         for source in self.lined.intersection(parts):
-            parts[source] = {k: self._slice(source, t, i) for k, t in parts[source].items()}
+            parts[source] = {
+                k: self.pieces.rows(self.node, source, t, i, _APART)
+                for k, t in parts[source].items()
+            }
         signals = {s: join(value, parts[s]) for s, value in self.point.signals.items()}
         seed = part_seed(self.point.seed, self.first + i)
         return Point(values, signals, self.pieces.batches[i], seed)
-
-    def _slice(self, source: Signal, t: Tensor, i: int) -> Tensor:
-        """What of a signal's value belongs to a part."""
-        known = [s for s in (self.pieces.sizes, *self.pieces.others) if s is not None]
-        sizes = next((s for s in known if sum(s) == t.shape[0]), None)
-        if sizes is None:
-            has = " and ".join(str(sum(s)) for s in known) or "an unknown number of"
-            raise DataError(
-                f"{self.node.name}: its batch has {has} samples, and the value of {source.name} "
-                f"{t.shape[0]} rows, so that they have no parts in common. Give the reader the "
-                "signal's loader too, data=(its own, the signal's); or one of them split=False."
-            )
-        return t.narrow(0, sum(sizes[:i]), sizes[i])
 
     def _weighed(self, i: int, loss: Tensor) -> Tensor:
         """What a part adds to the objective."""

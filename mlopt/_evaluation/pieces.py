@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,9 +12,10 @@ from torch import Tensor
 from .._containers.rows import count_rows, even, take_rows
 from .._errors import DataError
 from .._graph.node import Node
+from .._graph.signal import split
 from .._tensors import continuous
 
-__all__ = ["Pieces", "cut", "shares", "times"]
+__all__ = ["Pieces", "cut", "cut_rows", "shares", "times"]
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,33 @@ class Pieces:
     def __len__(self) -> int:
         return len(self.batches)
 
+    def rows(self, node: Node, source: Any, t: Tensor, i: int, so: str) -> Tensor:
+        """The rows of a signal's value that go with a part.
+
+        Args:
+            node: that reads it.
+            source: the signal.
+            t: its value, or a part of it.
+            i: which part.
+            so: what follows where they have no parts in common, for the message.
+
+        Returns:
+            The rows, a view.
+
+        Raises:
+            DataError: the batch has not as many samples as the value has rows.
+        """
+        known = [s for s in (self.sizes, *self.others) if s is not None]
+        sizes = next((s for s in known if sum(s) == t.shape[0]), None)
+        if sizes is None:
+            has = " and ".join(str(sum(s)) for s in known) or "an unknown number of"
+            raise DataError(
+                f"{node.name}: its batch has {has} samples, and the value of {source.name} "
+                f"{t.shape[0]} rows, so that {so}. Give the reader the signal's loader too, "
+                "data=(its own, the signal's); or one of them split=False."
+            )
+        return t.narrow(0, sum(sizes[:i]), sizes[i])
+
 
 def shares(sizes: Sequence[int]) -> list[float]:
     """The weights of parts by their samples; a lone part has all of it, even if it has none.
@@ -51,6 +79,33 @@ def shares(sizes: Sequence[int]) -> list[float]:
         The weights.
     """
     return [1.0] if len(sizes) == 1 else [n / sum(sizes) for n in sizes]
+
+
+def cut_rows(node: Node, signals: Mapping[Any, Any], count: int) -> Pieces | None:
+    """The parts of a node without a batch: of the rows of the signals that it reads.
+
+    Args:
+        node: the node.
+        signals: with a row for each sample, and their values.
+        count: how many parts; there are fewer where there are fewer rows.
+
+    Returns:
+        The parts; None where there are no rows.
+
+    Raises:
+        DataError: the signals have not as many rows each.
+    """
+    tensors = (t for s, value in signals.items() for t in split(value, s.name).values())
+    lengths = {t.shape[0] for t in tensors}
+    if not lengths:
+        return None
+    if len(lengths) > 1:
+        raise DataError(
+            f"{node.name}: reads signals of {' and '.join(map(str, sorted(lengths)))} samples, "
+            "which have no parts in common. Give it split=False."
+        )
+    sizes = even(lengths.pop(), count)
+    return Pieces([None] * len(sizes), sizes, shares(sizes), total=sum(sizes))
 
 
 def cut(node: Node, batch: Any, parts: int, most: int | None = None) -> Pieces:
@@ -68,10 +123,10 @@ def cut(node: Node, batch: Any, parts: int, most: int | None = None) -> Pieces:
     Raises:
         DataError: it cannot be told where to cut.
     """
-    split: Any = node.split
+    own: Any = node.split
     others: Sequence[Sequence[int]] = ()
-    if callable(split):
-        made: Any = split(batch, parts)
+    if callable(own):
+        made: Any = own(batch, parts)
         batches: list[Any] = list(made)
         if not batches:
             raise DataError(f"{node.name}: split= returned no part of the batch.")
@@ -84,7 +139,7 @@ def cut(node: Node, batch: Any, parts: int, most: int | None = None) -> Pieces:
                 raise
             sizes = None
     else:
-        dim = 0 if split is None else int(split)
+        dim = 0 if own is None else int(own)
         streams = list(batch) if node.data_is_tuple else [batch]
         samples = [_samples(node, b, dim) for b in streams]
         count = min(len(even(n, parts)) for n in samples)
