@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import pickle
 import time
-import weakref
 from collections.abc import Callable, Sequence
 from datetime import timedelta
 from typing import Any, NamedTuple, NoReturn
@@ -15,6 +14,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from .._errors import GraphError, RankError
+from .groups import control_of, is_there, leave_for_ever, lightly, store_of
 from .traffic import ONCE, Traffic, current, purpose
 
 __all__ = ["Begun", "Ranks", "found"]
@@ -33,7 +33,6 @@ _NEW = hasattr(dist, "all_gather_single")  # this torch deprecates the older nam
 _JOIN = getattr(dist, "all_gather_single" if _NEW else "all_gather_into_tensor", None)
 _ADD_APART = getattr(dist, "reduce_scatter_single" if _NEW else "reduce_scatter_tensor", None)
 
-_controls: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()
 _engines = 0
 
 
@@ -49,11 +48,11 @@ def found(ranks: Any) -> Ranks | None:
     Raises:
         GraphError: that is no process group, or this process is not in it.
     """
-    if ranks is False or (ranks is None and not _is_there()):
+    if ranks is False or (ranks is None and not is_there()):
         return None
     if ranks is None:
         ranks = dist.group.WORLD
-    if not _is_there() or not isinstance(ranks, dist.ProcessGroup):
+    if not is_there() or not isinstance(ranks, dist.ProcessGroup):
         outside = ranks is getattr(dist.GroupMember, "NON_GROUP_MEMBER", object())
         what = "a group that this process is not in" if outside else repr(ranks)
         raise GraphError(
@@ -61,10 +60,6 @@ def found(ranks: Any) -> Ranks | None:
             "process is in, None for the default one, or False for none."
         )
     return Ranks(ranks) if dist.get_world_size(ranks) > 1 else None
-
-
-def _is_there() -> bool:
-    return dist.is_available() and dist.is_initialized()
 
 
 class Begun(NamedTuple):
@@ -87,25 +82,37 @@ class Ranks:
     has failed, and says so; what has failed is told through the group's store.
 
     Args:
-        group: of torch.distributed.
+        group: of torch.distributed, which has it; here it is not held.
 
     Attributes:
         rank: of this process in the group.
         size: of the group.
         lost: whether a rank has failed, after which nothing goes by the group.
         traffic: what has gone by it.
-        control: a group of gloo, of the same ranks.
     """
 
     def __init__(self, group: Any) -> None:
         global _engines
-        self.group = group
+        self._group, self._control = lightly(group), lightly(control_of(group))
         self.rank, self.size = dist.get_rank(group), dist.get_world_size(group)
         self.lost, self.traffic = False, Traffic()
-        self.control = _control_of(group)
-        self._store = _store_of(group)
+        self._store, self._under_way = store_of(group), dict[int, Any]()
         _engines += 1  # the same on all ranks, which make their engines in the same order
         self._engine = _engines
+
+    @property
+    def group(self) -> Any:
+        """The group.
+
+        Raises:
+            RankError: it has been destroyed.
+        """
+        return self._there(self._group)
+
+    @property
+    def control(self) -> Any:
+        """A group of gloo, of the same ranks; see `group`."""
+        return self._there(self._control)
 
     # What goes by the group.
 
@@ -188,10 +195,12 @@ class Ranks:
         """
         if begun.away:
             begun.work.wait()
+            self._under_way.pop(id(begun.work))
             return
         while True:
             try:
                 begun.work.wait(_PATIENCE)
+                self._under_way.pop(id(begun.work))
                 return
             except RuntimeError as error:
                 if not any(said in str(error) for said in _WAITING):
@@ -226,7 +235,7 @@ class Ranks:
         """
         if self.lost or isinstance(error, RankError):
             return
-        self.lost = True
+        self._leave()
         said = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
         with contextlib.suppress(Exception):
             self._store.set(self._key("error"), pickle.dumps((self.rank, said[:4000])))
@@ -252,6 +261,7 @@ class Ranks:
             work = collective(*others, own, group=group, async_op=True)
         except RuntimeError as error:
             self._mourn(error)
+        self._under_way[id(work)] = work
         return Begun(work, own.device.type != "cpu")
 
     def _gather(self, own: Tensor) -> list[Tensor]:
@@ -315,32 +325,25 @@ class Ranks:
 
     def _end(self) -> None:
         """Have nothing wait for those that will not come."""
-        self.lost = True
-        for group in (self.group, self.control):
+        self._leave()
+        for group in (self._group(), self._control()):
             if hasattr(group, "abort") and dist.get_backend(group) != "gloo":
                 with contextlib.suppress(Exception):
                     group.abort()
 
+    def _leave(self) -> None:
+        """Nothing more goes by the group; what is under way may wait for ever."""
+        self.lost = True
+        leave_for_ever([self._group(), self._control(), *self._under_way.values()])
+        self._under_way.clear()
 
-def _control_of(group: Any) -> Any:
-    """A group of the same ranks by which the host's numbers go."""
-    if group not in _controls:
-        _controls[group] = group if _has_gloo(group) else _new_control(group)
-    return _controls[group]
-
-
-def _has_gloo(group: Any) -> bool:
-    with contextlib.suppress(RuntimeError):
-        return group._get_backend(torch.device("cpu")).name() == "gloo"
-    return False
-
-
-def _new_control(group: Any) -> Any:
-    members = dist.get_process_group_ranks(group)
-    return dist.new_group(members, backend="gloo", use_local_synchronization=True)
-
-
-def _store_of(group: Any) -> Any:
-    with contextlib.suppress(Exception):
-        return dist.distributed_c10d._get_process_group_store(group)
-    return None
+    def _there(self, lightly_held: Callable[[], Any]) -> Any:
+        group = lightly_held()
+        if group is None:
+            raise RankError(
+                f"rank {self.rank} of {self.size}: the process group of this engine has been "
+                "destroyed, without which it takes no more steps. Call destroy_process_group() at "
+                "the end of the program.",
+                rank=self.rank,
+            )
+        return group

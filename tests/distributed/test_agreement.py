@@ -42,6 +42,17 @@ def test_some_of_the_ranks(three):
     assert "a group that this process is not in" in outside
 
 
+def test_a_group_that_is_destroyed_is_there_no_more(two):
+    for there, text in two("distributed.endings:destroyed"):
+        assert not there, "its threads end with it, and not with the interpreter"
+        assert "RankError" in text
+        assert "has been destroyed" in text
+
+
+def test_what_a_failed_rank_leaves_under_way_is_let_go_by_nobody(two):
+    assert two("distributed.endings:failed") == [True, True]
+
+
 @pytest.mark.parametrize("case", [c for c in SPLITS if c not in ("function", "no samples")])
 def test_how_a_batch_is_split(case, two):
     two(HERE + "how_a_batch_is_split", case)
