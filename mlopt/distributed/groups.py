@@ -1,16 +1,20 @@
 """Process groups of torch, used so that they end where torch ends them.
 
 A thread of gloo lets go of a collective's tensors when it is done with them, for which it takes
-Python's lock: where the interpreter is ending, that aborts the process (pytorch issue 190489). Two
-laws keep threads from it. A group is not held here, so that `destroy_process_group()` joins them.
-And what a failed run leaves under way, for which they may wait as long as the others live, is let
-go by nobody, nor is its group, which would wait for them.
+Python's lock: where the interpreter is ending, that aborts the process (pytorch issue 190489).
+Three laws keep threads from it. A group is not held here, so that `destroy_process_group()` joins
+them. At the end of a process they get the lock, should they wait for it. And what a failed run
+leaves under way, for which they may wait as long as the others live, is let go by nobody, nor is
+its group, which would wait for them.
 """
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import ctypes
+import functools
+import time
 import weakref
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -18,8 +22,12 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-__all__ = ["control_of", "is_there", "leave_for_ever", "lightly", "store_of"]
+__all__ = ["control_of", "has_gloo", "is_there", "leave_for_ever", "lightly", "store_of"]
 
+#: Seconds that threads of gloo get for what takes them microseconds when they have the lock.
+_LAST_MOMENT = 0.2
+
+_HOST = torch.device("cpu")
 _controls: weakref.WeakKeyDictionary[Any, Callable[[], Any]] = weakref.WeakKeyDictionary()
 
 
@@ -30,14 +38,22 @@ def is_there() -> bool:
 
 def lightly(group: Any) -> Callable[[], Any]:
     """What gives a group as long as torch has it, and None afterwards."""
+    _give_way_at_the_end()
     return weakref.ref(group)
+
+
+def has_gloo(group: Any, device: torch.device) -> bool:
+    """Whether tensors of a device go by gloo, which is for the host to wait for."""
+    with contextlib.suppress(RuntimeError):
+        return group._get_backend(device).name() == "gloo"
+    return False
 
 
 def control_of(group: Any) -> Any:
     """A group of the same ranks by which the host's numbers go."""
     found = _controls[group]() if group in _controls else None
     if found is None:
-        found = group if _has_gloo(group) else _new_control(group)
+        found = group if has_gloo(group, _HOST) else _new_control(group)
         _controls[group] = lightly(found)
     return found
 
@@ -55,10 +71,9 @@ def leave_for_ever(things: Iterable[Any]) -> None:
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(thing))
 
 
-def _has_gloo(group: Any) -> bool:
-    with contextlib.suppress(RuntimeError):
-        return group._get_backend(torch.device("cpu")).name() == "gloo"
-    return False
+@functools.cache
+def _give_way_at_the_end() -> None:
+    atexit.register(time.sleep, _LAST_MOMENT)  # without Python's lock
 
 
 def _new_control(group: Any) -> Any:

@@ -14,7 +14,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from .._errors import GraphError, RankError
-from .groups import control_of, is_there, leave_for_ever, lightly, store_of
+from .groups import control_of, has_gloo, is_there, leave_for_ever, lightly, store_of
 from .traffic import ONCE, Traffic, current, purpose
 
 __all__ = ["Begun", "Ranks", "found"]
@@ -193,17 +193,13 @@ class Ranks:
         Raises:
             RankError: a rank has failed.
         """
-        if begun.away:
-            begun.work.wait()
-            self._under_way.pop(id(begun.work))
-            return
         while True:
             try:
-                begun.work.wait(_PATIENCE)
+                begun.work.wait(*([] if begun.away else [_PATIENCE]))
                 self._under_way.pop(id(begun.work))
                 return
             except RuntimeError as error:
-                if not any(said in str(error) for said in _WAITING):
+                if begun.away or not any(said in str(error) for said in _WAITING):
                     self._mourn(error)
             self.listen()
 
@@ -262,7 +258,7 @@ class Ranks:
         except RuntimeError as error:
             self._mourn(error)
         self._under_way[id(work)] = work
-        return Begun(work, own.device.type != "cpu")
+        return Begun(work, own.device.type != "cpu" and not has_gloo(group, own.device))
 
     def _gather(self, own: Tensor) -> list[Tensor]:
         each = [torch.empty_like(own) for _ in range(self.size)]

@@ -22,7 +22,7 @@ def here() -> torch.device:
     asked = torch.device(os.environ.get(DEVICE, "cpu"))
     if asked.type != "cuda" or asked.index is not None:
         return asked
-    return torch.device("cuda", int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)) % torch.cuda.device_count())
 
 
 def join_group() -> None:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 import torch
 from distributed.agreements import SPLITS
 from distributed.laws import same_bits
+from distributed.processes import environment, free_port
 
 from mlopt.distributed.imagined import Imagined
 from mlopt.distributed.sums import Sums
@@ -51,6 +55,19 @@ def test_a_group_that_is_destroyed_is_there_no_more(two):
 
 def test_what_a_failed_rank_leaves_under_way_is_let_go_by_nobody(two):
     assert two("distributed.endings:failed") == [True, True]
+
+
+@pytest.mark.usefixtures("on_the_device")
+def test_no_thread_of_gloo_holds_tensors_when_the_interpreter_ends():
+    port = free_port()
+    command = [sys.executable, "-m", "distributed.endings"]
+    ranks = [subprocess.Popen(command, env=environment(rank, 2, port)) for rank in range(2)]
+    try:
+        assert [rank.wait(60) for rank in ranks] == [0, 0]
+    finally:
+        for rank in ranks:
+            rank.kill()
+            rank.wait()
 
 
 @pytest.mark.parametrize("case", [c for c in SPLITS if c not in ("function", "no samples")])

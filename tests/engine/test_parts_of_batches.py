@@ -57,7 +57,8 @@ SPLITS: dict[str, Any] = {
         {"data": ([data(6, 8)[0]], [data(7, 4)[0]])},
     ),
     "arrays": (
-        lambda w, b: (torch.as_tensor(b["x"]) @ w).square().mean(), {"x": X.numpy()}, {},
+        lambda w, b: (torch.as_tensor(b["x"], device=w.device) @ w).square().mean(),
+        {"x": X.numpy()}, {},
     ),
 }  # fmt: skip
 
