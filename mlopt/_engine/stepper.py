@@ -47,6 +47,7 @@ from .schedule import AbstractSchedule, Simultaneous
 from .step import Step
 from .transaction import Transaction, say_what_stays
 from .turns import in_turn
+from .unswept import unswept
 from .watch import Care
 
 __all__ = ["Stepper"]
@@ -197,7 +198,7 @@ class Stepper(Planned):
 
     @in_turn("step()")
     def _take_step(self) -> dict[str, Any]:
-        with self._agreement.together():
+        with self._agreement.together(), unswept():
             metrics = self._stepped()
             self._agreement.look_over(self.steps)
         return metrics

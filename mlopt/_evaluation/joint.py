@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..hypergrad.derivatives import derivatives, uncounted
+from ..hypergrad.derivatives import derivatives, is_differentiated_by, uncounted
 
 __all__ = ["Joint", "Sum", "asked", "attached", "lone"]
 
@@ -185,7 +185,7 @@ class _Attached(torch.autograd.Function):
         x, nothing = ctx.saved_tensors, (None, None, None)
         passed = [k for k, c in enumerate(cotangents) if c is not None]
         along = [c for c in cotangents if c is not None]
-        by = asked(ctx, 3)
+        by = asked(ctx, x)
         if not passed or not by:
             return *nothing, *(None for _ in x)
         joint = ctx.joint.pulled(by, len(x), passed)
@@ -200,20 +200,24 @@ class _Attached(torch.autograd.Function):
         return *nothing, *found
 
 
-def asked(ctx: Any, first: int) -> list[int]:
+def asked(ctx: Any, tensors: Sequence[Tensor]) -> list[int]:
     """The tensors that the pass which is under way goes on to, which torch tells no function.
 
     Args:
-        ctx: of a function whose last arguments they are.
-        first: how many arguments come before them.
+        ctx: of a function.
+        tensors: its last arguments.
 
     Returns:
         Their places. Where it cannot be found out, a tensor is among them, and more is computed
         than is asked for.
     """
     behind = ctx.next_functions  # of the tensors alone; a new tuple each time that it is read
-    needed = ctx.needs_input_grad[first:]
-    return [k for k, need in enumerate(needed) if need and _is_executed(behind[k][0])]
+    needed = ctx.needs_input_grad[len(ctx.needs_input_grad) - len(tensors) :]
+    return [
+        k
+        for k, (t, need) in enumerate(zip(tensors, needed, strict=True))
+        if need and (is_differentiated_by(t) or _is_executed(behind[k][0]))
+    ]
 
 
 def _is_executed(node: Any) -> bool:

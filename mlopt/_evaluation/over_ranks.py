@@ -130,7 +130,7 @@ class OverRanks(torch.autograd.Function):
         tensors: Sequence[Tensor] = ctx.saved_tensors
         passed = [k for k, c in enumerate(cotangents) if c is not None]
         along = [c for c in cotangents if c is not None]
-        by = asked(ctx, 2)
+        by = asked(ctx, tensors)
         found: list[Tensor | None] = [None] * len(tensors)
         if passed and by:
             for k, t in zip(by, _pull(own, passed, along, by, tensors), strict=True):

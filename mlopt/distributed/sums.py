@@ -110,8 +110,7 @@ class Sums:
         with torch.no_grad():
             for work, flat, totals in under_way:
                 self.ranks.wait(work)
-                for total, piece in zip(totals, _pieces(flat, totals), strict=True):
-                    total.copy_(piece)
+                torch._foreach_copy_(totals, _pieces(flat, totals))
 
     def _send(self) -> None:
         """Have what was given to `soon` on its way."""
@@ -207,8 +206,9 @@ class Sums:
         for work, flat, held in begun:
             self.ranks.wait(work)
             # With the memory layout, in whose order what is computed of it is added up.
-            pieces = zip(held, _pieces(flat, held), strict=True)
-            out += [torch.empty_like(t).copy_(piece) for t, piece in pieces]
+            totals = [torch.empty_like(t) for t in held]
+            torch._foreach_copy_(totals, _pieces(flat, held))
+            out += totals
         return out
 
     def _sparse(self, tensor: Tensor) -> Tensor:

@@ -11,12 +11,21 @@ from torch import Tensor
 
 from .._tensors import Tensors, dense, grad_mode, norm
 
-__all__ = ["backward_passes", "common_length", "derivatives", "scaled", "uncounted"]
+__all__ = [
+    "backward_passes",
+    "common_length",
+    "derivatives",
+    "is_differentiated_by",
+    "scaled",
+    "uncounted",
+]
 
 _count = 0
 _uncounted = False
 _scale: float | None = None
 _common: Callable[[Tensor], Tensor] | None = None
+#: By what the pass differentiates that is under way: their ids.
+_by: frozenset[int] = frozenset()
 #: Powers of two by which cotangents are brought to the scale, at the most: float32 holds them.
 _RANGE = 64
 
@@ -65,6 +74,18 @@ def common_length(common: Callable[[Tensor], Tensor] | None) -> Iterator[None]:
         _common = before
 
 
+def is_differentiated_by(tensor: Tensor) -> bool:
+    """Whether the pass that is under way is known to be by this tensor.
+
+    Args:
+        tensor: of which a function of autograd asks, in its backward.
+
+    Returns:
+        True if it is; False tells nothing.
+    """
+    return id(tensor) in _by
+
+
 @contextmanager
 def uncounted(uncounted: bool = True) -> Iterator[None]:
     """What goes back through graphs in a block counts no pass: it is a part of one that does.
@@ -103,7 +124,7 @@ def derivatives(
     Returns:
         Tensors by key; inputs that nothing depends on are absent.
     """
-    global _count
+    global _count, _by
     if not outputs or not inputs:
         return {}
     _count += not _uncounted
@@ -113,13 +134,17 @@ def derivatives(
     keep = create_graph if retain_graph is None else retain_graph
     by = tuple(inputs.values())
     run = _engine()
-    if run is None:
-        found = torch.autograd.grad(
-            outputs, by, cotangents, retain_graph=keep, create_graph=create_graph, allow_unused=True
-        )
-    else:
-        along = [torch.ones_like(t) for t in outputs] if cotangents is None else cotangents
-        found = run(tuple(outputs), tuple(along), keep, create_graph, by, True, False)
+    around, _by = _by, frozenset(map(id, by))
+    try:
+        if run is None:
+            found = torch.autograd.grad(
+                outputs, by, cotangents, keep, create_graph, allow_unused=True
+            )
+        else:
+            along = [torch.ones_like(t) for t in outputs] if cotangents is None else cotangents
+            found = run(tuple(outputs), tuple(along), keep, create_graph, by, True, False)
+    finally:
+        _by = around
     out = {k: g for k, g in zip(inputs, found, strict=True) if g is not None}
     if size is not None:
         with grad_mode(create_graph or None):

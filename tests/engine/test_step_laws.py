@@ -68,6 +68,43 @@ def test_a_step_is_freed_without_the_garbage_collector(product, schedule):
         gc.enable()
 
 
+@pytest.mark.parametrize("given", [(50, 4, 4), (0, 4, 4)], ids=["often", "never"])
+def test_the_garbage_collector_does_not_come_in_a_step(given):
+    p = nn.Parameter(torch.ones(2, dtype=F64))
+    W = mlopt.Variable(p, "w")
+    seen, made = [], []
+
+    @mlopt.problem(over=W, optimizer=sgd(W))
+    def fit(w):
+        made[:] = [[] for _ in range(200)]  # four times as many as call it elsewhere
+        if len(seen) == 2:
+            raise ValueError("fit has failed")
+        return w.square().sum()
+
+    def come(phase: str, info: Any) -> None:
+        seen[-1] += phase == "start"
+
+    engine = mlopt.Engine([fit])
+    engine.step()
+    before = gc.get_threshold()
+    gc.callbacks.append(come)
+    try:
+        for _ in range(2):
+            seen.append(0)
+            gc.set_threshold(*given)
+            if len(seen) == 1:
+                engine.step()
+            else:
+                with pytest.raises(ValueError, match="fit has failed"):
+                    engine.step()
+            assert gc.get_threshold() == given
+            gc.set_threshold(0)
+    finally:
+        gc.callbacks.remove(come)
+        gc.set_threshold(*before)
+    assert max(seen) <= 1  # when it is over
+
+
 class Drawing(torch.optim.SGD):
     """Draws noise, as Langevin dynamics does, and notes it and the grad mode."""
 
