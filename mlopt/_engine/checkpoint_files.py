@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any
 from .._errors import CapabilityWarning, SettingsError
 from .._evaluation.sharded import Sharded
 from .._files import Damaged, Lock, is_part, read_archive, said, write_archive
-from .shard_files import drop_shards, read_shards, write_shards
+from .shard_files import drop_lone_shards, drop_shards, read_shards, write_shards
 
 __all__ = [
     "checkpoints", "keep_lock", "newest", "remove_old", "remove_others", "remove_rests",
@@ -74,6 +73,7 @@ def write_checkpoint(
     content = write_shards(path, dict(content), sharded)
     if sharded.ranks.rank == 0:
         write_archive(path, KIND, FORMAT, content)
+        drop_shards(path, but=content["shards"]["folder"])
     sharded.ranks.collect(None)  # the file is there for all
     return path
 
@@ -109,8 +109,7 @@ def remove_rests(folder: Path) -> None:
     with said(folder, "read"):
         for part in filter(is_part, folder.iterdir()):
             part.unlink(missing_ok=True)
-        for shards in folder.glob(".step_*.shards.part"):
-            shutil.rmtree(shards, ignore_errors=True)
+        drop_lone_shards(folder)
 
 
 def keep_lock(lock: Lock, folder: Path, by: str) -> None:

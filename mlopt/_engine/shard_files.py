@@ -1,33 +1,34 @@
 """The shards of a checkpoint: a folder of `torch.distributed.checkpoint`, beside its file.
 
 Every rank writes its own rows, into a folder that takes its name when all have; then the file is
-written that names them, with all else. They are read with any number of ranks: each gets the rows
-that it is to have, and a process by itself whole tensors.
+written that names them, with all else. A step that is saved once more gets another folder, and the
+first one goes when the file names the other: whenever a run is killed, the file that stands has its
+shards. They are read with any number of ranks: each gets the rows that it is to have, and a process
+by itself whole tensors.
 """
 
 from __future__ import annotations
 
 import hashlib
+import re
 import shutil
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
 from .._errors import SettingsError, exhausted
 from .._evaluation.sharded import Sharded
 from .._files import Damaged
+from ..distributed.ranks import Ranks
 
-__all__ = ["drop_shards", "folder_of", "read_shards", "shards_in", "write_shards"]
+__all__ = ["drop_lone_shards", "drop_shards", "read_shards", "shards_in", "write_shards"]
 
 _MARK = "mlopt.shard"
-
-
-def folder_of(path: Path) -> Path:
-    """Where the shards of a checkpoint are."""
-    return path.with_suffix(".shards")
+_FOLDER = re.compile(r"(step_\d{10,})(\.\d+)?\.shards")
+_T = TypeVar("_T")
 
 
 def write_shards(path: Path, content: dict[str, Any], sharded: Sharded) -> dict[str, Any]:
@@ -55,31 +56,59 @@ def write_shards(path: Path, content: dict[str, Any], sharded: Sharded) -> dict[
         return {_MARK: key, "shape": [*held.shape], "dtype": str(held.dtype)}
 
     words = _changed(content, word)
-    folder = folder_of(path)
-    half = folder.with_name(f".{folder.name}.part")
-    error = ""
-    try:
-        if ranks.rank == 0:
-            for old in (half, folder):
-                shutil.rmtree(old, ignore_errors=True)
-            path.parent.mkdir(parents=True, exist_ok=True)
-        ranks.collect(None)  # nobody writes before
+    name = _by_all(ranks, path, lambda: _begun(path) if ranks.rank == 0 else "")
+    folder, half = path.with_name(name), path.with_name(f".{name}.part")
+
+    def write() -> dict[str, str]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             files.save(found, checkpoint_id=half, process_group=ranks.control)
-        if ranks.rank == 0:
-            half.rename(folder)
+        if ranks.rank:
+            return {}
+        half.rename(folder)
+        return _sums(folder)
+
+    return {**words, "shards": {"folder": name, **_by_all(ranks, path, write)}}
+
+
+def _by_all(ranks: Ranks, path: Path, work: Callable[[], _T]) -> _T:
+    """Do something on all ranks, none of which goes on where one has failed.
+
+    Args:
+        ranks: that call this at once.
+        path: of the checkpoint.
+        work: does it.
+
+    Returns:
+        What the first rank has got.
+
+    Raises:
+        SettingsError: a rank has failed.
+    """
+    got, error = None, ""
+    try:
+        got = work()
     except Exception as failed:
         if exhausted(failed):
             raise
         error = f"{type(failed).__name__}: {str(failed).splitlines()[0] if str(failed) else ''}"
-    told = [e for e in ranks.collect(error) if e]
-    if told:
+    each = ranks.collect((got, error))
+    if told := next((error for _, error in each if error), ""):
         raise SettingsError(
-            f"{folder}: the shards of a checkpoint cannot be written ({told[0]}). Earlier ones are "
-            "as they were. Give a folder that all ranks can write to."
+            f"{path}: the shards of a checkpoint cannot be written ({told}). Earlier ones are as "
+            "they were. Give a folder that all ranks can write to."
         )
-    return {**words, "shards": _sums(folder)}
+    return each[0][0]
+
+
+def _begun(path: Path) -> str:
+    """The name of a folder that is not there yet, for shards of a checkpoint."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    taken = {p.name for p in _folders(path)}
+    names = (f"{path.stem}{end}.shards" for end in ("", *(f".{n + 2}" for n in range(len(taken)))))
+    name = next(name for name in names if name not in taken)
+    shutil.rmtree(path.with_name(f".{name}.part"), ignore_errors=True)
+    return name
 
 
 def shards_in(content: dict[str, Any]) -> bool:
@@ -104,8 +133,9 @@ def read_shards(path: Path, content: dict[str, Any], sharded: Sharded | None) ->
     """
     if not shards_in(content):
         return content
-    folder = folder_of(path)
-    if _sums(folder) != content["shards"]:
+    sums = {**content["shards"]}
+    folder = path.with_name(sums.pop("folder"))
+    if _sums(folder) != sums:
         raise Damaged(f"{folder}: is not as it was written.")
     import torch.distributed.checkpoint as files
 
@@ -134,9 +164,32 @@ def read_shards(path: Path, content: dict[str, Any], sharded: Sharded | None) ->
     return rest
 
 
-def drop_shards(path: Path) -> None:
-    """Remove the shards of a checkpoint, whose file is gone."""
-    shutil.rmtree(folder_of(path), ignore_errors=True)
+def drop_shards(path: Path, but: str = "") -> None:
+    """Remove the shards of a checkpoint whose file is gone, or names others.
+
+    Args:
+        path: of its file.
+        but: the name of the folder that it names.
+    """
+    for folder in _folders(path):
+        if folder.name != but:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def drop_lone_shards(folder: Path) -> None:
+    """Remove what killed writers have left of shards in a folder, whose lock is held."""
+    for half in folder.glob(".step_*.shards.part"):
+        shutil.rmtree(half, ignore_errors=True)
+    for shards in folder.glob("step_*.shards"):
+        match = _FOLDER.fullmatch(shards.name)
+        if match and not (folder / f"{match[1]}.ckpt").exists():
+            shutil.rmtree(shards, ignore_errors=True)
+
+
+def _folders(path: Path) -> list[Path]:
+    """The folders with shards of a checkpoint: one, or more while it is written once more."""
+    found = ((_FOLDER.fullmatch(p.name), p) for p in path.parent.glob(f"{path.stem}*.shards"))
+    return [p for match, p in found if match and match[1] == path.stem]
 
 
 def _sums(folder: Path) -> dict[str, str]:

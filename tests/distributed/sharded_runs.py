@@ -5,16 +5,20 @@ from __future__ import annotations
 import warnings
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
 import torch.distributed as dist
 from compare import exact
+from distributed.agreements import said
 from distributed.here import Engine
-from distributed.laws import slice_of
+from distributed.laws import same_bits, slice_of
 from distributed.rank_graphs import LAYERS, METHODS, nested
 from distributed.sharded_laws import sharding, whole
 
 import mlopt
+from mlopt._engine import shard_files
+from mlopt._engine.resuming import run_state
 
 
 def engine_of(sharded: bool, optimizer: str = "Adam", own: Any = slice_of) -> mlopt.Engine:
@@ -86,3 +90,34 @@ def taken_over(sharded: bool) -> None:
     quietly(first, 1)
     quietly(other, 1)
     exact(state(other), state(first), 1e-12, what="taken over")
+
+
+def unwritable(folder: str) -> str:
+    """What is said where the first rank finds no place for shards."""
+    engine = engine_of(True)
+    quietly(engine, 1)
+    saver = mlopt.Checkpoint(Path(folder))
+    with patch.object(shard_files, "_begun", side_effect=OSError("no room")):
+        return said(lambda: saver.save(engine))
+
+
+def saved_again(folder: str) -> list[str]:
+    """A step is saved once more, of which runs are killed before the file is written.
+
+    Returns:
+        The folders that are there after each time, of which the last is not killed.
+    """
+    engine, found = engine_of(True), list[str]()
+    saver = mlopt.Checkpoint(Path(folder), keep=1)
+    quietly(engine, 2, callbacks=[saver])
+    path = Path(folder) / "step_0000000002.ckpt"
+    for _ in range(2):
+        shard_files.write_shards(path, run_state(engine, engine._course), engine._sharded)
+        other = engine_of(True)
+        quietly(other, 2, resume=folder)
+        same_bits(state(other), state(engine), "killed")
+        found.append(" ".join(sorted(p.name for p in path.parent.glob("*.shards"))))
+    saver.save(engine)
+    found.append(" ".join(sorted(p.name for p in path.parent.glob("*.shards"))))
+    quietly(engine_of(True), 2, resume=folder)
+    return found

@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 from distributed import sharded_runs
 
+from mlopt._engine.checkpoint_files import remove_rests
+
 pytestmark = pytest.mark.usefixtures("shards")
 
 
@@ -44,3 +46,23 @@ def test_a_checkpoint_without_its_shards_is_damaged(two, tmp_path):
     with pytest.warns(UserWarning, match="is not as it was written"):
         engine.run(steps=1, progress=False, resume=folder)
     assert engine.steps == 1
+
+
+def test_shards_that_one_rank_cannot_write_end_the_run_on_all(two, tmp_path):
+    for error in two("distributed.sharded_runs:unwritable", str(tmp_path / "run")):
+        assert "cannot be written (OSError: no room)" in error
+
+
+def test_a_step_that_is_saved_again_keeps_its_shards_until_the_file_names_others(two, tmp_path):
+    first, *others = (f"step_0000000002{end}.shards" for end in ("", ".2", ".3", ".4"))
+    found = two("distributed.sharded_runs:saved_again", str(tmp_path / "run"))[0]
+    assert [sorted(names.split()) for names in found] == [
+        sorted([first, *others[:1]]), sorted([first, *others[:2]]), others[2:]
+    ]  # fmt: skip
+
+
+def test_shards_that_no_file_names_are_removed_when_a_run_begins(tmp_path):
+    for name in ("step_0000000004.shards", ".step_0000000004.2.shards.part", "mine.shards"):
+        (tmp_path / name).mkdir()
+    remove_rests(tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == ["mine.shards"]
