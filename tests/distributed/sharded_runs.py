@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -10,18 +12,22 @@ from unittest.mock import patch
 import torch
 import torch.distributed as dist
 from compare import exact
+from distributed import sharded_laws
 from distributed.agreements import said
-from distributed.here import Engine
+from distributed.here import Engine, here
 from distributed.laws import same_bits, slice_of
 from distributed.rank_graphs import LAYERS, METHODS, nested
 from distributed.sharded_laws import sharding, whole
+from torch.distributed.device_mesh import DeviceMesh
 
 import mlopt
 from mlopt._engine import shard_files
 from mlopt._engine.resuming import run_state
 
 
-def engine_of(sharded: bool, optimizer: str = "Adam", own: Any = slice_of) -> mlopt.Engine:
+def engine_of(
+    sharded: bool, optimizer: str = "Adam", own: Any = slice_of, ranks: Any = None
+) -> mlopt.Engine:
     """A graph of three levels; its middle and lower ones sharded, or on this process alone."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", mlopt.CapabilityWarning)
@@ -33,7 +39,7 @@ def engine_of(sharded: bool, optimizer: str = "Adam", own: Any = slice_of) -> ml
         for node in nodes[:2]:
             held = [p for group in node.optimizer.param_groups for p in group["params"]]
             node.optimizer = getattr(torch.optim, optimizer)(held, lr=0.05)
-        return Engine(nodes)
+        return Engine(nodes, ranks=ranks)
 
 
 def state(engine: mlopt.Engine) -> dict[str, Any]:
@@ -121,3 +127,25 @@ def saved_again(folder: str) -> list[str]:
     found.append(" ".join(sorted(p.name for p in path.parent.glob("*.shards"))))
     quietly(engine_of(True), 2, resume=folder)
     return found
+
+
+def ended(folder: str) -> str:
+    """What is said where a callback of one rank fails when the state is whole, and not saved."""
+
+    class Fails(mlopt.Callback):
+        def on_between(self, engine: mlopt.Engine) -> None:
+            if engine.steps == 2 and dist.get_rank() == 0:
+                raise ValueError("the callback has failed")
+
+    callbacks = [mlopt.Checkpoint(Path(folder)), Fails()]
+    with a_group_of_its_own() as group:
+        return said(lambda: quietly(engine_of(True, ranks=group), 4, callbacks=callbacks))
+
+
+@contextmanager
+def a_group_of_its_own() -> Iterator[Any]:
+    """A block in which modules are sharded over a group that later tests do not need."""
+    group: Any = dist.new_group()
+    mesh = DeviceMesh.from_group(group, here().type)
+    with patch.object(sharded_laws, "mesh", lambda: mesh):
+        yield group

@@ -53,6 +53,12 @@ def test_shards_that_one_rank_cannot_write_end_the_run_on_all(two, tmp_path):
         assert "cannot be written (OSError: no room)" in error
 
 
+def test_a_rank_that_fails_does_not_save_by_itself(two, tmp_path):
+    first, other = two("distributed.sharded_runs:ended", str(tmp_path / "run"))
+    assert first == "ValueError: the callback has failed"
+    assert other == f"RankError: rank 0 of 2 has failed: {first}"
+
+
 def test_a_step_that_is_saved_again_keeps_its_shards_until_the_file_names_others(two, tmp_path):
     first, *others = (f"step_0000000002{end}.shards" for end in ("", ".2", ".3", ".4"))
     found = two("distributed.sharded_runs:saved_again", str(tmp_path / "run"))[0]
