@@ -24,7 +24,7 @@ from .._evaluation.sharded import Sharded
 from .._files import Damaged
 from ..distributed.ranks import Ranks
 
-__all__ = ["drop_lone_shards", "drop_shards", "read_shards", "shards_in", "write_shards"]
+__all__ = ["check_shards", "drop_lone_shards", "drop_shards", "read_shards", "write_shards"]
 
 _MARK = "mlopt.shard"
 _FOLDER = re.compile(r"(step_\d{10,})(\.\d+)?\.shards")
@@ -111,9 +111,22 @@ def _begun(path: Path) -> str:
     return name
 
 
-def shards_in(content: dict[str, Any]) -> bool:
-    """Whether a checkpoint has shards beside it."""
-    return "shards" in content
+def check_shards(path: Path, content: dict[str, Any]) -> None:
+    """Look whether the shards of a checkpoint are as they were written, if it has some.
+
+    Args:
+        path: of its file.
+        content: of that.
+
+    Raises:
+        Damaged: they are missing, or are others.
+    """
+    if "shards" not in content:
+        return
+    sums = {**content["shards"]}
+    folder = path.with_name(sums.pop("folder"))
+    if _sums(folder) != sums:
+        raise Damaged(f"{folder}: is not as it was written.")
 
 
 def read_shards(path: Path, content: dict[str, Any], sharded: Sharded | None) -> dict[str, Any]:
@@ -121,7 +134,7 @@ def read_shards(path: Path, content: dict[str, Any], sharded: Sharded | None) ->
 
     Args:
         path: of its file.
-        content: of that.
+        content: of that, whose shards have been looked at.
         sharded: variables of the engine that goes on, all ranks of which ask at once; None where
             it has none, and takes whole tensors.
 
@@ -129,14 +142,11 @@ def read_shards(path: Path, content: dict[str, Any], sharded: Sharded | None) ->
         The content.
 
     Raises:
-        Damaged: shards are missing, or are others than were written.
+        Damaged: they cannot be read, on any rank.
     """
-    if not shards_in(content):
+    if "shards" not in content:
         return content
-    sums = {**content["shards"]}
-    folder = path.with_name(sums.pop("folder"))
-    if _sums(folder) != sums:
-        raise Damaged(f"{folder}: is not as it was written.")
+    folder = path.with_name(content["shards"]["folder"])
     import torch.distributed.checkpoint as files
 
     found: dict[str, Any] = {}

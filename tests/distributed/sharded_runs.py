@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,7 +22,7 @@ from distributed.sharded_laws import sharding, whole
 from torch.distributed.device_mesh import DeviceMesh
 
 import mlopt
-from mlopt._engine import shard_files
+from mlopt._engine import checkpoint_files, shard_files
 from mlopt._engine.resuming import run_state
 
 
@@ -140,6 +141,38 @@ def ended(folder: str) -> str:
     callbacks = [mlopt.Checkpoint(Path(folder)), Fails()]
     with a_group_of_its_own() as group:
         return said(lambda: quietly(engine_of(True, ranks=group), 4, callbacks=callbacks))
+
+
+def seen_by_one(folder: str, what: str) -> tuple[Any, ...]:
+    """A run goes on from a folder of which the second rank sees something else.
+
+    Returns:
+        What is said, and after which step it has gone on.
+    """
+    if dist.get_rank() == 0:
+        given: Any = contextlib.nullcontext()
+    elif what == "no file":
+        given = patch.object(checkpoint_files, "checkpoints", return_value=[])
+    else:
+        sums = shard_files._sums
+
+        def others(at: Path) -> dict[str, str]:
+            return {} if at.name == "step_0000000002.shards" else sums(at)
+
+        given = patch.object(shard_files, "_sums", others)
+    began: list[int] = []
+
+    class Begins(mlopt.Callback):
+        def on_start(self, engine: mlopt.Engine) -> None:
+            began.append(engine.steps)
+
+    with a_group_of_its_own() as group, given, warnings.catch_warnings():
+        warnings.simplefilter("ignore", mlopt.CapabilityWarning)
+        engine = engine_of(True, ranks=group)
+        error = said(
+            lambda: engine.run(steps=2, progress=False, resume=folder, callbacks=[Begins()])
+        )
+    return error, *began
 
 
 @contextmanager

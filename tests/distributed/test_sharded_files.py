@@ -72,3 +72,12 @@ def test_shards_that_no_file_names_are_removed_when_a_run_begins(tmp_path):
         (tmp_path / name).mkdir()
     remove_rests(tmp_path)
     assert [p.name for p in tmp_path.iterdir()] == ["mine.shards"]
+
+
+def test_what_one_rank_cannot_read_no_rank_goes_on_from(two, tmp_path):
+    folder = str(tmp_path / "run")
+    two("distributed.sharded_runs:saved", folder)
+    assert two("distributed.sharded_runs:seen_by_one", folder, "no shards") == [("", 1)] * 2
+    for (error,) in two("distributed.sharded_runs:seen_by_one", folder, "no file"):
+        assert "rank 0 sees other checkpoints in it (step_0000000002.ckpt, step" in error
+        assert "than rank 1 (none)" in error
