@@ -195,7 +195,8 @@ def _check_parameter(where: str, p: Any, ranks: Ranks) -> None:
 def _check_policies(name: str, root: Any) -> None:
     state = root._get_fsdp_state()
     policy = getattr(state, "_mp_policy", None)
-    if any(getattr(policy, k, None) is not None for k in ("param_dtype", "reduce_dtype")):
+    given = ("param_dtype", "reduce_dtype", "output_dtype")
+    if any(getattr(policy, k, None) is not None for k in given):
         raise GraphError(
             f"{name}: fully_shard(mp_policy=) is past what an engine sees, which gathers the "
             "parameters by itself. Leave it out, and give Engine(precision='bf16')."

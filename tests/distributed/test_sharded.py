@@ -118,6 +118,7 @@ REFUSED = {
     "tensor": "no sharded variable",
     "no ranks": "this engine has none",
     "policy": "mp_policy=",
+    "output": "mp_policy=",
     "offload": "offload_policy=",
     "tied": "is tied to w.0.weight",
     "optimizer": "a Adafactor, is not known to step each number",
