@@ -145,6 +145,7 @@ def test_a_run_goes_on_elsewhere(two, tmp_path):
 
 def test_batch_norm_over_all_ranks(three):
     assert three(HERE + "batch_norm_at_home", {"w": 1}) == ["", "", ""]
+    assert three(HERE + "batch_norm_at_home", {"w": (0, 1, 2)}, LAW) == ["", "", ""]
     for text in three(HERE + "batch_norm_at_home", {"w": (0, 1)}):
         assert "fit: its BatchNorm takes the samples of all ranks" in text or "RankError" in text
 
