@@ -79,6 +79,10 @@ def test_a_step_that_fails_leaves_shards_as_they_were(two):
     two("distributed.sharded_cases:overflow")
 
 
+def test_an_interrupt_leaves_shards_in_their_places(two):
+    two("distributed.sharded_cases:interrupted")
+
+
 def test_what_is_computed_again_reads_the_same(two):
     two("distributed.sharded_cases:recomputed")
 
