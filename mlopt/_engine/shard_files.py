@@ -13,7 +13,8 @@ import hashlib
 import re
 import shutil
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -60,8 +61,7 @@ def write_shards(path: Path, content: dict[str, Any], sharded: Sharded) -> dict[
     folder, half = path.with_name(name), path.with_name(f".{name}.part")
 
     def write() -> dict[str, str]:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with _plainly():
             files.save(found, checkpoint_id=half, process_group=ranks.control)
         if ranks.rank:
             return {}
@@ -69,6 +69,23 @@ def write_shards(path: Path, content: dict[str, Any], sharded: Sharded) -> dict[
         return _sums(folder)
 
     return {**words, "shards": {"folder": name, **_by_all(ranks, path, write)}}
+
+
+@contextmanager
+def _plainly() -> Iterator[None]:
+    """A block of torch.distributed.checkpoint: no warnings, and what has failed on a rank as it is.
+
+    It raises that on all ranks within another error, which is no Exception.
+    """
+    import torch.distributed.checkpoint as files
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    except files.CheckpointException as error:
+        failures = [failed for failed, _ in error.failures.values()]
+        raise (failures or [error])[0] from None
 
 
 def _by_all(ranks: Ranks, path: Path, work: Callable[[], _T]) -> _T:
@@ -161,8 +178,7 @@ def read_shards(path: Path, content: dict[str, Any], sharded: Sharded | None) ->
 
     rest = _changed({k: v for k, v in content.items() if k != "shards"}, tensor)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with _plainly():
             if sharded is None:
                 files.load(found, checkpoint_id=folder, no_dist=True)
             else:

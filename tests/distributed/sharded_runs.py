@@ -99,12 +99,22 @@ def taken_over(sharded: bool) -> None:
     exact(state(other), state(first), 1e-12, what="taken over")
 
 
-def unwritable(folder: str) -> str:
-    """What is said where the first rank finds no place for shards."""
+def unwritable(folder: str, what: str) -> str:
+    """What is said where the first rank, or torch, finds no place for shards."""
     engine = engine_of(True)
     quietly(engine, 1)
     saver = mlopt.Checkpoint(Path(folder))
-    with patch.object(shard_files, "_begun", side_effect=OSError("no room")):
+    if what == "first":
+        with patch.object(shard_files, "_begun", side_effect=OSError("no room")):
+            return said(lambda: saver.save(engine))
+    begun = shard_files._begun
+
+    def no_folder(path: Path) -> str:
+        name = begun(path)
+        path.with_name(f".{name}.part").write_text("no folder")
+        return name
+
+    with patch.object(shard_files, "_begun", no_folder):
         return said(lambda: saver.save(engine))
 
 
@@ -144,12 +154,12 @@ def ended(folder: str) -> str:
 
 
 def seen_by_one(folder: str, what: str) -> tuple[Any, ...]:
-    """A run goes on from a folder of which the second rank sees something else.
+    """A run goes on from a folder of which the second rank may see something else.
 
     Returns:
         What is said, and after which step it has gone on.
     """
-    if dist.get_rank() == 0:
+    if dist.get_rank() == 0 or what == "as it is":
         given: Any = contextlib.nullcontext()
     elif what == "no file":
         given = patch.object(checkpoint_files, "checkpoints", return_value=[])

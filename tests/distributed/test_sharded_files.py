@@ -48,9 +48,25 @@ def test_a_checkpoint_without_its_shards_is_damaged(two, tmp_path):
     assert engine.steps == 1
 
 
-def test_shards_that_one_rank_cannot_write_end_the_run_on_all(two, tmp_path):
-    for error in two("distributed.sharded_runs:unwritable", str(tmp_path / "run")):
-        assert "cannot be written (OSError: no room)" in error
+@pytest.mark.parametrize(
+    ("what", "why"), [("first", "OSError: no room"), ("torch", "FileExistsError: ")]
+)
+def test_shards_that_cannot_be_written_are_so_on_all_ranks(what, why, two, tmp_path):
+    for error in two("distributed.sharded_runs:unwritable", str(tmp_path / "run"), what):
+        assert error.startswith("SettingsError: ")
+        assert f"cannot be written ({why}" in error
+
+
+def test_a_run_goes_on_from_the_shards_before_those_that_cannot_be_read(two, tmp_path):
+    folder = tmp_path / "run"
+    two("distributed.sharded_runs:saved", str(folder))
+    for file in (folder / "step_0000000002.shards").glob("*.distcp"):
+        file.write_bytes(bytes(file.stat().st_size))  # as many as before
+    engine = sharded_runs.engine_of(False, own=lambda batch: batch)
+    with pytest.warns(UserWarning, match="cannot be read"):
+        engine.run(steps=1, progress=False, resume=folder)
+    assert engine.steps == 1
+    assert two("distributed.sharded_runs:seen_by_one", str(folder), "as it is") == [("", 1)] * 2
 
 
 def test_a_rank_that_fails_does_not_save_by_itself(two, tmp_path):
