@@ -27,7 +27,9 @@ from torch.utils.checkpoint import checkpoint
 import mlopt
 from mlopt._evaluation.shardable import fsdp_modules
 from mlopt._evaluation.sharded import _Part
+from mlopt.distributed.ranks import Ranks
 from mlopt.distributed.shards import Shard
+from mlopt.distributed.spread import SpreadKeys
 
 
 def plain(seed: int = 1) -> nn.Module:
@@ -147,6 +149,13 @@ def interrupted() -> None:
     assert all(hasattr(p, "full_tensor") for v in engine.graph.variables for p in v.parameters())
     assert len(left) > 2
     engine.step()
+
+
+def decision() -> int:
+    """What ranks decide on the host goes by a group of gloo: NCCL takes no such tensors."""
+    ranks = Ranks(dist.group.WORLD)
+    with patch.object(ranks, "line_up", side_effect=AssertionError("by the group of devices")):
+        return SpreadKeys({}, ranks).first(5 + dist.get_rank())
 
 
 class Block(nn.Module):

@@ -83,6 +83,10 @@ def test_an_interrupt_leaves_shards_in_their_places(two):
     two("distributed.sharded_cases:interrupted")
 
 
+def test_ranks_decide_on_the_host(two):
+    assert two("distributed.sharded_cases:decision") == [5, 5]
+
+
 def test_what_is_computed_again_reads_the_same(two):
     two("distributed.sharded_cases:recomputed")
 
