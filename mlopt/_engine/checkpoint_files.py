@@ -206,14 +206,15 @@ def _read(path: Path, sharded: Sharded | None) -> dict[str, Any] | None:
         Damaged: it is not as it was written.
     """
     content, damage = None, ""
+    ranks = None if sharded is None else sharded.ranks
     try:
         content = read_archive(path, KIND, FORMAT)
-        check_shards(path, content or {})
+        check_shards(path, content or {}, ranks)
     except Damaged as error:
         damage = str(error)
     gone = content is None
-    if sharded is not None:
-        each = sharded.ranks.collect((gone, damage))
+    if ranks is not None:
+        each = ranks.collect((gone, damage))
         gone = any(gone for gone, _ in each)
         damage = next((damage for _, damage in each if damage), "")
     if damage:

@@ -29,6 +29,7 @@ __all__ = ["check_shards", "drop_lone_shards", "drop_shards", "read_shards", "wr
 
 _MARK = "mlopt.shard"
 _FOLDER = re.compile(r"(step_\d{10,})(\.\d+)?\.shards")
+_OF_RANK = re.compile(r"__(\d+)_")
 _T = TypeVar("_T")
 
 
@@ -57,18 +58,18 @@ def write_shards(path: Path, content: dict[str, Any], sharded: Sharded) -> dict[
         return {_MARK: key, "shape": [*held.shape], "dtype": str(held.dtype)}
 
     words = _changed(content, word)
-    name = _by_all(ranks, path, lambda: _begun(path) if ranks.rank == 0 else "")
+    first = ranks.rank == 0
+    name = _by_all(ranks, path, lambda: _begun(path) if first else "")[0]
     folder, half = path.with_name(name), path.with_name(f".{name}.part")
 
     def write() -> dict[str, str]:
         with _plainly():
             files.save(found, checkpoint_id=half, process_group=ranks.control)
-        if ranks.rank:
-            return {}
-        half.rename(folder)
-        return _sums(folder)
+        return {p.name: _sum(p) for p in half.iterdir() if _writer(p) == ranks.rank}
 
-    return {**words, "shards": {"folder": name, **_by_all(ranks, path, write)}}
+    sums = {k: v for own in _by_all(ranks, path, write) for k, v in own.items()}
+    _by_all(ranks, path, lambda: half.rename(folder) if first else None)
+    return {**words, "shards": {"folder": name, "sums": sums}}
 
 
 @contextmanager
@@ -88,7 +89,7 @@ def _plainly() -> Iterator[None]:
         raise (failures or [error])[0] from None
 
 
-def _by_all(ranks: Ranks, path: Path, work: Callable[[], _T]) -> _T:
+def _by_all(ranks: Ranks, path: Path, work: Callable[[], _T]) -> list[_T]:
     """Do something on all ranks, none of which goes on where one has failed.
 
     Args:
@@ -97,12 +98,13 @@ def _by_all(ranks: Ranks, path: Path, work: Callable[[], _T]) -> _T:
         work: does it.
 
     Returns:
-        What the first rank has got.
+        What each rank has got.
 
     Raises:
         SettingsError: a rank has failed.
     """
-    got, error = None, ""
+    got: Any = None
+    error = ""
     try:
         got = work()
     except Exception as failed:
@@ -115,7 +117,7 @@ def _by_all(ranks: Ranks, path: Path, work: Callable[[], _T]) -> _T:
             f"{path}: the shards of a checkpoint cannot be written ({told}). Earlier ones are as "
             "they were. Give a folder that all ranks can write to."
         )
-    return each[0][0]
+    return [got for got, _ in each]
 
 
 def _begun(path: Path) -> str:
@@ -128,22 +130,28 @@ def _begun(path: Path) -> str:
     return name
 
 
-def check_shards(path: Path, content: dict[str, Any]) -> None:
+def check_shards(path: Path, content: dict[str, Any], ranks: Ranks | None = None) -> None:
     """Look whether the shards of a checkpoint are as they were written, if it has some.
 
     Args:
         path: of its file.
         content: of that.
+        ranks: of which each looks at some files; None where this process looks at all.
 
     Raises:
-        Damaged: they are missing, or are others.
+        Damaged: one is missing, or is another.
     """
     if "shards" not in content:
         return
-    sums = {**content["shards"]}
-    folder = path.with_name(sums.pop("folder"))
-    if _sums(folder) != sums:
-        raise Damaged(f"{folder}: is not as it was written.")
+    folder, sums = path.with_name(content["shards"]["folder"]), content["shards"]["sums"]
+    rank, size = (0, 1) if ranks is None else (ranks.rank, ranks.size)
+    for name in sorted(sums)[rank::size]:
+        try:
+            same = _sum(folder / name) == sums[name]
+        except OSError:
+            same = False
+        if not same:
+            raise Damaged(f"{folder}: is not as it was written.")
 
 
 def read_shards(path: Path, content: dict[str, Any], sharded: Sharded | None) -> dict[str, Any]:
@@ -218,14 +226,19 @@ def _folders(path: Path) -> list[Path]:
     return [p for match, p in found if match and match[1] == path.stem]
 
 
-def _sums(folder: Path) -> dict[str, str]:
-    """The sizes of the files in a folder, and a checksum of what says where everything is."""
-    try:
-        found = {p.name: str(p.stat().st_size) for p in sorted(folder.iterdir())}
-        data = (folder / ".metadata").read_bytes()
-    except OSError:
-        return {}
-    return {**found, "sha256": hashlib.sha256(data).hexdigest()}
+def _writer(file: Path) -> int:
+    """The rank that has written a file of shards, by its name; the first what is for all."""
+    match = _OF_RANK.match(file.name)
+    return int(match[1]) if match else 0
+
+
+def _sum(file: Path) -> str:
+    """The checksum of a file."""
+    found = hashlib.blake2b(digest_size=32)
+    with file.open("rb") as data:
+        while piece := data.read(2**24):
+            found.update(piece)
+    return found.hexdigest()
 
 
 def _changed(held: Any, change: Callable[[str, Any], Any], at: str = "") -> Any:
