@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from ..distributed.shared_sums import Together, together
-from ..distributed.sums import Sums
+from ..distributed.sums import Sums, sparse
 from ..hypergrad.derivatives import common_length, derivatives, uncounted
 from .joint import asked
 
@@ -200,4 +200,4 @@ def _as(kind: int, value: Tensor | None, like: Tensor) -> Tensor | None:
     if kind == DENSE:
         return torch.zeros_like(like)
     nowhere = torch.empty((1, 0), dtype=torch.int64, device=like.device)
-    return torch.sparse_coo_tensor(nowhere, like.new_empty((0, *like.shape[1:])), like.shape)
+    return sparse(nowhere, like.new_empty((0, *like.shape[1:])), like.shape)

@@ -3,9 +3,10 @@
 A thread of gloo lets go of a collective's tensors when it is done with them, for which it takes
 Python's lock: where the interpreter is ending, that aborts the process (pytorch issue 190489).
 Three laws keep threads from it. A group is not held here, so that `destroy_process_group()` joins
-them. At the end of a process they get the lock, should they wait for it. And what a failed run
-leaves under way, for which they may wait as long as the others live, is let go by nobody, nor is
-its group, which would wait for them.
+them (but where an older torch does so without giving them the lock, and both would wait). At the
+end of a process they get the lock, should they wait for it. And what a failed run leaves under way,
+for which they may wait as long as the others live, is let go by nobody, nor is its group, which
+would wait for them.
 """
 
 from __future__ import annotations
@@ -28,6 +29,8 @@ __all__ = ["control_of", "has_gloo", "is_there", "leave_for_ever", "lightly", "s
 _LAST_MOMENT = 0.2
 
 _HOST = torch.device("cpu")
+#: Since pull request 154976 of pytorch, the end of a group leaves Python's lock to its threads.
+_GIVES_WAY = tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 9)
 _controls: weakref.WeakKeyDictionary[Any, Callable[[], Any]] = weakref.WeakKeyDictionary()
 
 
@@ -39,7 +42,7 @@ def is_there() -> bool:
 def lightly(group: Any) -> Callable[[], Any]:
     """What gives a group as long as torch has it, and None afterwards."""
     _give_way_at_the_end()
-    return weakref.ref(group)
+    return weakref.ref(group) if _GIVES_WAY else lambda: group
 
 
 def has_gloo(group: Any, device: torch.device) -> bool:

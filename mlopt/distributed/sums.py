@@ -13,7 +13,7 @@ from .._tensors import continuous, real
 from . import traffic
 from .ranks import Begun, Ranks
 
-__all__ = ["Sums"]
+__all__ = ["Sums", "sparse"]
 
 #: A collective carries so many bytes at the most, so that one is under way while others are made.
 _BUCKET = 32 * 2**20
@@ -217,7 +217,13 @@ class Sums:
         indices, values = held.indices().t().contiguous(), held.values()
         sizes = [int(n) for (n,) in self.ranks.exchange([len(indices)])]
         rows, numbers = self.lined_up(indices, sizes), self.lined_up(values, sizes)
-        return torch.sparse_coo_tensor(rows.t(), numbers, tensor.shape, check_invariants=False)
+        return sparse(rows.t(), numbers, tensor.shape)
+
+
+def sparse(indices: Tensor, values: Tensor, shape: torch.Size) -> Tensor:
+    """A sparse tensor, of indices that are right: torch need not warn that it has not looked."""
+    with torch.sparse.check_sparse_tensor_invariants(False):
+        return torch.sparse_coo_tensor(indices, values, shape)
 
 
 def _alike(tensors: Sequence[Tensor]) -> list[list[int]]:

@@ -27,14 +27,12 @@ def move(variable: mlopt.Variable, device: str) -> None:
 def engine_on(
     nodes: list[Any], devices: tuple[str, str] | None, away: Collection[str], **options: Any
 ) -> mlopt.Engine:
-    """An engine of which the named variables live on the second of two devices."""
+    """An engine of which the named variables live on the second of two devices; or all on one."""
     alone = mlopt.Engine(nodes, ranks=False, **options)
-    if devices is None:
-        return alone
-    places = {v: devices[v.name in away] for v in alone.graph.variables}
+    places = {v: devices[v.name in away] if devices else "cpu" for v in alone.graph.variables}
     for variable, device in places.items():
         move(variable, device)
-    return mlopt.Engine(nodes, places=places, ranks=False, **options)
+    return mlopt.Engine(nodes, places=places, ranks=False, **options) if devices else alone
 
 
 def computed(

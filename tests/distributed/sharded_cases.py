@@ -77,6 +77,15 @@ def optimizers(names: list[str]) -> None:
             assert all(t.dim() == 0 or hasattr(t, "full_tensor") for t in own.values()), name
 
 
+def computes() -> bool:
+    """Whether this torch's own forward of sharded modules runs here."""
+    try:
+        shard(plain())(batches(3, slice_of)[0][0].to(here()))
+    except AttributeError:  # as of torch 2.6 on the CPU, which has no streams there
+        return False
+    return True
+
+
 def outside() -> None:
     """What a user does between steps is as `fully_shard` has it, before and after."""
     module = shard(plain(), reshard_after_forward=False)

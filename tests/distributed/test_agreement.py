@@ -46,6 +46,10 @@ def test_some_of_the_ranks(three):
     assert "a group that this process is not in" in outside
 
 
+@pytest.mark.skipif(
+    tuple(map(int, torch.__version__.split(".")[:2])) < (2, 9),
+    reason="this torch keeps Python's lock while a group ends, whose threads may wait for it",
+)
 def test_a_group_that_is_destroyed_is_there_no_more(two):
     for there, text in two("distributed.endings:destroyed"):
         assert not there, "its threads end with it, and not with the interpreter"

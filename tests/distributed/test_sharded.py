@@ -71,6 +71,8 @@ def test_every_optimizer_that_steps_numbers_steps_rows(two, three):
 
 
 def test_outside_of_steps_all_is_as_fully_shard_has_it(two):
+    if not all(two("distributed.sharded_cases:computes")):
+        pytest.skip("this torch's fully_shard does not compute here outside of an engine")
     two("distributed.sharded_cases:outside")
 
 
