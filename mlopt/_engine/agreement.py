@@ -76,11 +76,18 @@ class Agreement:
         self.ranks.begin()
         try:
             yield
-        except NonFiniteError:
-            raise
         except BaseException as error:
-            self.ranks.tell(error)
+            self.tell(error)
             raise
+
+    def tell(self, error: BaseException) -> None:
+        """Let the other ranks know what ends the work of this one.
+
+        Args:
+            error: what was raised; of what is not finite, all ranks know.
+        """
+        if self.ranks is not None and not isinstance(error, NonFiniteError):
+            self.ranks.tell(error)
 
     def start(self) -> None:
         """Once: the ranks hold the same, of which the values are the first rank's.

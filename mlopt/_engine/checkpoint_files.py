@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import re
-import shutil
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from .._errors import CapabilityWarning, SettingsError
 from .._evaluation.sharded import Sharded
 from .._files import Damaged, Lock, is_part, read_archive, said, write_archive
-from .shard_files import drop_shards, read_shards, write_shards
+from .shard_files import (
+    check_shards,
+    drop_lone_shards,
+    drop_shards,
+    read_shards,
+    write_shards,
+)  # fmt: skip
 
 __all__ = [
     "checkpoints", "keep_lock", "newest", "remove_old", "remove_others", "remove_rests",
@@ -74,6 +79,7 @@ def write_checkpoint(
     content = write_shards(path, dict(content), sharded)
     if sharded.ranks.rank == 0:
         write_archive(path, KIND, FORMAT, content)
+        drop_shards(path, but=content["shards"]["folder"])
     sharded.ranks.collect(None)  # the file is there for all
     return path
 
@@ -109,8 +115,7 @@ def remove_rests(folder: Path) -> None:
     with said(folder, "read"):
         for part in filter(is_part, folder.iterdir()):
             part.unlink(missing_ok=True)
-        for shards in folder.glob(".step_*.shards.part"):
-            shutil.rmtree(shards, ignore_errors=True)
+        drop_lone_shards(folder)
 
 
 def keep_lock(lock: Lock, folder: Path, by: str) -> None:
@@ -146,13 +151,16 @@ def newest(folder: Path, sharded: Sharded | None = None) -> tuple[Path, dict[str
         The file, and its content on the CPU; None if there is none.
 
     Raises:
-        SettingsError: none of them can be read, or the newest is of another version of mlopt.
+        SettingsError: none of them can be read, or the newest is of another version of mlopt; or
+            ranks, which read shards together, do not see the same ones.
     """
     damaged: list[str] = []
-    for _, path in checkpoints(folder):
+    found = checkpoints(folder)
+    if sharded is not None:
+        _check_seen(folder, sharded.ranks.collect([path.name for _, path in found]))
+    for _, path in found:
         try:
-            content = read_archive(path, KIND, FORMAT)
-            content = content and read_shards(path, content, sharded)
+            content = _read(path, sharded)
         except Damaged as error:
             damaged.append(str(error))
             continue
@@ -171,3 +179,44 @@ def newest(folder: Path, sharded: Sharded | None = None) -> tuple[Path, dict[str
             "start anew, or give another folder."
         )
     return None
+
+
+def _check_seen(folder: Path, each: Sequence[Sequence[str]]) -> None:
+    """All ranks are to see the same checkpoints in a folder."""
+    for rank, names in enumerate(each):
+        if names != each[0]:
+            first, other = (", ".join(seen) or "none" for seen in (each[0], names))
+            raise SettingsError(
+                f"{folder}: rank 0 sees other checkpoints in it ({first}) than rank {rank} "
+                f"({other}). Give a folder that all ranks can read."
+            )
+
+
+def _read(path: Path, sharded: Sharded | None) -> dict[str, Any] | None:
+    """Read a checkpoint; where variables are sharded, what one rank cannot read none does.
+
+    Args:
+        path: its file.
+        sharded: variables of the engine that goes on, if some are.
+
+    Returns:
+        Its content; None if it is gone.
+
+    Raises:
+        Damaged: it is not as it was written.
+    """
+    content, damage = None, ""
+    ranks = None if sharded is None else sharded.ranks
+    try:
+        content = read_archive(path, KIND, FORMAT)
+        check_shards(path, content or {}, ranks)
+    except Damaged as error:
+        damage = str(error)
+    gone = content is None
+    if ranks is not None:
+        each = ranks.collect((gone, damage))
+        gone = any(gone for gone, _ in each)
+        damage = next((damage for _, damage in each if damage), "")
+    if damage:
+        raise Damaged(damage)
+    return None if gone or content is None else read_shards(path, content, sharded)

@@ -109,6 +109,7 @@ class Loop:
             ended = self.halt.came is not None or not isinstance(error, Exception)
             self.status = "interrupted" if ended else "failed"
             bar.close()
+            engine._agreement.tell(error)  # at once: on_end saves nothing that takes all ranks
             self._end_after(error)
             raise
         bar.close()

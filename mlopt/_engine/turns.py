@@ -41,7 +41,10 @@ def in_turn(verb: str) -> Callable[[_F], _F]:
                 if self._sharded is None:
                     return method(self, *args, **kwargs)
                 with self._sharded.standing():
-                    return method(self, *args, **kwargs)
+                    try:
+                        return method(self, *args, **kwargs)
+                    finally:
+                        self._interrupts.begin()  # until all shards are back in their places
             finally:  # by assignments alone: an interrupt comes between calls
                 self._doing = ""
                 parametrize._cache_enabled = around

@@ -64,8 +64,9 @@ class AtHome(OnRanks):
         homes: Mapping[Node, Home],
     ) -> None:
         super().__init__(graph, ranks, parts, device)
-        self.homes = homes
-        self._at_home = HomeShares(ranks, parts, self._lined, self.nodes, homes)
+        # Who is said to live on all ranks is evaluated as who is not named.
+        self.homes = {node: home for node, home in homes.items() if len(home) < ranks.size}
+        self._at_home = HomeShares(ranks, parts, self._lined, self.nodes, self.homes)
         self._in_rows, self._lined = self._lined, frozenset()  # no rank has rows of its own
         self._waving = False
         self._open = _of_open_shape(graph, self.nodes)

@@ -15,6 +15,7 @@ from .._graph.graph import Graph
 from .._graph.problem import Problem
 from .._variable import Variable
 from ..distributed.ranks import Ranks
+from ..hypergrad.interface import foreign
 
 __all__ = [
     "check_hooks", "check_optimizer", "check_options", "check_sharded", "fsdp_modules",
@@ -195,7 +196,8 @@ def _check_parameter(where: str, p: Any, ranks: Ranks) -> None:
 def _check_policies(name: str, root: Any) -> None:
     state = root._get_fsdp_state()
     policy = getattr(state, "_mp_policy", None)
-    if any(getattr(policy, k, None) is not None for k in ("param_dtype", "reduce_dtype")):
+    given = ("param_dtype", "reduce_dtype", "output_dtype")
+    if any(getattr(policy, k, None) is not None for k in given):
         raise GraphError(
             f"{name}: fully_shard(mp_policy=) is past what an engine sees, which gathers the "
             "parameters by itself. Leave it out, and give Engine(precision='bf16')."
@@ -227,24 +229,9 @@ def _check_readers(graph: Graph, variable: Variable) -> None:
             f"{owner.name}: its steps start at another variable, and {variable.name} is sharded. "
             "Do not shard it, or let the steps start where it stands."
         )
-    for held in _parts_of(method):
-        if not type(held).__module__.startswith("mlopt."):
-            raise GraphError(
-                f"{owner.name}: {type(held).__name__} is a method, product or solver of your own, "
-                f"which would see the rows of {variable.name} that each rank has for the whole. Do "
-                "not shard it, or take one of the library's."
-            )
-
-
-def _parts_of(method: Any) -> list[Any]:
-    """A method, and what its options are."""
-    held = [method]
-    for each in held:
-        inside = getattr(each, "__dataclass_fields__", {})
-        for name in inside:
-            value = getattr(each, name)
-            if hasattr(value, "__dataclass_fields__") or (
-                type(value).__module__ not in ("builtins", "torch") and callable(value)
-            ):
-                held.append(value)
-    return held
+    if (held := foreign(method)) is not None:
+        raise GraphError(
+            f"{owner.name}: {type(held).__name__} is a method, product or solver of your own, "
+            f"which would see the rows of {variable.name} that each rank has for the whole. Do "
+            "not shard it, or take one of the library's."
+        )

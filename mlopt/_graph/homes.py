@@ -44,17 +44,13 @@ def homes_of(graph: Graph, at: Mapping[Variable, Home]) -> dict[Node, Home]:
             )
         if (home := own.pop()) is not None:
             found[problem] = home
-    waiting = True
-    while waiting:  # a signal may come behind its reader
-        waiting = False
-        for node in graph.nodes:
-            if node in found or isinstance(node, Problem):
-                continue
-            sources = (r.source for r in node.reads)
-            homes = (found.get(s) if isinstance(s, Node) else at.get(s) for s in sources)
-            if (home := next((h for h in homes if h is not None), None)) is not None:
-                found[node] = home
-                waiting = True
+    for node in graph.nodes:  # a signal comes behind those that it reads
+        if isinstance(node, Problem):
+            continue
+        sources = (r.source for r in node.reads)
+        homes = (found.get(s) if isinstance(s, Node) else at.get(s) for s in sources)
+        if (home := next((h for h in homes if h is not None), None)) is not None:
+            found[node] = home
     return found
 
 

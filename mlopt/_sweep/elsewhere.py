@@ -11,6 +11,7 @@ from .._graph.problem import Problem
 from .._graph.signal import Signal
 from .._tensors import Tensors
 from ..distributed.traffic import purpose
+from ..hypergrad.interface import foreign
 from .ascent import Ascent
 from .records import deferred
 
@@ -81,7 +82,7 @@ class Solved:
             NonFiniteError: a solver has met something that is not finite, on whatever rank.
         """
         methods = [self._ascent.graph.methods[n] for n in nodes if isinstance(n, Problem)]
-        if not any(hasattr(getattr(m, "method", m), "solver") for m in methods):
+        if not any(map(_may_solve, methods)):
             return
         own = [*self._ascent.residuals]
         self._ascent.residuals.clear()
@@ -96,3 +97,8 @@ class Solved:
         """Tell of all systems, in the order in which one process solves them."""
         for place, residual, solver in sorted(self._heard, key=lambda heard: -heard[0]):
             self._ascent.solved(self._ascent.graph.nodes[place], residual, solver)  # type: ignore[arg-type]
+
+
+def _may_solve(method: Any) -> bool:
+    """Whether a method may solve systems: one of a user's does as it likes."""
+    return hasattr(getattr(method, "method", method), "solver") or foreign(method) is not None

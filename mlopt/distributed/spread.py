@@ -59,16 +59,15 @@ class SpreadKeys:
         Raises:
             RankError: they have not, so that nothing that was computed means anything.
         """
-        told = torch.tensor([-place, sequence(), -sequence()], dtype=torch.float64)
-        most = self.most(told).tolist()
-        if most[1] != -most[2]:
+        each = self._ranks.exchange([place, sequence()])
+        if any(gathered != each[0][1] for _, gathered in each):
             raise RankError(
                 "The ranks have read other sharded parameters, or in another order: they gather "
                 "them together, so functions have to read the same on all ranks, whatever their "
                 "samples are. Nothing was committed.",
                 rank=self._ranks.rank,
             )
-        return -int(most[0])
+        return int(min(place for place, _ in each))
 
 
 def shard_of(key: Key) -> Shard | None:

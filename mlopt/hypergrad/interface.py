@@ -16,7 +16,7 @@ from .._tensors import Key, Tensors, grad_mode
 from ..optim.numbers import Number
 from .derivatives import derivatives
 
-__all__ = ["AbstractHypergradient", "Cost", "Response", "gradient"]
+__all__ = ["AbstractHypergradient", "Cost", "Response", "foreign", "gradient"]
 
 
 @dataclass(frozen=True)
@@ -297,3 +297,24 @@ class AbstractHypergradient(abc.ABC):
         Returns:
             Tensors by wanted key; absent keys are zero.
         """
+
+
+def foreign(method: AbstractHypergradient) -> Any:
+    """What is not the library's of a method, and of the products and solvers that it is made of.
+
+    Args:
+        method: the method.
+
+    Returns:
+        The first such thing; None if all of it is known.
+    """
+    held: list[Any] = [method]
+    for each in held:
+        if not type(each).__module__.startswith("mlopt."):
+            return each
+        for value in (getattr(each, name) for name in getattr(each, "__dataclass_fields__", ())):
+            if hasattr(value, "__dataclass_fields__") or (
+                type(value).__module__ not in ("builtins", "torch") and callable(value)
+            ):
+                held.append(value)
+    return None

@@ -94,8 +94,29 @@ def _options(variable: mlopt.Variable, method: Any) -> dict[str, Any]:
     return {"optimizer": torch.optim.SGD(variable.parameters(), lr=0.1), "hypergrad": method}
 
 
-def bent(places: Any) -> str:
-    """What is said of a level without a curvature that is finite."""
+class Within(mlopt.AbstractHypergradient):
+    """A method of a user's, which solves systems by another one."""
+
+    inner = mlopt.Implicit(mlopt.CG())
+    moves, responds, at_solution, cost = inner.moves, True, True, inner.cost
+
+    def check(self, name: str, optimizer: Any) -> None:
+        self.inner.check(name, optimizer)
+
+    def solution(self, response: Any) -> Any:
+        return self.inner.solution(response)
+
+    def pullback(self, response: Any, cotangent: Any, wanted: Any) -> Any:
+        return self.inner.pullback(response, cotangent, wanted)
+
+
+def bent(places: Any, own: bool = False) -> str:
+    """What is said of a level without a curvature that is finite.
+
+    Args:
+        places: of its variable.
+        own: have a method of a user's.
+    """
     W = mlopt.Variable(nn.Parameter(torch.zeros(2, dtype=F64, device=here())), "w")
     A = mlopt.Variable(nn.Parameter(torch.ones(2, dtype=F64, device=here())), "a")
 
@@ -107,7 +128,7 @@ def bent(places: Any) -> str:
     def high(a, w):
         return ((w - 1) ** 2).sum() + (a**2).sum()
 
-    method = mlopt.Implicit(mlopt.CG())
+    method = Within() if own else Within.inner
     if places is None:
         return said(Engine([low, high], hypergrad=method, ranks=False).step)
     return said(Engine([low, high], hypergrad=method, places={W: places}).step)

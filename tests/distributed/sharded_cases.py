@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import signal
 import warnings
 import weakref
 from collections.abc import Callable
 from typing import Any
+from unittest.mock import patch
 
 import torch
 import torch.distributed as dist
@@ -23,7 +26,10 @@ from torch.utils.checkpoint import checkpoint
 
 import mlopt
 from mlopt._evaluation.shardable import fsdp_modules
+from mlopt._evaluation.sharded import _Part
+from mlopt.distributed.ranks import Ranks
 from mlopt.distributed.shards import Shard
+from mlopt.distributed.spread import SpreadKeys
 
 
 def plain(seed: int = 1) -> nn.Module:
@@ -132,6 +138,33 @@ def overflow() -> None:
     engine.graph.problems[0].optimizer.param_groups[0]["weight_decay"] = -1e10
     error = said(engine.step)
     assert "the update (" in error, error
+
+
+def interrupted() -> None:
+    """Ctrl-C while shards are put back in their places comes when all are."""
+    engine = fit(shard(plain()))
+    engine.step()
+    leave, left = _Part.leave, list[int]()
+
+    def leaves(part: Any) -> None:
+        left.append(1)
+        if len(left) == 2:
+            signal.raise_signal(signal.SIGINT)
+        leave(part)
+
+    with patch.object(_Part, "leave", leaves), contextlib.suppress(KeyboardInterrupt):
+        engine.step()
+        raise AssertionError("nothing was raised")
+    assert all(hasattr(p, "full_tensor") for v in engine.graph.variables for p in v.parameters())
+    assert len(left) > 2
+    engine.step()
+
+
+def decision() -> int:
+    """What ranks decide on the host goes by a group of gloo: NCCL takes no such tensors."""
+    ranks = Ranks(dist.group.WORLD)
+    with patch.object(ranks, "line_up", side_effect=AssertionError("by the group of devices")):
+        return SpreadKeys({}, ranks).first(5 + dist.get_rank())
 
 
 class Block(nn.Module):

@@ -138,6 +138,9 @@ _REFUSED: dict[str, Callable[[int], Any]] = {
     "policy": lambda _: fit(
         shard(plain(), mp_policy=MixedPrecisionPolicy(param_dtype=torch.bfloat16))
     ),
+    "output": lambda _: fit(
+        shard(plain(), mp_policy=MixedPrecisionPolicy(output_dtype=torch.bfloat16))
+    ),
     "offload": lambda _: fit(shard(plain(), offload_policy=CPUOffloadPolicy(pin_memory=False))),
     "tied": lambda _: _tied(),
     "optimizer": lambda _: fit(shard(plain()), torch.optim.Adafactor),

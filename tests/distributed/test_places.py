@@ -99,10 +99,11 @@ def test_levels_on_different_ranks_are_computed_at_the_same_time(run, method, ca
         assert found == [*own, *[int(k == rank) for k in range(3)], *own]
 
 
-def test_what_a_solver_on_one_rank_does_not_stand_is_said_on_all(two):
-    alone = meetings.bent(None)
+@pytest.mark.parametrize("own", [False, True])
+def test_what_a_solver_on_one_rank_does_not_stand_is_said_on_all(own, two):
+    alone = meetings.bent(None, own)
     assert alone.startswith("NonFiniteError: ")
-    assert two("distributed.meetings:bent", 1) == [alone, alone]
+    assert two("distributed.meetings:bent", 1, own) == [alone, alone]
 
 
 def test_a_level_that_is_spoilt_is_named_on_all_ranks(two):
@@ -145,6 +146,7 @@ def test_a_run_goes_on_elsewhere(two, tmp_path):
 
 def test_batch_norm_over_all_ranks(three):
     assert three(HERE + "batch_norm_at_home", {"w": 1}) == ["", "", ""]
+    assert three(HERE + "batch_norm_at_home", {"w": (0, 1, 2)}, LAW) == ["", "", ""]
     for text in three(HERE + "batch_norm_at_home", {"w": (0, 1)}):
         assert "fit: its BatchNorm takes the samples of all ranks" in text or "RankError" in text
 

@@ -81,6 +81,14 @@ def test_a_step_that_fails_leaves_shards_as_they_were(two):
     two("distributed.sharded_cases:overflow")
 
 
+def test_an_interrupt_leaves_shards_in_their_places(two):
+    two("distributed.sharded_cases:interrupted")
+
+
+def test_ranks_decide_on_the_host(two):
+    assert two("distributed.sharded_cases:decision") == [5, 5]
+
+
 def test_what_is_computed_again_reads_the_same(two):
     two("distributed.sharded_cases:recomputed")
 
@@ -120,6 +128,7 @@ REFUSED = {
     "tensor": "no sharded variable",
     "no ranks": "this engine has none",
     "policy": "mp_policy=",
+    "output": "mp_policy=",
     "offload": "offload_policy=",
     "tied": "is tied to w.0.weight",
     "optimizer": "a Adafactor, is not known to step each number",
