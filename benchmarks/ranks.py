@@ -5,9 +5,10 @@
     python benchmarks/ranks.py --ranks 4 --device cuda
 
 Every round takes the same steps on one process and on several, each of which has its share of every
-batch; and the same matrix products, so many times on one process and on each of several. What
-several processes of matrix products reach against one is what this machine can give to anybody.
-Ranks are processes of gloo on the CPU, of NCCL on GPUs.
+batch; steps of as many processes with such shares that know nothing of each other, which is what
+ranks could reach at the most; and the same matrix products, so many times on one process and on
+each of several, which is what this machine can give to anybody. Ranks are processes of gloo on the
+CPU, of NCCL on GPUs.
 """
 
 from __future__ import annotations
@@ -41,6 +42,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--batch", type=int, default=64, help="images a step, on all ranks together"
     )
+    parser.add_argument("--image", type=int, help="pixels a side (default: of the size)")
     parser.add_argument("--variants", nargs="+", default=["first order", "central"])
     parser.add_argument("--ranks", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=9)
@@ -76,7 +78,8 @@ def _work(options: argparse.Namespace) -> int:
         torch.cuda.set_device(device)
     torch.set_num_threads(1)
     dist.init_process_group("gloo" if device == "cpu" else "nccl")
-    lfm_cw_step.SIZES[options.size]["batch"] = options.batch
+    size = lfm_cw_step.SIZES[options.size]
+    size["batch"], size["image"] = options.batch, options.image or size["image"]
     rows = [_compare(variant, rank, device, options) for variant in options.variants]
     dist.barrier()
     dist.destroy_process_group()
@@ -84,8 +87,9 @@ def _work(options: argparse.Namespace) -> int:
         extra = (
             f"float32, {options.batch} images a step on {options.ranks} ranks together, one "
             f"thread each; medians of {options.rounds} rounds of {options.steps} steps. speed-up: "
-            "images a second on all ranks against those on one; machine: the same of matrix "
-            "products; share: the first of the second, round by round."
+            "images a second on all ranks against those on one; apart: of processes with such "
+            "shares by themselves; machine: of matrix products; share: speed-up by machine, in "
+            "each round."
         )
         title = "Steps of LFM-CW on several ranks"
         text = f"{header(title, device, extra)}\n{lfm_cw_step.SIZES[options.size]}\n\n"
@@ -97,7 +101,7 @@ def _work(options: argparse.Namespace) -> int:
 
 
 def _compare(variant: str, rank: int, device: str, options: argparse.Namespace) -> dict[str, Any]:
-    def engine(share: bool) -> Any:
+    def engine(share: bool, ranked: bool) -> Any:
         world = lfm_cw_step.World.make(options.size, device)
         if share:
             sizes = even(options.batch, options.ranks)
@@ -106,10 +110,10 @@ def _compare(variant: str, rank: int, device: str, options: argparse.Namespace) 
                 tuple(t[rows] for t in batch)  # type: ignore[assignment]
                 for batch in (world.train, world.valid)
             )
-        return lfm_cw_step.engine(world, variant, ranks=None if share else False)[0]
+        return lfm_cw_step.engine(world, variant, ranks=None if ranked else False)[0]
 
-    alone = engine(False).step if rank == 0 else _nothing
-    together = engine(True).step
+    alone = engine(False, False).step if rank == 0 else _nothing
+    apart, together = engine(True, False).step, engine(True, True).step
     a = torch.randn(384, 384, device=device)
 
     def product() -> None:
@@ -117,14 +121,18 @@ def _compare(variant: str, rank: int, device: str, options: argparse.Namespace) 
             a @ a  # noqa: B018
 
     single = product if rank == 0 else _nothing
-    work = {"one": alone, "all": together, "product": single, "products": product}
+    work = {
+        "one": alone, "apart": apart, "all": together, "product": single, "products": product,
+    }  # fmt: skip
     for step in work.values():
         _seconds(step, 1, device)
     times: dict[str, list[float]] = {name: [] for name in work}
     for _ in range(options.rounds):
         for name, step in work.items():
             times[name].append(_seconds(step, options.steps, device))
-    speed = [a / b for a, b in zip(times["one"], times["all"], strict=True)]
+    speed, most = (
+        [a / b for a, b in zip(times["one"], times[name], strict=True)] for name in ("all", "apart")
+    )
     machine = [
         options.ranks * a / b for a, b in zip(times["product"], times["products"], strict=True)
     ]
@@ -135,6 +143,7 @@ def _compare(variant: str, rank: int, device: str, options: argparse.Namespace) 
         "ms, one": round(statistics.median(times["one"]) * per_step, 1),
         "ms, all": round(statistics.median(times["all"]) * per_step, 1),
         "speed-up": round(statistics.median(speed), 3),
+        "apart": round(statistics.median(most), 3),
         "machine": round(statistics.median(machine), 3),
         "share": round(statistics.median(share), 3),
     }

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
+from torch._utils import _flatten_dense_tensors
 
 from .._tensors import continuous, real
 from . import traffic
@@ -259,16 +260,17 @@ def _buckets(tensors: Sequence[_Row]) -> Iterator[list[_Row]]:
 
 
 def _flat(tensors: Sequence[Tensor]) -> Tensor:
-    """The numbers of some tensors, one behind the other."""
-    return torch.cat([real(t).reshape(-1) for t in tensors])
+    """The numbers of some tensors, one behind the other, in memory of their own."""
+    alone = len(tensors) == 1  # of which torch's function gives an alias
+    flat = tensors[0].reshape(-1).clone() if alone else _flatten_dense_tensors(tensors)
+    return real(flat).reshape(-1)
 
 
 def _pieces(flat: Tensor, like: Sequence[Tensor]) -> list[Tensor]:
     """The inverse: views in the shapes of these tensors."""
     if like[0].is_complex():
         flat = torch.view_as_complex(flat.view(-1, 2))
-    found = flat.split([t.numel() for t in like])
-    return [piece.view(t.shape) for piece, t in zip(found, like, strict=True)]
+    return [*map(Tensor.view_as, flat.split([*map(Tensor.numel, like)]), like)]
 
 
 #: Whole numbers go as three floating-point ones, of which each holds so many bits exactly.
