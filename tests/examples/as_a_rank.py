@@ -78,7 +78,7 @@ def ended_at(rank: str, step: str, number: str) -> Iterator[None]:
 
 
 def torchrun(
-    name: str, line: list[str], end_at: str = "", plain: bool = False
+    name: str, line: list[str], end_at: str = "", plain: bool = False, timeout: float = 300
 ) -> subprocess.CompletedProcess[str]:
     """Start a program on two ranks, and wait for its end.
 
@@ -87,12 +87,13 @@ def torchrun(
         line: its arguments.
         end_at: "rank step signal".
         plain: whether it is started as a user does, not by this file.
+        timeout: in seconds.
     """
     program = [str(ROOT / "examples" / f"{name}.py")] if plain else [__file__, name]
     command = ["torch.distributed.run", "--standalone", "--nproc-per-node", "2", *program, *line]
     return subprocess.run(
         [sys.executable, "-m", *command], capture_output=True, text=True,
-        env=environment(end_at), timeout=300, check=False,
+        env=environment(end_at), timeout=timeout, check=False,
     )  # fmt: skip
 
 

@@ -11,6 +11,7 @@ import random
 import re
 import signal
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,9 +41,11 @@ COSTS = {"passes", "between_passes", "left_passes", "evaluations", "search_ranks
 OWN = {"signals", "waiting"}
 
 
-def one_process(name: str, folder: Path, *more: str, resume: bool = False) -> None:
+def one_process(
+    name: str, folder: Path, *more: str, resume: bool = False, line: Sequence[str] = LINE
+) -> None:
     """The same on one process, in two parts."""
-    line = [*LINE, "--run-folder", str(folder), "--parts", "2", *more]
+    line = [*line, "--run-folder", str(folder), "--parts", "2", *more]
     s = settings.parse(None, line, example=name)
     run = pipeline.run_beside_base if s.beside_plain else pipeline.run
     with in_float64():
@@ -163,6 +166,25 @@ def test_killed_at_a_random_step(tmp_path: Path, name: str, more: list[str], the
         assert done.returncode == 0, done.stderr
     one_process(name, tmp_path / "one", *more)
     assert_same(found_in(tmp_path / "ranks"), found_in(tmp_path / "one"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["lfm_cw_darts", "sgl_darts"])
+def test_the_quick_preset(tmp_path: Path, name: str) -> None:
+    """A whole search on the digits; and one that is killed, of which one process takes the rest."""
+    line = ["--preset", "quick", *ALONE, "--eval-epochs", "1"]
+    one_process(name, tmp_path / "one", line=line)
+    expected = found_in(tmp_path / "one")
+    steps = max(row["step"] for row in expected["rows"] if row["phase"] == "search")
+    seed = random.SystemRandom().randrange(2**32)
+    step = random.Random(seed).randrange(1, steps)
+    print(f"seed {seed}: killed at step {step} of {steps}")
+    for folder, end_at in (("ranks", ""), ("killed", f"all {step} {int(signal.SIGKILL)}")):
+        done = torchrun(name, [*line, "--run-folder", str(tmp_path / folder)], end_at, timeout=3600)
+        assert bool(end_at) == (done.returncode != 0), done.stderr
+    one_process(name, tmp_path / "killed", resume=True, line=line)
+    for folder in ("ranks", "killed"):
+        assert_same(found_in(tmp_path / folder), expected)
 
 
 @pytest.mark.slow
