@@ -126,10 +126,10 @@ PARTS = (
         "ranks",
         "ranks of gloo that share the device, and one of NCCL: the rank law, agreement, faults",
         "device_tests.py",
-        arguments="tests/distributed --workers 8 --limit {limit}",
+        arguments="tests/distributed --workers 12 --limit {limit}",
         smallest="tests/distributed/test_nccl.py tests/distributed/test_agreement.py "
         "--limit {limit}",
-        limit=190,
+        limit=150,
         timed=False,
     ),
 )
