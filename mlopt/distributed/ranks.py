@@ -235,6 +235,7 @@ class Ranks:
         said = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
         with contextlib.suppress(Exception):
             self._store.set(self._key("error"), pickle.dumps((self.rank, said[:4000])))
+            self._store.set(self._key(f"heard/{self.rank}"), b"1")  # it has an error of its own
             if dist.get_rank() == 0 and isinstance(error, Exception):
                 self._await("heard", _FAREWELL)  # the store may be this process's, and end with it
 

@@ -63,6 +63,14 @@ def failed() -> bool:
     return True
 
 
+def failed_alike() -> list[int]:
+    """The ranks that a failed one would wait for, where each has failed by itself."""
+    ranks = Ranks(dist.new_group())
+    ranks.tell(ValueError("all ranks refuse this"))
+    dist.barrier()
+    return ranks._await("heard", 1.0)
+
+
 def main() -> None:
     join_group()
     ranks = Ranks(dist.group.WORLD)

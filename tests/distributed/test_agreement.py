@@ -61,6 +61,10 @@ def test_what_a_failed_rank_leaves_under_way_is_let_go_by_nobody(two):
     assert two("distributed.endings:failed") == [True, True]
 
 
+def test_ranks_that_fail_alike_do_not_wait_for_each_other(two):
+    assert two("distributed.endings:failed_alike") == [[], []]
+
+
 @pytest.mark.usefixtures("on_the_device")
 def test_no_thread_of_gloo_holds_tensors_when_the_interpreter_ends():
     port = free_port()
