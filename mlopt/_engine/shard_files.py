@@ -10,6 +10,7 @@ by itself whole tensors.
 from __future__ import annotations
 
 import hashlib
+import inspect
 import re
 import shutil
 import warnings
@@ -188,7 +189,7 @@ def read_shards(path: Path, content: dict[str, Any], sharded: Sharded | None) ->
     try:
         with _plainly():
             if sharded is None:
-                files.load(found, checkpoint_id=folder, no_dist=True)
+                _load_alone(found, folder)
             else:
                 files.load(found, checkpoint_id=folder, process_group=sharded.ranks.control)
     except Exception as error:
@@ -196,6 +197,16 @@ def read_shards(path: Path, content: dict[str, Any], sharded: Sharded | None) ->
             raise
         raise Damaged(f"{folder}: cannot be read ({type(error).__name__}).") from error
     return rest
+
+
+def _load_alone(found: dict[str, Any], folder: Path) -> None:
+    """Read whole tensors, without a group."""
+    import torch.distributed.checkpoint as files
+
+    if "no_dist" in inspect.signature(files.load).parameters:
+        files.load(found, checkpoint_id=folder, no_dist=True)
+    else:  # as of torch 2.6
+        files.load_state_dict(found, files.FileSystemReader(folder), no_dist=True)
 
 
 def drop_shards(path: Path, but: str = "") -> None:
