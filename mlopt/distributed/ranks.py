@@ -196,7 +196,7 @@ class Ranks:
         while True:
             try:
                 begun.work.wait(*([] if begun.away else [_PATIENCE]))
-                self._under_way.pop(id(begun.work))
+                self._under_way.pop(id(begun.work), None)
                 return
             except RuntimeError as error:
                 if begun.away or not any(said in str(error) for said in _WAITING):
@@ -258,8 +258,12 @@ class Ranks:
             work = collective(*others, own, group=group, async_op=True)
         except RuntimeError as error:
             self._mourn(error)
-        self._under_way[id(work)] = work
-        return Begun(work, own.device.type != "cpu" and not has_gloo(group, own.device))
+        away = own.device.type != "cpu" and not has_gloo(group, own.device)
+        if not away:  # of those that nobody waits for, in a step that has failed on all ranks
+            for key in [k for k, each in self._under_way.items() if each.is_completed()]:
+                del self._under_way[key]
+            self._under_way[id(work)] = work
+        return Begun(work, away)
 
     def _gather(self, own: Tensor) -> list[Tensor]:
         each = [torch.empty_like(own) for _ in range(self.size)]

@@ -63,6 +63,14 @@ def failed() -> bool:
     return True
 
 
+def dropped() -> int:
+    """How many collectives are held that are done, and that nobody has waited for."""
+    ranks = Ranks(dist.new_group())
+    ranks.add_up(torch.ones(3)).work.wait()
+    ranks.wait(ranks.add_up(torch.ones(3)))
+    return len(ranks._under_way)
+
+
 def failed_alike() -> list[int]:
     """The ranks that a failed one would wait for, where each has failed by itself."""
     ranks = Ranks(dist.new_group())

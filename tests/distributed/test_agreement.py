@@ -61,6 +61,10 @@ def test_what_a_failed_rank_leaves_under_way_is_let_go_by_nobody(two):
     assert two("distributed.endings:failed") == [True, True]
 
 
+def test_a_collective_that_nobody_waits_for_is_let_go_when_it_is_done(two):
+    assert two("distributed.endings:dropped") == [0, 0]
+
+
 def test_ranks_that_fail_alike_do_not_wait_for_each_other(two):
     assert two("distributed.endings:failed_alike") == [[], []]
 
